@@ -1,0 +1,113 @@
+"""Labels and order of a model's components and residual-stream states.
+
+The residual stream is a sum of **terms**: ``embed``, ``pos_embed``, then layer by layer the heads ``L0H0``…, the
+folded output bias ``b_O0`` and, unless the model is attention-only, ``MLP0``. Every term but the biases is a possible
+**writer**. ``attn0`` is the sum of a layer's heads and its bias; a **state** is the sum of the terms up to a place in
+the stream. All tables, figures and states of measures use this order and these names (TransformerLens' where it has
+one).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+_LABEL = re.compile(
+    r"L(?P<head_layer>\d+)H(?P<head>\d+)|MLP(?P<mlp_layer>\d+)|b_O(?P<bias_layer>\d+)|attn(?P<attn_layer>\d+)"
+)
+
+
+def layer_of(label: str) -> int:
+    """Layer of a component's label; −1 for ``embed`` and ``pos_embed``.
+
+    Raises:
+        ValueError: the label is none that this project gives.
+    """
+    if label in ("embed", "pos_embed"):
+        return -1
+    match = _LABEL.fullmatch(label)
+    if match is None:
+        raise ValueError(f"{label!r} is not a component: labels are embed, pos_embed, L0H2, MLP0, b_O0 or attn0")
+    return int(next(layer for layer in match.group("head_layer", "mlp_layer", "bias_layer", "attn_layer") if layer))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Order of components and states for one architecture."""
+
+    n_layers: int
+    n_heads: int
+    attn_only: bool = False
+
+    @cached_property
+    def terms(self) -> tuple[str, ...]:
+        """What adds up to the final residual stream, in the order in which it is added."""
+        labels = ["embed", "pos_embed"]
+        for layer in range(self.n_layers):
+            labels += [f"L{layer}H{head}" for head in range(self.n_heads)] + [f"b_O{layer}"]
+            labels += [] if self.attn_only else [f"MLP{layer}"]
+        return tuple(labels)
+
+    @cached_property
+    def term_index(self) -> dict[str, int]:
+        return {label: index for index, label in enumerate(self.terms)}
+
+    @cached_property
+    def writers(self) -> tuple[str, ...]:
+        """Terms that can be writers: all but the attention biases."""
+        return tuple(label for label in self.terms if not label.startswith("b_O"))
+
+    @cached_property
+    def heads(self) -> tuple[str, ...]:
+        return tuple(label for label in self.terms if label.startswith("L"))
+
+    @cached_property
+    def components(self) -> tuple[str, ...]:
+        """Rows of the component projection: the terms and each layer's ``attn{l}`` behind its bias."""
+        labels: list[str] = []
+        for label in self.terms:
+            labels += [label, f"attn{label[3:]}"] if label.startswith("b_O") else [label]
+        return tuple(labels)
+
+    @cached_property
+    def states(self) -> tuple[str, ...]:
+        """Places in the residual stream; attention-only models have no ``resid_mid``."""
+        labels = ["resid_pre0"]
+        for layer in range(self.n_layers):
+            labels += [f"resid_post{layer}"] if self.attn_only else [f"resid_mid{layer}", f"resid_post{layer}"]
+        return tuple(labels)
+
+    @cached_property
+    def state_ends(self) -> tuple[int, ...]:
+        """For each state, how many of the leading terms it sums."""
+        ends = [2]
+        for layer in range(self.n_layers):
+            after_attention = self.term_index[f"b_O{layer}"] + 1
+            ends += [after_attention] if self.attn_only else [after_attention, after_attention + 1]
+        return tuple(ends)
+
+    @cached_property
+    def attention_slices(self) -> tuple[slice, ...]:
+        """For each layer, the terms that ``attn{l}`` sums: its heads and its bias."""
+        return tuple(
+            slice(self.term_index[f"L{layer}H0"], self.term_index[f"b_O{layer}"] + 1) for layer in range(self.n_layers)
+        )
+
+    @cached_property
+    def rows(self) -> tuple[str, ...]:
+        """What is projected onto a writer: the terms, each layer's ``attn{l}``, the states."""
+        return self.terms + tuple(f"attn{layer}" for layer in range(self.n_layers)) + self.states
+
+    @cached_property
+    def row_index(self) -> dict[str, int]:
+        return {label: index for index, label in enumerate(self.rows)}
+
+    def later_terms(self, writer: str) -> range:
+        """Indices of the terms that are added after the writer's own sublayer."""
+        return range(self.state_ends[self.written_state(writer)], len(self.terms))
+
+    def written_state(self, writer: str) -> int:
+        """Index of the state right after the writer's own sublayer, the first that holds its output."""
+        position = self.term_index[writer]
+        return next(index for index, end in enumerate(self.state_ends) if end > position)

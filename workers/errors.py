@@ -1,0 +1,29 @@
+"""Errors that users meet: one clear line that names what is wrong and the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class SweepError(Exception):
+    """Something failed; the message is one line for the user, and ``exit_code`` what the command ends with."""
+
+    exit_code = 1
+
+
+class UsageError(SweepError):
+    """What was asked for cannot be: an unknown name, a wrong key or value, a folder of another sweep."""
+
+    exit_code = 2
+
+
+class DataError(SweepError):
+    """What was found cannot be used: damaged or missing files, weights that hold NaN, tokens beyond the vocabulary."""
+
+
+def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
+    """``did you mean a, b?`` for the known names nearest to ``name``, or the whole list when none is near."""
+    names = sorted(known)
+    close = get_close_matches(name, names, n=n, cutoff=0.5)
+    return f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(names)}"

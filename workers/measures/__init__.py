@@ -1,0 +1,24 @@
+"""The registry of measures: what a scan measures, found by name."""
+
+from __future__ import annotations
+
+from workers.measures.base import Measure
+from workers.measures.projection import Projection
+
+
+def register(*measures: Measure) -> dict[str, Measure]:
+    """Measures by name.
+
+    Raises:
+        ValueError: two measures have one name.
+    """
+    registry: dict[str, Measure] = {}
+    for measure in measures:
+        if measure.name in registry:
+            raise ValueError(f"two measures are called {measure.name!r}")
+        registry[measure.name] = measure
+    return registry
+
+
+SCAN = register(Projection())
+"""Measures of the scan stage, in the order in which they run."""
