@@ -1,0 +1,214 @@
+"""Names, arrays, requests and the staged array: found again when nothing changed, refused in one line when unusable."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.corpus_requests import BOS, D_VOCAB, SEQ_LEN, refusal, resolve, tokens_of, write_tokenizer
+from workers import corpora
+from workers.corpora import load_tokens
+from workers.corpus_files import find_files
+from workers.corpus_hub import parse_hub_corpus
+from workers.errors import DataError, SweepError, UsageError
+
+WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"]
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> str:
+    return write_tokenizer(tmp_path / "tokenizer")
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """Three documents of numbered lines."""
+    folder = tmp_path / "texts"
+    (folder / "sub").mkdir(parents=True)
+    for name, n_lines in (("a.txt", 40), ("b.md", 9), ("sub/c.py", 70)):
+        lines = (f"{name} {i} {WORDS[i % 10]}\n" for i in range(n_lines))
+        (folder / name).write_text("".join(lines))
+    return folder
+
+
+class TestStandardLibrary:
+    def test_it_is_read(self, tmp_path: Path, tokenizer: str) -> None:
+        found = resolve("stdlib", tmp_path, tokenizer, prompts=8)
+        assert found.description.startswith("stdlib: ")
+        assert (load_tokens(found.tokens)[:, 0] == BOS).all()
+
+    def test_its_files(self) -> None:
+        files = dict(corpora.standard_library_files())
+        assert files["os.py"] == Path(os.__file__)
+        assert "json/decoder.py" in files
+        assert not any("site-packages" in name for name in files)
+        assert list(files) == sorted(files)
+
+
+class TestArray:
+    def array(self, tmp_path: Path, array: object) -> Path:
+        np.save(tmp_path / "ready.npy", array)  # type: ignore[arg-type]
+        return tmp_path / "ready.npy"
+
+    @pytest.mark.parametrize("dtype", ["<i8", ">i4", "u2", "u8"])
+    def test_it_is_taken_as_it_is(self, dtype: str, tmp_path: Path) -> None:
+        array = np.arange(6 * 20).reshape(6, 20).astype(dtype)
+        found = tokens_of(self.array(tmp_path, array), tmp_path, seed=9)
+        assert found.tolist() == array[:4, :SEQ_LEN].tolist()
+
+    def test_a_tokenizer_is_not_looked_at(self, tmp_path: Path) -> None:
+        assert resolve(self.array(tmp_path, np.ones((4, 16), int)), tmp_path, "not/there").n_prompts == 4
+
+    @pytest.mark.parametrize(
+        ("kind", "array", "told"),
+        [
+            (UsageError, np.zeros((3, 16), int), "has 3 prompts"),
+            (UsageError, np.zeros((4, 15), int), "15 tokens per prompt"),
+            (DataError, np.zeros((4, 16)), "float64"),
+            (DataError, np.zeros((4, 16), bool), "bool"),
+            (DataError, np.zeros(64, int), "shape (64,)"),
+            (DataError, np.zeros((4, 16), object), "damaged or no .npy"),
+        ],
+    )
+    def test_another_shape_or_type(self, kind: type[SweepError], array: object, told: str, tmp_path: Path) -> None:
+        assert told in refusal(kind, self.array(tmp_path, array), tmp_path)
+
+    @pytest.mark.parametrize("bad", [-1, D_VOCAB, 2**40])
+    def test_ids_beyond_the_vocabulary(self, bad: int, tmp_path: Path) -> None:
+        array = np.zeros((4, 16), np.int64)
+        array[2, 5] = bad
+        message = refusal(DataError, self.array(tmp_path, array), tmp_path)
+        assert f"token id {bad} at prompt 2, position 5" in message
+        assert f"0 to {D_VOCAB - 1}" in message
+        assert not list((tmp_path / "staging").rglob("*.npy"))
+
+    def test_ids_beyond_what_is_used_do_not_matter(self, tmp_path: Path) -> None:
+        array = np.zeros((5, 17), np.int64)
+        array[4], array[:, 16] = 9999, 9999
+        assert tokens_of(self.array(tmp_path, array), tmp_path).tolist() == np.zeros((4, 16)).tolist()
+
+    @pytest.mark.parametrize("keep", [0, 5, 100, -8])
+    def test_torn_file(self, keep: int, tmp_path: Path) -> None:
+        path = self.array(tmp_path, np.zeros((4, 16), int))
+        path.write_bytes(path.read_bytes()[:keep])
+        assert "ready.npy is damaged" in refusal(DataError, path, tmp_path)
+        with pytest.raises(DataError, match="the token array is damaged"):
+            load_tokens(path.read_bytes())
+
+    def test_an_archive(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "several.npz", a=np.zeros(3))
+        (tmp_path / "several.npz").rename(tmp_path / "several.npy")
+        assert "archive" in refusal(DataError, tmp_path / "several.npy", tmp_path)
+
+    def test_bytes_are_read_too(self, tmp_path: Path) -> None:
+        path = self.array(tmp_path, np.arange(6).reshape(2, 3))
+        assert load_tokens(path.read_bytes()).tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+class TestRequests:
+    @pytest.mark.parametrize(
+        ("changes", "told"),
+        [
+            ({"seq_len": 513}, "give 512 or less"),
+            ({"seq_len": 1}, "give 2 or more"),
+            ({"prompts": 0}, "give 1 or more"),
+        ],
+    )
+    def test_impossible_ones(self, changes: dict[str, int], told: str, tmp_path: Path) -> None:
+        assert told in refusal(UsageError, "stdlib", tmp_path, **changes)
+
+    def test_unknown_names(self, tmp_path: Path) -> None:
+        assert "did you mean stdlib?" in refusal(UsageError, "stdlb", tmp_path)
+        assert "did you mean c4-tokenized-2b" in refusal(UsageError, "c4-tokenised", tmp_path)
+        assert "known: " in refusal(UsageError, "/no/such/file.npy", tmp_path)
+        assert "hf:REPO" in refusal(UsageError, "hf:a:b:c:d", tmp_path)
+
+    def test_a_known_name_goes_before_a_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path("stdlib").write_text("text")
+        assert corpora.find_corpus("stdlib").identity[1] == "stdlib"
+
+    def test_hub_names(self) -> None:
+        assert parse_hub_corpus("hf:a/b") == ("a/b", None, "train", None)
+        assert parse_hub_corpus("hf:a/b:en") == ("a/b", "en", "train", None)
+        assert parse_hub_corpus("hf:a/b::test") == ("a/b", None, "test", None)
+
+
+class TestStaging:
+    def test_it_is_made_once(
+        self, texts: Path, tmp_path: Path, tokenizer: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = resolve(texts, tmp_path, tokenizer)
+        assert first.tokens.parent == tmp_path / "staging" / "corpora"
+        assert sorted(path.suffix for path in first.tokens.parent.iterdir()) == [".json", ".npy"]
+        monkeypatch.setattr(corpora, "_stage", lambda *_: pytest.fail("made again"))
+        assert resolve(texts, tmp_path, tokenizer) == first
+
+    @pytest.mark.parametrize("keep", [0, 60, -4])
+    def test_a_torn_array_is_made_again(self, keep: int, texts: Path, tmp_path: Path, tokenizer: str) -> None:
+        first = resolve(texts, tmp_path, tokenizer)
+        content = first.tokens.read_bytes()
+        first.tokens.write_bytes(content[:keep])
+        assert resolve(texts, tmp_path, tokenizer) == first
+        assert first.tokens.read_bytes() == content
+
+    @pytest.mark.parametrize("record", ["", "[]", "{}", '{"fingerprint": "0"}'])
+    def test_a_torn_record_is_made_again(self, record: str, texts: Path, tmp_path: Path, tokenizer: str) -> None:
+        first = resolve(texts, tmp_path, tokenizer)
+        first.tokens.with_suffix(".json").write_text(record)
+        assert resolve(texts, tmp_path, tokenizer) == first
+
+    def test_flipped_ids_are_noticed(self, texts: Path, tmp_path: Path, tokenizer: str) -> None:
+        first = resolve(texts, tmp_path, tokenizer)
+        content = bytearray(first.tokens.read_bytes())
+        content[-4] ^= 1
+        first.tokens.write_bytes(content)
+        assert resolve(texts, tmp_path, tokenizer) == first
+        assert corpora.fingerprint_tokens(load_tokens(first.tokens)) == first.fingerprint
+
+    def test_what_determines_it(self, texts: Path, tmp_path: Path, tokenizer: str) -> None:
+        first = resolve(texts, tmp_path, tokenizer)
+        other = write_tokenizer(tmp_path / "other", ("<|EOS|>", "<|BOS|>"))
+        assert resolve(texts, tmp_path, other).tokens != first.tokens
+        for path in texts.rglob("*.*"):
+            path.write_text("changed\n" * 100)
+        changed = resolve(texts, tmp_path, tokenizer)
+        assert changed.tokens != first.tokens
+        assert changed.fingerprint != first.fingerprint
+
+    def test_a_folder_that_cannot_be_written(self, texts: Path, tmp_path: Path, tokenizer: str) -> None:
+        (tmp_path / "staging").write_text("a file is in the way")
+        assert "cannot be written" in refusal(DataError, texts, tmp_path, tokenizer)
+
+    def test_nothing_is_left_of_a_write_that_failed(self, texts: Path, tmp_path: Path, tokenizer: str) -> None:
+        def no_room(*_: object, **__: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("numpy.save", no_room)
+            assert "No space left on device" in refusal(DataError, texts, tmp_path, tokenizer)
+        assert list((tmp_path / "staging" / "corpora").iterdir()) == []
+
+    def test_fingerprint_tells_shapes_apart_and_not_types(self) -> None:
+        flat = np.arange(12)
+        assert corpora.fingerprint_tokens(flat.reshape(3, 4)) != corpora.fingerprint_tokens(flat.reshape(4, 3))
+        assert corpora.fingerprint_tokens(flat.reshape(3, 4)) == corpora.fingerprint_tokens(
+            flat.reshape(3, 4).astype(">i2")
+        )
+
+
+def test_local_corpora_need_neither_torch_nor_datasets() -> None:
+    """The command line offers corpora by name, and must answer at once."""
+    script = "import sys, workers.corpora; print(sorted({'torch', 'datasets', 'transformers'} & set(sys.modules)))"
+    root = Path(corpora.__file__).parents[1]
+    finished = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True)
+    assert finished.stdout == "[]\n"
+
+
+def test_files_of_a_folder_are_in_path_order(texts: Path) -> None:
+    assert [file.name for file in find_files(texts).files] == ["a.txt", "b.md", "sub/c.py"]

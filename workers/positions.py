@@ -1,0 +1,67 @@
+"""Which positions of a prompt are measured, when not all are.
+
+Of every prompt the N positions with the lowest hashes of (seed, global prompt index, position). A hash, unlike a
+generator, has no state: the choice for a prompt is the same for every writer, shard and stage, whatever the block that
+it is measured in.
+
+The hash chains SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators").
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Int64, UInt64
+from numpy.typing import ArrayLike
+
+from workers.errors import UsageError
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_FACTORS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+_SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
+
+
+def mix_u64(seed: UInt64[np.ndarray, "..."], index: UInt64[np.ndarray, "..."]) -> UInt64[np.ndarray, "..."]:
+    """Output number ``index`` of the SplitMix64 generator that starts at ``seed``; the two are broadcast."""
+    with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is what is meant
+        x: UInt64[np.ndarray, "..."] = seed + (index + np.uint64(1)) * _GOLDEN
+        for shift, factor in zip(_SHIFTS, _FACTORS, strict=False):
+            x = (x ^ (x >> shift)) * factor
+        return np.asarray(x ^ (x >> _SHIFTS[-1]))  # a scalar stays an array
+
+
+def as_u64(values: int | ArrayLike) -> UInt64[np.ndarray, "..."]:
+    """Integers modulo 2**64, so that negative and long seeds are seeds as well."""
+    if isinstance(values, int):
+        return np.array(values % 2**64, dtype=np.uint64)
+    return np.asarray(values).astype(np.uint64)
+
+
+def hash_u64(seed: int | ArrayLike, prompt: int | ArrayLike, position: int | ArrayLike) -> UInt64[np.ndarray, "..."]:
+    """A hash of (seed, global prompt index, position); arrays are broadcast against each other."""
+    of_prompt = mix_u64(mix_u64(as_u64(seed), as_u64(0)), as_u64(prompt))
+    return mix_u64(of_prompt, as_u64(position))
+
+
+def measured_positions(
+    seed: int, first_prompt: int, n_prompts: int, seq_len: int, n_positions: int
+) -> Int64[np.ndarray, "prompt measured"]:
+    """The measured positions of a block of prompts, ascending within each prompt.
+
+    Args:
+        seed: the sweep's seed.
+        first_prompt: index of the block's first prompt in the whole corpus.
+        n_prompts: prompts in the block.
+        seq_len: positions in a prompt.
+        n_positions: how many of them are measured.
+
+    Raises:
+        UsageError: ``n_positions`` is not between 1 and ``seq_len``.
+    """
+    if not 1 <= n_positions <= seq_len:
+        raise UsageError(
+            f"--positions {n_positions} is not possible: give all, or 1 to {seq_len} (the prompts' length)"
+        )
+    prompts = np.arange(first_prompt, first_prompt + n_prompts, dtype=np.uint64)
+    hashes = hash_u64(seed, prompts[:, None], np.arange(seq_len, dtype=np.uint64))
+    lowest = np.argsort(hashes, axis=1, kind="stable")[:, :n_positions]
+    return np.sort(lowest, axis=1).astype(np.int64)
