@@ -1,0 +1,244 @@
+"""The page of one model, and the page that puts the models of a sweep side by side.
+
+Each is one HTML file that works from disk without a network. Missing tables, writers that are zero and models that
+failed leave a page that says so in the place where the figure would be.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from dashboards.compare import comparison_parts, notices
+from dashboards.document import Card, Column, Control, Table, escape, write_document
+from dashboards.figures import layer_steps, onto_writer, plot_layer, plot_onto, plot_presence, presence
+from dashboards.heatmaps import MAX_WRITERS, TOP_ROWS, heatmap, plot_heatmap
+from dashboards.ledger import ledger, plot_ledger
+from dashboards.tables import Grid, ModelTables, grid_of, kind_of, numeric, read_out, top_writers, writers_table
+from dashboards.wording import measured_line, model_line, number
+
+__all__ = ["ModelTables", "read_out", "write_comparison", "write_model_page"]
+
+TOP_WRITERS = 5
+MAX_OFFERED = 60
+_NAMED_OPPOSING = 6
+
+
+def write_model_page(model: ModelTables, path: Path, sweep: dict[str, Any]) -> None:
+    """One self-contained HTML page with every figure of one model; ``sweep`` is the manifest."""
+    name = str(model.about.get("name") or "unnamed model")
+    residual = grid_of(model.tables.get("residual_projection"), "state")
+    components = grid_of(model.tables.get("component_projection"), "component")
+    writers = writers_table(model)
+    # without a writers table nothing says who is opposed: then all measured writers, in stream order
+    top = top_writers(model) or residual.measured or components.measured
+    # a figure for each of many more writers would make the page slow to write and heavy to open
+    offered = top if len(top) <= MAX_OFFERED else top[:TOP_ROWS]
+    parts: list[Card | Table] = [
+        _presence_card(residual, offered),
+        _layer_card(residual),
+        _onto_card(components, offered),
+        _heatmap_card(residual, components, top),
+        _ledger_card(components, writers, offered),
+        _writers_table(writers, components),
+    ]
+    write_document(path, f"Erasure in {name}", _model_intro(model, sweep, writers), parts)
+
+
+def write_comparison(models: list[ModelTables], path: Path, sweep: dict[str, Any], links: dict[str, str]) -> None:
+    """One self-contained HTML page with the models side by side; ``links`` maps a model's name to its page's href."""
+    count = "1 model" if len(models) == 1 else f"{len(models)} models"
+    intro = (
+        "<p>What later components do to what earlier ones wrote, model beside model. A writer is a head, an MLP or an "
+        "embedding; it is opposed where later components write against its output, and what remains is the share of it "
+        f"that is left in the last state of the residual stream.</p>\n{notices(models, sweep)}"
+        f'<p class="protocol">{escape(measured_line({}, sweep))}</p>'
+    )
+    write_document(path, f"Erasure across {count}", intro, comparison_parts(models, links))
+
+
+def _model_intro(model: ModelTables, sweep: dict[str, Any], writers: pd.DataFrame) -> str:
+    about = model.about
+    unfinished = ""
+    if about.get("state") not in (None, "FINISHED"):
+        reason = f": {about['reason']}" if about.get("reason") else ""
+        said = f"This model was not measured in full ({str(about['state']).lower()}{reason})."
+        unfinished = f'<p class="notice" role="status">{escape(said)}</p>\n'
+    return (
+        "<p>Components write vectors into the residual stream, and later ones sometimes take them out again. This "
+        "page shows, for every component as a writer, how much of its output later states still hold and which "
+        f"components write along or against it.</p>\n{unfinished}<p>{escape(_headline(writers))}</p>\n"
+        f'<p class="protocol">{escape(model_line(about))}<br>{escape(measured_line(about, sweep))}</p>'
+    )
+
+
+def _headline(writers: pd.DataFrame) -> str:
+    opposed = numeric(writers, "opposed")
+    if not np.isfinite(opposed).any():
+        return "No writer was measured in this model."
+    written, remaining = numeric(writers, "written")[0], numeric(writers, "remaining")[0]
+    return (
+        f"Most opposed: {writers['writer'].iloc[0]}, with {number(written)} of its output in the stream where it "
+        f"writes and {number(remaining)} at the end (later components opposed {number(-opposed[0])} in sum)."
+    )
+
+
+def _presence_card(residual: Grid, offered: list[str]) -> Card:
+    measured = set(residual.measured)
+    shown = [presence(residual, writer) for writer in offered if writer in measured]
+    first = min(TOP_WRITERS, len(shown))
+    figures = {"0": plot_presence(shown[:first])} if shown else {}
+    figures |= {str(index): plot_presence([one]) for index, one in enumerate(shown, start=1)}
+    names = [f"the {first} most opposed", *(one.writer for one in shown)] if shown else []
+    return Card(
+        "presence",
+        "What is left of a writer",
+        "How much of a writer's output each state of the residual stream holds. 1 is all of it, 0 none; below 0 "
+        "later components wrote more against it than it wrote. Lines are medians over all measured tokens, the "
+        "large marker is the first state with the writer's output. Bands span the quartiles (25 to 75 %), for one "
+        "writer alone also 12.5 to 87.5 %. The axis leaves out distant tails.",
+        figures,
+        [Control("Writer", names)] if names else [],
+        empty="The table residual_projection is missing or holds no measured writer.",
+    )
+
+
+def _layer_card(residual: Grid) -> Card:
+    steps = layer_steps(residual) if residual.measured else []
+    figures = {
+        str(index): plot_layer([presence(residual, writer) for writer in members], name)
+        for index, (name, members) in enumerate(steps)
+    }
+    return Card(
+        "layers",
+        "All writers of a layer",
+        "Median share of each writer's output in each state, one layer at a time; the large marker is the first "
+        "state with the writer's output, before which a value is what happens to lie along it already. Click a name "
+        "in the legend to hide it, double-click to see it alone. Medians beyond ±4 are outside the axis.",
+        figures,
+        [Control("Layer", [name for name, _ in steps], "range")] if steps else [],
+        empty="The table residual_projection is missing or holds no measured writer.",
+    )
+
+
+def _onto_card(components: Grid, offered: list[str]) -> Card:
+    measured = set(components.measured)
+    writers = [writer for writer in offered if writer in measured]
+    return Card(
+        "onto",
+        "Who writes along a writer, and who against it",
+        "Projection of every other component's output onto the writer's: above 0 it adds to what the writer wrote, "
+        "below 0 it takes away. Points are medians over all measured tokens, bars the quartiles (25 to 75 %). "
+        "Shaded are components after the writer, which can have read it; others coincide with it by chance or "
+        "design. A whole attention layer is the sum of its heads and bias; a head's own layer, which holds the head "
+        "itself, is left out. The axis ends at ±4.",
+        {str(index): plot_onto(onto_writer(components, writer)) for index, writer in enumerate(writers)},
+        [Control("Writer", writers)] if writers else [],
+        min_width=min(900, 14 * len(components.columns)),
+        empty="The table component_projection is missing or holds no measured writer.",
+    )
+
+
+def _heatmap_card(residual: Grid, components: Grid, top: list[str]) -> Card:
+    figures: dict[str, go.Figure] = {}
+    names: list[str] = []
+    aggregated = False
+    for grid, name, title in (
+        (residual, "states of the residual stream", "state of the residual stream"),
+        (components, "components", "component"),
+    ):
+        if grid.measured:
+            shown = heatmap(grid, top)
+            aggregated = aggregated or shown.aggregated
+            figures[str(len(names))] = plot_heatmap(shown, title)
+            names.append(name)
+    many = (
+        f" This model has more than {MAX_WRITERS} writers: rows are the median over each layer's writers, then the "
+        f"{TOP_ROWS} most opposed writers; component columns are whole attention layers, MLPs and embeddings. Every "
+        "pair is in the parquet tables."
+    )
+    return Card(
+        "heatmaps",
+        "All writers at once",
+        "Median projection ratio onto each writer (row): of each state, or of each other component. Blue is present "
+        "or added, red is opposed, the background's colour is 0; colours end at ±1, the exact numbers and quartiles "
+        f"are under the pointer. Blank is the writer itself, or not measured.{many if aggregated else ''}",
+        figures,
+        [Control("Columns", names)] if names else [],
+        min_width=520,
+        empty="Neither residual_projection nor component_projection holds a measured writer.",
+    )
+
+
+def _ledger_card(components: Grid, writers: pd.DataFrame, offered: list[str]) -> Card:
+    measured = set(components.measured) & set(writers["writer"].astype(str)[np.isfinite(numeric(writers, "written"))])
+    names = [writer for writer in offered if writer in measured]
+    figures = {
+        f"{index}.{int(centred)}": plot_ledger(ledger(components, writers, writer, centred))
+        for index, writer in enumerate(names)
+        for centred in (False, True)
+    }
+    return Card(
+        "ledger",
+        "The ledger of a writer",
+        "Pooled over all tokens the shares add up exactly: what the writer wrote (with what its own sublayer and "
+        "earlier ones hold along it), plus what later sublayers reinforced (+, blue), minus what they opposed (−, "
+        "red), is what remains. Attention is counted head by head and bias, so a layer can have both. 'Means "
+        "removed' takes each component's average over tokens out first: what is then still opposed is information, "
+        "not a constant.",
+        figures,
+        [Control("Writer", names), Control("Outputs", ["as they are", "means removed"])] if names else [],
+        min_width=min(800, 24 * _most_steps(figures)),
+        empty="The ledger needs the tables component_projection and writers with a measured writer.",
+    )
+
+
+def _most_steps(figures: dict[str, go.Figure]) -> int:
+    return max((len(figure.data[0].x) for figure in figures.values()), default=0)
+
+
+def _writers_table(writers: pd.DataFrame, components: Grid) -> Table:
+    measures = {
+        "written": "β at the first state with the writer's output",
+        "remaining": "β at the last state",
+        "reinforced": "sum of later components' positive β",
+        "opposed": "sum of later components' negative β",
+        "opposed_centred": "the same with every component's mean over tokens removed",
+    }
+    headings = [name.replace("opposed_centred", "opposed, means removed") for name in measures]
+    columns = [Column("writer"), *(Column(h, t, True) for h, t in zip(headings, measures.values(), strict=True))]
+    numbers = [numeric(writers, name) for name in measures]
+    labels = writers["writer"].astype(str).tolist()
+    opposing = writers["opposing"].tolist() if "opposing" in writers else [None] * len(writers)
+    rows = [
+        [label, *(values[row] for values in numbers), _opposing(components, label, opposing[row])]
+        for row, label in enumerate(labels)
+    ]
+    return Table(
+        "writers",
+        "Every writer in numbers",
+        "Shares of the writer's output, pooled over all measured tokens: written + reinforced + opposed = "
+        "remaining. Opposing are later heads that write against it at most tokens, strongest first; whether they do "
+        "so because they read it is another measure. — means not measured. Most opposed first; click a heading to "
+        "sort otherwise.",
+        [*columns, Column("opposing heads", "later heads with median ≤ −τ (0.05 by default) and upper quartile < 0")],
+        rows,
+        empty="The table writers is missing or empty.",
+    )
+
+
+def _opposing(components: Grid, writer: str, joined: object) -> str | None:
+    """Opposing heads in words, strongest first and the first few of many; None when that was not measured."""
+    if not isinstance(joined, str):
+        return None
+    medians = dict(zip(components.columns, components.row(writer, "median"), strict=True))
+    heads = [label for label in joined.split("+") if label]
+    heads.sort(key=lambda label: medians.get(label, 0.0) if kind_of(label) == "head" else 0.0)
+    if not heads:
+        return "none"
+    more = len(heads) - _NAMED_OPPOSING
+    return ", ".join(heads[:_NAMED_OPPOSING]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,215 @@
+"""Tables of a finished sweep as the pages read them.
+
+``read_out`` takes a sweep's folder: ``manifest.json`` says which models there are and in which subfolder each one's
+tables lie. A model that failed has no tables; it is still returned, so that a page can say so. ``Grid`` turns one long
+table into a matrix per statistic, writers by states or components, in the order of the residual stream and NaN where
+nothing was measured, which is the form that every figure starts from.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from workers.components import layer_of
+from workers.errors import DataError
+
+SCHEMA_VERSION = "1"
+STATISTICS = ("q12_5", "q25", "median", "q75", "q87_5", "mean", "beta", "beta_centred")
+
+_STATE = re.compile(r"resid_(?P<where>pre|mid|post)(?P<layer>\d+)")
+_KIND_ORDER = {"embeddings": 0, "head": 1, "bias": 2, "attention": 3, "MLP": 4, "other": 5}
+
+Floats = NDArray[np.float64]
+
+
+class ModelTables(NamedTuple):
+    """One model of a sweep: its entry in the manifest and its tables by name."""
+
+    about: dict[str, Any]
+    tables: dict[str, pd.DataFrame]
+
+
+class Place(NamedTuple):
+    """Where a component adds to the stream: sublayer 0 is attention, 1 the MLP; embeddings come before layer 0."""
+
+    layer: int
+    sublayer: int
+
+
+def kind_of(label: str) -> str:
+    """Kind of a component's label: embeddings, head, bias, attention (a layer's sum), MLP, or other."""
+    if label in ("embed", "pos_embed"):
+        return "embeddings"
+    try:
+        layer_of(label)
+    except ValueError:
+        return "other"
+    prefixes = {"L": "head", "b_O": "bias", "attn": "attention", "MLP": "MLP"}
+    return next(kind for prefix, kind in prefixes.items() if label.startswith(prefix))
+
+
+def place_of(label: str) -> Place | None:
+    """Where the component adds to the stream; None for a label that is no component's."""
+    kind = kind_of(label)
+    if kind == "other":
+        return None
+    return Place(-1, 0) if kind == "embeddings" else Place(layer_of(label), int(kind == "MLP"))
+
+
+def state_place(state: str) -> Place | None:
+    """The last sublayer that a state holds; None for a name that is no state's."""
+    match = _STATE.fullmatch(state)
+    if match is None:
+        return None
+    layer = int(match["layer"])
+    return {"pre": Place(layer - 1, 1 if layer else 0), "mid": Place(layer, 0), "post": Place(layer, 1)}[match["where"]]
+
+
+def component_order(labels: Iterable[str]) -> list[str]:
+    """Labels once each, in the order in which components add to the stream; unknown ones last, as they came."""
+
+    def key(item: tuple[int, str]) -> tuple[int, int, int, int]:
+        position, label = item
+        place, kind = place_of(label), kind_of(label)
+        if place is None:
+            return (10**9, 0, 0, position)
+        within = int(label.partition("H")[2]) if kind == "head" else int(label == "pos_embed")
+        return (*place, _KIND_ORDER[kind], within)
+
+    return [label for _, label in sorted(enumerate(dict.fromkeys(labels)), key=key)]
+
+
+def state_order(states: Iterable[str]) -> list[str]:
+    """States once each, in the order of the forward pass; unknown ones last, as they came."""
+    known = {state: state_place(state) for state in dict.fromkeys(states)}
+    return sorted(known, key=lambda state: known[state] or Place(10**9, 0))
+
+
+def numeric(table: pd.DataFrame, column: str) -> Floats:
+    """A column as floats: NaN where it is null or absent, or holds what is no number."""
+    if column not in table:
+        return np.full(len(table), np.nan)
+    return pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A projection table as one matrix [writer, column] per statistic; columns are states or components."""
+
+    writers: list[str]
+    columns: list[str]
+    values: dict[str, Floats]
+
+    @cached_property
+    def row_index(self) -> dict[str, int]:
+        return {writer: row for row, writer in enumerate(self.writers)}
+
+    @cached_property
+    def column_index(self) -> dict[str, int]:
+        return {name: column for column, name in enumerate(self.columns)}
+
+    @cached_property
+    def measured(self) -> list[str]:
+        """Writers with at least one median: those that were not zero everywhere."""
+        return [writer for writer in self.writers if np.isfinite(self.row(writer, "median")).any()]
+
+    def row(self, writer: str, statistic: str) -> Floats:
+        """One writer's statistic at every column; all NaN where the writer is not in the table."""
+        row = self.row_index.get(writer)
+        return np.full(len(self.columns), np.nan) if row is None else self.values[statistic][row]
+
+
+def grid_of(table: pd.DataFrame | None, column: str) -> Grid:
+    """Matrices of a projection table; ``column`` is ``state`` or ``component``. Without a table, an empty grid."""
+    if table is None or not {"writer", column} <= set(table.columns):
+        table = pd.DataFrame({"writer": pd.Series(dtype=str), column: pd.Series(dtype=str)})
+    row_codes, row_labels = pd.factorize(table["writer"].astype(str))
+    column_codes, column_labels = pd.factorize(table[column].astype(str))
+    writers = component_order(row_labels)
+    columns = state_order(column_labels) if column == "state" else component_order(column_labels)
+    rows = _positions(row_labels, writers)[row_codes]
+    cols = _positions(column_labels, columns)[column_codes]
+    values = {}
+    for statistic in STATISTICS:
+        values[statistic] = np.full((len(writers), len(columns)), np.nan)
+        values[statistic][rows, cols] = numeric(table, statistic)
+    return Grid(writers, columns, values)
+
+
+def _positions(labels: Iterable[str], ordered: Sequence[str]) -> NDArray[np.intp]:
+    place = {label: index for index, label in enumerate(ordered)}
+    return np.array([place[label] for label in labels], dtype=np.intp)
+
+
+def writers_table(model: ModelTables) -> pd.DataFrame:
+    """The model's ``writers`` table, most opposed first and the unmeasured last; an empty one if it has none."""
+    table = model.tables.get("writers")
+    if table is None or "writer" not in table:
+        return pd.DataFrame({"writer": pd.Series(dtype=str), "opposed": pd.Series(dtype=float)})
+    opposed = pd.Series(numeric(table, "opposed"), index=table.index)
+    return table.loc[opposed.sort_values(kind="stable", na_position="last").index].reset_index(drop=True)
+
+
+def top_writers(model: ModelTables, n: int | None = None) -> list[str]:
+    """The ``n`` writers (all by default) that later components opposed most, most opposed first."""
+    table = writers_table(model)
+    measured = table["writer"].astype(str)[np.isfinite(numeric(table, "opposed"))]
+    return measured.tolist()[:n]
+
+
+def read_out(out: Path) -> list[ModelTables]:
+    """Every model that the manifest in a sweep's folder names, with the tables found for it.
+
+    Raises:
+        DataError: there is no readable manifest, a table is damaged, or either is of another schema version.
+    """
+    manifest = _read_manifest(out / "manifest.json")
+    models = []
+    for about in manifest.get("models", []):
+        folder = out / str(about.get("folder") or about.get("name")) / "tables"
+        models.append(ModelTables(about, {path.stem: _read_table(path) for path in sorted(folder.glob("*.parquet"))}))
+    return models
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing: {path.parent} is not the folder of a finished sweep") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}): run the sweep again, finished shards are kept") from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("models", []), list):
+        raise DataError(f"{path} is no manifest of a sweep: run the sweep again, finished shards are kept")
+    _check_version(path, manifest.get("schema_version"))
+    return manifest
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path} is damaged ({error}): run the sweep again to write it anew") from error
+    version = (table.schema.metadata or {}).get(b"schema_version")
+    _check_version(path, None if version is None else version.decode("utf-8", "replace"))
+    frame: pd.DataFrame = table.to_pandas()
+    return frame
+
+
+def _check_version(path: Path, found: object) -> None:
+    if found != SCHEMA_VERSION:
+        raise DataError(
+            f"{path} has schema_version {found!r}, this version reads {SCHEMA_VERSION!r}: "
+            "run the sweep again with this version, or read it with the one that wrote it"
+        )

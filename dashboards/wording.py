@@ -1,0 +1,102 @@
+"""Numbers and protocols in plain words: what was measured, and warnings where models differ in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+_MISSING = "—"
+
+
+def number(value: object, digits: int = 2) -> str:
+    """A number for reading, with a true minus sign; a dash where it is missing."""
+    if not isinstance(value, int | float | np.number) or not np.isfinite(value):
+        return _MISSING
+    shown = f"{value:.{digits}f}"
+    return f"{0:.{digits}f}" if float(shown) == 0 else shown.replace("-", "−")
+
+
+def amount(value: object) -> str:
+    """A count for reading: 912, 98,304, 3.2 million."""
+    if not isinstance(value, int | float | np.number) or not np.isfinite(value):
+        return _MISSING
+    for size, name in ((1e9, "billion"), (1e6, "million")):
+        if value >= size:
+            return f"{value / size:.3g} {name}"
+    return f"{value:,.0f}"
+
+
+def of_config(sweep: dict[str, Any], key: str) -> Any:
+    """A field of the sweep's config, or of the manifest itself; None where neither has it."""
+    config = sweep.get("config")
+    value = config.get(key) if isinstance(config, dict) else None
+    return sweep.get(key) if value is None else value
+
+
+def model_line(about: dict[str, Any]) -> str:
+    """A model's shape in one line."""
+    layers, heads = about.get("n_layers"), about.get("n_heads")
+    kind = "attention only, " if about.get("attn_only") else ""
+    return (
+        f"{amount(layers)} layers of {amount(heads)} heads ({kind}width {amount(about.get('d_model'))}), "
+        f"{amount(about.get('n_params'))} parameters."
+    )
+
+
+def measured_line(about: dict[str, Any], sweep: dict[str, Any]) -> str:
+    """What was measured, in one line: prompts, length, positions, corpus, seed, precision, version."""
+
+    def said(key: str) -> Any:
+        return about[key] if about.get(key) is not None else of_config(sweep, key)
+
+    prompts = about.get("n_prompts") or of_config(sweep, "prompts")
+    positions = said("positions")
+    where = "every position" if positions in ("all", None) else f"{positions} positions of each"
+    tokens = f" ({amount(about['n_tokens'])} tokens)" if about.get("n_tokens") is not None else ""
+    facts = [
+        f"Measured on {amount(prompts)} prompts of {amount(said('seq_len'))} tokens, {where}{tokens}",
+        f"corpus {said('corpus') or _MISSING}",
+        f"seed {_MISSING if said('seed') is None else said('seed')}",
+    ]
+    facts += [str(said("dtype"))] if said("dtype") else []
+    facts += [f"on {sweep['device_type']}"] if sweep.get("device_type") else []
+    facts += [f"erasure-sweep {sweep['version']}"] if sweep.get("version") else []
+    return ", ".join(facts) + "."
+
+
+def protocol_warnings(abouts: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
+    """Where models were measured differently or not in full, so that a difference between them may not be theirs."""
+    warnings = [
+        f"{name} was not measured in full ({str(about['state']).lower()}{_reason(about)})."
+        for name, about in zip(names, abouts, strict=True)
+        if about.get("state") not in (None, "FINISHED")
+    ]
+    for key, what in (
+        ("n_prompts", "numbers of prompts"),
+        ("n_tokens", "numbers of measured tokens"),
+        ("corpus", "corpora"),
+        ("seq_len", "prompt lengths"),
+        ("positions", "positions"),
+        ("dtype", "precisions"),
+    ):
+        values = {name: about[key] for name, about in zip(names, abouts, strict=True) if about.get(key) is not None}
+        if len({str(value) for value in values.values()}) > 1:
+            listed = ", ".join(f"{name} {_shown(value)}" for name, value in values.items())
+            warnings.append(f"Models were measured on different {what}: {listed}.")
+    prints = {about["corpus_fingerprint"] for about in abouts if about.get("corpus_fingerprint")}
+    if len(prints) > 1:
+        warnings.append(
+            "Models did not read the same tokens: their tokenizers or their texts differ, so compare shapes, not "
+            "decimals."
+        )
+    return warnings
+
+
+def _reason(about: dict[str, Any]) -> str:
+    return f": {about['reason']}" if about.get("reason") else ""
+
+
+def _shown(value: object) -> str:
+    return amount(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)

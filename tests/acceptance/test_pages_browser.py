@@ -1,0 +1,167 @@
+"""The pages in a real browser, from disk and without a network: they draw, answer the keyboard and fit a phone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dashboards.pages import write_comparison, write_model_page
+from tests.fake_tables import fake_manifest, fake_model
+
+pytestmark = pytest.mark.chromium
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pages")
+    models = [
+        fake_model("gelu-4l", 4, 8, seed=4, n_tokens=48, zero=("L1H3",)),
+        fake_model("a<b>&\"'", 2, 3, attn_only=True, n_tokens=24, folder="odd"),
+    ]
+    sweep = fake_manifest(models)
+    for model, name in zip(models, ("model", "odd"), strict=True):
+        write_model_page(model, folder / f"{name}.html", sweep)
+    write_comparison(models, folder / "compare.html", sweep, {"gelu-4l": "model.html"})
+    return folder
+
+
+class Opened:
+    """A page with everything drawn; ``complaints`` are its errors and requests beyond the file itself."""
+
+    def __init__(self, browser: Any, path: Path, **options: Any) -> None:
+        self.context = browser.new_context(offline=True, **options)
+        self.page = self.context.new_page()
+        self.complaints: list[str] = []
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
+        self.page.on("request", self._note_request)
+        self.page.goto(path.as_uri())
+        self.draw_all()
+
+    def _note_request(self, request: Any) -> None:
+        if not request.url.startswith(("file:", "data:", "blob:")):
+            self.complaints.append(request.url)
+
+    def draw_all(self) -> None:
+        # figures draw when they come into view, and all before printing
+        self.page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+        self.page.wait_for_selector(".plot:not([data-drawn])", state="detached", timeout=60_000)
+
+    def wait_drawn(self, card: str, key: str) -> None:
+        self.page.wait_for_selector(f'.plot[data-card="{card}"][data-drawn="{key}"]')
+
+
+@pytest.fixture
+def opened(browser: Any, pages: Path) -> Iterator[Any]:
+    contexts = []
+
+    def open_page(name: str, **options: Any) -> Opened:
+        page = Opened(browser, pages / f"{name}.html", **options)
+        contexts.append(page.context)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+@pytest.mark.parametrize("name", ["model", "odd", "compare"])
+def test_every_figure_draws_without_errors_or_requests(opened: Any, name: str) -> None:
+    page = opened(name)
+    assert page.complaints == []
+    empty = page.page.evaluate(
+        "[...document.querySelectorAll('.plot')].filter((plot) => !plot.querySelector('.trace, .hm, .waterfalllayer .trace'))"
+        ".map((plot) => plot.dataset.card)"
+    )
+    assert empty == []
+    assert page.page.query_selector("[data-title*='loud']") is None
+
+
+def test_figures_draw_when_scrolled_to(browser: Any, pages: Path) -> None:
+    page = browser.new_page(viewport={"width": 1000, "height": 600})
+    page.goto((pages / "model.html").as_uri())
+    page.wait_for_selector('.plot[data-card="presence"][data-drawn]')
+    assert page.get_attribute('.plot[data-card="ledger"]', "data-drawn") is None
+    page.locator("#ledger").scroll_into_view_if_needed()
+    page.wait_for_selector('.plot[data-card="ledger"][data-drawn]')
+    page.close()
+
+
+def test_choosing_a_writer_redraws_and_says_it(opened: Any) -> None:
+    page = opened("model")
+    page.page.select_option("#ledger select >> nth=0", label="pos_embed")
+    page.page.select_option("#ledger select >> nth=1", label="means removed")
+    key = page.page.eval_on_selector_all("#ledger select", "(all) => all.map((one) => one.value).join('.')")
+    page.wait_drawn("ledger", key)
+    assert key.endswith(".1")
+    assert page.page.inner_text("#ledger-sentence").startswith("pos_embed: ")
+    assert page.complaints == []
+
+
+def test_the_layer_slider_answers_the_keyboard(opened: Any) -> None:
+    page = opened("model")
+    page.page.focus("#layers input")
+    page.page.keyboard.press("ArrowRight")
+    page.page.keyboard.press("ArrowRight")
+    page.wait_drawn("layers", "2")
+    assert page.page.inner_text("#layers output") == "layer 1"
+    assert page.page.get_attribute("#layers input", "aria-valuetext") == "layer 1"
+    assert "Not measured, or zero everywhere: L1H3" in page.page.inner_text("#layers-sentence")
+
+
+def test_the_table_sorts_by_keyboard_and_filters(opened: Any) -> None:
+    page = opened("model")
+    written = "#writers thead th:nth-child(2)"
+    column = "[...document.querySelectorAll('#writers tbody td:nth-child(2)')].map((cell) => cell.dataset.value)"
+    page.page.focus(f"{written} button")
+    for direction, sign in (("ascending", 1), ("descending", -1)):
+        page.page.keyboard.press("Enter")
+        assert page.page.get_attribute(written, "aria-sort") == direction
+        values = page.page.evaluate(column)
+        assert values[-1] == ""
+        numbers = [float(value) for value in values[:-1]]
+        assert numbers == sorted(numbers, key=lambda number: sign * number)
+    page.page.fill("#writers input", "mlp")
+    visible = page.page.eval_on_selector_all(
+        "#writers tbody tr:not([hidden]) th", "(all) => all.map((one) => one.textContent)"
+    )
+    assert sorted(visible) == ["MLP0", "MLP1", "MLP2", "MLP3"]
+
+
+@pytest.mark.parametrize("name", ["model", "compare"])
+def test_colours_follow_the_scheme(opened: Any, name: str) -> None:
+    page = opened(name, color_scheme="light")
+    ink = "getComputedStyle(document.querySelector('.plot .xtick text')).fill"
+    light = page.page.evaluate(ink)
+    page.page.emulate_media(color_scheme="dark")
+    # the page's own policy forbids evaluating strings in it, so the waiting is done here
+    for _ in range(100):
+        dark = page.page.evaluate(ink)
+        if dark != light:
+            break
+        page.page.wait_for_timeout(100)
+    assert (light, dark) == ("rgb(27, 31, 36)", "rgb(230, 232, 235)")
+
+
+@pytest.mark.parametrize("name", ["model", "odd", "compare"])
+def test_a_phone_scrolls_in_one_direction(opened: Any, name: str) -> None:
+    page = opened(name, viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    assert page.page.evaluate("document.documentElement.scrollWidth") == 360
+    assert page.page.query_selector(".modebar-btn") is None
+
+
+def test_odd_names_are_shown_as_they_are(opened: Any) -> None:
+    page = opened("compare")
+    odd = "a<b>&\"'"
+    assert odd in page.page.inner_text("#models tbody")
+    ticks = page.page.eval_on_selector_all("#opposed .xtick text", "(all) => all.map((one) => one.textContent)")
+    assert ticks == ["gelu-4l", odd]
+
+
+def test_the_comparison_leads_to_a_models_page(opened: Any) -> None:
+    page = opened("compare")
+    page.page.click("#models a")
+    page.page.wait_for_selector("h1:has-text('Erasure in gelu-4l')")

@@ -1,0 +1,218 @@
+"""Tables of invented models, consistent with each other: what figures and pages are tested and looked at with.
+
+Terms of the residual stream are drawn as random vectors, a constant part plus noise per token; chosen heads of later
+layers also write minus a part of what an earlier writer wrote. All tables are then computed from these vectors by
+their definitions, so medians, coefficients and the ledger fit together as they would in a real model.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dashboards.tables import Grid, ModelTables, grid_of
+from workers.components import Layout
+
+QUANTILES = {"q12_5": 0.125, "q25": 0.25, "median": 0.5, "q75": 0.75, "q87_5": 0.875}
+STATS = [*QUANTILES, "mean", "beta", "beta_centred", "n"]
+NULL_WRITER_COLUMNS = ["v_composition_share", "dla_r", "dla_slope", "rank"]
+
+
+def fake_terms(layout: Layout, n_tokens: int, d_model: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Each term's output [token, d_model], later heads removing part of what some earlier writers wrote."""
+    terms: dict[str, np.ndarray] = {}
+    victims = ["pos_embed", *[label for label in layout.heads if label.startswith("L0")][1::3]]
+    for label in layout.terms:
+        layer = 0 if label.endswith("embed") else int("".join(c if c.isdigit() else " " for c in label).split()[0])
+        constant = rng.normal(size=d_model) * rng.uniform(0.2, 1.0)
+        noise = rng.normal(size=(n_tokens, d_model)) * rng.uniform(0.3, 1.0)
+        output = (constant + noise) * (0.9 if label.endswith("embed") else 0.5 * 1.1 ** min(layer, 10))
+        output = constant * 0.1 + np.zeros_like(noise) if label.startswith("b_O") else output
+        if label.startswith("L") and layer > 0:
+            output *= 0.5
+            share = rng.uniform(0.3, 1.2) / layout.n_heads / max(1, (layout.n_layers - 1) / 2)
+            for victim in victims:
+                output = output - share * rng.uniform(0.3, 1.7, size=(n_tokens, 1)) * terms[victim]
+        terms[label] = output
+    return terms
+
+
+def projection_rows(parts: dict[str, np.ndarray], writer: str, output: np.ndarray) -> dict[str, np.ndarray]:
+    """Statistics of the projection ratio of each part onto one writer."""
+    stacked = np.stack(list(parts.values()), axis=1)
+    power = (output**2).sum(axis=1)
+    if not power.any():
+        nothing = np.full(len(parts), np.nan)
+        return {**dict.fromkeys(STATS, nothing), "n": np.zeros(len(parts), dtype=int)}
+    dots = np.einsum("tcd,td->tc", stacked, output)
+    ratios = dots / power[:, None]
+    centred = output - output.mean(axis=0)
+    stacked_centred = stacked - stacked.mean(axis=0)
+    rows = {name: np.quantile(ratios, q, axis=0) for name, q in QUANTILES.items()}
+    rows["mean"] = ratios.mean(axis=0)
+    rows["beta"] = dots.sum(axis=0) / power.sum()
+    rows["beta_centred"] = np.einsum("tcd,td->c", stacked_centred, centred) / (centred**2).sum()
+    rows["n"] = np.full(len(parts), len(output))
+    return rows
+
+
+def ledger_row(layout: Layout, writer: str, betas: dict[str, float], at_states: dict[str, float]) -> dict[str, float]:
+    """Written, remaining, reinforced and opposed from pooled coefficients of terms and states."""
+    written_at = layout.written_state(writer)
+    later = [betas[label] for label in layout.terms[layout.state_ends[written_at] :]]
+    return {
+        "written": at_states[layout.states[written_at]],
+        "remaining": at_states[layout.states[-1]],
+        "reinforced": sum(max(beta, 0.0) for beta in later),
+        "opposed": sum(min(beta, 0.0) for beta in later),
+    }
+
+
+def opposing_heads(layout: Layout, writer: str, rows: dict[str, np.ndarray], labels: list[str]) -> str | None:
+    """Later heads that are consistently negative, or None for a writer that was not measured."""
+    end = layout.state_ends[layout.written_state(writer)]
+    later = set(layout.terms[end:]) & set(layout.heads)
+    if np.isnan(rows["median"]).all():
+        return None
+    found = [
+        label
+        for label, median, upper in zip(labels, rows["median"], rows["q75"], strict=True)
+        if label in later and median <= -0.05 and upper < 0
+    ]
+    return "+".join(found)
+
+
+def fake_model(
+    name: str = "fake-4l",
+    n_layers: int = 4,
+    n_heads: int = 8,
+    *,
+    attn_only: bool = False,
+    seed: int = 0,
+    n_tokens: int = 96,
+    d_model: int = 200,
+    zero: tuple[str, ...] = (),
+    **about: Any,
+) -> ModelTables:
+    """A model's manifest entry and its three tables; outputs of the writers named in ``zero`` are zero everywhere."""
+    rng = np.random.default_rng(seed)
+    layout = Layout(n_layers, n_heads, attn_only)
+    terms = fake_terms(layout, n_tokens, d_model, rng)
+    terms.update({label: np.zeros_like(terms[label]) for label in zero})
+    order = list(terms)
+    states = {
+        state: sum(terms[t] for t in order[:end]) for state, end in zip(layout.states, layout.state_ends, strict=True)
+    }
+    sums = {f"attn{i}": sum(terms[t] for t in order[s]) for i, s in enumerate(layout.attention_slices)}
+    everything = {label: (terms | sums)[label] for label in layout.components}
+    frames: dict[str, list[pd.DataFrame]] = {"residual_projection": [], "component_projection": []}
+    writers = []
+    for writer in layout.writers:
+        by_state = projection_rows(states, writer, terms[writer])
+        others = {label: part for label, part in everything.items() if label != writer}
+        by_part = projection_rows(others, writer, terms[writer])
+        frames["residual_projection"].append(_frame(name, writer, "state", list(states), by_state))
+        frames["component_projection"].append(_frame(name, writer, "component", list(others), by_part))
+        writers.append(_writer_row(name, layout, writer, by_state, by_part, list(others)))
+    tables = {key: pd.concat(parts, ignore_index=True) for key, parts in frames.items()}
+    tables["writers"] = pd.DataFrame(writers)
+    entry = {
+        **{
+            "name": name,
+            "spec": name,
+            "hash": f"{seed:016x}",
+            "folder": name,
+            "n_layers": n_layers,
+            "n_heads": n_heads,
+        },
+        **{
+            "d_model": d_model,
+            "d_head": d_model // n_heads,
+            "d_mlp": None if attn_only else 4 * d_model,
+            "n_ctx": 1024,
+        },
+        **{"d_vocab": 50257, "attn_only": attn_only, "n_params": n_layers * 12 * d_model**2, "act_fn": "gelu"},
+        **{"corpus_fingerprint": "f" * 16, "n_prompts": 8, "n_tokens": n_tokens, "state": "FINISHED", "reason": None},
+        **about,
+    }
+    return ModelTables(entry, tables)
+
+
+def _frame(model: str, writer: str, column: str, labels: list[str], rows: dict[str, np.ndarray]) -> pd.DataFrame:
+    return pd.DataFrame({"model": model, "writer": writer, column: labels, **{stat: rows[stat] for stat in STATS}})
+
+
+def _writer_row(
+    model: str,
+    layout: Layout,
+    writer: str,
+    by_state: dict[str, np.ndarray],
+    by_part: dict[str, np.ndarray],
+    labels: list[str],
+) -> dict[str, Any]:
+    row: dict[str, Any] = {"model": model, "writer": writer}
+    for beta, suffix in (("beta", ""), ("beta_centred", "_centred")):
+        betas = {writer: 0.0, **dict(zip(labels, by_part[beta], strict=True))}
+        values = ledger_row(layout, writer, betas, dict(zip(layout.states, by_state[beta], strict=True)))
+        if np.isnan(by_state[beta]).all():
+            values = dict.fromkeys(values, np.nan)
+        row.update({f"{key}{suffix}": value for key, value in values.items()})
+        row[f"erased_by_reading{suffix}"] = np.nan
+    row |= {"erasers": None, "opposing": opposing_heads(layout, writer, by_part, labels)}
+    return row | dict.fromkeys(NULL_WRITER_COLUMNS, np.nan)
+
+
+def fake_manifest(models: list[ModelTables], **changes: Any) -> dict[str, Any]:
+    """The manifest of a sweep over these models."""
+    config = {"prompts": 8, "seq_len": 12, "positions": "all", "corpus": "stdlib", "seed": 5235, "dtype": "float32"}
+    return {
+        "sweep_id": "5eed",
+        "name": "fake",
+        "version": "0.1.0",
+        "schema_version": "1",
+        "device_type": "cpu",
+        "config": config,
+        "models": [model.about for model in models],
+        **changes,
+    }
+
+
+def write_out(models: list[ModelTables], out: Path, **changes: Any) -> None:
+    """The models as a finished sweep leaves them in its folder."""
+    for model in models:
+        folder = out / model.about["folder"] / "tables"
+        folder.mkdir(parents=True)
+        for name, table in model.tables.items():
+            arrow = pa.Table.from_pandas(table, preserve_index=False)
+            metadata = {**(arrow.schema.metadata or {}), b"schema_version": b"1"}
+            pq.write_table(arrow.replace_schema_metadata(metadata), folder / f"{name}.parquet")
+    (out / "manifest.json").write_text(json.dumps(fake_manifest(models, **changes)), encoding="utf-8")
+
+
+def residual(model: ModelTables) -> Grid:
+    """The model's residual projection as matrices."""
+    return grid_of(model.tables["residual_projection"], "state")
+
+
+def components(model: ModelTables) -> Grid:
+    """The model's component projection as matrices."""
+    return grid_of(model.tables["component_projection"], "component")
+
+
+def cell(table: pd.DataFrame, column: str, writer: str, name: str, statistic: str) -> float:
+    """One number of a projection table."""
+    rows = table[(table["writer"] == writer) & (table[column] == name)]
+    assert len(rows) == 1
+    return float(rows[statistic].iloc[0])
+
+
+def row_of(model: ModelTables, writer: str) -> pd.Series:
+    """One writer's row of the writers table."""
+    table = model.tables["writers"]
+    return table[table["writer"] == writer].iloc[0]

@@ -1,0 +1,199 @@
+"""Pages as files: complete, self-contained, escaped, and never a crash on what is missing."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dashboards.pages import ModelTables, write_comparison, write_model_page
+from tests.fake_tables import fake_manifest, fake_model
+
+CARDS = ["presence", "layers", "onto", "heatmaps", "ledger"]
+NASTY = "<img src=x onerror=\"alert(1)\"></script><script>alert('2')</script> & co"
+
+
+def embedded(page: str, card: str) -> dict[str, Any]:
+    """The figures that a page holds for one card."""
+    found = re.search(f'<script type="application/json" id="{card}-figures">(.*?)</script>', page, re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def model_page(model: ModelTables, folder: Path, **changes: Any) -> str:
+    path = folder / "deep" / "page.html"
+    write_model_page(model, path, fake_manifest([model], **changes))
+    assert [child.name for child in path.parent.iterdir()] == ["page.html"]
+    return path.read_text(encoding="utf-8")
+
+
+def comparison(models: list[ModelTables], folder: Path, links: dict[str, str] | None = None, **changes: Any) -> str:
+    path = folder / "compare.html"
+    write_comparison(models, path, fake_manifest(models, **changes), links or {})
+    return path.read_text(encoding="utf-8")
+
+
+def without_plotly(page: str) -> str:
+    return re.sub(r"<script>/\*\*.*?</script>", "", page, flags=re.DOTALL)
+
+
+def broken(model: ModelTables) -> dict[str, dict[str, pd.DataFrame]]:
+    """Ways in which tables can be less than the contract says."""
+    tables = model.tables
+    stats = ["q12_5", "q25", "median", "q75", "q87_5", "mean", "beta", "beta_centred"]
+    numbers = ["written", "remaining", "reinforced", "opposed", "opposed_centred", "written_centred"]
+    nulls = {
+        "residual_projection": tables["residual_projection"].assign(**dict.fromkeys(stats, None), n=0),
+        "component_projection": tables["component_projection"].assign(**dict.fromkeys(stats, None), n=0),
+        "writers": tables["writers"].assign(**dict.fromkeys(numbers, None), opposing=None),
+    }
+    return {
+        "no tables": {},
+        "only writers": {"writers": tables["writers"]},
+        "only residual": {"residual_projection": tables["residual_projection"]},
+        "only components": {"component_projection": tables["component_projection"]},
+        "no rows": {name: table.iloc[:0] for name, table in tables.items()},
+        "no columns": {name: pd.DataFrame() for name in tables},
+        "all null": nulls,
+        "infinite": {name: table.replace({1.0: np.inf}) for name, table in tables.items()},
+    }
+
+
+@pytest.fixture(scope="module")
+def small() -> ModelTables:
+    return fake_model("small", 2, 3, seed=2, n_tokens=24, zero=("L1H1",))
+
+
+class TestModelPage:
+    def test_holds_every_figure_and_one_plotly(self, small: ModelTables, tmp_path: Path) -> None:
+        page = model_page(small, tmp_path)
+        assert page.count("plotly.js v") == 1
+        # two embeddings, six heads and two MLPs less the zero head; beside each alone the most opposed together
+        sizes = {"presence": 10, "layers": 3, "onto": 9, "heatmaps": 2, "ledger": 18}
+        assert {card: len(embedded(page, card)) for card in CARDS} == sizes
+
+    def test_fetches_nothing(self, small: ModelTables, tmp_path: Path) -> None:
+        page = model_page(small, tmp_path)
+        assert "default-src 'none'" in page
+        assert re.findall(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=", without_plotly(page)) == []
+        assert re.findall(r"https?:", without_plotly(page)) == []
+
+    def test_says_what_was_measured(self, small: ModelTables, tmp_path: Path) -> None:
+        page = model_page(small, tmp_path)
+        assert "Measured on 8 prompts of 12 tokens, every position (24 tokens), corpus stdlib, seed 5235" in page
+        assert "2 layers of 3 heads (width 200)" in page
+        assert "<h1>Erasure in small</h1>" in page
+
+    def test_every_writer_has_its_row(self, small: ModelTables, tmp_path: Path) -> None:
+        page = model_page(small, tmp_path)
+        rows = re.findall(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', page)
+        writers = small.tables["writers"].set_index("writer")
+        assert sorted(name for name, _ in rows) == sorted(writers.index)
+        cells = dict(rows)
+        written = writers.loc["pos_embed", "written"]
+        assert f'data-value="{float(written)!r}"' in cells["pos_embed"]
+        assert cells["L1H1"].count('data-value=""') == 5
+
+    def test_controls_offer_the_writers(self, small: ModelTables, tmp_path: Path) -> None:
+        page = model_page(small, tmp_path)
+        options = re.findall(r'<select data-control="onto"[^>]*>(.*?)</select>', page)[0]
+        measured = small.tables["writers"].dropna(subset="opposed").sort_values("opposed")["writer"].tolist()
+        assert re.findall(r"<option[^>]*>(.*?)</option>", options) == measured
+        slider = re.findall(r'data-control="layers" data-steps="(.*?)"', page)[0]
+        assert json.loads(html.unescape(slider)) == ["embeddings", "layer 0", "layer 1"]
+
+    def test_a_failed_model_says_why(self, small: ModelTables, tmp_path: Path) -> None:
+        failed = ModelTables({**small.about, "state": "FAILED", "reason": "no room on disk"}, {})
+        page = model_page(failed, tmp_path)
+        assert "not measured in full (failed: no room on disk)" in page
+
+    @pytest.mark.parametrize("case", list(broken(fake_model("x", 1, 1, n_tokens=4))))
+    def test_says_what_is_missing(self, small: ModelTables, case: str, tmp_path: Path) -> None:
+        page = model_page(ModelTables(small.about, broken(small)[case]), tmp_path)
+        missing = re.findall(r'<p class="note">(.*?)</p>', page)
+        expected = {"only writers": 5, "only residual": 3, "only components": 4, "infinite": 0}
+        # writers whose every value is null still have their rows, of dashes
+        expected |= {"no tables": 6, "no rows": 6, "no columns": 6, "all null": 5}
+        assert len(missing) == expected[case]
+
+    def test_nothing_is_known_about_the_model(self, small: ModelTables, tmp_path: Path) -> None:
+        path = tmp_path / "page.html"
+        write_model_page(ModelTables({}, small.tables), path, {})
+        assert "Erasure in unnamed model" in path.read_text(encoding="utf-8")
+
+    def test_strings_from_data_are_escaped(self, small: ModelTables, tmp_path: Path) -> None:
+        tables = {name: table.replace({"L0H1": NASTY}) for name, table in small.tables.items()}
+        about = {**small.about, "name": NASTY, "reason": NASTY, "state": "FAILED"}
+        page = without_plotly(model_page(ModelTables(about, tables), tmp_path, config={"corpus": NASTY}))
+        assert "<img" not in page
+        assert "<script>alert" not in page
+        assert page.count("</script>") == len(CARDS) + 2
+        lines = embedded(page, "layers")["1"]["data"]
+        assert [line["name"] for line in lines if "img" in line["name"]] == []
+        others = [line["name"] for step in embedded(page, "layers").values() for line in step["data"]]
+        assert html.escape(NASTY, quote=False) in others
+
+    def test_large_models_are_aggregated_and_stay_small(self, tmp_path: Path) -> None:
+        large = fake_model("large", 16, 14, n_tokens=4, d_model=12)
+        page = model_page(large, tmp_path)
+        assert "This model has more than 200 writers" in page
+        assert len(embedded(page, "onto")) == 40
+        assert len(page) < 12e6
+
+
+class TestComparison:
+    def test_holds_every_model(self, small: ModelTables, tmp_path: Path) -> None:
+        models = [small, fake_model("bare", 3, 2, attn_only=True, n_tokens=24)]
+        page = comparison(models, tmp_path, {"small": "small/page.html"})
+        assert '<a href="small/page.html">small</a>' in page
+        assert len(embedded(page, "depth")) == 2
+        assert len(embedded(page, "opposed")) == 2
+        assert [trace["name"] for trace in embedded(page, "removed")["0"]["data"]] == ["small", "bare"]
+        assert "Mind when comparing" not in page
+        assert page.count("plotly.js v") == 1
+
+    def test_twelve_models_stay_below_ten_megabytes(self, tmp_path: Path) -> None:
+        one = fake_model("gpt2", 12, 12, n_tokens=4, d_model=16)
+        models = [
+            ModelTables({**one.about, "name": f"gpt2-{index}", "folder": str(index)}, one.tables) for index in range(12)
+        ]
+        assert len(comparison(models, tmp_path)) < 10e6
+
+    def test_differences_are_said(self, small: ModelTables, tmp_path: Path) -> None:
+        other = ModelTables({**small.about, "name": "other", "n_prompts": 4}, small.tables)
+        lost = ModelTables({"name": "lost"}, {})
+        path = tmp_path / "compare.html"
+        write_comparison([small, other], path, fake_manifest([small, lost]), {})
+        page = path.read_text(encoding="utf-8")
+        assert "Models were measured on different numbers of prompts: small 8, other 4." in page
+        assert "Not on this page, though in the sweep: lost." in page
+
+    @pytest.mark.parametrize("case", list(broken(fake_model("x", 1, 1, n_tokens=4))))
+    def test_missing_tables_beside_a_whole_model(self, small: ModelTables, case: str, tmp_path: Path) -> None:
+        models = [small, ModelTables({**small.about, "name": "less"}, broken(small)[case])]
+        page = comparison(models, tmp_path)
+        if case in ("no tables", "no rows", "no columns", "all null"):
+            assert "Without a measured writer: less." in page
+            assert "Nothing was measured for less." in page
+
+    def test_no_models_at_all(self, tmp_path: Path) -> None:
+        page = comparison([], tmp_path)
+        assert "There are no models in this sweep." in page
+        assert page.count('class="note"') == 4
+
+    def test_one_model_that_is_empty(self, tmp_path: Path) -> None:
+        page = comparison([ModelTables({}, {})], tmp_path)
+        assert "<h1>Erasure across 1 model</h1>" in page
+
+    def test_names_and_links_are_escaped(self, small: ModelTables, tmp_path: Path) -> None:
+        nasty = ModelTables({**small.about, "name": NASTY}, small.tables)
+        page = without_plotly(comparison([nasty, small], tmp_path, {NASTY: '"><b>x'}))
+        assert "<img" not in page
+        assert "<script>alert" not in page
+        assert '<a href="&quot;&gt;&lt;b&gt;x">' in page
