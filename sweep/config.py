@@ -1,0 +1,186 @@
+"""What a sweep is asked to do: one typed object, from a preset or a YAML file, with the command line's flags on top.
+
+Default < YAML < flag. Everything is checked when the object is built, and an error is one line that names the key, the value
+and what is allowed. The reference of keys (``erasure-sweep config --reference``) is generated from the docstrings here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from workers.errors import UsageError, nearest
+
+RESULTS_VERSION = 1
+"""Raised by hand whenever the same shard would give another result."""
+
+SCHEMA_VERSION = "1"
+"""Of the tables; raised when a column changes."""
+
+PRESETS = resources.files("sweep") / "presets"
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class SweepConfig(BaseModel):
+    """Everything that a sweep can be told."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, strict=True)
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "demo"
+    """Name of the sweep: of its folder under runs/ and of its MLflow experiment."""
+    models: Annotated[list[str], Field(min_length=1)]
+    """Models to measure: bundled or hub names (`erasure-sweep models` lists them) or directories."""
+    corpus: str = "stdlib"
+    """What the models read: `stdlib` (the running interpreter's standard library), a .npy token array, a text file or
+    folder, JSONL or parquet, or a Hugging Face set."""
+    prompts: Positive = 64
+    """How many prompts; the first N of a longer run are the same prompts."""
+    seq_len: Annotated[int, Field(ge=2)] = 256
+    """Tokens of each prompt, the BOS included."""
+    positions: Literal["all"] | Positive = "all"
+    """Measured positions of each prompt: `all`, or how many, drawn by a hash of seed, prompt and position."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of everything drawn: prompts from the corpus, positions."""
+    stage: Literal["scan"] = "scan"
+    """What to measure. `scan` looks at every component as a writer."""
+    tau: Annotated[float, Field(ge=0, strict=False)] = 0.05
+    """A later head opposes a writer when its median projection ratio is at most −tau and its upper quartile negative."""
+    top: Positive = 5
+    """How many writers, the most opposed first, figures and the final table show."""
+    block_prompts: Positive = 8
+    """Prompts of one shard. Part of what determines the last digits, so never derived from the number of workers."""
+    batch: Positive | None = None
+    """Prompts in one forward pass; by default as many as make 2,048 tokens on a CPU, 16,384 on a GPU."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where models run; `auto` takes a GPU when there is one."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """Precision of the forward pass and of the products; sums are always float64."""
+    workers: Annotated[int, Field(ge=0)] | None = None
+    """Worker processes; by default what the machine or cluster has. 0 measures in the driver's own process."""
+    cpus_per_worker: Positive = 1
+    """CPU cores, and torch threads, of one worker."""
+    gpus_per_worker: Annotated[float, Field(gt=0, le=1, strict=False)] = 1.0
+    """Share of a GPU that one worker asks for when models run on GPUs."""
+    attempts: Positive = 3
+    """How often a shard may fail before it is set aside."""
+    shard_deadline_s: Annotated[float, Field(gt=0, strict=False)] = 3600.0
+    """Seconds after which a shard counts as failed and its worker is replaced."""
+    ray_address: str | None = None
+    """A running Ray cluster (`auto`, HOST:PORT or ray://…); by default RAY_ADDRESS, else a local one is started."""
+    out: str | None = None
+    """Folder for tables, figures and the comparison page; by default runs/NAME."""
+    store: str | None = None
+    """Folder for finished shards; by default .store inside OUT."""
+    staging: str | None = None
+    """Folder for processed weights and token arrays; by default ERASURE_SWEEP_STAGING, else ~/.cache/erasure-sweep."""
+    tracking_uri: str | None = None
+    """MLflow tracking store; by default MLFLOW_TRACKING_URI, else sqlite:///mlflow.db."""
+    experiment: str | None = None
+    """MLflow experiment; by default the sweep's name."""
+
+    @model_validator(mode="after")
+    def _check(self) -> SweepConfig:
+        doubles = sorted({model for model in self.models if self.models.count(model) > 1})
+        if doubles:
+            raise ValueError(f"models: {', '.join(doubles)} is listed more than once")
+        return self
+
+    @property
+    def n_positions(self) -> int | None:
+        """Measured positions of each prompt; ``None`` for all."""
+        return None if self.positions == "all" or self.positions >= self.seq_len else self.positions
+
+    def batch_on(self, device_type: str) -> int:
+        """Prompts in one forward pass on this kind of device, never more than a shard has."""
+        tokens = 16_384 if device_type == "cuda" else 2_048
+        return min(self.batch or max(1, tokens // self.seq_len), self.block_prompts)
+
+    def protocol(self) -> dict[str, Any]:
+        """What determines the numbers, whatever the models and the machines."""
+        keys = ("corpus", "prompts", "seq_len", "positions", "seed", "tau", "block_prompts", "dtype")
+        return {**{key: getattr(self, key) for key in keys}, "results_version": RESULTS_VERSION}
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that come with the package."""
+    return sorted(path.name.removesuffix(".yaml") for path in PRESETS.iterdir() if path.name.endswith(".yaml"))
+
+
+def load_config(source: str = "demo", flags: Mapping[str, Any] | None = None) -> SweepConfig:
+    """The config of a preset or YAML file, with flags on top.
+
+    Args:
+        source: a preset's name, which wins over a file of that name, or a path.
+        flags: keys given on the command line; ``None`` values count as not given.
+
+    Raises:
+        UsageError: no such preset or file, an unknown key, a wrong value.
+    """
+    values = {"name": Path(source).stem, **_read_yaml(source)}
+    values |= {key: value for key, value in (flags or {}).items() if value is not None}
+    return build_config(values, source)
+
+
+def build_config(values: Mapping[str, Any], source: str = "config") -> SweepConfig:
+    """A checked config.
+
+    Raises:
+        UsageError: one line on the first wrong key or value.
+    """
+    unknown = sorted(set(values) - set(SweepConfig.model_fields))
+    if unknown:
+        raise UsageError(f"{source}: unknown key {unknown[0]!r}: {nearest(unknown[0], SweepConfig.model_fields)}")
+    try:
+        return SweepConfig(**values)
+    except ValidationError as error:
+        raise UsageError(f"{source}: {_one_line(error)}") from error
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    key = str(first["loc"][0])
+    allowed = "; ".join(dict.fromkeys(e["msg"].removeprefix("Input ") for e in error.errors() if e["loc"][0] == key))
+    given = "" if first["type"] == "missing" else f" = {first['input']!r}"
+    return f"{key}{given}: {allowed}"
+
+
+def _read_yaml(source: str) -> dict[str, Any]:
+    preset = PRESETS / f"{source}.yaml"
+    path = Path(source)
+    if "/" not in source and preset.is_file():
+        text = preset.read_text(encoding="utf-8")
+    elif path.is_file():
+        text = _read_text(path)
+    else:
+        raise UsageError(f"no preset and no file {source!r}: {nearest(source, preset_names())}")
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise UsageError(f"{source}: should hold `key: value` lines; `erasure-sweep config` prints an example")
+    return values
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read as a config: {error}") from error
+
+
+def reference() -> str:
+    """The reference of keys, in Markdown: name, type, default and meaning of each."""
+    lines = ["| key | default | meaning |", "| --- | --- | --- |"]
+    for name, field in SweepConfig.model_fields.items():
+        default = "required" if field.is_required() else repr(field.default)
+        lines.append(f"| `{name}` | `{default}` | {' '.join((field.description or '').split())} |")
+    return "\n".join(lines)

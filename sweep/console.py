@@ -1,0 +1,155 @@
+"""What the commands print: the run with its progress and final table, the list of models, the dry run."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from sweep.config import SweepConfig
+from sweep.driver import Sweep, SweepOutcome
+from sweep.estimate import Estimate, estimate
+from sweep.files import RunFolder, write_error
+from sweep.progress import duration, reporter
+from sweep.tracking import default_uri, without_password
+from workers.catalog import model_entries
+from workers.errors import SweepError, UsageError
+
+PLAIN_WIDTH = 120
+console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
+
+
+def run(config: SweepConfig, *, fresh: bool, dry_run: bool) -> None:
+    """Measure a sweep and show what came of it.
+
+    Raises:
+        SweepError: something was not measured or not logged.
+    """
+    if dry_run:
+        _show_estimates(config)
+        return
+    progress = reporter(console)
+    sweep = Sweep(config, progress)
+    try:
+        with _logging_to(sweep.folder):
+            outcome = sweep.run(fresh)
+    finally:
+        progress.close()
+    _show_outcome(config, outcome)
+    if outcome.problems:
+        raise SweepError(outcome.problems[-1])
+
+
+@contextmanager
+def _logging_to(folder: RunFolder) -> Iterator[None]:
+    """Keep details, with the ids of shards, in OUT/run.log."""
+    try:
+        folder.out.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(folder.log, encoding="utf-8")
+    except OSError as error:
+        raise write_error(folder.out, error) from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logger = logging.getLogger("sweep")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(handler)
+    try:
+        yield
+    except BaseException:
+        logger.exception("the run ended before its time")
+        raise
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def _show_outcome(config: SweepConfig, outcome: SweepOutcome) -> None:
+    """The strongest writers of each model, and where to look next."""
+    table = Table(title="Writers that later components oppose most", title_justify="left")
+    for heading in ("model", "writer"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("written", "remaining", "reinforced", "opposed"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("opposing heads", overflow="fold")
+    for entry in outcome.manifest["models"]:
+        path = outcome.folder.tables(entry["folder"]) / "writers.parquet"
+        if entry["state"] == "FINISHED" and path.exists():
+            _add_writers(table, entry["name"], most_opposed(pd.read_parquet(path), config.top))
+    console.print(table)
+    experiment = config.experiment or config.name
+    store = f" --tracking-uri {without_password(config.tracking_uri)}" if config.tracking_uri else ""
+    out = outcome.folder.out
+    for what, where in (
+        ("side by side", outcome.folder.comparison),
+        ("each model", f"{out}/MODEL/figures/scan.html"),
+        ("tables", f"{out}/MODEL/tables/*.parquet"),
+        ("MLflow", f"erasure-sweep ui --experiment {experiment}{store}"),
+    ):
+        console.print(f"{what:<14} {where}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _add_writers(table: Table, model: str, writers: pd.DataFrame) -> None:
+    for index, row in enumerate(writers.to_dict("records")):
+        numbers = (f"{row[name]:.2f}" for name in ("written", "remaining", "reinforced", "opposed"))
+        heads = str(row["opposing"] or "–").replace("+", " ")
+        table.add_row(escape(model) if index == 0 else "", row["writer"], *numbers, heads)
+    table.add_section()
+
+
+def most_opposed(writers: pd.DataFrame, top: int) -> pd.DataFrame:
+    """The writers of which later components take most, first the most opposed."""
+    return writers.dropna(subset=["opposed"]).sort_values("opposed", kind="stable").head(top)
+
+
+def _show_estimates(config: SweepConfig) -> None:
+    table = Table(title=f"What `run` would measure ({config.prompts} prompts × {config.seq_len} tokens)")
+    for heading in ("model", "shards", "writers in a shard", "time on one core", "memory of a worker", "store on disk"):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    for found in estimate(config):
+        table.add_row(found.model, str(found.shards), str(found.writers_per_shard), *_rounded(found))
+    console.print(table)
+
+
+def _rounded(found: Estimate) -> tuple[str, str, str]:
+    return duration(found.core_seconds), f"{found.memory_bytes / 2**30:.1f} GiB", f"{found.store_bytes / 2**20:.0f} MiB"
+
+
+def list_models() -> None:
+    """Print every model that has a name here."""
+    table = Table()
+    for heading in ("name", "from", "layers", "heads", "width"):
+        table.add_column(heading, justify="left" if heading in ("name", "from") else "right")
+    for entry in model_entries():
+        shape = (str(value) for value in (entry.n_layers, entry.n_heads, entry.d_model))
+        table.add_row(entry.name, "bundled" if entry.kind == "bundled" else f"hub: {entry.location}", *shape)
+    console.print(table)
+    console.print("A directory with a model in TransformerLens' or Hugging Face's layout works as well: --model DIR")
+
+
+def compare(folders: list[Path], experiments: list[str], tracking_uri: str | None, to: Path) -> None:
+    """Write one page on the models of several sweeps.
+
+    Raises:
+        UsageError: nothing is named, or a folder holds no sweep.
+    """
+    from sweep.comparison import compare_folders
+    from sweep.downloads import download_experiment
+
+    if not folders and not experiments:
+        raise UsageError("name folders of finished sweeps (runs/demo) or MLflow experiments (--experiment demo)")
+    with tempfile.TemporaryDirectory() as temporary:
+        downloaded = [
+            folder
+            for i, name in enumerate(dict.fromkeys(experiments))
+            for folder in download_experiment(tracking_uri or default_uri(), name, Path(temporary) / str(i))
+        ]
+        compare_folders([*folders, *downloaded], to)
+    console.print(f"wrote {to}", highlight=False)

@@ -1,0 +1,132 @@
+"""Where a run leaves things: one class owns every path below OUT, and one function writes what must survive a crash."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from sweep.config import SweepConfig
+from workers.errors import SweepError, UsageError
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it is either whole or absent: temporary name, synced, renamed.
+
+    Raises:
+        SweepError: the disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise write_error(path, error) from error
+
+
+def write_error(path: Path, error: OSError) -> SweepError:
+    """The line for a file that cannot be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return SweepError(f"no room on the disk for {path}: free some or choose another --out, then run again to go on")
+    return SweepError(f"{path} cannot be written ({error.strerror}): choose another --out")
+
+
+class RunFolder:
+    """The folder OUT of one sweep.
+
+    Args:
+        config: names the folder and the store.
+    """
+
+    def __init__(self, config: SweepConfig) -> None:
+        self.out = Path(config.out) if config.out else Path("runs") / config.name
+        self.store = Path(config.store) if config.store else self.out / ".store"
+        self.log = self.out / "run.log"
+        self.manifest = self.out / "manifest.json"
+        self.comparison = self.out / "compare.html"
+        self._lock = FileLock(self.out / ".lock", timeout=0)
+
+    def tables(self, folder: str) -> Path:
+        """Folder of a model's tables."""
+        return self.out / folder / "tables"
+
+    def figures(self, folder: str) -> Path:
+        """Folder of a model's figures."""
+        return self.out / folder / "figures"
+
+    def model_page(self, folder: str) -> Path:
+        """The page that holds a model's figures."""
+        return self.figures(folder) / "scan.html"
+
+    def acquire(self) -> None:
+        """Make OUT and take it for this process.
+
+        Raises:
+            SweepError: it cannot be written, or another run works in it.
+        """
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+        except Timeout as error:
+            raise SweepError(f"another run is working in {self.out}: wait for it or choose another --out") from error
+        except OSError as error:
+            raise write_error(self.out, error) from error
+
+    def close(self) -> None:
+        """Let other runs have OUT."""
+        self._lock.release()
+
+    def read_manifest(self) -> dict[str, Any] | None:
+        """The manifest, or ``None`` where no run has been.
+
+        Raises:
+            UsageError: there is one, but it is not a manifest.
+        """
+        if not self.manifest.exists():
+            return None
+        try:
+            manifest = json.loads(self.manifest.read_text(encoding="utf-8"))
+            if isinstance(manifest, dict) and isinstance(manifest.get("models"), list):
+                return manifest
+        except (OSError, ValueError):
+            pass
+        raise UsageError(f"{self.manifest} is damaged: choose another --out, or run with --fresh to start over")
+
+    def write_manifest(self, manifest: dict[str, Any]) -> None:
+        """Replace the manifest."""
+        write_atomically(self.manifest, (json.dumps(manifest, indent=1, default=str) + "\n").encode())
+
+
+def staging_folder(config: SweepConfig) -> Path:
+    """Where processed weights and token arrays are kept for all sweeps of this user."""
+    named = config.staging or os.environ.get("ERASURE_SWEEP_STAGING")
+    return Path(named).expanduser() if named else Path("~/.cache/erasure-sweep").expanduser()
+
+
+def folder_names(names: list[str], taken: dict[str, str]) -> dict[str, str]:
+    """A safe and unique folder for each model name.
+
+    Args:
+        names: unique keys whose last path part is the model's name.
+        taken: folders that an earlier run of the sweep gave, by key.
+    """
+    folders = dict(taken)
+    for name in names:
+        if name in folders:
+            continue
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "_", name.rstrip("/").rsplit("/", 1)[-1]).strip("._") or "model"
+        candidates = [stem, *(f"{stem}-{i}" for i in range(2, len(folders) + 3))]
+        folders[name] = next(c for c in candidates if c.lower() not in {f.lower() for f in folders.values()})
+    return folders

@@ -1,0 +1,89 @@
+"""From finished shards to tables and pages: the end of a model, run in the background process.
+
+States are read in plan order, a block of writers at a time, so the tables depend on nothing but the plan.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dashboards.pages import write_comparison, write_model_page
+from dashboards.tables import ModelTables, read_out
+from sweep.config import SCHEMA_VERSION
+from sweep.files import write_atomically
+from workers.encoding import decode_state
+from workers.measures import SCAN
+from workers.measures.base import Measure
+from workers.records import State, Thresholds, WriterBlock
+from workers.trace import ModelConfig
+
+BlockFiles = list[tuple[WriterBlock, list[Path]]]
+"""For each block of writers the files of its shards, in plan order."""
+
+
+def finish_model(
+    about: dict[str, Any],
+    architecture: dict[str, Any],
+    blocks: BlockFiles,
+    thresholds: Thresholds,
+    sweep: dict[str, Any],
+    tables_folder: Path,
+    page: Path,
+) -> None:
+    """Merge a model's shards and write its tables and its page.
+
+    Args:
+        about: the model's entry in the manifest.
+        architecture: ``ModelConfig`` as a dict.
+        sweep: the manifest.
+    """
+    tables = merge_tables(about["name"], ModelConfig(**architecture), blocks, thresholds)
+    for name, table in tables.items():
+        write_table(table, tables_folder / f"{name}.parquet")
+    page.parent.mkdir(parents=True, exist_ok=True)
+    write_model_page(ModelTables(about, tables), page, sweep)
+
+
+def merge_tables(
+    model: str, config: ModelConfig, blocks: BlockFiles, thresholds: Thresholds
+) -> dict[str, pd.DataFrame]:
+    """All tables of a model, its name in the first column."""
+    tables = {}
+    for measure in SCAN.values():
+        for name, columns in measure.tables(config, _merged(measure, config, blocks), thresholds).items():
+            tables[name] = pd.DataFrame({"model": model, **columns})
+    return tables
+
+
+def _merged(measure: Measure, config: ModelConfig, blocks: BlockFiles) -> Iterator[tuple[WriterBlock, State]]:
+    for writers, paths in blocks:
+        states = (decode_state(path.read_bytes(), measure.name) for path in paths)
+        yield writers, measure.merge(config, writers, states)
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a table as parquet, with the version of the schema in its metadata; NaN becomes null."""
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), b"schema_version": SCHEMA_VERSION.encode()})
+    sink = pa.BufferOutputStream()
+    pq.write_table(arrow, sink, compression="zstd")
+    write_atomically(path, sink.getvalue().to_pybytes())
+
+
+def compare_models(out: Path, page: Path) -> None:
+    """Write the page that puts all finished models of a folder side by side."""
+    sweep = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    models = read_out(out)
+    links = {
+        entry["name"]: f"{entry['folder']}/figures/scan.html"
+        for entry in sweep["models"]
+        if (out / entry["folder"] / "figures" / "scan.html").exists()
+    }
+    write_comparison(models, page, sweep, links)

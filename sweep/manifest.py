@@ -1,0 +1,126 @@
+"""The manifest of a run: which sweep this folder holds, with what it was measured, and how far each model is.
+
+It is what makes a folder recognisable (another sweep's is refused) and what pages read beside the tables.
+"""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from sweep.config import SCHEMA_VERSION, SweepConfig
+from sweep.files import RunFolder, folder_names
+from sweep.plan import ModelPlan, sweep_id
+from workers.errors import UsageError
+
+
+class Manifest:
+    """The manifest of one run, kept on disk after every change.
+
+    Args:
+        folder: where it stands.
+        config: the sweep.
+        fresh: start over, whatever an earlier run left unfinished or damaged.
+
+    Raises:
+        UsageError: the folder holds another sweep, or a damaged manifest.
+    """
+
+    def __init__(self, folder: RunFolder, config: SweepConfig, fresh: bool = False) -> None:
+        self._folder = folder
+        self._identity = sweep_id(config)
+        earlier = self._read_earlier(fresh)
+        if earlier and earlier.get("sweep_id") != self._identity:
+            raise UsageError(
+                f"{folder.out} holds another sweep ({_difference(earlier, config)}): choose another --out or remove it"
+            )
+        self._earlier = {entry["name"]: entry for entry in earlier["models"]} if earlier else {}
+        self._config = config
+        self.values: dict[str, Any] = {}
+
+    def _read_earlier(self, fresh: bool) -> dict[str, Any] | None:
+        try:
+            return self._folder.read_manifest()
+        except UsageError:
+            if fresh:
+                return None
+            raise
+
+    def start(self, plans: list[ModelPlan], device: str) -> None:
+        """Write down what is about to be measured; models of earlier runs of the sweep stay."""
+        names = [plan.model.name for plan in plans]
+        folders = folder_names(names, {name: entry["folder"] for name, entry in self._earlier.items()})
+        entries = {plan.model.name: _entry(plan, folders[plan.model.name]) for plan in plans}
+        self.values = {
+            "sweep_id": self._identity,
+            "name": self._config.name,
+            "version": metadata.version("erasure-sweep"),
+            "git_commit": git_commit(),
+            "python": platform.python_version(),
+            "schema_version": SCHEMA_VERSION,
+            "device_type": device,
+            "config": self._config.model_dump(),
+            "models": list((self._earlier | entries).values()),
+        }
+        self._write()
+
+    def entry(self, name: str) -> dict[str, Any]:
+        """A model's entry."""
+        return next(entry for entry in self.values["models"] if entry["name"] == name)
+
+    def update(self, name: str, **values: Any) -> None:
+        """Note something about a model: its state, why it failed, the batch that fitted."""
+        self.entry(name).update(values)
+        self._write()
+
+    def _write(self) -> None:
+        self._folder.write_manifest(self.values)
+
+
+def _entry(plan: ModelPlan, folder: str) -> dict[str, Any]:
+    model = plan.model
+    measured = plan.tasks[0].positions or model.seq_len
+    return {
+        "name": model.name,
+        "spec": model.spec,
+        "hash": model.hash,
+        "folder": folder,
+        **model.architecture,
+        "n_params": model.n_params,
+        "corpus": model.corpus_description,
+        "corpus_fingerprint": model.corpus_fingerprint,
+        "n_prompts": model.n_prompts,
+        "n_tokens": model.n_prompts * measured,
+        "batch": plan.tasks[0].batch,
+        "state": "MEASURING",
+        "reason": None,
+    }
+
+
+def _difference(earlier: dict[str, Any], config: SweepConfig) -> str:
+    """What differs between a folder's sweep and this one, for the error."""
+    then = earlier.get("config", {})
+    changed = [f"{key} {then.get(key)!r}" for key, value in config.protocol().items() if then.get(key, value) != value]
+    return ", ".join(changed) or f"of version {earlier.get('version', '?')}"
+
+
+@cache
+def git_commit() -> str | None:
+    """Commit of the source tree that this package runs from; ``None`` for an installed one."""
+    here = Path(__file__).resolve().parent
+    command = ["git", "-C", str(here), "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+        tracked = subprocess.run(
+            ["git", "-C", str(here), "ls-files", "--error-unmatch", __file__],
+            capture_output=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() if tracked.returncode == 0 else None

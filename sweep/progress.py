@@ -1,0 +1,154 @@
+"""What a person sees while a sweep runs: a bar per model on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+PLAIN_EVERY_S = 10.0
+
+
+class Reporter(Protocol):
+    """Hears of everything that a person wants to know."""
+
+    def say(self, line: str) -> None:
+        """One line of news."""
+        ...
+
+    def start_model(self, name: str, done: int, total: int, prompts_per_shard: float) -> None:
+        """A model's shards are planned; ``done`` of them were found in the store."""
+        ...
+
+    def advance(self, name: str) -> None:
+        """One more shard is measured."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        ...
+
+
+class SilentReporter:
+    """For use as a library."""
+
+    def say(self, line: str) -> None:
+        pass
+
+    def start_model(self, name: str, done: int, total: int, prompts_per_shard: float) -> None:
+        pass
+
+    def advance(self, name: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class BarReporter:
+    """Bars on a terminal: shards done, prompts per second, time left."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("shards {task.fields[rate]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._rates: dict[str, _Rate] = {}
+
+    def say(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def start_model(self, name: str, done: int, total: int, prompts_per_shard: float) -> None:
+        self._bars.start()
+        self._tasks[name] = self._bars.add_task(name, completed=done, total=total, rate="")
+        self._rates[name] = _Rate(prompts_per_shard)
+
+    def advance(self, name: str) -> None:
+        self._rates[name].advance()
+        self._bars.update(self._tasks[name], advance=1, rate=str(self._rates[name]))
+
+    def close(self) -> None:
+        self._bars.stop()
+
+
+class LineReporter:
+    """Plain lines: a line per model every few seconds, and when it is done."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._done: dict[str, int] = {}
+        self._total: dict[str, int] = {}
+        self._rates: dict[str, _Rate] = {}
+        self._said: dict[str, float] = {}
+
+    def say(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def start_model(self, name: str, done: int, total: int, prompts_per_shard: float) -> None:
+        self._done[name], self._total[name] = done, total
+        self._rates[name] = _Rate(prompts_per_shard)
+        self._said[name] = time.monotonic()
+        self.say(f"{name}: {total} shards, {done} already measured")
+
+    def advance(self, name: str) -> None:
+        self._done[name] += 1
+        rate = self._rates[name]
+        rate.advance()
+        now, done, total = time.monotonic(), self._done[name], self._total[name]
+        if done == total or now - self._said[name] > PLAIN_EVERY_S:
+            self._said[name] = now
+            self.say(", ".join(filter(None, [f"{name}: {done}/{total} shards", str(rate), rate.left(total - done)])))
+
+    def close(self) -> None:
+        pass
+
+
+class _Rate:
+    """Prompts per second, from a model's first shard on, so that starting workers does not count."""
+
+    def __init__(self, prompts_per_shard: float) -> None:
+        self._prompts_per_shard = prompts_per_shard
+        self._first: float | None = None
+        self._shards_since = 0
+
+    def advance(self) -> None:
+        """One more shard came in."""
+        if self._first is None:
+            self._first = time.monotonic()
+        else:
+            self._shards_since += 1
+
+    def _shards_per_s(self) -> float | None:
+        if self._first is None or self._shards_since == 0:
+            return None
+        return self._shards_since / max(1e-6, time.monotonic() - self._first)
+
+    def __str__(self) -> str:
+        rate = self._shards_per_s()
+        return "" if rate is None else f"{rate * self._prompts_per_shard:.1f} prompts/s"
+
+    def left(self, shards: int) -> str:
+        """Time for this many more shards, in words."""
+        rate = self._shards_per_s()
+        return "" if rate is None or not shards else f"about {duration(shards / rate)} left"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person would say them."""
+    for unit, size in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def reporter(console: Console) -> Reporter:
+    """The reporter that suits where the console writes to."""
+    return BarReporter(console) if console.is_terminal else LineReporter(console)

@@ -1,0 +1,65 @@
+"""Which shard goes to which worker next, and what becomes of shards that fail: bookkeeping without clock or Ray."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable
+
+from workers.records import ShardTask
+
+
+class ShardQueue:
+    """Shards that wait, by model, with their failed attempts.
+
+    Args:
+        attempts: how often one shard may fail before it is set aside.
+    """
+
+    def __init__(self, attempts: int) -> None:
+        self._attempts = attempts
+        self._waiting: dict[str, deque[ShardTask]] = {}
+        self._failures: Counter[str] = Counter()
+
+    def add(self, tasks: Iterable[ShardTask]) -> None:
+        """Put shards at the end of their models' lines."""
+        for task in tasks:
+            self._waiting.setdefault(task.model_hash, deque()).append(task)
+
+    def __len__(self) -> int:
+        return sum(len(tasks) for tasks in self._waiting.values())
+
+    def take(self, held: str | None, holders: Counter[str]) -> ShardTask | None:
+        """The next shard for a worker: of the model it holds, else of the model with most shards for each worker on it.
+
+        Args:
+            held: hash of the model that the worker holds.
+            holders: how many workers hold each model now.
+        """
+        waiting = {model: tasks for model, tasks in self._waiting.items() if tasks}
+        if not waiting:
+            return None
+        model = held if held in waiting else max(waiting, key=lambda m: len(waiting[m]) / (1 + holders[m]))
+        assert model is not None
+        return waiting[model].popleft()
+
+    def put_back(self, task: ShardTask) -> None:
+        """A shard that was lost through no fault of its own goes first again."""
+        self._waiting.setdefault(task.model_hash, deque()).appendleft(task)
+
+    def fail(self, task: ShardTask, *, waiting: bool = False) -> bool:
+        """Count a failure; the shard waits again, or is set aside after too many.
+
+        Args:
+            waiting: the shard is back in the queue already.
+
+        Returns:
+            Whether it was set aside.
+        """
+        self._failures[task.id] += 1
+        if self._failures[task.id] < self._attempts:
+            if not waiting:
+                self.put_back(task)
+            return False
+        line = self._waiting.get(task.model_hash, deque())
+        self._waiting[task.model_hash] = deque(t for t in line if t.id != task.id)
+        return True

@@ -1,0 +1,102 @@
+"""What is logged of a model, and what MLflow's module does before anyone speaks to a store."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sweep.headline import headline
+from sweep.tracking import Tracker, default_uri, model_metrics, sqlite_path, without_password
+
+LEDGER = {
+    "writer": ["embed", "pos_embed", "L0H0", "MLP0"],
+    "written": [1.0, 1.0, 0.8, np.nan],
+    "remaining": [0.4, 0.6, 0.1, np.nan],
+    "reinforced": [0.1, 0.0, 0.0, np.nan],
+    "opposed": [-0.7, -0.4, -0.9, np.nan],
+}
+CENTRED = {f"{name}_centred": [value * 2 for value in LEDGER[name]] for name in ("written", "remaining", "opposed")}
+
+
+def writers_table(**changes: list) -> pd.DataFrame:
+    return pd.DataFrame({"model": "toy", **LEDGER, **CENTRED, **changes})
+
+
+def test_metrics_by_hand():
+    assert model_metrics({"writers": writers_table()}) == {
+        "erasure/writers_measured": 3.0,
+        "erasure/opposed_median": -0.7,
+        "erasure/most_opposed": -0.9,
+        "erasure/remaining_median": 0.4,
+        "erasure/writers_half_erased": pytest.approx(2 / 3),
+        "erasure/embed_remaining": 0.4,
+        "erasure/pos_embed_remaining": 0.6,
+        "erasure_centred/opposed_median": -1.4,
+        "erasure_centred/most_opposed": -1.8,
+        "erasure_centred/remaining_median": 0.8,
+        "erasure_centred/writers_half_erased": pytest.approx(2 / 3),
+        "erasure_centred/embed_remaining": 0.8,
+        "erasure_centred/pos_embed_remaining": 1.2,
+    }
+
+
+def test_metrics_of_what_was_not_measured_are_left_out():
+    nothing = [np.nan] * 4
+    unmeasured = writers_table(written_centred=nothing, remaining_centred=[None] * 4, opposed_centred=nothing)
+    names = model_metrics({"writers": unmeasured})
+    assert len(names) == 7
+    assert all(name.startswith("erasure/") for name in names)
+    rotary = writers_table().query("writer != 'pos_embed'")
+    assert "erasure/pos_embed_remaining" not in model_metrics({"writers": rotary})
+    assert model_metrics({}) == {}
+
+
+def test_nothing_written_is_not_erased():
+    negative = writers_table(written=[-1.0, 0.0, 0.0, 0.0], remaining=[-2.0, -1.0, -0.5, -0.1], opposed=[-1.0] * 4)
+    assert model_metrics({"writers": negative})["erasure/writers_half_erased"] == 0.0
+
+
+def test_headline_names_the_most_opposed_first():
+    lines = headline(writers_table(), top=2).splitlines()
+    assert lines[0].startswith("2 of 3 writers end with less than half")
+    assert lines[-2:] == ["| L0H0 | 0.80 | -0.90 | 0.10 |", "| embed | 1.00 | -0.70 | 0.40 |"]
+    assert headline(writers_table().tail(1)) == "No writer has a value."
+
+
+def test_default_uri_honours_mlflow(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert default_uri() == "sqlite:///mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    assert default_uri() == "http://127.0.0.1:5000"
+
+
+@pytest.mark.parametrize(
+    ("uri", "path"),
+    [
+        ("sqlite:///mlflow.db", Path("mlflow.db")),
+        ("sqlite:////data/mlflow.db?timeout=3", Path("/data/mlflow.db")),
+        ("postgresql://u:p@host/db", None),
+        ("http://127.0.0.1:5000", None),
+    ],
+)
+def test_sqlite_path(uri, path):
+    assert sqlite_path(uri) == path
+
+
+def test_passwords_are_not_shown():
+    assert without_password("postgresql://me:se:cret@host:5432/db") == "postgresql://me:***@host:5432/db"
+    assert without_password("http://127.0.0.1:5000/a@b") == "http://127.0.0.1:5000/a@b"
+
+
+def test_construction_touches_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Tracker("sqlite:///mlflow.db", "demo")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_import_leaves_mlflow_alone():
+    heavy = "import sys, sweep.tracking, sweep.ui; sys.exit(any(m in sys.modules for m in ('mlflow', 'torch', 'ray')))"
+    assert subprocess.run([sys.executable, "-c", heavy], check=False).returncode == 0

@@ -1,0 +1,49 @@
+"""Resolve: what the user named becomes processed weights and a token array, each with a hash.
+
+Runs once per model, before anything is planned and off the driver, in a process that may import torch and TransformerLens.
+Workers never read a hub or a corpus: they get the files named here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from workers.corpora import CorpusRequest, resolve_corpus
+from workers.measures import SCAN
+from workers.models import resolve_model
+from workers.records import Resolved
+
+
+def resolve(spec: str, request: CorpusRequest, staging: str) -> Resolved:
+    """Stage one model and its corpus.
+
+    Raises:
+        SweepError: the model or the corpus cannot be had or does not fit; one clear line.
+    """
+    folder = Path(staging)
+    model = resolve_model(spec, folder)
+    config = model.config
+    corpus = resolve_corpus(request, model.tokenizer, config.d_vocab, config.n_ctx, folder)
+    return Resolved(
+        name=model.name,
+        spec=model.spec,
+        hash=model.hash,
+        weights=str(model.weights),
+        weights_bytes=model.weights.stat().st_size,
+        architecture=config.to_json(),
+        n_params=config.n_params,
+        n_writers=len(config.layout.writers),
+        sketches_per_writer=sum(measure.sketches(config) for measure in SCAN.values()),
+        tokens=str(corpus.tokens),
+        corpus_fingerprint=corpus.fingerprint,
+        corpus_description=corpus.description,
+        n_prompts=corpus.n_prompts,
+        seq_len=corpus.seq_len,
+    )
+
+
+def has_gpu() -> bool:
+    """Whether torch can use a GPU on this machine."""
+    return torch.cuda.is_available()
