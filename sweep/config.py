@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from workers.errors import UsageError, nearest
 
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 """Raised by hand whenever the same shard would give another result."""
 
 SCHEMA_VERSION = "1"
@@ -45,6 +45,9 @@ class SweepConfig(BaseModel):
     """Tokens of each prompt, the BOS included."""
     positions: Literal["all"] | Positive = "all"
     """Measured positions of each prompt: `all`, or how many, drawn by a hash of seed, prompt and position."""
+    ln: Literal["frozen", "recompute"] = "frozen"
+    """LayerNorm scale of a value input from which a writer is subtracted: kept at its clean value (the authors' code), or
+    recomputed."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of everything drawn: prompts from the corpus, positions."""
     stage: Literal["scan"] = "scan"
@@ -103,7 +106,7 @@ class SweepConfig(BaseModel):
 
     def protocol(self) -> dict[str, Any]:
         """What determines the numbers, whatever the models and the machines."""
-        keys = ("corpus", "prompts", "seq_len", "positions", "seed", "tau", "block_prompts", "dtype")
+        keys = ("corpus", "prompts", "seq_len", "positions", "seed", "tau", "block_prompts", "dtype", "ln")
         return {**{key: getattr(self, key) for key in keys}, "results_version": RESULTS_VERSION}
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent import futures
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from sweep.background import Background
@@ -189,7 +190,7 @@ class Sweep:
         ]
         finished = {**self._manifest.entry(plan.model.name), "state": "FINISHED"}
         places = (self.folder.tables(finished["folder"]), self.folder.model_page(finished["folder"]))
-        return (finished, plan.model.architecture, blocks, Thresholds(self.config.tau), self._manifest.values, *places)
+        return (finished, Path(plan.model.weights), blocks, Thresholds(self.config.tau), self._manifest.values, *places)
 
     def _compare(self) -> None:
         """Write the page that puts the models side by side, and end the sweep."""

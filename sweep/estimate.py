@@ -10,9 +10,10 @@ import numpy as np
 
 from sweep.background import Background
 from sweep.config import SweepConfig
-from sweep.plan import SKETCH_BYTES, ModelPlan, plan_scan, writers_per_block
+from sweep.plan import ModelPlan, plan_scan, sketch_bytes
 from sweep.progress import SilentReporter
 from sweep.staging import begin_staging, finish_staging
+from workers.records import Resolved
 
 EFFICIENCY = 0.6
 """Of a large matrix product's speed, reached by the whole scan; seen on gelu-4l's and GPT-2 small's shapes."""
@@ -46,29 +47,38 @@ def estimate(config: SweepConfig) -> list[Estimate]:
 
 def _estimate(config: SweepConfig, plan: ModelPlan, flops_per_s: float) -> Estimate:
     model = plan.model
-    writers = writers_per_block(model)
-    shape = model.architecture
-    measured = model.n_prompts * (config.n_positions or model.seq_len)
-    terms = model.n_writers + shape["n_layers"]
-    forward = (
-        model.n_prompts
-        * model.seq_len
-        * (2 * model.n_params + 4 * shape["n_layers"] * model.seq_len * shape["d_model"])
-    )
-    heads = 2 * shape["n_layers"] * shape["n_heads"] * shape["d_head"] * shape["d_model"]
-    scan = measured * (heads * len(plan.writer_blocks) + 2 * model.n_writers * terms * shape["d_model"])
-    # Counting one value takes about as long as 250 operations of a matrix product.
-    counting = 250 * measured * model.n_writers * model.sketches_per_writer
-    dense = SKETCH_BYTES * writers * model.sketches_per_writer
-    activations = 4 * config.batch_on("cpu") * model.seq_len * shape["d_model"] * (4 * shape["n_layers"] + 12)
+    n_blocks = len(plan.writer_blocks)
+    widest = max(sum(model.sketches[start:stop]) for start, stop in plan.writer_blocks)
+    activations = 4 * config.batch_on("cpu") * model.seq_len * model.architecture["d_model"]
     return Estimate(
         model=model.name,
         shards=len(plan.tasks),
-        writers_per_shard=writers,
-        core_seconds=(forward * len(plan.writer_blocks) + scan + counting) / (EFFICIENCY * flops_per_s),
-        memory_bytes=2**29 + 2 * model.weights_bytes + dense + activations,
-        store_bytes=len(plan.tasks) * writers * model.sketches_per_writer * STORED_BYTES_PER_SKETCH,
+        writers_per_shard=max(stop - start for start, stop in plan.writer_blocks),
+        core_seconds=sum(_flops(config, model, n_blocks)) / (EFFICIENCY * flops_per_s),
+        memory_bytes=2**29
+        + 2 * model.weights_bytes
+        + sketch_bytes(config) * widest
+        + activations * (7 * model.architecture["n_layers"] + 12),
+        store_bytes=len(plan.tasks) * sum(model.sketches) * STORED_BYTES_PER_SKETCH / n_blocks,
     )
+
+
+def _flops(config: SweepConfig, model: Resolved, n_blocks: int) -> tuple[float, ...]:
+    """Operations of the forward passes, of the products of terms, of what later heads read, and of counting."""
+    shape, seq_len = model.architecture, model.seq_len
+    n_layers, n_heads, d_head, d_model = (shape[key] for key in ("n_layers", "n_heads", "d_head", "d_model"))
+    n_writers = len(model.sketches)
+    measured = model.n_prompts * (config.n_positions or seq_len)
+    pairs = n_writers * n_layers * n_heads / 2
+    forward = model.n_prompts * seq_len * (2 * model.n_params + 4 * n_layers * seq_len * d_model)
+    unembedding = 2 * measured * d_model * shape["d_vocab"]
+    products = (
+        measured * d_model * (2 * n_layers * n_heads * d_head * n_blocks + 2 * n_writers * (n_writers + n_layers))
+    )
+    reading = measured * pairs * (seq_len * d_head + 4 * d_head**2)
+    # Counting one value takes about as long as 250 operations of a matrix product.
+    counting = 250 * measured * sum(model.sketches)
+    return (forward + unembedding) * n_blocks, products, reading, counting
 
 
 def _flops_per_s(size: int = 1024) -> float:

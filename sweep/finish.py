@@ -20,9 +20,10 @@ from sweep.config import SCHEMA_VERSION
 from sweep.files import write_atomically
 from workers.encoding import decode_state
 from workers.measures import SCAN
-from workers.measures.base import Measure
+from workers.measures.tables import scan_tables
+from workers.models import load_model
 from workers.records import State, Thresholds, WriterBlock
-from workers.trace import ModelConfig
+from workers.trace import LeanModel
 
 BlockFiles = list[tuple[WriterBlock, list[Path]]]
 """For each block of writers the files of its shards, in plan order."""
@@ -30,7 +31,7 @@ BlockFiles = list[tuple[WriterBlock, list[Path]]]
 
 def finish_model(
     about: dict[str, Any],
-    architecture: dict[str, Any],
+    weights: Path,
     blocks: BlockFiles,
     thresholds: Thresholds,
     sweep: dict[str, Any],
@@ -41,31 +42,29 @@ def finish_model(
 
     Args:
         about: the model's entry in the manifest.
-        architecture: ``ModelConfig`` as a dict.
+        weights: the model's processed weights.
         sweep: the manifest.
     """
-    tables = merge_tables(about["name"], ModelConfig(**architecture), blocks, thresholds)
+    tables = merge_tables(about["name"], load_model(weights)[1], blocks, thresholds)
     for name, table in tables.items():
         write_table(table, tables_folder / f"{name}.parquet")
     page.parent.mkdir(parents=True, exist_ok=True)
     write_model_page(ModelTables(about, tables), page, sweep)
 
 
-def merge_tables(
-    model: str, config: ModelConfig, blocks: BlockFiles, thresholds: Thresholds
-) -> dict[str, pd.DataFrame]:
+def merge_tables(name: str, model: LeanModel, blocks: BlockFiles, thresholds: Thresholds) -> dict[str, pd.DataFrame]:
     """All tables of a model, its name in the first column."""
-    tables = {}
-    for measure in SCAN.values():
-        for name, columns in measure.tables(config, _merged(measure, config, blocks), thresholds).items():
-            tables[name] = pd.DataFrame({"model": model, **columns})
-    return tables
+    tables = scan_tables(model, _merged(model, blocks), thresholds)
+    return {table: pd.DataFrame({"model": name, **columns}) for table, columns in tables.items()}
 
 
-def _merged(measure: Measure, config: ModelConfig, blocks: BlockFiles) -> Iterator[tuple[WriterBlock, State]]:
+def _merged(model: LeanModel, blocks: BlockFiles) -> Iterator[tuple[WriterBlock, dict[str, State]]]:
     for writers, paths in blocks:
-        states = (decode_state(path.read_bytes(), measure.name) for path in paths)
-        yield writers, measure.merge(config, writers, states)
+        yield writers, {name: m.merge(model, writers, _states(paths, name)) for name, m in SCAN.items()}
+
+
+def _states(paths: list[Path], measure: str) -> Iterator[State]:
+    return (decode_state(path.read_bytes(), measure) for path in paths)
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:

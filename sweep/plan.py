@@ -13,11 +13,14 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from sweep.config import RESULTS_VERSION, SweepConfig
-from workers.records import Resolved, ShardTask, WriterBlock
+from workers.records import Resolved, ScanOptions, ShardTask, WriterBlock
 
 STATE_BYTES = 512 * 2**20
-SKETCH_BYTES = 4 * 3073
-"""One sketch: a 32-bit count in each of the bins of ``workers.sketch``."""
+N_BINS = 3073
+"""Bins of one sketch of ``workers.sketch``."""
+SAMPLE = 1000
+"""Tokens that rank correlations are from, at most; fewer where a model has so many pairs that they would not fit."""
+SAMPLED_VALUES = 2**25
 
 
 class ModelPlan(NamedTuple):
@@ -38,16 +41,17 @@ def plan_scan(config: SweepConfig, model: Resolved, device: str) -> ModelPlan:
     Args:
         device: kind of device that measures, ``cpu`` or ``cuda``; it decides the last digits, so it is part of the ids.
     """
+    options = scan_options(config, model)
     tasks = []
-    for writers in blocks(model.n_writers, writers_per_block(model)):
+    for writers in writer_blocks(model.sketches, sketch_bytes(config)):
         for prompts in blocks(model.n_prompts, config.block_prompts):
             result: dict[str, Any] = {
                 "model_hash": model.hash,
                 "first_prompt": prompts.start,
                 "n_prompts": len(prompts),
-                "writers": WriterBlock(writers.start, writers.stop),
+                "writers": writers,
                 "positions": config.n_positions,
-                "seed": config.seed,
+                "options": options,
                 "batch": config.batch_on(device),
                 "device": device,
                 "dtype": config.dtype,
@@ -63,9 +67,32 @@ def plan_scan(config: SweepConfig, model: Resolved, device: str) -> ModelPlan:
     return ModelPlan(model, tuple(tasks))
 
 
-def writers_per_block(model: Resolved) -> int:
-    """How many writers fit into the budget of one shard's state; at least one."""
-    return max(1, min(model.n_writers, STATE_BYTES // (SKETCH_BYTES * model.sketches_per_writer)))
+def scan_options(config: SweepConfig, model: Resolved) -> ScanOptions:
+    """What workers are told beside model and tokens: among it, which tokens are sampled for rank correlations.
+
+    A third more than the sample is drawn, so that the lowest hashes among them are almost surely as many as it should have.
+    """
+    measured = config.n_positions or model.seq_len
+    sample = min(SAMPLE, max(20, SAMPLED_VALUES // sum(model.sketches)))
+    drawn = min(1.0, (1.33 * sample + 20) / (model.n_prompts * measured))
+    below = 2**64 if drawn == 1.0 else int(drawn * 2**64)
+    return ScanOptions(config.ln, config.seed, below, sample, config.block_prompts * measured)
+
+
+def sketch_bytes(config: SweepConfig) -> int:
+    """Size of one dense sketch: counts take two bytes where a shard has few enough tokens."""
+    return (2 if config.block_prompts * (config.n_positions or config.seq_len) < 2**15 else 4) * N_BINS
+
+
+def writer_blocks(sketches: tuple[int, ...], bytes_per_sketch: int) -> list[WriterBlock]:
+    """Consecutive writers whose sketches fit into the budget of one shard's state; at least one in each block."""
+    found, start, size = [], 0, 0
+    for writer, needed in enumerate(sketches):
+        size += needed * bytes_per_sketch
+        if size > STATE_BYTES and writer > start:
+            found.append(WriterBlock(start, writer))
+            start, size = writer, needed * bytes_per_sketch
+    return [*found, WriterBlock(start, len(sketches))]
 
 
 def blocks(n: int, size: int) -> list[range]:

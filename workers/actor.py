@@ -19,6 +19,7 @@ from workers.errors import DataError
 from workers.measures import SCAN
 from workers.models import load_model
 from workers.positions import measured_positions
+from workers.products import ProductReader
 from workers.records import ShardResult, ShardTask
 from workers.trace import LeanModel
 
@@ -55,7 +56,9 @@ class ShardWorker:
         batch = task.batch
         while True:
             try:
-                return ShardResult(task.id, self._measure(task, model, torch.from_numpy(block.astype(np.int64)), batch), batch)
+                return ShardResult(
+                    task.id, self._measure(task, model, torch.from_numpy(block.astype(np.int64)), batch), batch
+                )
             except torch.cuda.OutOfMemoryError:
                 torch.cuda.empty_cache()
                 if batch == 1:
@@ -63,12 +66,16 @@ class ShardWorker:
                 batch //= 2
 
     def _measure(self, task: ShardTask, model: LeanModel, block: torch.Tensor, batch: int) -> bytes:
-        accumulators = {name: measure.start(model, task.writers) for name, measure in SCAN.items()}
+        reader = ProductReader(model, task.writers, task.options)
+        accumulators = {name: measure.start(reader) for name, measure in SCAN.items()}
         for start in range(0, len(block), batch):
             rows = block[start : start + batch].to(model.device)
-            trace = model.trace(rows, self._positions(task, model, start, rows))
-            for accumulator in accumulators.values():
-                accumulator.update(trace)
+            positions = self._positions(task, model, start, rows)
+            trace = model.trace(rows, positions, keep_resid=task.options.ln == "recompute")
+            for prompt in range(len(rows)):
+                products = reader.read(trace, prompt, task.first_prompt + start + prompt)
+                for accumulator in accumulators.values():
+                    accumulator.update(products)
         return encode_states({name: accumulator.export() for name, accumulator in accumulators.items()})
 
     @staticmethod
@@ -76,7 +83,7 @@ class ShardWorker:
         if task.positions is None or task.positions >= rows.shape[1]:
             return None
         first = task.first_prompt + start
-        chosen = measured_positions(task.seed, first, len(rows), rows.shape[1], task.positions)
+        chosen = measured_positions(task.options.seed, first, len(rows), rows.shape[1], task.positions)
         return torch.from_numpy(chosen).to(model.device)
 
     def _model(self, task: ShardTask, weights: bytes | None) -> LeanModel:

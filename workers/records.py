@@ -17,6 +17,21 @@ class WriterBlock(NamedTuple):
     stop: int
 
 
+class ScanOptions(NamedTuple):
+    """What a scan is told beside its model and tokens."""
+
+    ln: str = "frozen"
+    """LayerNorm scale of a value input from which a writer is subtracted: ``frozen`` at its clean value, or
+    ``recompute``."""
+    seed: int = 0
+    sample_below: int = 2**64
+    """Tokens whose hash (``workers.positions.hash_u64``) is below this are kept one by one, for rank correlations."""
+    sample: int = 1000
+    """How many of them are used, those with the lowest hashes."""
+    shard_tokens: int = 2**31
+    """Upper bound on the measured tokens of one shard."""
+
+
 class Thresholds(NamedTuple):
     """What makes a later head oppose a writer: median PR ≤ −``tau`` and a negative upper quartile."""
 
@@ -35,8 +50,8 @@ class Resolved(NamedTuple):
     architecture: dict[str, Any]
     """``workers.trace.ModelConfig`` as a dict."""
     n_params: int
-    n_writers: int
-    sketches_per_writer: int
+    sketches: tuple[int, ...]
+    """How many sketches each writer needs."""
     tokens: str
     """Path of the token array."""
     corpus_fingerprint: str
@@ -57,7 +72,7 @@ class ShardTask(NamedTuple):
     writers: WriterBlock
     positions: int | None
     """How many positions of each prompt are measured; ``None`` for all."""
-    seed: int
+    options: ScanOptions
     batch: int
     """Prompts in one forward pass."""
     device: str

@@ -2,8 +2,8 @@
 
 Bins are even in ``t = sign(x)·log(1 + |x|)`` and centred on multiples of ``BIN_WIDTH``, 89 to an octave of 1 + |x|, so
 that 0 and ±1 are represented exactly and any order statistic is off by at most half a bin: 0.0039 + 0.39 % of its size.
-Values beyond ±1.5e5 fall into the outermost bins. Counts are integers, so the order of merging cannot change a quantile. (The construction of
-DDSketch, Masson et al. 2019, with a linear part around zero.)
+Values beyond ±1.5e5 fall into the outermost bins. Counts are integers, so the order of merging cannot change a quantile.
+(The construction of DDSketch, Masson et al. 2019, with a linear part around zero.)
 """
 
 from __future__ import annotations
@@ -34,6 +34,11 @@ def bin_indices(values: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
     """Index of each value's bin, 0 … N_BINS − 1 (int32; values must be finite)."""
     t = values.abs().log1p_().mul_(1.0 / BIN_WIDTH).copysign_(values)
     return t.round_().clamp_(-HALF_BINS, HALF_BINS).to(torch.int32).add_(HALF_BINS)
+
+
+def count_dtype(n_tokens: int) -> torch.dtype:
+    """The smallest integers that can count a shard's tokens: counts of many sketches are a worker's largest state."""
+    return torch.int16 if n_tokens < 2**15 else torch.int32
 
 
 def add_counts(

@@ -33,6 +33,10 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+LOGITS_BYTES = 64 * 2**20
+"""Bound on the logits that are in memory at a time."""
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Architecture of a processed model, in TransformerLens' words."""
@@ -78,19 +82,35 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 class Trace(NamedTuple):
-    """What one forward pass leaves for the measures, at the measured tokens alone (prompts and positions flattened)."""
+    """What one forward pass over a batch of prompts leaves for the measures."""
 
-    embed: Float[Tensor, "token d_model"]
-    pos_embed: Float[Tensor, "token d_model"]
-    z: Float[Tensor, "layer token head d_head"]
-    mlp_out: Float[Tensor, "mlp_layer token d_model"]
+    positions: Int[Tensor, "prompt measured"]
+    """The measured positions of each prompt, ascending."""
+    embed: Float[Tensor, "prompt pos d_model"]
+    pos_embed: Float[Tensor, "prompt pos d_model"]
+    z: Float[Tensor, "layer prompt pos head d_head"]
+    mlp_out: Float[Tensor, "mlp_layer prompt pos d_model"]
     """Empty along ``mlp_layer`` for attention-only models."""
-    state_norm_sq: Float[Tensor, "state token"]
+    state_norm_sq: Float[Tensor, "state prompt measured"]
     """Squared norm of the residual stream at each state."""
+    q: Float[Tensor, "layer prompt measured head d_head"]
+    k: Float[Tensor, "layer prompt pos head d_head"]
+    ln1_scale: Float[Tensor, "layer prompt pos"]
+    """What the attention layer's input is divided by, after its mean is removed."""
+    logit_direction: Float[Tensor, "prompt measured d_model"]
+    """Direct logit attribution is the product with this: (u_a − u_b), centred, over the final LayerNorm's scale, with a
+    and b the two most likely next tokens."""
+    resid_pre: Float[Tensor, "layer prompt pos d_model"] | None
+    """Inputs of the attention layers, kept where LayerNorm scales have to be recomputed."""
 
-    @property
-    def n_tokens(self) -> int:
-        return self.embed.shape[0]
+
+class Attention(NamedTuple):
+    """One attention layer's inner values."""
+
+    z: Float[Tensor, "batch pos head d_head"]
+    q: Float[Tensor, "batch any_pos head d_head"]
+    k: Float[Tensor, "batch pos head d_head"]
+    scale: Float[Tensor, "batch pos"]
 
 
 class LeanModel:
@@ -131,19 +151,30 @@ class LeanModel:
             torch.zeros(stacked.shape[0], config.n_heads, config.d_head),
         ]
         self._b_qkv = torch.stack([b.to(self.device, dtype) for b in biases], dim=1).flatten(1).contiguous()
+        self.compositions: dict[tuple[int, int], Tensor] = {}
+        """Matrices of ``workers.composition``, computed once per model."""
         self._activation = ACTIVATIONS.get(config.act_fn, functional.gelu)
+
+    def w_v(self, layer: int) -> Float[Tensor, "d_model head d_head"]:
+        """Value weights, centred along d_model: LayerNorm removes the mean of what they read."""
+        config = self.config
+        weights = self._w_qkv[layer].view(config.d_model, 3, config.n_heads, config.d_head)[:, 2]
+        return weights - weights.mean(dim=0)
 
     def normalize(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """LayerNorm without its affine part, which is folded into the weights that read it."""
         return functional.layer_norm(resid, (self.config.d_model,), eps=self.config.eps)
 
-    def _attend(self, layer: int, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos head d_head"]:
-        """Pattern-weighted values of every head of a layer."""
+    def _attend(self, layer: int, resid: Float[Tensor, "batch pos d_model"]) -> Attention:
+        """One attention layer up to the heads' pattern-weighted values."""
         config = self.config
-        qkv = torch.addmm(self._b_qkv[layer], self.normalize(resid).flatten(0, 1), self._w_qkv[layer])
+        normalized, _, inverse_scale = torch.native_layer_norm(resid, (config.d_model,), None, None, config.eps)
+        qkv = torch.addmm(self._b_qkv[layer], normalized.flatten(0, 1), self._w_qkv[layer])
         q, k, v = qkv.view(*resid.shape[:2], 3, config.n_heads, config.d_head).permute(2, 0, 3, 1, 4)
         z = functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0 / config.attn_scale)
-        return z.transpose(1, 2)
+        return Attention(
+            z.transpose(1, 2), q.transpose(1, 2), k.transpose(1, 2), inverse_scale.squeeze(-1).reciprocal()
+        )
 
     def _mlp(self, layer: int, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
         w = self.weights
@@ -159,7 +190,7 @@ class LeanModel:
         resid = sum(self._embed(tokens))
         assert isinstance(resid, Tensor)
         for layer in range(self.config.n_layers):
-            resid = resid + self._attention_out(layer, self._attend(layer, resid))
+            resid = resid + self._attention_out(layer, self._attend(layer, resid).z)
             if not self.config.attn_only:
                 resid = resid + self._mlp(layer, resid)
         return self.normalize(resid) @ self.weights["W_U"] + self.weights["b_U"]
@@ -171,39 +202,78 @@ class LeanModel:
         return torch.addmm(self.weights["b_O"][layer], z.flatten(2).flatten(0, 1), w_o).view(*z.shape[:2], -1)
 
     @torch.inference_mode()
-    def trace(self, tokens: Int[Tensor, "batch pos"], positions: Int[Tensor, "batch measured"] | None = None) -> Trace:
+    def trace(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        positions: Int[Tensor, "batch measured"] | None = None,
+        keep_resid: bool = False,
+    ) -> Trace:
         """Run the model and keep what the measures read.
 
         Args:
-            tokens: token ids on the model's device. positions: the positions of each prompt that are measured;
-            ``None`` measures all. The forward always runs on all.
-
-        Returns:
-            The trace, its token axis prompt by prompt and within a prompt in the order of ``positions``.
+            tokens: token ids on the model's device.
+            positions: the measured positions of each prompt; ``None`` measures all. The forward always runs on all.
+            keep_resid: keep the inputs of the attention layers as well.
         """
-        select = partial(_select, positions=positions)
+        if positions is None:
+            positions = torch.arange(tokens.shape[1], device=self.device).expand(tokens.shape)
         embed, pos_embed = self._embed(tokens)
         resid = embed + pos_embed
-        norms, z_kept, mlp_kept = [_norm_sq(select(resid))], [], []
+        norms, attention, mlp_kept, resid_kept = [_norm_sq(select(resid, positions))], [], [], []
         for layer in range(self.config.n_layers):
-            z = self._attend(layer, resid)
-            z_kept.append(select(z))
-            resid = resid + self._attention_out(layer, z)
-            norms.append(_norm_sq(select(resid)))
+            attended = self._attend(layer, resid)
+            attention.append(attended._replace(q=select(attended.q, positions)))
+            resid_kept += [resid] if keep_resid else []
+            resid = resid + self._attention_out(layer, attended.z)
+            norms.append(_norm_sq(select(resid, positions)))
             if not self.config.attn_only:
-                mlp_out = self._mlp(layer, resid)
-                mlp_kept.append(select(mlp_out))
-                resid = resid + mlp_out
-                norms.append(_norm_sq(select(resid)))
-        mlp = torch.stack(mlp_kept) if mlp_kept else resid.new_zeros(0, z_kept[0].shape[0], self.config.d_model)
-        return Trace(select(embed), select(pos_embed), torch.stack(z_kept), mlp, torch.stack(norms))
+                mlp_kept.append(self._mlp(layer, resid))
+                resid = resid + mlp_kept[-1]
+                norms.append(_norm_sq(select(resid, positions)))
+        return Trace(
+            positions=positions,
+            embed=embed,
+            pos_embed=pos_embed,
+            z=torch.stack([attended.z for attended in attention]),
+            mlp_out=torch.stack(mlp_kept) if mlp_kept else resid.new_zeros(0, *resid.shape),
+            state_norm_sq=torch.stack(norms),
+            q=torch.stack([attended.q for attended in attention]),
+            k=torch.stack([attended.k for attended in attention]),
+            ln1_scale=torch.stack([attended.scale for attended in attention]),
+            logit_direction=self._logit_direction(select(resid, positions)),
+            resid_pre=torch.stack(resid_kept) if keep_resid else None,
+        )
+
+    def _logit_direction(
+        self, resid: Float[Tensor, "batch measured d_model"]
+    ) -> Float[Tensor, "batch measured d_model"]:
+        """Direction of the two most likely next tokens' logit difference, over the final scale; few logits at a time."""
+        config = self.config
+        flat = resid.flatten(0, 1)
+        normalized, _, inverse_scale = torch.native_layer_norm(flat, (config.d_model,), None, None, config.eps)
+        pairs = [
+            top_two(torch.addmm(self.weights["b_U"], part, self.weights["W_U"]))
+            for part in torch.split(normalized, max(1, LOGITS_BYTES // (4 * config.d_vocab)))
+        ]
+        first, second = torch.cat(pairs).unbind(dim=1)
+        difference = (self.weights["W_U"][:, first] - self.weights["W_U"][:, second]).T
+        return ((difference - difference.mean(dim=-1, keepdim=True)) * inverse_scale).view_as(resid)
 
 
-def _select(values: Tensor, positions: Int[Tensor, "batch measured"] | None) -> Tensor:
-    """Values at the measured positions, prompts and positions flattened: [batch, pos, …] → [token, …]."""
-    if positions is None:
-        return values.flatten(0, 1)
-    return values[torch.arange(len(values), device=values.device)[:, None], positions].flatten(0, 1)
+def top_two(logits: Float[Tensor, "token d_vocab"]) -> Int[Tensor, "token 2"]:
+    """The two largest logits' token ids, the lower id first among equals; overwrites ``logits``."""
+    first = logits.argmax(dim=1, keepdim=True)
+    logits.scatter_(1, first, -math.inf)
+    return torch.cat([first, logits.argmax(dim=1, keepdim=True)], dim=1)
+
+
+def select(
+    values: Float[Tensor, "batch pos *rest"], positions: Int[Tensor, "batch measured"]
+) -> Float[Tensor, "batch measured *rest"]:
+    """Values at the measured positions."""
+    if positions.shape[1] == values.shape[1]:
+        return values
+    return values[torch.arange(len(values), device=values.device)[:, None], positions]
 
 
 def _norm_sq(values: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from workers.measures.base import Measure
+from workers.measures.dla import Dla
 from workers.measures.projection import Projection
+from workers.measures.v_composition import VComposition
 
 
 def register(*measures: Measure) -> dict[str, Measure]:
@@ -20,5 +22,5 @@ def register(*measures: Measure) -> dict[str, Measure]:
     return registry
 
 
-SCAN = register(Projection())
+SCAN = register(Projection(), VComposition(), Dla())
 """Measures of the scan stage, in the order in which they run."""

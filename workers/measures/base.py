@@ -1,6 +1,6 @@
 """What a measure is: something that reads traces shard by shard, and whose shard states merge into tables.
 
-A measure runs in two places. Next to the accelerator an ``Accumulator`` is updated with the traces of one shard and
+A measure runs in two places. Next to the accelerator an ``Accumulator`` is updated with the prompts of one shard and
 exported as plain arrays. Wherever the shards meet, the states of one block of writers are merged in plan order, and
 the merged blocks, one at a time, become columns.
 """
@@ -13,8 +13,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from workers.records import State, Thresholds, WriterBlock
-from workers.trace import LeanModel, ModelConfig, Trace
+from workers.components import Layout
+from workers.products import ProductReader, PromptProducts
+from workers.records import State, WriterBlock
+from workers.trace import LeanModel
 
 Columns = dict[str, npt.NDArray[Any]]
 """A table by column; NaN and ``None`` are what was not measured."""
@@ -24,8 +26,8 @@ Columns = dict[str, npt.NDArray[Any]]
 class Accumulator(Protocol):
     """A shard's state while it grows, on the model's device."""
 
-    def update(self, trace: Trace) -> None:
-        """Take in the tokens of one trace."""
+    def update(self, products: PromptProducts) -> None:
+        """Take in one prompt."""
         ...
 
     def export(self) -> State:
@@ -39,22 +41,16 @@ class Measure(Protocol):
 
     name: str
 
-    def start(self, model: LeanModel, writers: WriterBlock) -> Accumulator:
+    def sketches(self, layout: Layout) -> list[int]:
+        """How many sketches each writer needs, which bounds the writers of a block."""
+        ...
+
+    def start(self, reader: ProductReader) -> Accumulator:
         """An empty state for one shard."""
         ...
 
-    def merge(self, config: ModelConfig, writers: WriterBlock, states: Iterable[State]) -> State:
+    def merge(self, model: LeanModel, writers: WriterBlock, states: Iterable[State]) -> State:
         """One state that stands for all of them; ``states`` come in plan order and are read one at a time."""
-        ...
-
-    def tables(
-        self, config: ModelConfig, blocks: Iterable[tuple[WriterBlock, State]], thresholds: Thresholds
-    ) -> dict[str, Columns]:
-        """Tables of a model from the merged state of each block of writers, in order, read one at a time."""
-        ...
-
-    def sketches(self, config: ModelConfig) -> int:
-        """Sketches that one writer needs, which bounds the writers of a block."""
         ...
 
 

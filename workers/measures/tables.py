@@ -1,0 +1,97 @@
+"""The tables of a scan, from the merged states of its measures, one block of writers at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from workers.composition import PairRows
+from workers.measures.base import Columns, stack
+from workers.measures.dla import Lines, finish_lines, line_columns
+from workers.measures.ledger import Reading, ledger_columns
+from workers.measures.projection import Statistics, finish_statistics, projection_columns
+from workers.measures.v_composition import PairStatistics, finish_pairs, pair_columns
+from workers.records import State, Thresholds, WriterBlock
+from workers.sketch import QUANTILES
+from workers.trace import LeanModel
+
+TABLES = ("residual_projection", "component_projection", "v_composition", "dla_correlation", "writers")
+
+
+def scan_tables(
+    model: LeanModel, blocks: Iterable[tuple[WriterBlock, Mapping[str, State]]], thresholds: Thresholds
+) -> dict[str, Columns]:
+    """All tables of a scan.
+
+    Args:
+        blocks: for each block of writers, in order, the merged state of each measure; read one at a time.
+    """
+    layout = model.config.layout
+    parts: dict[str, list[Columns]] = {name: [] for name in TABLES}
+    for block, states in blocks:
+        rows = PairRows(layout, block)
+        statistics = finish_statistics(layout, rows.labels, states["projection"])
+        pairs = finish_pairs(model, rows, states["v_composition"], statistics)
+        lines = finish_lines(layout, rows, states["dla"])
+        for index, writer in enumerate(rows.labels):
+            others = tuple(label for label in layout.components if label != writer)
+            for name, key, labels in (
+                ("residual_projection", "state", layout.states),
+                ("component_projection", "component", others),
+            ):
+                parts[name].append(projection_columns(layout, statistics, index, key, labels, writer))
+            parts["v_composition"].append(pair_columns(rows, pairs, statistics, index))
+            parts["dla_correlation"].append(line_columns(rows, lines, index))
+        reading = _reading(rows, statistics, pairs, lines, layout.row_index, thresholds)
+        parts["writers"].append(ledger_columns(layout, rows.labels, statistics.beta, statistics.beta_centred, reading))
+    tables = {name: stack(columns) for name, columns in parts.items()}
+    tables["writers"]["rank"] = _ranks(tables["writers"]["erased_by_reading"])
+    return tables
+
+
+def _reading(
+    rows: PairRows,
+    statistics: Statistics,
+    pairs: PairStatistics,
+    lines: Lines,
+    row_index: Mapping[str, int],
+    thresholds: Thresholds,
+) -> list[Reading | None]:
+    """What the ``writers`` table says of each writer's later heads; ``None`` for a writer without later heads or output."""
+    names = list(QUANTILES)
+    full_median, full_upper = (statistics.quantiles[..., names.index(name)] for name in ("median", "q75"))
+    found: list[Reading | None] = []
+    for index in range(len(rows.labels)):
+        mine, labels = rows.of(index), np.array(rows.erasers(index), dtype=object)
+        if len(labels) == 0 or statistics.n[index] == 0:
+            found.append(None)
+            continue
+        heads = np.array([label.startswith("L") for label in labels])
+        median, upper = (pairs.quantile("v_composed", name)[mine] for name in ("median", "q75"))
+        erases = heads & (median <= -thresholds.tau) & (upper < 0)
+        full = [row_index[label] for label in labels[heads]]
+        opposes = np.zeros(len(labels), dtype=bool)
+        opposes[heads] = (full_median[index, full] <= -thresholds.tau) & (full_upper[index, full] < 0)
+        oppose_share = statistics.beta[index, [row_index[label] for label in labels[erases]]].sum()
+        found.append(
+            Reading(
+                erased=-pairs.beta[mine][-1],
+                erased_centred=-pairs.beta_centred[mine][-1],
+                erasers="+".join(labels[erases]),
+                opposing="+".join(labels[opposes & ~erases]),
+                share=pairs.beta[mine][erases].sum() / oppose_share if erases.any() else np.nan,
+                dla_r=lines.r[1, mine][-1],
+                dla_slope=lines.slope[1, mine][-1],
+            )
+        )
+    return found
+
+
+def _ranks(erased: np.ndarray) -> np.ndarray:
+    """1 for the writer that is erased most; NaN stays NaN."""
+    order = np.argsort(-erased, kind="stable")
+    ranks = np.full(len(erased), np.nan)
+    measured = order[: np.isfinite(erased).sum()]
+    ranks[measured] = np.arange(1, len(measured) + 1)
+    return ranks
