@@ -43,6 +43,11 @@ def _config_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--positions", type=_Positions(), help="Measured positions of each prompt."),
         click.option("--seed", type=int, metavar="N", help="Seed of everything drawn."),
         click.option("--stage", type=click.Choice(["scan"]), help="What to measure."),
+        click.option(
+            "--writer", "writers", multiple=True, metavar="L0H2", help="A writer that --erasers is named for."
+        ),
+        click.option("--erasers", metavar="L2H2+L2H3", help="Later heads, measured together as erasers of --writer."),
+        click.option("--ln", type=click.Choice(["frozen", "recompute"]), help="LayerNorm scale under the patch."),
         click.option("--top", type=int, metavar="N", help="Writers that figures and the final table show."),
         click.option("--workers", type=int, metavar="N", help="Worker processes; 0 measures in this process."),
         click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where models run."),
@@ -62,8 +67,8 @@ def _config_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def _load(source: str, flags: dict[str, Any]) -> Any:
     from sweep.config import load_config
 
-    models = list(flags.pop("models")) or None
-    return load_config(source, {**flags, "models": models})
+    lists = {key: flags.pop(key) or None for key in ("models", "writers")}
+    return load_config(source, {**flags, **{key: list(value) if value else None for key, value in lists.items()}})
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from workers.errors import UsageError, nearest
+from workers.records import Group
 
 RESULTS_VERSION = 2
 """Raised by hand whenever the same shard would give another result."""
@@ -45,6 +46,10 @@ class SweepConfig(BaseModel):
     """Tokens of each prompt, the BOS included."""
     positions: Literal["all"] | Positive = "all"
     """Measured positions of each prompt: `all`, or how many, drawn by a hash of seed, prompt and position."""
+    writers: list[str] = []
+    """Writers for which the heads in `erasers` are measured together, such as [L0H2]; every writer is scanned anyway."""
+    erasers: str | None = None
+    """A group of later heads, such as L2H2+L2H3, measured together in the same pass as erasers of each of `writers`."""
     ln: Literal["frozen", "recompute"] = "frozen"
     """LayerNorm scale of a value input from which a writer is subtracted: kept at its clean value (the authors' code), or
     recomputed."""
@@ -92,7 +97,17 @@ class SweepConfig(BaseModel):
         doubles = sorted({model for model in self.models if self.models.count(model) > 1})
         if doubles:
             raise ValueError(f"models: {', '.join(doubles)} is listed more than once")
+        if bool(self.writers) != bool(self.erasers):
+            raise ValueError(
+                "writers and erasers go together: name writers (L0H2) and a group of later heads (L2H2+L2H3)"
+            )
         return self
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The named groups of erasers, one for each named writer."""
+        erasers = tuple((self.erasers or "").replace(" ", "").split("+"))
+        return tuple(Group(writer, erasers) for writer in self.writers)
 
     @property
     def n_positions(self) -> int | None:
@@ -106,7 +121,19 @@ class SweepConfig(BaseModel):
 
     def protocol(self) -> dict[str, Any]:
         """What determines the numbers, whatever the models and the machines."""
-        keys = ("corpus", "prompts", "seq_len", "positions", "seed", "tau", "block_prompts", "dtype", "ln")
+        keys = (
+            "corpus",
+            "prompts",
+            "seq_len",
+            "positions",
+            "seed",
+            "tau",
+            "block_prompts",
+            "dtype",
+            "ln",
+            "writers",
+            "erasers",
+        )
         return {**{key: getattr(self, key) for key in keys}, "results_version": RESULTS_VERSION}
 
 

@@ -73,16 +73,16 @@ def _logging_to(folder: RunFolder) -> Iterator[None]:
 
 def _show_outcome(config: SweepConfig, outcome: SweepOutcome) -> None:
     """The strongest writers of each model, and where to look next."""
-    table = Table(title="Writers that later components oppose most", title_justify="left")
+    table = Table(title="Writers whose output later heads read and take back out", title_justify="left")
     for heading in ("model", "writer"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("written", "remaining", "reinforced", "opposed"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("opposing heads", overflow="fold")
+    for heading in ("written", "remaining", "erased by reading", "DLA r", "DLA slope"):
+        table.add_column(heading, justify="right")
+    table.add_column("erasers", overflow="fold")
     for entry in outcome.manifest["models"]:
         path = outcome.folder.tables(entry["folder"]) / "writers.parquet"
         if entry["state"] == "FINISHED" and path.exists():
-            _add_writers(table, entry["name"], most_opposed(pd.read_parquet(path), config.top))
+            _add_writers(table, entry["name"], most_erased(pd.read_parquet(path), config.top))
     console.print(table)
     experiment = config.experiment or config.name
     store = f" --tracking-uri {without_password(config.tracking_uri)}" if config.tracking_uri else ""
@@ -98,15 +98,17 @@ def _show_outcome(config: SweepConfig, outcome: SweepOutcome) -> None:
 
 def _add_writers(table: Table, model: str, writers: pd.DataFrame) -> None:
     for index, row in enumerate(writers.to_dict("records")):
-        numbers = (f"{row[name]:.2f}" for name in ("written", "remaining", "reinforced", "opposed"))
-        heads = str(row["opposing"] or "–").replace("+", " ")
+        numbers = (f"{row[name]:.2f}" for name in ("written", "remaining", "erased_by_reading", "dla_r", "dla_slope"))
+        heads = str(row["erasers"] or "–").replace("+", " ")
         table.add_row(escape(model) if index == 0 else "", row["writer"], *numbers, heads)
+    if writers.empty:
+        table.add_row(escape(model), "–", *[""] * 5, "no later heads read any writer")
     table.add_section()
 
 
-def most_opposed(writers: pd.DataFrame, top: int) -> pd.DataFrame:
-    """The writers of which later components take most, first the most opposed."""
-    return writers.dropna(subset=["opposed"]).sort_values("opposed", kind="stable").head(top)
+def most_erased(writers: pd.DataFrame, top: int) -> pd.DataFrame:
+    """The writers that later heads erase most because they read them."""
+    return writers.dropna(subset=["rank"]).sort_values("rank").head(top)
 
 
 def _show_estimates(config: SweepConfig) -> None:

@@ -190,7 +190,8 @@ class Sweep:
         ]
         finished = {**self._manifest.entry(plan.model.name), "state": "FINISHED"}
         places = (self.folder.tables(finished["folder"]), self.folder.model_page(finished["folder"]))
-        return (finished, Path(plan.model.weights), blocks, Thresholds(self.config.tau), self._manifest.values, *places)
+        told = (plan.tasks[0].options, Thresholds(self.config.tau), self._manifest.values)
+        return (finished, Path(plan.model.weights), blocks, *told, *places)
 
     def _compare(self) -> None:
         """Write the page that puts the models side by side, and end the sweep."""

@@ -22,7 +22,7 @@ from workers.encoding import decode_state
 from workers.measures import SCAN
 from workers.measures.tables import scan_tables
 from workers.models import load_model
-from workers.records import State, Thresholds, WriterBlock
+from workers.records import ScanOptions, State, Thresholds, WriterBlock
 from workers.trace import LeanModel
 
 BlockFiles = list[tuple[WriterBlock, list[Path]]]
@@ -33,6 +33,7 @@ def finish_model(
     about: dict[str, Any],
     weights: Path,
     blocks: BlockFiles,
+    options: ScanOptions,
     thresholds: Thresholds,
     sweep: dict[str, Any],
     tables_folder: Path,
@@ -45,22 +46,26 @@ def finish_model(
         weights: the model's processed weights.
         sweep: the manifest.
     """
-    tables = merge_tables(about["name"], load_model(weights)[1], blocks, thresholds)
+    tables = merge_tables(about["name"], load_model(weights)[1], blocks, options, thresholds)
     for name, table in tables.items():
         write_table(table, tables_folder / f"{name}.parquet")
     page.parent.mkdir(parents=True, exist_ok=True)
     write_model_page(ModelTables(about, tables), page, sweep)
 
 
-def merge_tables(name: str, model: LeanModel, blocks: BlockFiles, thresholds: Thresholds) -> dict[str, pd.DataFrame]:
+def merge_tables(
+    name: str, model: LeanModel, blocks: BlockFiles, options: ScanOptions, thresholds: Thresholds
+) -> dict[str, pd.DataFrame]:
     """All tables of a model, its name in the first column."""
-    tables = scan_tables(model, _merged(model, blocks), thresholds)
+    tables = scan_tables(model, _merged(model, blocks, options), options, thresholds)
     return {table: pd.DataFrame({"model": name, **columns}) for table, columns in tables.items()}
 
 
-def _merged(model: LeanModel, blocks: BlockFiles) -> Iterator[tuple[WriterBlock, dict[str, State]]]:
+def _merged(
+    model: LeanModel, blocks: BlockFiles, options: ScanOptions
+) -> Iterator[tuple[WriterBlock, dict[str, State]]]:
     for writers, paths in blocks:
-        yield writers, {name: m.merge(model, writers, _states(paths, name)) for name, m in SCAN.items()}
+        yield writers, {name: m.merge(model, writers, options, _states(paths, name)) for name, m in SCAN.items()}
 
 
 def _states(paths: list[Path], measure: str) -> Iterator[State]:

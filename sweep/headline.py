@@ -11,7 +11,9 @@ import pandas as pd
 def model_metrics(tables: Mapping[str, pd.DataFrame]) -> dict[str, float]:
     """The few numbers of a model that can be held against another model's; what was not measured is left out.
 
-    From the ledger, pooled coefficients β in ``erasure/`` and their centred twins in ``erasure_centred/``. Over all
+    From what later heads take because they read a writer, ``reading/`` and ``reading_centred/``: the most and the median
+    ``erased_by_reading``; the number of ``pairs`` of writer and eraser, and the ``median_dla_slope`` of writers that have
+    erasers. From the ledger, pooled coefficients β in ``erasure/`` and their centred twins in ``erasure_centred/``. Over all
     writers: ``opposed_median``, ``remaining_median``, ``most_opposed`` (the smallest) and ``writers_half_erased`` (the
     share that ends with less than half of what it wrote). Of two writers: ``embed_remaining``, ``pos_embed_remaining``.
     """
@@ -23,7 +25,23 @@ def model_metrics(tables: Mapping[str, pd.DataFrame]) -> dict[str, float]:
         ledger = writers[[f"written{suffix}", f"remaining{suffix}", f"opposed{suffix}"]].astype(float)
         ledger.columns = pd.Index(["written", "remaining", "opposed"])
         found |= {f"{group}/{name}": value for name, value in _ledger_metrics(ledger).items()}
+    found |= _reading_metrics(tables["writers"])
     return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def _reading_metrics(writers: pd.DataFrame) -> dict[str, float]:
+    measured = writers.dropna(subset=["erased_by_reading"])
+    if measured.empty:
+        return {}
+    found = {
+        f"reading{suffix}/{name}": float(getattr(measured[f"erased_by_reading{suffix}"].astype(float), how)())
+        for suffix in ("", "_centred")
+        for name, how in (("most_erased", "max"), ("erased_median", "median"))
+    }
+    erased = measured[measured["erasers"].fillna("") != ""]
+    pairs = erased["erasers"].str.count(r"\+").add(1).sum()
+    slope = float(erased["dla_slope"].astype(float).median()) if len(erased) else math.nan
+    return found | {"reading/pairs": float(pairs), "reading/median_dla_slope": slope}
 
 
 def _ledger_metrics(ledger: pd.DataFrame) -> dict[str, float]:
@@ -55,11 +73,20 @@ def headline(writers: pd.DataFrame, top: int = 5) -> str:
         return "No writer has a value."
     lines = [
         f"{int(half_erased(measured).sum())} of {len(measured)} writers end with less than half of what they wrote. "
-        "Most opposed, in pooled coefficients β:",
+        f"{_ORDERS[_order(measured)]}, in pooled coefficients β:",
         "",
-        "| writer | written | opposed | remaining |",
-        "| --- | ---: | ---: | ---: |",
+        "| writer | written | opposed | remaining | erased by reading | erasers |",
+        "| --- | ---: | ---: | ---: | ---: | --- |",
     ]
-    for row in measured.nsmallest(top, "opposed").to_dict("records"):
-        lines.append(f"| {row['writer']} | {row['written']:.2f} | {row['opposed']:.2f} | {row['remaining']:.2f} |")
+    for row in measured.sort_values(_order(measured), kind="stable").head(top).to_dict("records"):
+        numbers = (f"{float(row[name]):.2f}" for name in ("written", "opposed", "remaining", "erased_by_reading"))
+        lines.append(f"| {row['writer']} | {' | '.join(numbers)} | {row['erasers'] or ''} |")
     return "\n".join(lines)
+
+
+_ORDERS = {"rank": "Most erased by heads that read them", "opposed": "Most opposed"}
+
+
+def _order(writers: pd.DataFrame) -> str:
+    """What writers are listed by: the rank where it is measured."""
+    return "rank" if writers["rank"].notna().any() else "opposed"

@@ -76,7 +76,7 @@ def scan_options(config: SweepConfig, model: Resolved) -> ScanOptions:
     sample = min(SAMPLE, max(20, SAMPLED_VALUES // sum(model.sketches)))
     drawn = min(1.0, (1.33 * sample + 20) / (model.n_prompts * measured))
     below = 2**64 if drawn == 1.0 else int(drawn * 2**64)
-    return ScanOptions(config.ln, config.seed, below, sample, config.block_prompts * measured)
+    return ScanOptions(config.ln, config.groups, config.seed, below, sample, config.block_prompts * measured)
 
 
 def sketch_bytes(config: SweepConfig) -> int:

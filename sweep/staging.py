@@ -17,7 +17,9 @@ def begin_staging(config: SweepConfig, background: Background) -> list[Future[Re
     """Start to stage each of the config's models; the futures are in their order."""
     request = CorpusRequest(config.corpus, config.prompts, config.seq_len, config.seed)
     folder = str(staging_folder(config))
-    return [background.submit("workers.resolve:resolve", spec, request, folder) for spec in config.models]
+    return [
+        background.submit("workers.resolve:resolve", spec, request, folder, config.groups) for spec in config.models
+    ]
 
 
 def finish_staging(config: SweepConfig, begun: list[Future[Resolved]], reporter: Reporter) -> list[Resolved]:

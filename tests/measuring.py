@@ -9,7 +9,7 @@ import torch
 from workers.measures import SCAN
 from workers.measures.tables import scan_tables
 from workers.products import ProductReader
-from workers.records import ScanOptions, State, Thresholds, WriterBlock
+from workers.records import Group, ScanOptions, State, Thresholds, WriterBlock
 from workers.trace import LeanModel
 
 
@@ -23,20 +23,24 @@ def measure_tables(
     writers: int | None = None,
     tau: float = 0.05,
     ln: str = "frozen",
+    groups: tuple[Group, ...] = (),
 ) -> dict[str, pd.DataFrame]:
     """Tables of a scan: prompts in blocks of ``block``, forward passes of ``batch``, ``writers`` writers in a block."""
     n_writers = len(model.config.layout.writers)
     size = writers or n_writers
     spans = [WriterBlock(start, min(start + size, n_writers)) for start in range(0, n_writers, size)]
+    options = ScanOptions(ln=ln, groups=groups)
     merged = []
     for span in spans:
         shards = [
-            measure_shard(model, span, tokens[i : i + block], _part(positions, i, block), batch, i, ScanOptions(ln=ln))
+            measure_shard(model, span, tokens[i : i + block], _part(positions, i, block), batch, i, options)
             for i in range(0, len(tokens), block)
         ]
-        states = {name: m.merge(model, span, [shard[name] for shard in shards]) for name, m in SCAN.items()}
+        states = {name: m.merge(model, span, options, [shard[name] for shard in shards]) for name, m in SCAN.items()}
         merged.append((span, states))
-    return {name: pd.DataFrame(columns) for name, columns in scan_tables(model, merged, Thresholds(tau)).items()}
+    return {
+        name: pd.DataFrame(columns) for name, columns in scan_tables(model, merged, options, Thresholds(tau)).items()
+    }
 
 
 def measure_shard(

@@ -16,6 +16,7 @@ scale: the difference of normalized inputs is mixed, for every writer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +26,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from workers.components import Layout, layer_of
-from workers.records import WriterBlock
+from workers.errors import UsageError, nearest
+from workers.records import Group, ScanOptions, WriterBlock
 from workers.trace import LeanModel, Trace
 
 CHUNK_VALUES = 2 * 2**20
@@ -36,18 +38,21 @@ COMPOSITION_BYTES = 2**30
 
 
 class PairRows:
-    """Rows of the pairs (writer, later head), flat: for each writer, layer by layer, the heads and ``attn{l}``, then ``later``.
+    """Rows of the pairs (writer, later head), flat: for each writer, layer by layer, the heads and ``attn{l}``, then
+    ``later``, then the groups of heads that are named for it.
 
     Args:
         layout: of the model.
         writers: the block.
+        groups: named groups of later heads.
     """
 
-    def __init__(self, layout: Layout, writers: WriterBlock) -> None:
+    def __init__(self, layout: Layout, writers: WriterBlock, groups: Sequence[Group] = ()) -> None:
         self.labels = layout.writers[writers.start : writers.stop]
         self.n_layers, self.n_heads = layout.n_layers, layout.n_heads
         self.first_layer = [layer_of(label) + 1 for label in self.labels]
-        sizes = [rows_of_writer(layout, label) for label in self.labels]
+        self.groups = [[group for group in groups if group.writer == label] for label in self.labels]
+        sizes = [rows_of_writer(layout, label, groups) for label in self.labels]
         self.start = [sum(sizes[:index]) for index in range(len(sizes) + 1)]
 
     def __len__(self) -> int:
@@ -62,14 +67,25 @@ class PairRows:
         start = self.start[writer] + (layer - self.first_layer[writer]) * (self.n_heads + 1)
         return slice(start, start + self.n_heads)
 
+    def later(self, writer: int) -> int:
+        """The row of all later heads together."""
+        return self.start[writer + 1] - 1 - len(self.groups[writer])
+
+    def head(self, writer: int, label: str) -> int:
+        """The row of one later head."""
+        return int(self.layer(writer, layer_of(label)).start) + head_of(label)
+
     def sum_heads(self, values: Tensor | np.ndarray) -> None:
-        """Fill the rows of ``attn{l}`` and ``later`` with the sums of their heads, in place."""
+        """Fill the rows of ``attn{l}``, ``later`` and groups with the sums of their heads, in place."""
         for writer, first in enumerate(self.first_layer):
-            last = self.of(writer).stop - 1
-            for layer in range(first, self.n_layers):
-                heads = self.layer(writer, layer)
+            layers = [self.layer(writer, layer) for layer in range(first, self.n_layers)]
+            for heads in layers:
                 values[heads.stop] = values[heads].sum(0)
-                values[last] = values[last] + values[heads.stop] if layer > first else values[heads.stop]
+            if layers:
+                values[self.later(writer)] = values[[heads.stop for heads in layers]].sum(0)
+            for index, group in enumerate(self.groups[writer]):
+                members = [self.head(writer, label) for label in group.erasers]
+                values[self.later(writer) + 1 + index] = values[members].sum(0)
 
     def erasers(self, writer: int) -> list[str]:
         """Labels of a writer's rows."""
@@ -79,13 +95,29 @@ class PairRows:
         labels = []
         for layer in range(first, self.n_layers):
             labels += [f"L{layer}H{head}" for head in range(self.n_heads)] + [f"attn{layer}"]
-        return [*labels, "later"]
+        return [*labels, "later", *(group.label for group in self.groups[writer])]
 
 
-def rows_of_writer(layout: Layout, label: str) -> int:
+def rows_of_writer(layout: Layout, label: str, groups: Sequence[Group] = ()) -> int:
     """How many rows a writer has."""
     layers = layout.n_layers - layer_of(label) - 1
-    return layers * (layout.n_heads + 1) + 1 if layers else 0
+    return layers * (layout.n_heads + 1) + 1 + sum(g.writer == label for g in groups) if layers else 0
+
+
+def check_groups(layout: Layout, groups: Sequence[Group]) -> None:
+    """See that every group names a writer of the model and heads of later layers.
+
+    Raises:
+        UsageError: it does not.
+    """
+    for group in groups:
+        if group.writer not in layout.writers:
+            raise UsageError(f"--writer {group.writer}: no such writer: {nearest(group.writer, layout.writers)}")
+        for label in group.erasers:
+            if label not in layout.heads:
+                raise UsageError(f"--erasers {label}: no such head: {nearest(label, layout.heads)}")
+            if layer_of(label) <= layer_of(group.writer):
+                raise UsageError(f"--erasers {label}: a head of layer {layer_of(label)} cannot read {group.writer}")
 
 
 class PromptParts(NamedTuple):
@@ -107,13 +139,13 @@ class Composer:
     Args:
         model: on its device.
         writers: the block.
-        ln: ``frozen`` or ``recompute``.
+        options: LayerNorm scale and named groups.
     """
 
-    def __init__(self, model: LeanModel, writers: WriterBlock, ln: str) -> None:
+    def __init__(self, model: LeanModel, writers: WriterBlock, options: ScanOptions) -> None:
         self.model = model
-        self.rows = PairRows(model.config.layout, writers)
-        self.recompute = ln == "recompute"
+        self.rows = PairRows(model.config.layout, writers, options.groups)
+        self.recompute = options.ln == "recompute"
         self._references: dict[str, Tensor] = {}
 
     def reference(self, label: str, own: Float[Tensor, "token own"]) -> Float[Tensor, "own"]:

@@ -60,7 +60,7 @@ class ProductReader:
         layout, device = model.config.layout, model.device
         labels = layout.writers[writers.start : writers.stop]
         self.model, self.options = model, options
-        self.composer = Composer(model, writers, options.ln)
+        self.composer = Composer(model, writers, options)
         self.terms = torch.tensor([layout.term_index[label] for label in labels], device=device)
         self.written_states = torch.tensor([layout.written_state(label) for label in labels], device=device)
         n_terms, d_model = len(layout.terms), model.config.d_model

@@ -17,12 +17,25 @@ class WriterBlock(NamedTuple):
     stop: int
 
 
+class Group(NamedTuple):
+    """Later heads that are measured together as erasers of one writer."""
+
+    writer: str
+    erasers: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """As tables name it: ``L2H2+L2H3``."""
+        return "+".join(self.erasers)
+
+
 class ScanOptions(NamedTuple):
     """What a scan is told beside its model and tokens."""
 
     ln: str = "frozen"
     """LayerNorm scale of a value input from which a writer is subtracted: ``frozen`` at its clean value, or
     ``recompute``."""
+    groups: tuple[Group, ...] = ()
     seed: int = 0
     sample_below: int = 2**64
     """Tokens whose hash (``workers.positions.hash_u64``) is below this are kept one by one, for rank correlations."""

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import torch
 
+from workers.composition import check_groups
 from workers.corpora import CorpusRequest, resolve_corpus
 from workers.measures import SCAN
 from workers.models import resolve_model
-from workers.records import Resolved
+from workers.records import Group, Resolved, ScanOptions
 
 
-def resolve(spec: str, request: CorpusRequest, staging: str) -> Resolved:
-    """Stage one model and its corpus.
+def resolve(spec: str, request: CorpusRequest, staging: str, groups: tuple[Group, ...] = ()) -> Resolved:
+    """Stage one model and its corpus, and see that the named groups of heads are there.
 
     Raises:
         SweepError: the model or the corpus cannot be had or does not fit; one clear line.
@@ -25,6 +26,8 @@ def resolve(spec: str, request: CorpusRequest, staging: str) -> Resolved:
     folder = Path(staging)
     model = resolve_model(spec, folder)
     config = model.config
+    check_groups(config.layout, groups)
+    options = ScanOptions(groups=groups)
     corpus = resolve_corpus(request, model.tokenizer, config.d_vocab, config.n_ctx, folder)
     return Resolved(
         name=model.name,
@@ -34,7 +37,9 @@ def resolve(spec: str, request: CorpusRequest, staging: str) -> Resolved:
         weights_bytes=model.weights.stat().st_size,
         architecture=config.to_json(),
         n_params=config.n_params,
-        sketches=tuple(map(sum, zip(*(measure.sketches(config.layout) for measure in SCAN.values()), strict=True))),
+        sketches=tuple(
+            map(sum, zip(*(measure.sketches(config.layout, options) for measure in SCAN.values()), strict=True))
+        ),
         tokens=str(corpus.tokens),
         corpus_fingerprint=corpus.fingerprint,
         corpus_description=corpus.description,

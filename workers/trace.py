@@ -142,6 +142,8 @@ class LeanModel:
         self.device = torch.device(device)
         self.dtype = dtype
         self.weights = {name: weights[name].to(self.device, dtype) for name in weight_shapes(config)}
+        # Columns of W_U are gathered for every token: they should lie together in memory.
+        self.weights["W_U"] = self.weights["W_U"].T.contiguous().T
         # One matrix product instead of three per head: [layer, d_model, (q k v) head d_head].
         stacked = torch.stack([self.weights.pop(f"W_{name}") for name in "QKV"], dim=2)
         self._w_qkv = stacked.permute(0, 3, 2, 1, 4).flatten(2).contiguous()
@@ -256,7 +258,8 @@ class LeanModel:
             for part in torch.split(normalized, max(1, LOGITS_BYTES // (4 * config.d_vocab)))
         ]
         first, second = torch.cat(pairs).unbind(dim=1)
-        difference = (self.weights["W_U"][:, first] - self.weights["W_U"][:, second]).T
+        rows = self.weights["W_U"].T
+        difference = rows[first] - rows[second]
         return ((difference - difference.mean(dim=-1, keepdim=True)) * inverse_scale).view_as(resid)
 
 

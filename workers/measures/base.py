@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from workers.components import Layout
 from workers.products import ProductReader, PromptProducts
-from workers.records import State, WriterBlock
+from workers.records import ScanOptions, State, WriterBlock
 from workers.trace import LeanModel
 
 Columns = dict[str, npt.NDArray[Any]]
@@ -41,7 +41,7 @@ class Measure(Protocol):
 
     name: str
 
-    def sketches(self, layout: Layout) -> list[int]:
+    def sketches(self, layout: Layout, options: ScanOptions) -> list[int]:
         """How many sketches each writer needs, which bounds the writers of a block."""
         ...
 
@@ -49,7 +49,7 @@ class Measure(Protocol):
         """An empty state for one shard."""
         ...
 
-    def merge(self, model: LeanModel, writers: WriterBlock, states: Iterable[State]) -> State:
+    def merge(self, model: LeanModel, writers: WriterBlock, options: ScanOptions, states: Iterable[State]) -> State:
         """One state that stands for all of them; ``states`` come in plan order and are read one at a time."""
         ...
 

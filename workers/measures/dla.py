@@ -26,7 +26,7 @@ from workers.composition import PairRows
 from workers.measures.base import Columns
 from workers.positions import hash_u64
 from workers.products import ProductReader, PromptProducts
-from workers.records import State, WriterBlock
+from workers.records import ScanOptions, State, WriterBlock
 from workers.trace import LeanModel
 
 EFFECTS = ("full", "v_composition")
@@ -126,7 +126,7 @@ class Dla:
 
     name = "dla"
 
-    def sketches(self, layout: Layout) -> list[int]:
+    def sketches(self, layout: Layout, options: ScanOptions) -> list[int]:
         """None: moments are small."""
         return [0] * len(layout.writers)
 
@@ -134,10 +134,10 @@ class Dla:
         """An empty state for one shard."""
         return DlaAccumulator(reader)
 
-    def merge(self, model: LeanModel, writers: WriterBlock, states: Iterable[State]) -> State:
+    def merge(self, model: LeanModel, writers: WriterBlock, options: ScanOptions, states: Iterable[State]) -> State:
         """Moments by group of shards, dealt in plan order, and the tokens with the lowest hashes of all samples."""
         layout = model.config.layout
-        writer_term = row_writers(layout, PairRows(layout, writers))
+        writer_term = row_writers(layout, PairRows(layout, writers, options.groups))
         groups: dict[int, Moments] = {}
         sample: list[np.ndarray] = []
         for index, state in enumerate(states):
@@ -169,6 +169,8 @@ def _eraser_terms(layout: Layout, label: str, first_layer: int) -> list[int]:
         return [
             layout.term_index[f"L{la}H{h}"] for la in range(first_layer, layout.n_layers) for h in range(layout.n_heads)
         ]
+    if "+" in label:
+        return [layout.term_index[head] for head in label.split("+")]
     if label.startswith("attn"):
         attention = layout.attention_slices[int(label[4:])]
         return list(range(attention.start, attention.stop))

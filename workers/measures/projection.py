@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from workers.components import Layout
 from workers.measures.base import Columns
 from workers.products import ProductReader, PromptProducts
-from workers.records import State, WriterBlock
+from workers.records import ScanOptions, State, WriterBlock
 from workers.sketch import N_BINS, QUANTILES, SparseCounts, add_counts, count_dtype, quantiles
 from workers.trace import LeanModel
 
@@ -120,7 +120,7 @@ class Projection:
 
     name = "projection"
 
-    def sketches(self, layout: Layout) -> list[int]:
+    def sketches(self, layout: Layout, options: ScanOptions) -> list[int]:
         """One sketch for each row that is projected onto a writer."""
         return [len(layout.rows)] * len(layout.writers)
 
@@ -128,7 +128,7 @@ class Projection:
         """An empty state for one shard."""
         return ProjectionAccumulator(reader)
 
-    def merge(self, model: LeanModel, writers: WriterBlock, states: Iterable[State]) -> State:
+    def merge(self, model: LeanModel, writers: WriterBlock, options: ScanOptions, states: Iterable[State]) -> State:
         """Add up states; counts become dense: [writer, row, bin]."""
         layout = model.config.layout
         counts = np.zeros((writers.stop - writers.start, len(layout.rows), N_BINS), dtype=np.uint32)

@@ -12,7 +12,7 @@ from workers.measures.dla import Lines, finish_lines, line_columns
 from workers.measures.ledger import Reading, ledger_columns
 from workers.measures.projection import Statistics, finish_statistics, projection_columns
 from workers.measures.v_composition import PairStatistics, finish_pairs, pair_columns
-from workers.records import State, Thresholds, WriterBlock
+from workers.records import ScanOptions, State, Thresholds, WriterBlock
 from workers.sketch import QUANTILES
 from workers.trace import LeanModel
 
@@ -20,7 +20,10 @@ TABLES = ("residual_projection", "component_projection", "v_composition", "dla_c
 
 
 def scan_tables(
-    model: LeanModel, blocks: Iterable[tuple[WriterBlock, Mapping[str, State]]], thresholds: Thresholds
+    model: LeanModel,
+    blocks: Iterable[tuple[WriterBlock, Mapping[str, State]]],
+    options: ScanOptions,
+    thresholds: Thresholds,
 ) -> dict[str, Columns]:
     """All tables of a scan.
 
@@ -30,7 +33,7 @@ def scan_tables(
     layout = model.config.layout
     parts: dict[str, list[Columns]] = {name: [] for name in TABLES}
     for block, states in blocks:
-        rows = PairRows(layout, block)
+        rows = PairRows(layout, block, options.groups)
         statistics = finish_statistics(layout, rows.labels, states["projection"])
         pairs = finish_pairs(model, rows, states["v_composition"], statistics)
         lines = finish_lines(layout, rows, states["dla"])
@@ -63,11 +66,12 @@ def _reading(
     full_median, full_upper = (statistics.quantiles[..., names.index(name)] for name in ("median", "q75"))
     found: list[Reading | None] = []
     for index in range(len(rows.labels)):
-        mine, labels = rows.of(index), np.array(rows.erasers(index), dtype=object)
+        mine, later = rows.of(index), rows.later(index)
+        labels = np.array(rows.erasers(index), dtype=object)
         if len(labels) == 0 or statistics.n[index] == 0:
             found.append(None)
             continue
-        heads = np.array([label.startswith("L") for label in labels])
+        heads = np.array([label.startswith("L") and "+" not in label for label in labels])
         median, upper = (pairs.quantile("v_composed", name)[mine] for name in ("median", "q75"))
         erases = heads & (median <= -thresholds.tau) & (upper < 0)
         full = [row_index[label] for label in labels[heads]]
@@ -76,13 +80,13 @@ def _reading(
         oppose_share = statistics.beta[index, [row_index[label] for label in labels[erases]]].sum()
         found.append(
             Reading(
-                erased=-pairs.beta[mine][-1],
-                erased_centred=-pairs.beta_centred[mine][-1],
+                erased=-pairs.beta[later],
+                erased_centred=-pairs.beta_centred[later],
                 erasers="+".join(labels[erases]),
                 opposing="+".join(labels[opposes & ~erases]),
                 share=pairs.beta[mine][erases].sum() / oppose_share if erases.any() else np.nan,
-                dla_r=lines.r[1, mine][-1],
-                dla_slope=lines.slope[1, mine][-1],
+                dla_r=lines.r[1, later],
+                dla_slope=lines.slope[1, later],
             )
         )
     return found

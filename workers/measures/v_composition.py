@@ -24,7 +24,7 @@ from workers.composition import PairRows, rows_of_writer
 from workers.measures.base import Columns
 from workers.measures.projection import Statistics
 from workers.products import ProductReader, PromptProducts
-from workers.records import State, WriterBlock
+from workers.records import ScanOptions, State, WriterBlock
 from workers.sketch import N_BINS, QUANTILES, SparseCounts, add_counts, count_dtype, quantiles
 from workers.trace import LeanModel
 
@@ -57,20 +57,25 @@ class VCompositionAccumulator:
             rows = self.rows.of(writer)
             if rows.start == rows.stop:
                 continue
-            clean = self._clean(products.ratios[writer], self.rows.first_layer[writer])
+            clean = self._clean(products.ratios[writer], writer)
             part = parts.along_writer[rows] * products.inverse_norm_sq[writer]
             valid = products.valid[writer].to(self.counts.dtype)
             for counts, values in zip(self.counts, (clean, clean - part, part), strict=True):
                 add_counts(counts[rows], values, valid)
 
-    def _clean(self, ratios: Float[Tensor, "term token"], first_layer: int) -> Float[Tensor, "row token"]:
-        """Clean ratios of a writer's rows: later heads, each layer's attention output, all later heads."""
-        rows = []
-        for heads in self.heads[first_layer:]:
-            attention = ratios[heads.start : heads.stop + 1].sum(dim=0, keepdim=True)
-            rows += [ratios[heads], attention]
-        later = torch.stack([ratios[heads].sum(dim=0) for heads in self.heads[first_layer:]])
-        return torch.cat([*rows, later.sum(dim=0, keepdim=True)])
+    def _clean(self, ratios: Float[Tensor, "term token"], writer: int) -> Float[Tensor, "row token"]:
+        """Clean ratios of a writer's rows: later heads, each layer's attention output, all later heads, groups."""
+        layout = self.reader.model.config.layout
+        later = self.heads[self.rows.first_layer[writer] :]
+        rows = [ratios[heads.start : heads.stop + 1] for heads in later]
+        # Behind a layer's heads stands its bias; with it they are the attention output.
+        layers = [torch.cat([row[:-1], row.sum(dim=0, keepdim=True)]) for row in rows]
+        every = torch.stack([row[:-1].sum(dim=0) for row in rows]).sum(dim=0, keepdim=True)
+        groups = [
+            ratios[[layout.term_index[label] for label in group.erasers]].sum(dim=0, keepdim=True)
+            for group in self.rows.groups[writer]
+        ]
+        return torch.cat([*layers, every, *groups])
 
     def export(self) -> State:
         """Counts by their non-zero bins; products about the shard's means."""
@@ -110,17 +115,17 @@ class VComposition:
 
     name = "v_composition"
 
-    def sketches(self, layout: Layout) -> list[int]:
+    def sketches(self, layout: Layout, options: ScanOptions) -> list[int]:
         """Three sketches for each pair."""
-        return [len(KINDS) * rows_of_writer(layout, label) for label in layout.writers]
+        return [len(KINDS) * rows_of_writer(layout, label, options.groups) for label in layout.writers]
 
     def start(self, reader: ProductReader) -> VCompositionAccumulator:
         """An empty state for one shard."""
         return VCompositionAccumulator(reader)
 
-    def merge(self, model: LeanModel, writers: WriterBlock, states: Iterable[State]) -> State:
+    def merge(self, model: LeanModel, writers: WriterBlock, options: ScanOptions, states: Iterable[State]) -> State:
         """Add up states; counts become dense: [kind, row, bin]; products are about the means of all tokens."""
-        rows = PairRows(model.config.layout, writers)
+        rows = PairRows(model.config.layout, writers, options.groups)
         counts = np.zeros((len(KINDS), len(rows), N_BINS), dtype=np.uint32)
         total: State = {}
         for state in states:
