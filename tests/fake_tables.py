@@ -3,6 +3,9 @@
 Terms of the residual stream are drawn as random vectors, a constant part plus noise per token; chosen heads of later
 layers also write minus a part of what an earlier writer wrote. All tables are then computed from these vectors by
 their definitions, so medians, coefficients and the ledger fit together as they would in a real model.
+
+With ``reading=True`` a model also has what is measured of V-composition and DLA: of the parts that later heads take
+away, those from heads are read, those from ``pos_embed`` are read by half of the heads and a coincidence in the others.
 """
 
 from __future__ import annotations
@@ -22,11 +25,18 @@ from workers.components import Layout
 QUANTILES = {"q12_5": 0.125, "q25": 0.25, "median": 0.5, "q75": 0.75, "q87_5": 0.875}
 STATS = [*QUANTILES, "mean", "beta", "beta_centred", "n"]
 NULL_WRITER_COLUMNS = ["v_composition_share", "dla_r", "dla_slope", "rank"]
+TAU = 0.05
+
+Removals = dict[tuple[str, str], np.ndarray]
+"""Per writer and later head the share [token] of the writer's output that the head takes away."""
 
 
-def fake_terms(layout: Layout, n_tokens: int, d_model: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def fake_terms(
+    layout: Layout, n_tokens: int, d_model: int, rng: np.random.Generator
+) -> tuple[dict[str, np.ndarray], Removals]:
     """Each term's output [token, d_model], later heads removing part of what some earlier writers wrote."""
     terms: dict[str, np.ndarray] = {}
+    removals: Removals = {}
     victims = ["pos_embed", *[label for label in layout.heads if label.startswith("L0")][1::3]]
     for label in layout.terms:
         layer = 0 if label.endswith("embed") else int("".join(c if c.isdigit() else " " for c in label).split()[0])
@@ -38,9 +48,11 @@ def fake_terms(layout: Layout, n_tokens: int, d_model: int, rng: np.random.Gener
             output *= 0.5
             share = rng.uniform(0.3, 1.2) / layout.n_heads / max(1, (layout.n_layers - 1) / 2)
             for victim in victims:
-                output = output - share * rng.uniform(0.3, 1.7, size=(n_tokens, 1)) * terms[victim]
+                removed = share * rng.uniform(0.3, 1.7, size=(n_tokens, 1))
+                output = output - removed * terms[victim]
+                removals[victim, label] = removed[:, 0]
         terms[label] = output
-    return terms
+    return terms, removals
 
 
 def projection_rows(parts: dict[str, np.ndarray], writer: str, output: np.ndarray) -> dict[str, np.ndarray]:
@@ -98,12 +110,16 @@ def fake_model(
     n_tokens: int = 96,
     d_model: int = 200,
     zero: tuple[str, ...] = (),
+    reading: bool = False,
     **about: Any,
 ) -> ModelTables:
-    """A model's manifest entry and its three tables; outputs of the writers named in ``zero`` are zero everywhere."""
+    """A model's manifest entry and its tables; outputs of the writers named in ``zero`` are zero everywhere.
+
+    Without ``reading`` it is a run that did not measure V-composition: its tables are three, with nulls in ``writers``.
+    """
     rng = np.random.default_rng(seed)
     layout = Layout(n_layers, n_heads, attn_only)
-    terms = fake_terms(layout, n_tokens, d_model, rng)
+    terms, removals = fake_terms(layout, n_tokens, d_model, rng)
     terms.update({label: np.zeros_like(terms[label]) for label in zero})
     order = list(terms)
     states = {
@@ -122,6 +138,8 @@ def fake_model(
         writers.append(_writer_row(name, layout, writer, by_state, by_part, list(others)))
     tables = {key: pd.concat(parts, ignore_index=True) for key, parts in frames.items()}
     tables["writers"] = pd.DataFrame(writers)
+    if reading:
+        add_reading(name, layout, terms, removals, tables, np.random.default_rng([seed, 1]))
     entry = {
         **{
             "name": name,
@@ -166,6 +184,143 @@ def _writer_row(
         row[f"erased_by_reading{suffix}"] = np.nan
     row |= {"erasers": None, "opposing": opposing_heads(layout, writer, by_part, labels)}
     return row | dict.fromkeys(NULL_WRITER_COLUMNS, np.nan)
+
+
+def add_reading(
+    model: str,
+    layout: Layout,
+    terms: dict[str, np.ndarray],
+    removals: Removals,
+    tables: dict[str, pd.DataFrame],
+    rng: np.random.Generator,
+) -> None:
+    """Add ``v_composition`` and ``dla_correlation``, and complete ``writers`` from them."""
+    unembedding = rng.normal(size=next(iter(terms.values())).shape)
+    composition, correlation, rows = [], [], []
+    for writer in layout.writers:
+        heads = [label for label in layout.heads if layout.term_index[label] in layout.later_terms(writer)]
+        row: dict[str, Any] = dict.fromkeys(COMPLETED, np.nan)
+        if heads and terms[writer].any():
+            parts = _read_parts(writer, heads, terms, removals, rng)
+            composition.append(_composition_frame(model, layout, writer, heads, parts, terms))
+            correlation.append(_correlation_frame(model, layout, writer, heads, parts, terms, unembedding))
+            row = _reading_row(layout, writer, heads, composition[-1], correlation[-1], tables)
+        elif heads:
+            composition.append(_null_frame(model, layout, writer, heads))
+        rows.append(row)
+    completed = tables["writers"].drop(columns=list(COMPLETED)).assign(**pd.DataFrame(rows).to_dict("series"))
+    completed["rank"] = completed["erased_by_reading"].rank(ascending=False, method="first")
+    completed["erasers"] = completed["erasers"].astype(object).where(completed["erasers"].notna(), None)
+    completed["opposing"] = completed["opposing"].astype(object).where(completed["opposing"].notna(), None)
+    tables["writers"] = completed[tables["writers"].columns]
+    tables["v_composition"] = pd.concat(composition, ignore_index=True) if composition else pd.DataFrame()
+    tables["dla_correlation"] = pd.concat(correlation, ignore_index=True) if correlation else pd.DataFrame()
+
+
+COMPLETED = ("erased_by_reading", "erased_by_reading_centred", "erasers", "opposing", *NULL_WRITER_COLUMNS[:-1])
+
+
+def _read_parts(
+    writer: str, heads: list[str], terms: dict[str, np.ndarray], removals: Removals, rng: np.random.Generator
+) -> np.ndarray:
+    """V-composed parts [head, token, d_model]."""
+    output = terms[writer]
+    parts = []
+    for index, head in enumerate(heads):
+        read = removals.get((writer, head), np.zeros(len(output)))
+        read = read * 0.05 if writer == "pos_embed" and index % 2 else read
+        noise = rng.normal(size=output.shape) * 0.02 * np.abs(output).mean()
+        parts.append(noise - read[:, None] * output * (rng.normal(size=(len(output), 1)) * 0.1 + 1))
+    return np.stack(parts)
+
+
+def _with_sums(layout: Layout, heads: list[str], values: np.ndarray) -> dict[str, np.ndarray]:
+    """Values [head, …] by eraser: each layer's heads, then their sum, and last the sum of all."""
+    by_label = dict(zip(heads, values, strict=True))
+    found: dict[str, np.ndarray] = {}
+    for layer in range(layout.n_layers):
+        own = {label: by_label[label] for label in heads if label.startswith(f"L{layer}H")}
+        found |= own
+        found |= {f"attn{layer}": np.sum(list(own.values()), axis=0)} if own else {}
+    return {**found, "later": values.sum(axis=0)}
+
+
+def _composition_frame(
+    model: str, layout: Layout, writer: str, heads: list[str], parts: np.ndarray, terms: dict[str, np.ndarray]
+) -> pd.DataFrame:
+    full = _with_sums(layout, heads, np.stack([terms[head] for head in heads]))
+    composed = _with_sums(layout, heads, parts)
+    rest = {label: full[label] - composed[label] for label in full}
+    columns: dict[str, Any] = {"model": model, "writer": writer, "eraser": list(full)}
+    for name, part in (("clean", full), ("patched", rest), ("v_composed", composed)):
+        rows = projection_rows(part, writer, terms[writer])
+        columns |= {f"{name}_{quantile}": rows[quantile] for quantile in QUANTILES}
+    return pd.DataFrame({**columns, "beta": rows["beta"], "beta_centred": rows["beta_centred"], "n": rows["n"]})
+
+
+def _null_frame(model: str, layout: Layout, writer: str, heads: list[str]) -> pd.DataFrame:
+    labels = list(_with_sums(layout, heads, np.zeros(len(heads))))
+    names = [f"{run}_{quantile}" for run in ("clean", "patched", "v_composed") for quantile in QUANTILES]
+    nothing = dict.fromkeys([*names, "beta", "beta_centred"], np.nan)
+    return pd.DataFrame({"model": model, "writer": writer, "eraser": labels, **nothing, "n": 0})
+
+
+def _correlation_frame(
+    model: str,
+    layout: Layout,
+    writer: str,
+    heads: list[str],
+    parts: np.ndarray,
+    terms: dict[str, np.ndarray],
+    unembedding: np.ndarray,
+) -> pd.DataFrame:
+    own = (terms[writer] * unembedding).sum(axis=-1)
+    effects = {"full": np.stack([terms[head] for head in heads]), "v_composition": parts}
+    rows = []
+    for effect, outputs in effects.items():
+        for eraser, values in _with_sums(layout, heads, (outputs * unembedding).sum(axis=-1)).items():
+            numbers = _correlation(own, values)
+            rows.append(
+                {"model": model, "writer": writer, "eraser": eraser, "effect": effect, **numbers, "n": len(own)}
+            )
+    return pd.DataFrame(rows)
+
+
+def _correlation(own: np.ndarray, values: np.ndarray) -> dict[str, float]:
+    if not values.any():
+        return dict.fromkeys(("r", "spearman", "slope", "intercept", "low", "high"), np.nan)
+    r = float(np.corrcoef(own, values)[0, 1])
+    slope, intercept = np.polyfit(own, values, 1)
+    ranks = pd.Series(own).rank(), pd.Series(values).rank()
+    reach = 1.96 / np.sqrt(max(len(own) - 3, 1))
+    low, high = np.tanh(np.arctanh(r) - reach), np.tanh(np.arctanh(r) + reach)
+    spearman = float(np.corrcoef(*ranks)[0, 1])
+    return {"r": r, "spearman": spearman, "slope": slope, "intercept": intercept, "low": low, "high": high}
+
+
+def _reading_row(
+    layout: Layout,
+    writer: str,
+    heads: list[str],
+    composition: pd.DataFrame,
+    correlation: pd.DataFrame,
+    tables: dict[str, pd.DataFrame],
+) -> dict[str, Any]:
+    rows = composition.set_index("eraser")
+    rule = (rows["v_composed_median"] <= -TAU) & (rows["v_composed_q75"] < 0)
+    erasers = [head for head in heads if rule[head]]
+    full = tables["component_projection"].query("writer == @writer").set_index("component")["beta"]
+    opposing = tables["writers"].set_index("writer").loc[writer, "opposing"] or ""
+    against = correlation.query("eraser == 'later' and effect == 'v_composition'").iloc[0]
+    return {
+        "erased_by_reading": -rows.loc["later", "beta"],
+        "erased_by_reading_centred": -rows.loc["later", "beta_centred"],
+        "erasers": "+".join(erasers),
+        "opposing": "+".join(head for head in opposing.split("+") if head and head not in erasers),
+        "v_composition_share": rows.loc[erasers, "beta"].sum() / full[erasers].sum() if erasers else np.nan,
+        "dla_r": against["r"],
+        "dla_slope": against["slope"],
+    }
 
 
 def fake_manifest(models: list[ModelTables], **changes: Any) -> dict[str, Any]:

@@ -1,56 +1,25 @@
 """Planted models: processed weights in which one head erases a known part of what one writer wrote, token by token.
 
-The residual stream is cut into orthogonal subspaces of the vectors whose entries sum to zero (so that LayerNorm's
-centring leaves them alone):
-
-- *carrier*, one direction that an embedding fills with a constant much larger than everything else, so that the
-  LayerNorm scale is the same at every token of every layer to within 5e-4;
-- *code*, written by ``embed``: a vector per token, with a part that all tokens share;
-- *clock*, written by ``pos_embed``: positions on circles, from which planted heads attend to a chosen position;
-- *store*, in which the writer alone writes, and which the eraser and the reinforcer read and write;
-- *rest*, where all other heads, MLPs and biases write; they read everything but the carrier.
-
-What the writer writes is then a function of the token (or the position) alone, and what the eraser writes is −fraction
-times what the writer put into the store at the attended positions. ``expected`` computes both from the construction,
-without a forward pass, and with them every row of the tables that belongs to the writer: all other components are
-orthogonal to it.
+What a planted writer writes is a function of the token (or the position) alone, and what its eraser writes is −fraction
+times what the writer put into its store at the attended positions (``tests.planting`` has the subspaces). ``expected``
+computes both from the construction, without a forward pass, and with them every row of the tables that belongs to the
+writer: all other components are orthogonal to it. Planted heads read nothing but their store, so that all they write is
+V-composed with the writer.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
-from tests.oracle import QUANTILES, TAU, activate
+from tests.oracle import QUANTILES, TAU
+from tests.planting import ATTENDS, Attend, Builder, attended, head_index, small_config
 from workers.components import layer_of
-from workers.trace import ModelConfig, default_attn_scale, weight_shapes
-
-Attend = Literal["self", "previous", "uniform"]
-ATTENDS: tuple[Attend, ...] = ("self", "previous", "uniform")
-
-CARRIER = 300.0
-"""Length of the constant part of the stream; all else together stays near 5."""
-CODE_DIM, STORE_DIM, CIRCLES = 6, 4, 4
-VARIATION = 0.3
-"""Size of what differs between tokens in each code dimension, beside a shared part of length one."""
-SHARPNESS = 20.0
-"""How far the score of the attended position lies above all others: e⁻²⁰ of the attention goes elsewhere."""
-
-
-class Subspaces(NamedTuple):
-    """Orthonormal bases, one direction per row."""
-
-    carrier: np.ndarray
-    code: np.ndarray
-    clock: np.ndarray
-    store: np.ndarray
-    rest: np.ndarray
+from workers.trace import ModelConfig
 
 
 class Planted(NamedTuple):
@@ -108,6 +77,7 @@ class Expected(NamedTuple):
             )
         for state, end in zip(layout.states, layout.state_ends, strict=True):
             parts[state] = sum(list(terms.values())[:end], zero)
+        parts["later"] = sum((v for label, v in self.vectors.items() if label != self.planted.writer), zero)
         return parts
 
     def pr(self, label: str) -> np.ndarray:
@@ -138,18 +108,13 @@ class Expected(NamedTuple):
         return values
 
     def opposing(self) -> str:
-        """``writers.opposing``: the eraser, the reinforcer, both or neither, as their PRs have it."""
+        """Heads consistently negative onto the writer: the eraser, the reinforcer, both or neither, as PRs have it.
+
+        They are ``writers.opposing`` until reading is measured and ``writers.erasers`` from then on.
+        """
         heads = [label for label in self.planted.config.layout.heads if label in self.vectors]
         later = [label for label in heads if layer_of(label) > layer_of(self.planted.writer)]
         return "+".join(h for h in later if np.median(self.pr(h)) <= -TAU and np.quantile(self.pr(h), 0.75) < 0.0)
-
-
-def attended(attend: Attend, n: int) -> np.ndarray:
-    """The eraser's attention pattern [query, key]; the first position has none before it and attends to itself."""
-    if attend == "uniform":
-        return np.tril(np.ones((n, n))) / np.arange(1, n + 1)[:, None]
-    offset = 1 if attend == "previous" else 0
-    return np.eye(n)[np.maximum(np.arange(n) - offset, 0)]
 
 
 def plant(
@@ -181,161 +146,73 @@ def plant(
     Raises:
         ValueError: the eraser is not later than the writer, or the widths leave no room for the subspaces.
     """
-    config = ModelConfig(
-        n_layers=n_layers,
-        d_model=d_model,
-        n_heads=n_heads,
-        d_head=d_head,
-        d_mlp=2 * d_model,
-        n_ctx=n_ctx,
-        d_vocab=d_vocab,
-        act_fn="gelu",
-        attn_only=attn_only,
-        eps=1e-5,
-        attn_scale=default_attn_scale(d_head),
-    )
+    shape = {"d_model": d_model, "d_head": d_head, "n_ctx": n_ctx, "d_vocab": d_vocab, "attn_only": attn_only}
+    config = small_config(n_layers, n_heads, **shape)
     eraser = eraser or f"L{n_layers - 1}H0"
     if layer_of(eraser) <= layer_of(writer):
         raise ValueError(f"eraser {eraser} is not in a layer behind writer {writer}")
-    builder = _Builder(config, np.random.default_rng(seed))
+    builder = Builder(config, np.random.default_rng(seed))
     table = builder.plant_writer(writer)
     builder.plant_reader(eraser, attend, -fraction)
-    layer, head = layer_of(eraser), int(eraser.split("H")[1])
+    layer, head = head_index(eraser)
     reinforcer = f"L{layer}H{(head + 1) % n_heads}" if n_heads > 1 else None
     if reinforcer is not None:
         builder.plant_reader(reinforcer, "self", reinforcement)
-    weights = {name: torch.from_numpy(builder.weights[name]) for name in weight_shapes(config)}
-    return Planted(
-        config, weights, writer, eraser, reinforcer, fraction, reinforcement, attend, builder.bases.store, table
-    )
+    store, weights = builder.bases.stores[0], builder.tensors()
+    return Planted(config, weights, writer, eraser, reinforcer, fraction, reinforcement, attend, store, table)
 
 
-class _Builder:
-    """A random model whose components leave the store alone, and what is then planted into it.
+class Garden(NamedTuple):
+    """A quiet model with several plants, or with none."""
 
-    Weights that read are multiplied by the LayerNorm scale, so that readers see the stream as it was written.
+    config: ModelConfig
+    weights: dict[str, Tensor]
+    plants: tuple[Planted, ...]
+    """Without reinforcers; each writer has a store of its own."""
+
+    def erasers(self, tokens: Tensor | np.ndarray, positions: Tensor | np.ndarray | None = None) -> dict[str, str]:
+        """``writers.erasers`` of every writer."""
+        by_plant = {plant.writer: plant.expected(tokens, positions).opposing() for plant in self.plants}
+        return {writer: by_plant.get(writer, "") for writer in self.config.layout.writers}
+
+
+def plant_several(
+    seed: int, n_plants: int = 3, *, n_layers: int = 4, n_heads: int = 3, attn_only: bool = False, n_ctx: int = 16
+) -> Garden:
+    """Plant at random places: distinct writers (at most one of them an embedding) and distinct erasers behind them.
+
+    Args:
+        seed: of places, fractions, what is attended to and all weights.
+        n_plants: how many; three have the three ways of attending, in random order.
+        n_layers, n_heads, attn_only, n_ctx: the shape.
     """
-
-    def __init__(self, config: ModelConfig, rng: np.random.Generator) -> None:
-        self.config, self.rng = config, rng
-        self.bases = _subspaces(config, rng)
-        self.scale = math.sqrt(CARRIER**2 / config.d_model + config.eps)
-        self.weights = self._background()
-
-    def normal(self, *shape: int, std: float) -> np.ndarray:
-        return std * self.rng.standard_normal(shape)
-
-    def _reading(self, *shape: int, std: float) -> np.ndarray:
-        """Random weights [*leading, d_model, width] that read everything but the carrier."""
-        seen = np.eye(self.config.d_model) - self.bases.carrier.T @ self.bases.carrier
-        return self.scale * seen @ self.normal(*shape, std=std)
-
-    def _writing(self, *shape: int, std: float) -> np.ndarray:
-        """Random weights [*leading, d_model] that write into the rest."""
-        return self.normal(*shape[:-1], len(self.bases.rest), std=std) @ self.bases.rest
-
-    def _background(self) -> dict[str, np.ndarray]:
-        shapes, width = weight_shapes(self.config), 1.0 / math.sqrt(self.config.d_model)
-        weights = {name: self._reading(*shapes[name], std=width) for name in ("W_Q", "W_K", "W_V")}
-        weights |= {name: self.normal(*shapes[name], std=0.2) for name in ("b_Q", "b_K", "b_U")}
-        weights |= {"W_O": self._writing(*shapes["W_O"], std=width), "b_O": self._writing(*shapes["b_O"], std=0.1)}
-        if not self.config.attn_only:
-            weights |= {
-                "W_in": self._reading(*shapes["W_in"], std=width),
-                "b_in": self.normal(*shapes["b_in"], std=0.2),
-            }
-            weights |= {"W_out": self._writing(*shapes["W_out"], std=width)}
-            weights |= {"b_out": self._writing(*shapes["b_out"], std=0.1)}
-        weights["W_U"] = self._reading(*shapes["W_U"], std=width)
-        weights["W_E"] = self._code() @ self.bases.code
-        weights["W_pos"] = self._clock() @ self.bases.clock + CARRIER * self.bases.carrier
-        return weights
-
-    def _code(self) -> np.ndarray:
-        """Code of each token: one shared dimension, the others its own."""
-        own = self.normal(self.config.d_vocab, CODE_DIM - 1, std=VARIATION)
-        return np.concatenate([np.ones((self.config.d_vocab, 1)), own], axis=1)
-
-    def _angles(self, steps: np.ndarray) -> np.ndarray:
-        """Angles [step, circle] of some steps along the positions."""
-        circles = len(self.bases.clock) // 2
-        return 2.0 * np.pi * steps[:, None] * np.arange(1, circles + 1) / self.config.n_ctx
-
-    def _clock(self) -> np.ndarray:
-        """Clock of each position: cosines, then sines, of one to four turns per context; length one."""
-        angles = self._angles(np.arange(self.config.n_ctx))
-        return np.concatenate([np.cos(angles), np.sin(angles)], axis=1) / math.sqrt(angles.shape[1])
-
-    def _attend(self, layer: int, head: int, attend: Attend) -> None:
-        """Make a head's attention what ``attended`` says: query and key are clocks, the query's turned back."""
-        w = self.weights
-        for name in ("W_Q", "W_K", "b_Q", "b_K"):
-            w[name][layer, head] = 0.0
-        if attend == "uniform":
-            return
-        overlap = np.cos(self._angles(np.arange(1, self.config.n_ctx))).mean(axis=1)
-        gain = math.sqrt(SHARPNESS * self.config.attn_scale / (1.0 - overlap.max()))
-        turn = self._angles(np.array([1.0 if attend == "previous" else 0.0]))[0]
-        cosine, sine = np.diag(np.cos(turn)), np.diag(np.sin(turn))
-        turned = np.block([[cosine, -sine], [sine, cosine]])
-        width = len(self.bases.clock)
-        w["W_Q"][layer, head, :, :width] = gain * self.scale * self.bases.clock.T @ turned
-        w["W_K"][layer, head, :, :width] = gain * self.scale * self.bases.clock.T
-
-    def plant_reader(self, head_label: str, attend: Attend, amount: float) -> None:
-        """Make a head write ``amount`` times what the store holds where it attends to."""
-        layer, head = layer_of(head_label), int(head_label.split("H")[1])
-        self._attend(layer, head, attend)
-        inner = np.linalg.qr(self.normal(self.config.d_head, STORE_DIM, std=1.0))[0]
-        self.weights["W_V"][layer, head] = self.scale * self.bases.store.T @ inner.T
-        self.weights["W_O"][layer, head] = amount * inner @ self.bases.store
-
-    def plant_writer(self, writer: str) -> np.ndarray:
-        """Make a component the store's only writer; its output by token id, by position for ``pos_embed``."""
-        if writer in ("embed", "pos_embed"):
-            return self._plant_embedding(writer)
-        return self._plant_mlp(layer_of(writer)) if writer.startswith("MLP") else self._plant_head(writer)
-
-    def _plant_embedding(self, writer: str) -> np.ndarray:
-        own, other = ("W_E", "W_pos") if writer == "embed" else ("W_pos", "W_E")
-        shared, varied = self.normal(STORE_DIM, std=1.0), self.normal(len(self.weights[own]), STORE_DIM, std=VARIATION)
-        if writer == "pos_embed":
-            self.weights[own] = self.weights[own] - CARRIER * self.bases.carrier
-            self.weights[other] = self.weights[other] + CARRIER * self.bases.carrier
-        self.weights[own] = self.weights[own] + (shared + varied) @ self.bases.store
-        return self.weights[own]
-
-    def _plant_head(self, writer: str) -> np.ndarray:
-        layer, head = layer_of(writer), int(writer.split("H")[1])
-        self._attend(layer, head, "self")
-        into = self.normal(CODE_DIM, self.config.d_head, std=1.0 / math.sqrt(CODE_DIM))
-        out = self.normal(self.config.d_head, STORE_DIM, std=1.0)
-        self.weights["W_V"][layer, head] = self.scale * self.bases.code.T @ into
-        self.weights["W_O"][layer, head] = out @ self.bases.store
-        return self.weights["W_E"] @ self.bases.code.T @ into @ out @ self.bases.store
-
-    def _plant_mlp(self, layer: int) -> np.ndarray:
-        w, hidden = self.weights, self.config.d_mlp
-        into = self.normal(CODE_DIM, hidden, std=1.0)
-        w["W_in"][layer] = self.scale * self.bases.code.T @ into
-        w["W_out"][layer] = self.normal(hidden, STORE_DIM, std=2.0 / math.sqrt(hidden)) @ self.bases.store
-        w["b_out"][layer] = self.normal(STORE_DIM, std=0.5) @ self.bases.store
-        return (
-            activate("gelu", w["W_E"] @ self.bases.code.T @ into + w["b_in"][layer]) @ w["W_out"][layer]
-            + w["b_out"][layer]
-        )
+    rng = np.random.default_rng(seed)
+    config = small_config(n_layers, n_heads, d_model=64, attn_only=attn_only, n_ctx=n_ctx)
+    builder = Builder(config, rng, max(n_plants, 1), quiet=True, shared=2.0)
+    attends, places = rng.permutation(ATTENDS), _places(config, rng, n_plants)
+    tables, fractions = [], np.round(rng.uniform(0.5, 1.2, n_plants), 2).tolist()
+    for store, (writer, eraser) in enumerate(places):
+        tables.append(builder.plant_writer(writer, store))
+        builder.plant_reader(eraser, attends[store % len(attends)], -fractions[store], store)
+    weights, stores = builder.tensors(), builder.bases.stores
+    plants = [
+        Planted(config, weights, writer, eraser, None, fractions[i], 0.0, attends[i % 3], stores[i], tables[i])
+        for i, (writer, eraser) in enumerate(places)
+    ]
+    return Garden(config, weights, tuple(plants))
 
 
-def _subspaces(config: ModelConfig, rng: np.random.Generator) -> Subspaces:
-    """Cut the vectors whose entries sum to zero into orthogonal subspaces at random."""
-    clock_dim = 2 * min(CIRCLES, config.d_head // 2)
-    sizes = [1, CODE_DIM, clock_dim, STORE_DIM]
-    rest = config.d_model - 1 - sum(sizes)
-    if rest < 1 or config.d_head < STORE_DIM:
-        raise ValueError(f"d_model {config.d_model} and d_head {config.d_head} are too small to plant in")
-    ones = np.ones((config.d_model, 1))
-    basis = np.linalg.qr(np.concatenate([ones, rng.standard_normal((config.d_model, config.d_model - 1))], axis=1))[0]
-    return Subspaces(*np.split(basis.T[1:], np.cumsum(sizes)))
+def _places(config: ModelConfig, rng: np.random.Generator, n_plants: int) -> list[tuple[str, str]]:
+    """Writers and, behind each, an eraser; no component has two parts to play."""
+    layout, taken, places = config.layout, set(), []
+    # Only one embedding can be without the carrier.
+    taken.add(str(rng.choice(["embed", "pos_embed"])))
+    while len(places) < n_plants:
+        writer, eraser = str(rng.choice(layout.writers)), str(rng.choice(layout.heads))
+        if layer_of(eraser) > layer_of(writer) and not {writer, eraser} & taken:
+            places.append((writer, eraser))
+            taken |= {writer, eraser}
+    return places
 
 
 def assert_matches_construction(
@@ -369,7 +246,41 @@ def assert_matches_construction(
             _assert_row(where, row, {"mean": float(expected.pr(label).mean())} | coefficients, tolerance)
     ledger = tables["writers"].set_index("writer").loc[planted.writer]
     _assert_row("writers", ledger, expected.ledger(), tolerance)
-    assert ledger["opposing"] == expected.opposing()
+    if "erasers" not in ledger or pd.isna(ledger["erasers"]):
+        assert ledger["opposing"] == expected.opposing()
+
+
+def assert_reading_matches_construction(
+    tables: Mapping[str, pd.DataFrame],
+    planted: Planted,
+    tokens: Tensor | np.ndarray,
+    positions: Tensor | np.ndarray | None = None,
+    *,
+    tolerance: float = 1e-3,
+    sketched: bool = False,
+) -> None:
+    """Fail where what is V-composed with the planted writer differs from the construction: all that planted heads do.
+
+    Args: as ``assert_matches_construction`` takes them; the tables are ``v_composition`` and ``writers``.
+    """
+    expected, slack = planted.expected(tokens, positions), 0.004 if sketched else 0.0
+    rows = tables["v_composition"][tables["v_composition"]["writer"] == planted.writer].set_index("eraser")
+    assert set(rows["n"]) == {len(expected.written)}
+    assert {"later", planted.eraser, f"attn{layer_of(planted.eraser)}"} <= set(rows.index)
+    for eraser, row in rows.iterrows():
+        ratios = dict(zip(QUANTILES, np.quantile(expected.pr(eraser), list(QUANTILES.values())), strict=True))
+        for spread, share in (("clean", 1.0), ("patched", 0.0), ("v_composed", 1.0)):
+            quantiles = {f"{spread}_{name}": share * value for name, value in ratios.items()}
+            _assert_row(f"v_composition {eraser}", row, quantiles, tolerance, slack)
+        coefficients = {"beta": expected.beta(eraser), "beta_centred": expected.beta(eraser, centred=True)}
+        _assert_row(f"v_composition {eraser}", row, coefficients, tolerance)
+    ledger = tables["writers"].set_index("writer").loc[planted.writer]
+    erased = {"erased_by_reading": -expected.beta("later")}
+    erased |= {"erased_by_reading_centred": -expected.beta("later", centred=True)}
+    _assert_row("writers", ledger, erased, tolerance)
+    assert (ledger["erasers"], ledger["opposing"]) == (expected.opposing(), "")
+    if ledger["erasers"]:
+        _assert_row("writers", ledger, {"v_composition_share": 1.0}, tolerance)
 
 
 def _assert_row(

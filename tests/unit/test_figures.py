@@ -11,10 +11,9 @@ import pytest
 from dashboards.compare import (
     depth_lines,
     display_names,
-    opposed_points,
+    named_writers,
     overview,
     plot_depth,
-    plot_opposed,
     plot_removed,
     removed,
 )
@@ -22,6 +21,7 @@ from dashboards.document import Markup
 from dashboards.figures import layer_spans, layer_steps, onto_writer, plot_layer, plot_onto, plot_presence, presence
 from dashboards.heatmaps import TOP_ROWS, heatmap, plot_heatmap
 from dashboards.ledger import ledger, plot_ledger
+from dashboards.strips import OPPOSED, plot_strips, strip_points
 from dashboards.tables import (
     ModelTables,
     grid_of,
@@ -230,27 +230,27 @@ class TestHeatmap:
 
 class TestCompare:
     def test_points_are_every_measured_writer(self, model: ModelTables, attn_only: ModelTables) -> None:
-        points = opposed_points([model, attn_only])
-        assert points.groupby("model").size().to_dict() == {"four": 37, "bare": 8}
-        row = points[(points["model"] == "four") & (points["writer"] == "MLP2")].iloc[0]
-        assert row["opposed"] == row_of(model, "MLP2")["opposed"]
+        points = strip_points(named_writers([model, attn_only]), OPPOSED)
+        assert points.groupby("group").size().to_dict() == {"four": 37, "bare": 8}
+        row = points[(points["group"] == "four") & (points["writer"] == "MLP2")].iloc[0]
+        assert row["value"] == row_of(model, "MLP2")["opposed"]
         assert row["kind"] == "MLP"
-        centred = opposed_points([model], centred=True)
+        centred = strip_points(named_writers([model]), OPPOSED, centred=True)
         row = centred[centred["writer"] == "pos_embed"].iloc[0]
-        assert row["opposed"] == row_of(model, "pos_embed")["opposed_centred"]
+        assert row["value"] == row_of(model, "pos_embed")["opposed_centred"]
 
     def test_of_many_writers_the_most_opposed_stay(self, model: ModelTables) -> None:
-        points = opposed_points([model], most=10)
+        points = strip_points(named_writers([model]), OPPOSED, most=10)
         assert len(points) == 10
         assert points["writer"].tolist()[:5] == top_writers(model, 5)
-        assert points["opposed"].max() == model.tables["writers"]["opposed"].max()
+        assert points["value"].max() == model.tables["writers"]["opposed"].max()
 
     def test_points_below_the_axis_sit_on_its_edge_and_keep_their_value(self) -> None:
         values = [-0.1] * 40 + [-50.0]
         points = pd.DataFrame(
-            {"model": "m", "writer": [f"L0H{i}" for i in range(41)], "kind": "head", "opposed": values}
+            {"group": "m", "writer": [f"L0H{i}" for i in range(41)], "kind": "head", "value": values}
         ).assign(written=1.0, remaining=0.5)
-        figure = plot_opposed(points, ["m"])
+        figure = plot_strips(points, ["m"], OPPOSED)
         strip = figure.data[1]
         assert min(strip.y) >= figure.layout.yaxis.range[0] > -2
         assert strip.customdata[-1][0] == -50
@@ -286,7 +286,10 @@ class TestCompare:
         assert np.isnan(shown[0].share)
 
     def test_overview_links_and_names_the_three_most_opposed(self, model: ModelTables) -> None:
-        row = overview([model], {"four": "four/figures/index.html"})[0]
+        table = overview([model], {"four": "four/figures/index.html"})
+        row = table.rows[0]
+        assert "opposed" in table.caption
+        assert table.columns[-1].heading == "most opposed: written → remaining"
         assert isinstance(row[0], Markup)
         assert row[0] == '<a href="four/figures/index.html">four</a>'
         assert row[1] == 4
@@ -294,7 +297,7 @@ class TestCompare:
         start = f"{first['writer']} {number(first['written'])} → {number(first['remaining'])}".replace(" ", "\u00a0")
         assert row[5].startswith(start)
         assert row[5].count("→") == 3
-        assert overview([ModelTables({}, {})], {}) == [["unnamed model", None, None, None, None, None]]
+        assert overview([ModelTables({}, {})], {}).rows == [["unnamed model", None, None, None, None, None]]
 
     def test_names_are_told_apart(self, model: ModelTables) -> None:
         other = ModelTables({**model.about, "folder": "four-2"}, {})

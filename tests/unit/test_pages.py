@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import json
 import re
 from pathlib import Path
@@ -16,6 +17,7 @@ from dashboards.pages import ModelTables, write_comparison, write_model_page
 from tests.fake_tables import fake_manifest, fake_model
 
 CARDS = ["presence", "layers", "onto", "heatmaps", "ledger"]
+READING_CARDS = ["patched", "erased", "causal", "dla"]
 NASTY = "<img src=x onerror=\"alert(1)\"></script><script>alert('2')</script> & co"
 
 
@@ -70,6 +72,34 @@ def small() -> ModelTables:
     return fake_model("small", 2, 3, seed=2, n_tokens=24, zero=("L1H1",))
 
 
+@pytest.fixture(scope="module")
+def reading() -> ModelTables:
+    """A run that measured V-composition and DLA too."""
+    return fake_model("reading", 3, 3, seed=3, n_tokens=24, zero=("L1H1",), reading=True)
+
+
+def less_reading(model: ModelTables) -> dict[str, dict[str, pd.DataFrame]]:
+    """Ways in which the tables of V-composition and DLA can be less than the contract says."""
+    tables = model.tables
+    names = ["v_composition", "dla_correlation"]
+    numbers = ["erased_by_reading", "erased_by_reading_centred", "v_composition_share", "dla_r", "dla_slope", "rank"]
+    return {
+        "no rows": {**tables, **{name: tables[name].iloc[:0] for name in names}},
+        "no columns": {**tables, **dict.fromkeys(names, pd.DataFrame())},
+        "no heads": {**tables, **{name: tables[name][tables[name]["eraser"] == "later"] for name in names}},
+        "no sums": {**tables, **{name: tables[name][tables[name]["eraser"].str.startswith("L")] for name in names}},
+        "one effect": {**tables, names[1]: tables[names[1]][tables[names[1]]["effect"] == "full"]},
+        "all null": {**tables, **{name: _nulls(tables[name]) for name in names}},
+        "no ranks": {**tables, "writers": tables["writers"].assign(**dict.fromkeys(numbers, None), erasers=None)},
+        "no lists": {**tables, "writers": tables["writers"].drop(columns=["erasers", "opposing"])},
+        "infinite": {name: table.replace({1.0: np.inf}) for name, table in tables.items()},
+    }
+
+
+def _nulls(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(**{name: None for name in table.columns if pd.api.types.is_float_dtype(table[name])}, n=0)
+
+
 class TestModelPage:
     def test_holds_every_figure_and_one_plotly(self, small: ModelTables, tmp_path: Path) -> None:
         page = model_page(small, tmp_path)
@@ -120,7 +150,7 @@ class TestModelPage:
         expected = {"only writers": 5, "only residual": 3, "only components": 4, "infinite": 0}
         # writers whose every value is null still have their rows, of dashes
         expected |= {"no tables": 6, "no rows": 6, "no columns": 6, "all null": 5}
-        assert len(missing) == expected[case]
+        assert len(missing) == expected[case] + len(READING_CARDS)
 
     def test_nothing_is_known_about_the_model(self, small: ModelTables, tmp_path: Path) -> None:
         path = tmp_path / "page.html"
@@ -140,11 +170,64 @@ class TestModelPage:
         assert html.escape(NASTY, quote=False) in others
 
     def test_large_models_are_aggregated_and_stay_small(self, tmp_path: Path) -> None:
-        large = fake_model("large", 16, 14, n_tokens=4, d_model=12)
+        large = fake_model("large", 16, 14, n_tokens=4, d_model=12, reading=True)
         page = model_page(large, tmp_path)
         assert "This model has more than 200 writers" in page
-        assert len(embedded(page, "onto")) == 40
+        assert {card: len(embedded(page, card)) for card in ("onto", "patched", "causal", "dla")} == {
+            **{"onto": 40, "patched": 80},
+            **{"causal": 2, "dla": 2},
+        }
         assert len(page) < 12e6
+
+    def test_of_an_older_run_nothing_is_said_about_reading(self, small: ModelTables, tmp_path: Path) -> None:
+        page = model_page(small, tmp_path)
+        assert page.count("This run did not measure it, or no measured writer has a later attention layer") == 4
+        assert [said for said in ("most erased", "Most erased", ">erasers<") if said in without_plotly(page)] == []
+        assert "the 5 most opposed" in page
+
+
+class TestReadingOnAModelsPage:
+    def test_holds_every_figure(self, reading: ModelTables, tmp_path: Path) -> None:
+        page = model_page(reading, tmp_path)
+        # without the zero head and the last layer: two embeddings, five heads and two MLPs that later heads can read
+        sizes = {"patched": 2 * 9, "erased": 2, "causal": 2 * 2 * 2, "dla": 2 * 2 * 2}
+        assert {card: len(embedded(page, card)) for card in READING_CARDS} == sizes
+        assert "This run did not measure it" not in page
+
+    def test_every_choice_of_the_controls_has_its_figure(self, reading: ModelTables, tmp_path: Path) -> None:
+        page = model_page(reading, tmp_path)
+        for card in READING_CARDS:
+            selects = re.findall(f'<select data-control="{card}"[^>]*>(.*?)</select>', page)
+            choices = itertools.product(*(re.findall('value="(\\d+)"', options) for options in selects))
+            assert sorted(embedded(page, card)) == sorted(".".join(choice) for choice in choices)
+
+    def test_says_what_is_erased_most(self, reading: ModelTables, tmp_path: Path) -> None:
+        page = model_page(reading, tmp_path)
+        first = reading.tables["writers"].sort_values("rank").iloc[0]
+        said = f"Most erased: {first['writer']}, of whose output later heads remove {first['erased_by_reading']:.2f}"
+        assert said in page
+        assert "the 5 most erased" in page
+        ranked = reading.tables["writers"].dropna(subset="rank").sort_values("rank")["writer"].tolist()
+        options = re.findall(r'<select data-control="patched"[^>]*>(.*?)</select>', page)[0]
+        assert re.findall(r"<option[^>]*>(.*?)</option>", options) == ranked
+
+    @pytest.mark.parametrize("case", list(less_reading(fake_model("x", 2, 1, n_tokens=4, reading=True))))
+    def test_missing_parts_leave_the_rest(self, reading: ModelTables, case: str, tmp_path: Path) -> None:
+        page = model_page(ModelTables(reading.about, less_reading(reading)[case]), tmp_path)
+        missing = re.findall(r'<p class="note">(.*?)</p>', page)
+        assert len(missing) == {"no rows": 3, "no columns": 3, "all null": 3, "no ranks": 1}.get(case, 0)
+
+    def test_a_single_layer_has_only_embeddings_to_be_read(self, tmp_path: Path) -> None:
+        page = model_page(fake_model("one", 1, 2, n_tokens=12, reading=True), tmp_path)
+        assert len(embedded(page, "patched")) == 4
+
+    def test_strings_from_data_are_escaped(self, reading: ModelTables, tmp_path: Path) -> None:
+        tables = {name: table.replace({"L0H1": NASTY}) for name, table in reading.tables.items()}
+        tables["writers"] = tables["writers"].assign(erasers=NASTY)
+        page = without_plotly(model_page(ModelTables(reading.about, tables), tmp_path))
+        assert "<img" not in page
+        assert "<script>alert" not in page
+        assert page.count("</script>") == len(CARDS) + len(READING_CARDS) + 2
 
 
 class TestComparison:
@@ -158,8 +241,36 @@ class TestComparison:
         assert "Mind when comparing" not in page
         assert page.count("plotly.js v") == 1
 
+    def test_erasing_by_reading_beside_an_older_run(
+        self, small: ModelTables, reading: ModelTables, tmp_path: Path
+    ) -> None:
+        page = comparison([reading, small], tmp_path)
+        assert sorted(embedded(page, "causal")) == [f"{centred}.{choice}.0" for centred in "01" for choice in "01"]
+        assert "No later heads, or not measured: small." in page
+        assert "Without a writer for which this was measured: small." in page
+        assert "most erased by reading: share (written → remaining)" in page
+        assert "most opposed: written → remaining" in page
+
+    def test_of_more_than_two_models_two_maps_are_chosen(self, reading: ModelTables, tmp_path: Path) -> None:
+        deep = fake_model("deep", 4, 2, n_tokens=24, reading=True)
+        models = [ModelTables({**reading.about, "name": name}, reading.tables) for name in ("a", "b")] + [deep]
+        page = comparison(models, tmp_path)
+        assert len(embedded(page, "causal")) == 2 * 2 * 3
+        panels = re.findall(r'<select data-control="causal" data-panel="(\d)"[^>]*>(.*?)</select>', page)
+        assert [panel for panel, _ in panels] == ["0", "1"]
+        assert [re.findall(r"<option[^>]*>(.*?)</option>", options) for _, options in panels] == [
+            ["a", "b", "deep"]
+        ] * 2
+        # the deepest model has most to show
+        assert [re.findall(r"selected>(.*?)<", options) for _, options in panels] == [["a"], ["deep"]]
+
+    def test_older_runs_alone_say_nothing_of_reading(self, small: ModelTables, tmp_path: Path) -> None:
+        page = without_plotly(comparison([small], tmp_path))
+        assert page.count("This was not measured in any model") == 2
+        assert "most erased by reading" not in page
+
     def test_twelve_models_stay_below_ten_megabytes(self, tmp_path: Path) -> None:
-        one = fake_model("gpt2", 12, 12, n_tokens=4, d_model=16)
+        one = fake_model("gpt2", 12, 12, n_tokens=4, d_model=16, reading=True)
         models = [
             ModelTables({**one.about, "name": f"gpt2-{index}", "folder": str(index)}, one.tables) for index in range(12)
         ]
@@ -185,7 +296,7 @@ class TestComparison:
     def test_no_models_at_all(self, tmp_path: Path) -> None:
         page = comparison([], tmp_path)
         assert "There are no models in this sweep." in page
-        assert page.count('class="note"') == 4
+        assert page.count('class="note"') == 6
 
     def test_one_model_that_is_empty(self, tmp_path: Path) -> None:
         page = comparison([ModelTables({}, {})], tmp_path)
@@ -197,3 +308,15 @@ class TestComparison:
         assert "<img" not in page
         assert "<script>alert" not in page
         assert '<a href="&quot;&gt;&lt;b&gt;x">' in page
+
+
+def test_a_page_that_cannot_be_written_leaves_nothing(small: ModelTables, tmp_path: Path) -> None:
+    (tmp_path / "page.html").mkdir()
+    with pytest.raises(OSError, match="page.html"):
+        write_model_page(small, tmp_path / "page.html", fake_manifest([small]))
+    assert [child.name for child in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_words_for_what_differs_between_sweeps_are_shown(small: ModelTables, tmp_path: Path) -> None:
+    page = comparison([small], tmp_path, config={"prompts": "8 / 16", "seq_len": "12 / 24"})
+    assert "Measured on 8 / 16 prompts of 12 / 24 tokens" in page

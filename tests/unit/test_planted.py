@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tests import oracle
-from tests.planted import ATTENDS, CARRIER, Attend, Planted, assert_matches_construction, attended, plant
+from tests.planted import Planted, assert_matches_construction, plant
+from tests.planting import ATTENDS, CARRIER, Attend, attended
 
 
 def draw_tokens(planted: Planted, n_prompts: int = 4, seed: int = 11) -> torch.Tensor:
