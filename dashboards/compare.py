@@ -1,4 +1,4 @@
-"""Models side by side: how much their writers are opposed, how long their embeddings last, how much is left.
+"""Models side by side: how much of their writers is erased, by which layers, how long it lasts, how much is left.
 
 Every figure is two steps, tables to what is shown and that to plotly. Depth is relative, from 0 (the first state) to 1
 (the last), so that models of any number of layers share an axis.
@@ -15,14 +15,14 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dashboards.document import Card, Column, Control, Markup, Table, escape
+from dashboards.maps import READING_HOVER, Columns, Look, Map, Size, causal_map, colour_limit, plot_map
+from dashboards.reading_cards import BETA_TITLE, OUTPUTS, x_title
+from dashboards.strips import ERASED, MAX_POINTS, OPPOSED, Measure, plot_strips, strip_points, strongest
 from dashboards.style import (
     BLUE,
     CYCLE,
     GREEN,
     GREY,
-    KIND_COLOURS,
-    KIND_NAMES,
-    KIND_SYMBOLS,
     RATIO_TITLE,
     SYMBOLS,
     VERMILLION,
@@ -32,16 +32,30 @@ from dashboards.style import (
     single,
     text,
 )
-from dashboards.tables import Floats, ModelTables, grid_of, kind_of, numeric, top_writers, writers_table
+from dashboards.tables import (
+    Floats,
+    ModelTables,
+    grid_of,
+    is_ranked,
+    numeric,
+    reading_of,
+    top_writers,
+    writers_table,
+)
 from dashboards.wording import amount, number, protocol_warnings
+from dashboards.writers_table import most_erased
 
-MAX_POINTS = 300
 KEPT_SHARE = 0.5
-_OFFSETS = {"embeddings": -0.25, "head": 0.0, "MLP": 0.25, "other": 0.25}
+_MAP_SIZE = Size(max_writers=60, top_rows=10)
+_NAMED_WRITERS = 3
+_COLUMNS: tuple[tuple[Columns, str], ...] = (("layers", "whole layers"), ("heads", "heads"))
 
 
 class DepthLine(NamedTuple):
-    """Median presence of one writer through relative depth; ``role``: ``most opposed``, ``pos_embed`` or ``embed``."""
+    """Median presence of one writer through relative depth.
+
+    ``role``: ``most erased``, or ``most opposed`` where reading was not measured, ``pos_embed`` or ``embed``.
+    """
 
     writer: str
     role: str
@@ -68,120 +82,29 @@ def display_names(models: Sequence[ModelTables]) -> list[str]:
     ]
 
 
-def opposed_points(models: Sequence[ModelTables], centred: bool = False, most: int = MAX_POINTS) -> pd.DataFrame:
-    """One row per writer to be drawn: model, writer, kind, opposed, written, remaining; unmeasured writers left out.
-
-    Of a model with more than ``most`` writers half are its most opposed, half spread evenly over the rest.
-    """
-    suffix = "_centred" if centred else ""
-    frames = []
-    for name, model in zip(display_names(models), models, strict=True):
-        table = writers_table(model)
-        values = {key: numeric(table, f"{key}{suffix}") for key in ("opposed", "written", "remaining")}
-        rows = pd.DataFrame({"model": name, "writer": table["writer"].astype(str), **values})
-        rows = rows[np.isfinite(rows["opposed"])].sort_values("opposed", kind="stable", ignore_index=True)
-        if len(rows) > most:
-            rest = np.linspace(most // 2, len(rows) - 1, most - most // 2).round().astype(int)
-            rows = rows.iloc[[*range(most // 2), *rest]]
-        frames.append(rows.assign(kind=[kind_of(writer) for writer in rows["writer"]]))
-    columns = ["model", "writer", "kind", "opposed", "written", "remaining"]
-    return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
-
-
-def plot_opposed(points: pd.DataFrame, models: Sequence[str]) -> go.Figure:
-    """A strip of writers per model, kinds apart by place, colour and symbol; what lies below the axis sits on it."""
-    position = {name: index for index, name in enumerate(models)}
-    floor = _strip_floor(points)
-    data = [_box(points, models, floor)]
-    for kind in KIND_NAMES:
-        part = points[points["kind"] == kind]
-        if len(part):
-            data.append(_strip(part, kind, position, floor))
-    return figure(
-        data,
-        x_title="",
-        y_title="opposed<br>(share of the writer's output)",
-        height=460,
-        xaxis={
-            **{"tickmode": "array", "tickvals": list(range(len(models))), "ticktext": [text(name) for name in models]},
-            **{"range": [-0.6, len(models) - 0.4], "showgrid": False, "zeroline": False},
-        },
-        yaxis={"range": [floor * 1.04, 0.04 * abs(floor)]},
-        showlegend=True,
-    )
-
-
-def _strip_floor(points: pd.DataFrame) -> float:
-    """Lower end of the axis: the model with the widest spread, without its furthest twentieth."""
-    tails = [float(np.quantile(part["opposed"], 0.05)) for _, part in points.groupby("model", observed=True)]
-    lowest = float(points["opposed"].min()) if len(points) else -1.0
-    return min(-0.5, max(lowest, 1.3 * min(tails, default=-1.0)))
-
-
-def _box(points: pd.DataFrame, models: Sequence[str], floor: float) -> go.Box:
-    quartiles = [
-        np.quantile(points.loc[points["model"] == name, "opposed"], [0.25, 0.5, 0.75])
-        for name in models
-        if (points["model"] == name).any()
-    ]
-    at = [index for index, name in enumerate(models) if (points["model"] == name).any()]
-    low, middle, high = (np.maximum([row[i] for row in quartiles], floor) for i in range(3))
-    return go.Box(
-        x=at,
-        q1=single(low),
-        median=single(middle),
-        q3=single(high),
-        lowerfence=single(low),
-        upperfence=single(high),
-        width=0.8,
-        name="quartiles of all",
-        line={"color": shade(GREY, 0.8), "width": 1},
-        fillcolor=shade(GREY, 0.15),
-        hoverinfo="skip",
-    )
-
-
-def _strip(part: pd.DataFrame, kind: str, position: dict[str, int], floor: float) -> go.Scatter:
-    # steps of the golden ratio spread neighbours evenly without chance
-    jitter = (np.arange(len(part)) * 0.6180339887 % 1 - 0.5) * (0.26 if kind == "head" else 0.12)
-    below = part["opposed"].to_numpy() < floor
-    symbol = KIND_SYMBOLS[kind]
-    return go.Scatter(
-        x=single(part["model"].map(position).to_numpy(dtype=float) + _OFFSETS.get(kind, 0.0) + jitter),
-        y=single(part["opposed"].clip(lower=floor).to_numpy()),
-        text=[text(writer) for writer in part["writer"]],
-        customdata=single(part[["opposed", "written", "remaining"]].to_numpy(dtype=float)),
-        name=KIND_NAMES[kind],
-        mode="markers",
-        marker={
-            "color": KIND_COLOURS[kind],
-            "symbol": [f"{symbol}-open" if out else symbol for out in below],
-            **{"size": 7, "opacity": 0.85},
-        },
-        hovertemplate=(
-            "<b>%{text}</b><br>opposed %{customdata[0]:.3f}<br>"
-            "written %{customdata[1]:.3f}, remaining %{customdata[2]:.3f}<extra></extra>"
-        ),
-    )
+def named_writers(models: Sequence[ModelTables]) -> list[tuple[str, pd.DataFrame]]:
+    """Each model's name and its ``writers`` table: the strips of a figure of writers."""
+    return [(name, writers_table(model)) for name, model in zip(display_names(models), models, strict=True)]
 
 
 def depth_lines(model: ModelTables) -> list[DepthLine]:
-    """Presence of the most opposed writer, ``pos_embed`` and ``embed`` through a model's relative depth."""
+    """Presence of the top writer, ``pos_embed`` and ``embed`` through a model's relative depth."""
     residual = grid_of(model.tables.get("residual_projection"), "state")
     depth = np.linspace(0, 1, len(residual.columns)) if len(residual.columns) > 1 else np.zeros(len(residual.columns))
-    roles = {"pos_embed": "pos_embed", "embed": "embed"} | dict.fromkeys(top_writers(model, 1), "most opposed")
+    top = dict.fromkeys(top_writers(model, 1), most_erased(writers_table(model)))
+    # the top writer first, also where it is an embedding
+    roles = top | {writer: top.get(writer, writer) for writer in ("pos_embed", "embed")}
     lines = [DepthLine(writer, role, depth, residual.row(writer, "median")) for writer, role in roles.items()]
-    lines = [line for line in lines if np.isfinite(line.median).any()]
-    return sorted(lines, key=lambda line: ("most opposed", "pos_embed", "embed").index(line.role))
+    return [line for line in lines if np.isfinite(line.median).any()]
 
 
 def plot_depth(lines: Sequence[DepthLine], y_range: list[float]) -> go.Figure:
     """One model's panel."""
-    looks = {"most opposed": (VERMILLION, "solid", "circle"), "pos_embed": (BLUE, "dash", "square")}
+    looks = {"pos_embed": (BLUE, "dash", "square"), "embed": (GREEN, "dot", "triangle-up")}
     data = []
     for line in lines:
-        colour, dash, symbol = looks.get(line.role, (GREEN, "dot", "triangle-up"))
-        name = line.writer if line.writer == line.role else f"{line.writer} (most opposed)"
+        colour, dash, symbol = looks.get(line.role, (VERMILLION, "solid", "circle"))
+        name = line.writer if line.writer == line.role else f"{line.writer} ({line.role})"
         data.append(
             go.Scatter(
                 x=single(line.depth),
@@ -252,30 +175,48 @@ def plot_removed(shown: Sequence[Removed]) -> go.Figure:
     )
 
 
-def overview(models: Sequence[ModelTables], links: dict[str, str]) -> list[list[Any]]:
-    """Rows of the table of models: name (a link where there is a page), shape, tokens, the most opposed writers."""
+def overview(models: Sequence[ModelTables], links: dict[str, str]) -> Table:
+    """The table of models: name (a link where there is a page), shape, tokens, the top writers.
+
+    Top writers are the most erased by reading; where a model lacks that, all have their most opposed too.
+    """
+    ranked = [is_ranked(table) for _, table in named_writers(models)]
+    tops = [(ERASED, "most erased by reading: share (written → remaining)")] if any(ranked) else []
+    tops += [] if ranked and all(ranked) else [(OPPOSED, "most opposed: written → remaining")]
     rows = []
     for name, model in zip(display_names(models), models, strict=True):
         about = model.about
         link = links.get(str(about.get("name"))) or links.get(name)
         shown = Markup(f'<a href="{escape(link)}">{escape(name)}</a>') if link else name
         sizes = [_count(about.get(key)) for key in ("n_layers", "d_model", "n_params", "n_tokens")]
-        rows.append([shown, *sizes, _three_most_opposed(model)])
-    return rows
+        rows.append([shown, *sizes, *(_top_three(model, measure) for measure, _ in tops)])
+    erased = "most erased because later heads read them" if any(ranked) else "that later components opposed most"
+    headings = ("layers", "width", "parameters", "tokens measured")
+    return Table(
+        "models",
+        "The models",
+        f"The three writers {erased}, with the share of their output in the stream where they write and at the end. "
+        "A model's name leads to its page.",
+        [Column("model"), *(Column(heading, "", True) for heading in headings), *(Column(title) for _, title in tops)],
+        rows,
+        empty="There are no models to compare.",
+    )
 
 
 def _count(value: object) -> int | None:
     return int(value) if isinstance(value, int | float) and np.isfinite(value) else None
 
 
-def _three_most_opposed(model: ModelTables) -> str | None:
-    table = writers_table(model)
-    top = top_writers(model, 3)
-    written, remaining = numeric(table, "written"), numeric(table, "remaining")
-    said = [
-        f"{writer}\u00a0{number(written[row])}\u00a0→\u00a0{number(remaining[row])}" for row, writer in enumerate(top)
-    ]
-    return ", ".join(said) or None
+def _top_three(model: ModelTables, measure: Measure) -> str | None:
+    """The model's strongest writers by one measure, in words; None where it was not measured."""
+    points = strip_points([("", writers_table(model))], measure)
+    said = []
+    for row in strongest(points, measure, _NAMED_WRITERS).itertuples():
+        kept = f"{number(row.written)}\u00a0→\u00a0{number(row.remaining)}"
+        said.append(
+            f"{row.writer}\u00a0{number(row.value)} ({kept})" if measure is ERASED else f"{row.writer}\u00a0{kept}"
+        )
+    return (", ".join(said) or "none") if len(points) else None
 
 
 def notices(models: Sequence[ModelTables], sweep: dict[str, Any]) -> str:
@@ -293,41 +234,113 @@ def notices(models: Sequence[ModelTables], sweep: dict[str, Any]) -> str:
 
 def comparison_parts(models: Sequence[ModelTables], links: dict[str, str]) -> list[Card | Table]:
     """The comparison's table and figures in reading order."""
-    return [_overview_table(models, links), _opposed_card(models), _depth_card(models), _removed_card(models)]
-
-
-def _overview_table(models: Sequence[ModelTables], links: dict[str, str]) -> Table:
-    headings = ("layers", "width", "parameters", "tokens measured")
-    opposed = Column("most opposed: written → remaining")
-    return Table(
-        "models",
-        "The models",
-        "The three writers that later components opposed most, with the share of their output in the stream where "
-        "they write and at the end. A model's name leads to its page.",
-        [Column("model"), *(Column(heading, "", True) for heading in headings), opposed],
+    return [
         overview(models, links),
-        empty="There are no models to compare.",
+        _erased_card(models),
+        _causal_card(models),
+        _opposed_card(models),
+        _depth_card(models),
+        _removed_card(models),
+    ]
+
+
+def _erased_card(models: Sequence[ModelTables]) -> Card:
+    return _strip_card(
+        models,
+        ERASED,
+        "How much of the writers is erased by reading",
+        "Each point is a writer: the share of its output that all later heads together remove because they read it, "
+        "pooled over all tokens (−β of their V-composed part: 1 is all of it; below 0 they add to it).",
+        "Without a writer for which this was measured",
+        "This was not measured in any model, or none has a writer with a later attention layer.",
     )
 
 
 def _opposed_card(models: Sequence[ModelTables]) -> Card:
-    names = display_names(models)
-    both = [opposed_points(models, centred) for centred in (False, True)]
-    figures = {str(index): plot_opposed(points, names) for index, points in enumerate(both)} if len(both[0]) else {}
-    unmeasured = [name for name in names if name not in set(both[0]["model"])]
-    said = f" Without a measured writer: {', '.join(unmeasured)}." if unmeasured else ""
-    return Card(
-        "opposed",
+    return _strip_card(
+        models,
+        OPPOSED,
         "How much writers are opposed",
-        "Each point is a writer: the sum of what later components write against it, as a share of its own output (0: "
-        "nobody does; −1: as much as it wrote). Grey boxes span the quartiles of the writers drawn. Hollow points "
-        f"lie below the axis; their value is under the pointer. Of a model with more than {MAX_POINTS} writers the "
-        "most opposed are drawn, and an even sample of the rest. 'Means removed' leaves out what is the same at "
-        f"every token.{said}",
+        "Each point is a writer: the sum of what later components write against it, whether they read it or not, as a "
+        "share of its own output (0: nobody does; −1: as much as it wrote).",
+        "Without a measured writer",
+        "No model has a measured writer.",
+    )
+
+
+def _strip_card(
+    models: Sequence[ModelTables], measure: Measure, title: str, caption: str, unmeasured: str, empty: str
+) -> Card:
+    strips = named_writers(models)
+    names = [name for name, _ in strips]
+    both = [strip_points(strips, measure, centred) for centred in (False, True)]
+    figures = {}
+    if len(both[0]):
+        figures = {str(index): plot_strips(points, names, measure) for index, points in enumerate(both)}
+    absent = [name for name in names if name not in set(both[0]["group"])]
+    said = f" {unmeasured}: {', '.join(absent)}." if absent else ""
+    return Card(
+        measure.column.partition("_")[0],
+        title,
+        f"{caption} Grey boxes span the quartiles of the writers drawn. Hollow points lie beyond the axis; their value "
+        f"is under the pointer. Of a model with more than {MAX_POINTS} writers the most {measure.name} are drawn, and "
+        f"an even sample of the rest. 'Means removed' leaves out what is the same at every token.{said}",
         figures,
-        [Control("Outputs", ["as they are", "means removed"])] if figures else [],
+        [OUTPUTS] if figures else [],
         min_width=min(1000, 90 * len(names)),
-        empty="No model has a measured writer.",
+        empty=empty,
+    )
+
+
+def causal_maps(models: Sequence[ModelTables]) -> dict[tuple[Columns, str], list[Map]]:
+    """Per choice of columns and model, its causal map as it is and with means removed; models without one left out."""
+    maps = {}
+    for name, model in zip(display_names(models), models, strict=True):
+        grid = reading_of(model)
+        for columns, _ in _COLUMNS if grid.measured else ():
+            maps[columns, name] = [
+                causal_map(grid, top_writers(model), columns, centred=centred, size=_MAP_SIZE)
+                for centred in (False, True)
+            ]
+    return maps
+
+
+def _causal_card(models: Sequence[ModelTables]) -> Card:
+    maps = causal_maps(models)
+    names = list(dict.fromkeys(name for _, name in maps))
+    large = [name for name in names if maps["heads", name][0].aggregated]
+    offered = _COLUMNS if len(large) < len(names) else _COLUMNS[:1]
+    figures = {}
+    for choice, (columns, _) in enumerate(offered):
+        alike = [one for name in names for one in maps[columns, name]]
+        look = Look(BETA_TITLE, colour_limit(alike), READING_HOVER)
+        for at, name in enumerate(names):
+            for centred, one in enumerate(maps[columns, name]):
+                plot = plot_map(one, look, x_title=x_title(one.columns), least_height=380)
+                figures[f"{centred}.{choice}.{at}" if len(offered) > 1 else f"{centred}.{at}"] = plot
+    absent = [name for name in display_names(models) if name not in names]
+    # to begin with the two deepest, which have most to show
+    deepest = sorted(range(len(names)), key=lambda at: -len(maps["layers", names[at]][0].columns))[:2]
+    two = [Control("Model", names, chosen=at) for at in sorted(deepest)]
+    controls = [OUTPUTS, Control("Erasers", [title for _, title in offered])]
+    return Card(
+        "causal",
+        "The causal maps of erasure",
+        "What each later attention layer, or head, (column) writes along each writer (row) because it read it: β of "
+        "its V-composed part, a share of the writer's output. Red removes, blue adds; all maps share their colours. "
+        "Blank: it is not later than the writer, or the writer was not measured."
+        + (f" No later heads, or not measured: {', '.join(absent)}." if absent else "")
+        + (
+            f" Of models with more than {_MAP_SIZE.max_writers} writers before their last layer rows are the median "
+            f"over each layer's writers, then the {_MAP_SIZE.top_rows} most erased writers, and columns always whole "
+            f"layers: {', '.join(large)}."
+            if large
+            else ""
+        ),
+        figures,
+        controls[: len(offered)] if figures else [],
+        panels=names if len(names) < 3 else two,
+        empty="This was not measured in any model, or none has a writer with a later attention layer.",
     )
 
 
@@ -342,7 +355,8 @@ def _depth_card(models: Sequence[ModelTables]) -> Card:
         "depth",
         "How long it lasts",
         f"Median {RATIO_TITLE}, through each model's depth: 0 is the first state, 1 the last. Each model's most "
-        f"opposed writer beside its embeddings; all panels share one axis, which ends at ±4.{said}",
+        "erased writer (the most opposed one where erasing by reading was not measured) beside its embeddings; all "
+        f"panels share one axis, which ends at ±4.{said}",
         {str(index): plot_depth(lines, y_range) for index, lines in enumerate(panels.values())},
         panels=list(panels),
         empty="No model has a residual_projection with measured writers.",

@@ -2,8 +2,9 @@
 
 A card is a title, one figure or several, and what they show in words. Where one card offers a choice (a writer, a
 layer), it holds a figure per choice, keyed by the controls' option numbers joined with dots; ``assets/page.js`` draws
-the chosen one when it comes into view. A content security policy forbids every request, and every string from data is
-escaped.
+the chosen one when it comes into view. Panels stand side by side: each has a choice of its own, or always shows what
+its place in the row says, and follows the card's common controls; a panel's own number is the last of its key. A
+content security policy forbids every request, and every string from data is escaped.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from dashboards.style import template
+from dashboards.wording import number
 
 MISSING = "—"
 _POLICY = (
@@ -31,23 +33,27 @@ _POLICY = (
 
 
 class Control(NamedTuple):
-    """A choice above a figure: a drop-down list, or a slider over named steps."""
+    """A choice above a figure: a drop-down list, or a slider over named steps; ``chosen`` is where it starts."""
 
     label: str
     options: Sequence[str]
     kind: Literal["select", "range"] = "select"
+    chosen: int = 0
 
 
 @dataclass(frozen=True)
 class Card:
-    """One figure, or one per choice, or with ``panels`` all side by side; ``empty`` is said where there is none."""
+    """One figure, or one per choice; ``empty`` is said where there is none.
+
+    ``panels`` stand side by side: a name has the figures of its place in the row, a ``Control`` those that it chooses.
+    """
 
     key: str
     title: str
     caption: str
     figures: dict[str, go.Figure]
     controls: Sequence[Control] = ()
-    panels: Sequence[str] = ()
+    panels: Sequence[str | Control] = ()
     min_width: int = 0
     empty: str = "The tables hold nothing to draw here."
 
@@ -90,8 +96,12 @@ def write_document(path: Path, title: str, intro: str, parts: Sequence[Card | Ta
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(_document(title, intro, parts), encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(_document(title, intro, parts), encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        # gone already where it was renamed
+        temporary.unlink(missing_ok=True)
 
 
 def _document(title: str, intro: str, parts: Sequence[Card | Table]) -> str:
@@ -144,10 +154,7 @@ def _card(card: Card) -> str:
 
 
 def _figures(card: Card) -> str:
-    if card.panels:
-        plots = [_plot(card, key, name) for key, name in zip(card.figures, card.panels, strict=True)]
-    else:
-        plots = [_plot(card, next(iter(card.figures)), "")]
+    plots = [_panel(card, index, panel) for index, panel in enumerate(card.panels)] or [_plot(card, card.controls)]
     wrapper = "panels" if card.panels else "scroll"
     return (
         f'{_controls(card)}<figure>\n<div class="{wrapper}">{"".join(plots)}</div>\n'
@@ -157,15 +164,20 @@ def _figures(card: Card) -> str:
     )
 
 
-def _plot(card: Card, key: str, panel: str) -> str:
-    """A place for a figure: a panel's own, or the one that the controls choose."""
+def _panel(card: Card, index: int, panel: str | Control) -> str:
+    data = f' data-panel="{index}"'
+    if isinstance(panel, Control):
+        plot = _plot(card, [*card.controls, panel], data)
+        return f'<div><div class="controls">{_control(card.key, panel, data)}</div>{plot}</div>'
+    plot = _plot(card, [*card.controls, Control("", [], chosen=index)], f'{data} data-key="{index}"')
+    return f"<div><h3>{escape(panel)}</h3>{plot}</div>"
+
+
+def _plot(card: Card, controls: Sequence[Control], data: str = "") -> str:
+    """A place for the figure that the controls choose, as high as the one that they choose first."""
+    first = card.figures[".".join(str(control.chosen) for control in controls) or "0"]
     width = f"min-width:{card.min_width}px;" if card.min_width else ""
-    style = f'style="{width}height:{card.figures[key].layout.height}px"'
-    if not panel:
-        return f'<div class="plot" data-card="{card.key}" {style}></div>'
-    return (
-        f'<div><h3>{escape(panel)}</h3><div class="plot" data-card="{card.key}" data-key="{key}" {style}></div></div>'
-    )
+    return f'<div class="plot" data-card="{card.key}"{data} style="{width}height:{first.layout.height}px"></div>'
 
 
 def _figures_json(figures: dict[str, go.Figure]) -> str:
@@ -183,14 +195,19 @@ def _controls(card: Card) -> str:
     return f'<div class="controls">{"".join(parts)}</div>\n' if parts else ""
 
 
-def _control(key: str, control: Control) -> str:
+def _control(key: str, control: Control, data: str = "") -> str:
     if control.kind == "range":
         steps = escape(json.dumps(list(control.options)))
-        slider = f'<input type="range" min="0" max="{len(control.options) - 1}" step="1" value="0"'
-        named = f'{slider} data-control="{key}" data-steps="{steps}" autocomplete="off">'
-        return f"<label>{escape(control.label)} {named}<output>{escape(control.options[0])}</output></label>"
-    options = "".join(f'<option value="{index}">{escape(name)}</option>' for index, name in enumerate(control.options))
-    return f'<label>{escape(control.label)} <select data-control="{key}" autocomplete="off">{options}</select></label>'
+        slider = f'<input type="range" min="0" max="{len(control.options) - 1}" step="1" value="{control.chosen}"'
+        named = f'{slider} data-control="{key}"{data} data-steps="{steps}" autocomplete="off">'
+        said = escape(control.options[control.chosen])
+        return f"<label>{escape(control.label)} {named}<output>{said}</output></label>"
+    options = "".join(
+        f'<option value="{index}"{" selected" if index == control.chosen else ""}>{escape(name)}</option>'
+        for index, name in enumerate(control.options)
+    )
+    select = f'<select data-control="{key}"{data} autocomplete="off">{options}</select>'
+    return f"<label>{escape(control.label)} {select}</label>"
 
 
 def _table(table: Table) -> str:
@@ -228,9 +245,9 @@ def _row(columns: Sequence[Column], row: Sequence[Any]) -> str:
 
 def _cell(column: Column, value: Any) -> str:
     if not column.is_number:
-        return f"<td>{escape(MISSING if value is None else value)}</td>"
-    number = float("nan") if value is None else float(value)
-    if not np.isfinite(number):
+        return f'<td class="wide">{escape(MISSING if value is None else value)}</td>'
+    measured = float("nan") if value is None else float(value)
+    if not np.isfinite(measured):
         return f'<td class="number" data-value="">{MISSING}</td>'
-    shown = f"{number:,.0f}" if isinstance(value, int) else f"{number:.3f}".replace("-", "−")
-    return f'<td class="number" data-value="{number!r}">{shown}</td>'
+    shown = f"{measured:,.0f}" if isinstance(value, int) else number(measured, 3)
+    return f'<td class="number" data-value="{measured!r}">{shown}</td>'

@@ -233,8 +233,8 @@ def plot_onto(shown: Onto) -> go.Figure:
             **({"showgrid": False} if dense else {"dtick": 1, "tickmode": "linear"}),
         },
         yaxis={"range": robust_range(shown.median, quartiles, keep=(-0.2, 0.2), limit=4.0)},
-        shapes=_layer_shapes(shown, spans),
-        annotations=[] if len(spans) > 14 else [_layer_note(span) for span in spans if span.layer >= 0],
+        shapes=_shapes(shown, spans),
+        annotations=layer_notes(spans),
         showlegend=True,
         legend={"y": 1.08},
     )
@@ -259,20 +259,28 @@ def _points(shown: Onto, kind: str) -> go.Scatter:
     )
 
 
-def _layer_shapes(shown: Onto, spans: list[LayerSpan]) -> list[dict[str, Any]]:
-    line = {"type": "line", "y0": 0, "y1": 1, "yref": "paper", "line": {"color": shade(GREY, 0.5), "width": 1}}
-    shapes: list[dict[str, Any]] = [{**line, "x0": span.first - 0.5, "x1": span.first - 0.5} for span in spans[1:]]
+def _shapes(shown: Onto, spans: list[LayerSpan]) -> list[dict[str, Any]]:
     after = [index for index, later in enumerate(shown.later) if later]
-    if after:
-        box = {"type": "rect", "y0": 0, "y1": 1, "yref": "paper", "line": {"width": 0}, "layer": "below"}
-        shapes.append({**box, "x0": after[0] - 0.5, "x1": after[-1] + 0.5, "fillcolor": shade(GREY, 0.13)})
-    return shapes
+    return layer_lines(spans) + ([shaded(after[0], after[-1])] if after else [])
 
 
-def _layer_note(span: LayerSpan) -> dict[str, Any]:
-    middle = (span.first + span.last) / 2
-    note = {"x": middle, "y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False, "font": {"size": 11}}
-    return {**note, "text": f"layer {span.layer}"}
+def layer_lines(spans: Sequence[LayerSpan]) -> list[dict[str, Any]]:
+    """Thin lines between the layers of an axis."""
+    line = {"type": "line", "y0": 0, "y1": 1, "yref": "paper", "line": {"color": shade(GREY, 0.5), "width": 1}}
+    return [{**line, "x0": span.first - 0.5, "x1": span.first - 0.5} for span in spans[1:]]
+
+
+def layer_notes(spans: Sequence[LayerSpan]) -> list[dict[str, Any]]:
+    """The layers' names above an axis, where there are few enough to be read."""
+    note = {"y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False, "font": {"size": 11}}
+    named = [span for span in spans if span.layer >= 0] if len(spans) <= 14 else []
+    return [{**note, "x": (span.first + span.last) / 2, "text": f"layer {span.layer}"} for span in named]
+
+
+def shaded(first: int, last: int) -> dict[str, Any]:
+    """A shaded background behind the places ``first`` to ``last`` of an axis."""
+    box = {"type": "rect", "y0": 0, "y1": 1, "yref": "paper", "line": {"width": 0}, "layer": "below"}
+    return {**box, "x0": first - 0.5, "x1": last + 0.5, "fillcolor": shade(GREY, 0.13)}
 
 
 def _onto_sentence(shown: Onto) -> str:

@@ -38,18 +38,19 @@ def heatmap(grid: Grid, top: Sequence[str], max_writers: int = MAX_WRITERS) -> H
         return Heatmap(grid.writers, grid.columns, values["median"], values["q25"], values["q75"], False)
     keep = [index for index, name in enumerate(grid.columns) if kind_of(name) not in ("head", "bias")]
     single_rows = [writer for writer in top[:TOP_ROWS] if writer in grid.row_index]
-    groups = _layer_groups(grid)
+    groups = layer_groups(grid)
     rows = [*groups, *single_rows]
     stacked = {}
     for name in ("median", "q25", "q75"):
         matrix = grid.values[name][:, keep]
-        layers = [_column_medians(matrix[members]) for members in groups.values()]
+        layers = [column_medians(matrix[members]) for members in groups.values()]
         stacked[name] = np.array([*layers, *(matrix[grid.row_index[writer]] for writer in single_rows)])
     columns = [grid.columns[index] for index in keep]
     return Heatmap(rows, columns, stacked["median"], stacked["q25"], stacked["q75"], True)
 
 
-def _layer_groups(grid: Grid) -> dict[str, list[int]]:
+def layer_groups(grid: Grid) -> dict[str, list[int]]:
+    """Rows of a grid whose writers are of one layer, under the name of their median."""
     groups: dict[str, list[int]] = {}
     for index, writer in enumerate(grid.writers):
         place = place_of(writer)
@@ -58,7 +59,7 @@ def _layer_groups(grid: Grid) -> dict[str, list[int]]:
     return groups
 
 
-def _column_medians(values: Floats) -> Floats:
+def column_medians(values: Floats) -> Floats:
     """Median of each column over what is not NaN; NaN where nothing is."""
     seen = np.isfinite(values).any(axis=0)
     medians = np.full(values.shape[1], np.nan)

@@ -14,18 +14,29 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dashboards.compare import comparison_parts, notices
-from dashboards.document import Card, Column, Control, Table, escape, write_document
+from dashboards.document import Card, Control, Table, escape, write_document
 from dashboards.figures import layer_steps, onto_writer, plot_layer, plot_onto, plot_presence, presence
 from dashboards.heatmaps import MAX_WRITERS, TOP_ROWS, heatmap, plot_heatmap
 from dashboards.ledger import ledger, plot_ledger
-from dashboards.tables import Grid, ModelTables, grid_of, kind_of, numeric, read_out, top_writers, writers_table
+from dashboards.reading_cards import reading_cards
+from dashboards.tables import (
+    Grid,
+    ModelTables,
+    grid_of,
+    is_ranked,
+    numeric,
+    read_out,
+    reading_of,
+    top_writers,
+    writers_table,
+)
 from dashboards.wording import measured_line, model_line, number
+from dashboards.writers_table import most_erased, writers_in_numbers
 
 __all__ = ["ModelTables", "read_out", "write_comparison", "write_model_page"]
 
 TOP_WRITERS = 5
 MAX_OFFERED = 60
-_NAMED_OPPOSING = 6
 
 
 def write_model_page(model: ModelTables, path: Path, sweep: dict[str, Any]) -> None:
@@ -33,18 +44,21 @@ def write_model_page(model: ModelTables, path: Path, sweep: dict[str, Any]) -> N
     name = str(model.about.get("name") or "unnamed model")
     residual = grid_of(model.tables.get("residual_projection"), "state")
     components = grid_of(model.tables.get("component_projection"), "component")
+    reading = reading_of(model)
     writers = writers_table(model)
-    # without a writers table nothing says who is opposed: then all measured writers, in stream order
+    # without a writers table nothing says who is erased: then all measured writers, in stream order
     top = top_writers(model) or residual.measured or components.measured
+    most = most_erased(writers)
     # a figure for each of many more writers would make the page slow to write and heavy to open
     offered = top if len(top) <= MAX_OFFERED else top[:TOP_ROWS]
     parts: list[Card | Table] = [
-        _presence_card(residual, offered),
+        _presence_card(residual, offered, most),
         _layer_card(residual),
         _onto_card(components, offered),
-        _heatmap_card(residual, components, top),
+        *reading_cards(model, reading, writers, top, offered),
+        _heatmap_card(residual, components, top, most),
         _ledger_card(components, writers, offered),
-        _writers_table(writers, components),
+        writers_in_numbers(writers, reading, components),
     ]
     write_document(path, f"Erasure in {name}", _model_intro(model, sweep, writers), parts)
 
@@ -54,8 +68,9 @@ def write_comparison(models: list[ModelTables], path: Path, sweep: dict[str, Any
     count = "1 model" if len(models) == 1 else f"{len(models)} models"
     intro = (
         "<p>What later components do to what earlier ones wrote, model beside model. A writer is a head, an MLP or an "
-        "embedding; it is opposed where later components write against its output, and what remains is the share of it "
-        f"that is left in the last state of the residual stream.</p>\n{notices(models, sweep)}"
+        "embedding; it is opposed where later components write against its output, erased by reading where heads do "
+        "so because they read it, and what remains is the share of it that is left in the last state of the residual "
+        f"stream.</p>\n{notices(models, sweep)}"
         f'<p class="protocol">{escape(measured_line({}, sweep))}</p>'
     )
     write_document(path, f"Erasure across {count}", intro, comparison_parts(models, links))
@@ -77,23 +92,42 @@ def _model_intro(model: ModelTables, sweep: dict[str, Any], writers: pd.DataFram
 
 
 def _headline(writers: pd.DataFrame) -> str:
+    said = [*_most_erased(writers), *_most_opposed(writers)]
+    return " ".join(said) or "No writer was measured in this model."
+
+
+def _most_erased(writers: pd.DataFrame) -> list[str]:
+    """What is erased by reading most, in a sentence; none where that was not measured, or nothing is."""
+    erased, remaining = numeric(writers, "erased_by_reading"), numeric(writers, "remaining")
+    if not is_ranked(writers) or not erased[0] > 0:
+        return []
+    erasers = writers["erasers"].iloc[0] if "erasers" in writers else None
+    by = f", the erasers among them {erasers.replace('+', ', ')}" if isinstance(erasers, str) and erasers else ""
+    return [
+        f"Most erased: {writers['writer'].iloc[0]}, of whose output later heads remove {number(erased[0])} because "
+        f"they read it{by}; {number(remaining[0])} of it remain at the end."
+    ]
+
+
+def _most_opposed(writers: pd.DataFrame) -> list[str]:
     opposed = numeric(writers, "opposed")
     if not np.isfinite(opposed).any():
-        return "No writer was measured in this model."
-    written, remaining = numeric(writers, "written")[0], numeric(writers, "remaining")[0]
-    return (
-        f"Most opposed: {writers['writer'].iloc[0]}, with {number(written)} of its output in the stream where it "
-        f"writes and {number(remaining)} at the end (later components opposed {number(-opposed[0])} in sum)."
-    )
+        return []
+    row = int(np.nanargmin(opposed))
+    written, remaining = numeric(writers, "written")[row], numeric(writers, "remaining")[row]
+    return [
+        f"Most opposed: {writers['writer'].iloc[row]}, with {number(written)} of its output in the stream where it "
+        f"writes and {number(remaining)} at the end (later components opposed {number(-opposed[row])} in sum)."
+    ]
 
 
-def _presence_card(residual: Grid, offered: list[str]) -> Card:
+def _presence_card(residual: Grid, offered: list[str], most: str) -> Card:
     measured = set(residual.measured)
     shown = [presence(residual, writer) for writer in offered if writer in measured]
     first = min(TOP_WRITERS, len(shown))
     figures = {"0": plot_presence(shown[:first])} if shown else {}
     figures |= {str(index): plot_presence([one]) for index, one in enumerate(shown, start=1)}
-    names = [f"the {first} most opposed", *(one.writer for one in shown)] if shown else []
+    names = [f"the {first} {most}", *(one.writer for one in shown)] if shown else []
     return Card(
         "presence",
         "What is left of a writer",
@@ -143,7 +177,7 @@ def _onto_card(components: Grid, offered: list[str]) -> Card:
     )
 
 
-def _heatmap_card(residual: Grid, components: Grid, top: list[str]) -> Card:
+def _heatmap_card(residual: Grid, components: Grid, top: list[str], most: str) -> Card:
     figures: dict[str, go.Figure] = {}
     names: list[str] = []
     aggregated = False
@@ -158,7 +192,7 @@ def _heatmap_card(residual: Grid, components: Grid, top: list[str]) -> Card:
             names.append(name)
     many = (
         f" This model has more than {MAX_WRITERS} writers: rows are the median over each layer's writers, then the "
-        f"{TOP_ROWS} most opposed writers; component columns are whole attention layers, MLPs and embeddings. Every "
+        f"{TOP_ROWS} {most} writers; component columns are whole attention layers, MLPs and embeddings. Every "
         "pair is in the parquet tables."
     )
     return Card(
@@ -199,46 +233,3 @@ def _ledger_card(components: Grid, writers: pd.DataFrame, offered: list[str]) ->
 
 def _most_steps(figures: dict[str, go.Figure]) -> int:
     return max((len(figure.data[0].x) for figure in figures.values()), default=0)
-
-
-def _writers_table(writers: pd.DataFrame, components: Grid) -> Table:
-    measures = {
-        "written": "β at the first state with the writer's output",
-        "remaining": "β at the last state",
-        "reinforced": "sum of later components' positive β",
-        "opposed": "sum of later components' negative β",
-        "opposed_centred": "the same with every component's mean over tokens removed",
-    }
-    headings = [name.replace("opposed_centred", "opposed, means removed") for name in measures]
-    columns = [Column("writer"), *(Column(h, t, True) for h, t in zip(headings, measures.values(), strict=True))]
-    numbers = [numeric(writers, name) for name in measures]
-    labels = writers["writer"].astype(str).tolist()
-    opposing = writers["opposing"].tolist() if "opposing" in writers else [None] * len(writers)
-    rows = [
-        [label, *(values[row] for values in numbers), _opposing(components, label, opposing[row])]
-        for row, label in enumerate(labels)
-    ]
-    return Table(
-        "writers",
-        "Every writer in numbers",
-        "Shares of the writer's output, pooled over all measured tokens: written + reinforced + opposed = "
-        "remaining. Opposing are later heads that write against it at most tokens, strongest first; whether they do "
-        "so because they read it is another measure. — means not measured. Most opposed first; click a heading to "
-        "sort otherwise.",
-        [*columns, Column("opposing heads", "later heads with median ≤ −τ (0.05 by default) and upper quartile < 0")],
-        rows,
-        empty="The table writers is missing or empty.",
-    )
-
-
-def _opposing(components: Grid, writer: str, joined: object) -> str | None:
-    """Opposing heads in words, strongest first and the first few of many; None when that was not measured."""
-    if not isinstance(joined, str):
-        return None
-    medians = dict(zip(components.columns, components.row(writer, "median"), strict=True))
-    heads = [label for label in joined.split("+") if label]
-    heads.sort(key=lambda label: medians.get(label, 0.0) if kind_of(label) == "head" else 0.0)
-    if not heads:
-        return "none"
-    more = len(heads) - _NAMED_OPPOSING
-    return ", ".join(heads[:_NAMED_OPPOSING]) + (f" and {more} more" if more > 0 else "")

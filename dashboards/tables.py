@@ -27,6 +27,13 @@ from workers.errors import DataError
 
 SCHEMA_VERSION = "1"
 STATISTICS = ("q12_5", "q25", "median", "q75", "q87_5", "mean", "beta", "beta_centred")
+READING_STATISTICS = (
+    *("clean_q25", "clean_median", "clean_q75", "patched_q25", "patched_median", "patched_q75"),
+    *("beta", "beta_centred"),
+)
+DLA_STATISTICS = ("r", "slope", "low", "high")
+LATER = "later"
+"""The sum of all heads of later layers, as a table of erasers names it."""
 
 _STATE = re.compile(r"resid_(?P<where>pre|mid|post)(?P<layer>\d+)")
 _KIND_ORDER = {"embeddings": 0, "head": 1, "bias": 2, "attention": 3, "MLP": 4, "other": 5}
@@ -106,7 +113,7 @@ def numeric(table: pd.DataFrame, column: str) -> Floats:
 
 @dataclass(frozen=True)
 class Grid:
-    """A projection table as one matrix [writer, column] per statistic; columns are states or components."""
+    """A long table as one matrix [writer, column] per statistic; columns are states, components or erasers."""
 
     writers: list[str]
     columns: list[str]
@@ -122,8 +129,11 @@ class Grid:
 
     @cached_property
     def measured(self) -> list[str]:
-        """Writers with at least one median: those that were not zero everywhere."""
-        return [writer for writer in self.writers if np.isfinite(self.row(writer, "median")).any()]
+        """Writers with at least one value: those that were not zero everywhere."""
+        seen = np.zeros(len(self.writers), dtype=bool)
+        for values in self.values.values():
+            seen |= np.isfinite(values).any(axis=1)
+        return [writer for writer, any_value in zip(self.writers, seen, strict=True) if any_value]
 
     def row(self, writer: str, statistic: str) -> Floats:
         """One writer's statistic at every column; all NaN where the writer is not in the table."""
@@ -131,8 +141,11 @@ class Grid:
         return np.full(len(self.columns), np.nan) if row is None else self.values[statistic][row]
 
 
-def grid_of(table: pd.DataFrame | None, column: str) -> Grid:
-    """Matrices of a projection table; ``column`` is ``state`` or ``component``. Without a table, an empty grid."""
+def grid_of(table: pd.DataFrame | None, column: str, statistics: Sequence[str] = STATISTICS) -> Grid:
+    """Matrices of a table's ``statistics``; ``column`` is ``state``, ``component`` or ``eraser``.
+
+    Without a table the grid is empty.
+    """
     if table is None or not {"writer", column} <= set(table.columns):
         table = pd.DataFrame({"writer": pd.Series(dtype=str), column: pd.Series(dtype=str)})
     row_codes, row_labels = pd.factorize(table["writer"].astype(str))
@@ -142,7 +155,7 @@ def grid_of(table: pd.DataFrame | None, column: str) -> Grid:
     rows = _positions(row_labels, writers)[row_codes]
     cols = _positions(column_labels, columns)[column_codes]
     values = {}
-    for statistic in STATISTICS:
+    for statistic in statistics:
         values[statistic] = np.full((len(writers), len(columns)), np.nan)
         values[statistic][rows, cols] = numeric(table, statistic)
     return Grid(writers, columns, values)
@@ -153,20 +166,39 @@ def _positions(labels: Iterable[str], ordered: Sequence[str]) -> NDArray[np.intp
     return np.array([place[label] for label in labels], dtype=np.intp)
 
 
+def reading_of(model: ModelTables) -> Grid:
+    """What heads of later layers do to each writer with and without reading it: clean, patched and β."""
+    return grid_of(model.tables.get("v_composition"), "eraser", READING_STATISTICS)
+
+
+def dla_of(model: ModelTables, effect: str) -> Grid:
+    """How each writer's DLA goes with an eraser's; ``effect`` is ``full`` or ``v_composition``."""
+    table = model.tables.get("dla_correlation")
+    if table is not None and "effect" in table:
+        table = table[table["effect"] == effect]
+    return grid_of(table, "eraser", DLA_STATISTICS)
+
+
 def writers_table(model: ModelTables) -> pd.DataFrame:
-    """The model's ``writers`` table, most opposed first and the unmeasured last; an empty one if it has none."""
+    """The model's ``writers`` table by rank, writers without one most opposed first; an empty one if it has none."""
     table = model.tables.get("writers")
     if table is None or "writer" not in table:
         return pd.DataFrame({"writer": pd.Series(dtype=str), "opposed": pd.Series(dtype=float)})
-    opposed = pd.Series(numeric(table, "opposed"), index=table.index)
-    return table.loc[opposed.sort_values(kind="stable", na_position="last").index].reset_index(drop=True)
+    # NaN sorts last, so a run that measured no ranks is in the order of what it did measure
+    order = np.lexsort((numeric(table, "opposed"), numeric(table, "rank")))
+    return table.iloc[order].reset_index(drop=True)
+
+
+def is_ranked(writers: pd.DataFrame) -> bool:
+    """Whether this table says what later heads erase because they read it, and ranks writers by that."""
+    return bool(np.isfinite(numeric(writers, "rank")).any())
 
 
 def top_writers(model: ModelTables, n: int | None = None) -> list[str]:
-    """The ``n`` writers (all by default) that later components opposed most, most opposed first."""
+    """The ``n`` writers (all by default) most erased by reading, or most opposed where reading was not measured."""
     table = writers_table(model)
-    measured = table["writer"].astype(str)[np.isfinite(numeric(table, "opposed"))]
-    return measured.tolist()[:n]
+    measured = np.isfinite(numeric(table, "opposed")) | np.isfinite(numeric(table, "rank"))
+    return table["writer"].astype(str)[measured].tolist()[:n]
 
 
 def read_out(out: Path) -> list[ModelTables]:

@@ -19,7 +19,9 @@ def number(value: object, digits: int = 2) -> str:
 
 
 def amount(value: object) -> str:
-    """A count for reading: 912, 98,304, 3.2 million."""
+    """A count for reading: 912, 98,304, 3.2 million; words such as ``8 / 16``, of sweeps that differ, as they are."""
+    if isinstance(value, str) and value:
+        return value
     if not isinstance(value, int | float | np.number) or not np.isfinite(value):
         return _MISSING
     for size, name in ((1e9, "billion"), (1e6, "million")):
@@ -74,17 +76,20 @@ def protocol_warnings(abouts: Sequence[dict[str, Any]], names: Sequence[str]) ->
         if about.get("state") not in (None, "FINISHED")
     ]
     for key, what in (
-        ("n_prompts", "numbers of prompts"),
-        ("n_tokens", "numbers of measured tokens"),
-        ("corpus", "corpora"),
-        ("seq_len", "prompt lengths"),
-        ("positions", "positions"),
-        ("dtype", "precisions"),
+        ("n_prompts", "on different numbers of prompts"),
+        ("n_tokens", "on different numbers of measured tokens"),
+        ("corpus", "on different corpora"),
+        ("seq_len", "on different prompt lengths"),
+        ("positions", "on different positions"),
+        ("seed", "with different seeds"),
+        ("dtype", "in different precisions"),
+        ("device_type", "on different devices"),
+        ("version", "with different versions of erasure-sweep"),
     ):
         values = {name: about[key] for name, about in zip(names, abouts, strict=True) if about.get(key) is not None}
         if len({str(value) for value in values.values()}) > 1:
-            listed = ", ".join(f"{name} {_shown(value)}" for name, value in values.items())
-            warnings.append(f"Models were measured on different {what}: {listed}.")
+            listed = ", ".join(f"{name} {_shown(key, value)}" for name, value in values.items())
+            warnings.append(f"Models were measured {what}: {listed}.")
     prints = {about["corpus_fingerprint"] for about in abouts if about.get("corpus_fingerprint")}
     if len(prints) > 1:
         warnings.append(
@@ -98,5 +103,7 @@ def _reason(about: dict[str, Any]) -> str:
     return f": {about['reason']}" if about.get("reason") else ""
 
 
-def _shown(value: object) -> str:
-    return amount(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+def _shown(key: str, value: object) -> str:
+    # a seed is a name, not a quantity
+    is_count = isinstance(value, int | float) and not isinstance(value, bool) and key != "seed"
+    return amount(value) if is_count else str(value)

@@ -11,6 +11,8 @@ away, those from heads are read, those from ``pos_embed`` are read by half of th
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,9 @@ QUANTILES = {"q12_5": 0.125, "q25": 0.25, "median": 0.5, "q75": 0.75, "q87_5": 0
 STATS = [*QUANTILES, "mean", "beta", "beta_centred", "n"]
 NULL_WRITER_COLUMNS = ["v_composition_share", "dla_r", "dla_slope", "rank"]
 TAU = 0.05
+
+Sums = Callable[[np.ndarray], dict[str, np.ndarray]]
+"""Values [head, …] by eraser, with the sums that are measured too."""
 
 Removals = dict[tuple[str, str], np.ndarray]
 """Per writer and later head the share [token] of the writer's output that the head takes away."""
@@ -111,11 +116,13 @@ def fake_model(
     d_model: int = 200,
     zero: tuple[str, ...] = (),
     reading: bool = False,
+    groups: dict[str, tuple[str, ...]] | None = None,
     **about: Any,
 ) -> ModelTables:
     """A model's manifest entry and its tables; outputs of the writers named in ``zero`` are zero everywhere.
 
     Without ``reading`` it is a run that did not measure V-composition: its tables are three, with nulls in ``writers``.
+    With it, ``groups`` are named writers, and for each some heads of later layers that are measured together.
     """
     rng = np.random.default_rng(seed)
     layout = Layout(n_layers, n_heads, attn_only)
@@ -139,7 +146,7 @@ def fake_model(
     tables = {key: pd.concat(parts, ignore_index=True) for key, parts in frames.items()}
     tables["writers"] = pd.DataFrame(writers)
     if reading:
-        add_reading(name, layout, terms, removals, tables, np.random.default_rng([seed, 1]))
+        add_reading(name, layout, terms, removals, tables, np.random.default_rng([seed, 1]), groups or {})
     entry = {
         **{
             "name": name,
@@ -193,6 +200,7 @@ def add_reading(
     removals: Removals,
     tables: dict[str, pd.DataFrame],
     rng: np.random.Generator,
+    groups: dict[str, tuple[str, ...]],
 ) -> None:
     """Add ``v_composition`` and ``dla_correlation``, and complete ``writers`` from them."""
     unembedding = rng.normal(size=next(iter(terms.values())).shape)
@@ -202,11 +210,15 @@ def add_reading(
         row: dict[str, Any] = dict.fromkeys(COMPLETED, np.nan)
         if heads and terms[writer].any():
             parts = _read_parts(writer, heads, terms, removals, rng)
-            composition.append(_composition_frame(model, layout, writer, heads, parts, terms))
-            correlation.append(_correlation_frame(model, layout, writer, heads, parts, terms, unembedding))
+            sums = partial(_with_sums, layout, heads, group=groups.get(writer, ()))
+            composition.append(_composition_frame(model, writer, heads, parts, terms, sums))
+            correlation.append(_correlation_frame(model, writer, heads, parts, terms, unembedding, sums))
             row = _reading_row(layout, writer, heads, composition[-1], correlation[-1], tables)
         elif heads:
             composition.append(_null_frame(model, layout, writer, heads))
+        elif terms[writer].any():
+            # measured, and there is none
+            row |= {"erasers": "", "opposing": ""}
         rows.append(row)
     completed = tables["writers"].drop(columns=list(COMPLETED)).assign(**pd.DataFrame(rows).to_dict("series"))
     completed["rank"] = completed["erased_by_reading"].rank(ascending=False, method="first")
@@ -234,22 +246,25 @@ def _read_parts(
     return np.stack(parts)
 
 
-def _with_sums(layout: Layout, heads: list[str], values: np.ndarray) -> dict[str, np.ndarray]:
-    """Values [head, …] by eraser: each layer's heads, then their sum, and last the sum of all."""
+def _with_sums(
+    layout: Layout, heads: list[str], values: np.ndarray, group: tuple[str, ...] = ()
+) -> dict[str, np.ndarray]:
+    """Values [head, …] by eraser: each layer's heads, then their sum, then the sum of all and that of the group."""
     by_label = dict(zip(heads, values, strict=True))
     found: dict[str, np.ndarray] = {}
     for layer in range(layout.n_layers):
         own = {label: by_label[label] for label in heads if label.startswith(f"L{layer}H")}
         found |= own
         found |= {f"attn{layer}": np.sum(list(own.values()), axis=0)} if own else {}
-    return {**found, "later": values.sum(axis=0)}
+    found["later"] = values.sum(axis=0)
+    return found | ({"+".join(group): np.sum([by_label[label] for label in group], axis=0)} if group else {})
 
 
 def _composition_frame(
-    model: str, layout: Layout, writer: str, heads: list[str], parts: np.ndarray, terms: dict[str, np.ndarray]
+    model: str, writer: str, heads: list[str], parts: np.ndarray, terms: dict[str, np.ndarray], sums: Sums
 ) -> pd.DataFrame:
-    full = _with_sums(layout, heads, np.stack([terms[head] for head in heads]))
-    composed = _with_sums(layout, heads, parts)
+    full = sums(np.stack([terms[head] for head in heads]))
+    composed = sums(parts)
     rest = {label: full[label] - composed[label] for label in full}
     columns: dict[str, Any] = {"model": model, "writer": writer, "eraser": list(full)}
     for name, part in (("clean", full), ("patched", rest), ("v_composed", composed)):
@@ -267,35 +282,44 @@ def _null_frame(model: str, layout: Layout, writer: str, heads: list[str]) -> pd
 
 def _correlation_frame(
     model: str,
-    layout: Layout,
     writer: str,
     heads: list[str],
     parts: np.ndarray,
     terms: dict[str, np.ndarray],
     unembedding: np.ndarray,
+    sums: Sums,
 ) -> pd.DataFrame:
     own = (terms[writer] * unembedding).sum(axis=-1)
     effects = {"full": np.stack([terms[head] for head in heads]), "v_composition": parts}
-    rows = []
+    frames = []
     for effect, outputs in effects.items():
-        for eraser, values in _with_sums(layout, heads, (outputs * unembedding).sum(axis=-1)).items():
-            numbers = _correlation(own, values)
-            rows.append(
-                {"model": model, "writer": writer, "eraser": eraser, "effect": effect, **numbers, "n": len(own)}
-            )
-    return pd.DataFrame(rows)
+        by_eraser = sums((outputs * unembedding).sum(axis=-1))
+        numbers = _correlations(own, np.stack(list(by_eraser.values())))
+        keys = {"model": model, "writer": writer, "eraser": list(by_eraser), "effect": effect}
+        frames.append(pd.DataFrame({**keys, **numbers, "n": len(own)}))
+    return pd.concat(frames, ignore_index=True)
 
 
-def _correlation(own: np.ndarray, values: np.ndarray) -> dict[str, float]:
-    if not values.any():
-        return dict.fromkeys(("r", "spearman", "slope", "intercept", "low", "high"), np.nan)
-    r = float(np.corrcoef(own, values)[0, 1])
-    slope, intercept = np.polyfit(own, values, 1)
-    ranks = pd.Series(own).rank(), pd.Series(values).rank()
+def _correlations(own: np.ndarray, values: np.ndarray) -> dict[str, np.ndarray]:
+    """Statistics of each row of ``values`` [eraser, token] against ``own`` [token]; NaN for a row of zeros."""
+
+    def pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        x, y = x - x.mean(), y - y.mean(axis=-1, keepdims=True)
+        return (y @ x) / np.sqrt((x @ x) * (y**2).sum(axis=-1))
+
+    values = np.where(values.any(axis=-1, keepdims=True), values, np.nan)
+    r = pearson(own, values)
+    slope = r * values.std(axis=-1) / own.std()
     reach = 1.96 / np.sqrt(max(len(own) - 3, 1))
-    low, high = np.tanh(np.arctanh(r) - reach), np.tanh(np.arctanh(r) + reach)
-    spearman = float(np.corrcoef(*ranks)[0, 1])
-    return {"r": r, "spearman": spearman, "slope": slope, "intercept": intercept, "low": low, "high": high}
+    ranks = np.where(np.isnan(values), np.nan, values.argsort(axis=-1).argsort(axis=-1))
+    return {
+        "r": r,
+        "spearman": pearson(own.argsort().argsort().astype(float), ranks),
+        "slope": slope,
+        "intercept": values.mean(axis=-1) - slope * own.mean(),
+        "low": np.tanh(np.arctanh(r) - reach),
+        "high": np.tanh(np.arctanh(r) + reach),
+    }
 
 
 def _reading_row(
@@ -309,9 +333,11 @@ def _reading_row(
     rows = composition.set_index("eraser")
     rule = (rows["v_composed_median"] <= -TAU) & (rows["v_composed_q75"] < 0)
     erasers = [head for head in heads if rule[head]]
-    full = tables["component_projection"].query("writer == @writer").set_index("component")["beta"]
+    projections = tables["component_projection"]
+    full = projections[projections["writer"] == writer].set_index("component")["beta"]
     opposing = tables["writers"].set_index("writer").loc[writer, "opposing"] or ""
-    against = correlation.query("eraser == 'later' and effect == 'v_composition'").iloc[0]
+    is_against = (correlation["eraser"] == "later") & (correlation["effect"] == "v_composition")
+    against = correlation[is_against].iloc[0]
     return {
         "erased_by_reading": -rows.loc["later", "beta"],
         "erased_by_reading_centred": -rows.loc["later", "beta_centred"],

@@ -229,13 +229,15 @@ class _HeadGroup:
         own = self.target.squeeze(1)
         references = [composer.reference(label, own[i]) for i, label in enumerate(labels)]
         self.reference = torch.stack(references)[:, None, None]
-        self.k_c = composition(composer.model, source, layer)[heads].flatten(0, 1)
+        self.k_c = composition(composer.model, source, layer)[heads]
 
     def mix(self, pattern: Float[Tensor, "head token key"], limit: int) -> tuple[Tensor, Tensor]:
         n_heads, n_tokens, _ = pattern.shape
         mixed = (pattern.flatten(0, 1) @ self.values[:limit]).view(n_heads, n_tokens, len(self.writers), -1)
-        both = torch.bmm(mixed.permute(2, 0, 1, 3).flatten(0, 1), self.k_c)
-        read, values = both.view(len(self.writers), n_heads, n_tokens, -1).chunk(2, dim=-1)
+        both = mixed.new_empty(len(self.writers), n_heads, n_tokens, self.k_c.shape[-1])
+        for index, k_c in enumerate(self.k_c):  # a product for each writer needs no copy of what is mixed
+            torch.bmm(mixed[:, :, index], k_c, out=both[index])
+        read, values = both.chunk(2, dim=-1)
         return read, values
 
 
@@ -329,7 +331,7 @@ def _chunks(positions: Int[Tensor, "token"], width: int) -> list[tuple[slice, in
     Half of causal attention is zeros, and small chunks skip most of it; large ones make better matrix products.
     """
     n_tokens = len(positions)
-    size = min(max(16, CHUNK_VALUES // width), max(16, -(-n_tokens // 8)))
+    size = min(max(16, CHUNK_VALUES // width), max(32, -(-n_tokens // 16)))
     starts = range(0, n_tokens, size)
     last = [min(start + size, n_tokens) for start in starts]
     return [(slice(start, stop), int(positions[stop - 1]) + 1) for start, stop in zip(starts, last, strict=True)]

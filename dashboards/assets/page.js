@@ -12,12 +12,17 @@
     return figures.get(card);
   };
 
-  const chosen = (card) =>
-    [...document.querySelectorAll(`[data-control="${card}"]`)].map((control) => control.value).join(".") || "0";
+  // a card's controls, less those of its other panels, then what is fixed about this panel
+  const chosen = (plot) => {
+    const controls = [...document.querySelectorAll(`[data-control="${plot.dataset.card}"]`)];
+    const own = controls.filter(({ dataset }) => dataset.panel === undefined || dataset.panel === plot.dataset.panel);
+    const fixed = plot.dataset.key === undefined ? [] : [plot.dataset.key];
+    return [...own.map((control) => control.value), ...fixed].join(".") || "0";
+  };
 
   function draw(plot) {
     const card = plot.dataset.card;
-    const key = plot.dataset.key || chosen(card);
+    const key = chosen(plot);
     const figure = figuresOf(card)[key];
     const layout = {
       ...figure.layout,
@@ -36,7 +41,7 @@
       toImageButtonOptions: { format: "svg", filename: card },
     };
     const sentence = document.getElementById(`${card}-sentence`);
-    if (sentence && !plot.dataset.key) sentence.textContent = (figure.layout.meta || {}).sentence || "";
+    if (sentence && plot.dataset.panel === undefined) sentence.textContent = (figure.layout.meta || {}).sentence || "";
     plot.style.height = `${figure.layout.height}px`;
     // a fresh copy each time: plotly writes into what it is given
     const copy = JSON.parse(JSON.stringify({ data: figure.data, layout }));

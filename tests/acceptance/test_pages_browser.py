@@ -18,13 +18,16 @@ pytestmark = pytest.mark.chromium
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
     models = [
-        fake_model("gelu-4l", 4, 8, seed=4, n_tokens=48, zero=("L1H3",)),
+        fake_model("gelu-4l", 4, 8, seed=4, n_tokens=48, zero=("L1H3",), reading=True),
+        # a run that measured no V-composition
         fake_model("a<b>&\"'", 2, 3, attn_only=True, n_tokens=24, folder="odd"),
     ]
     sweep = fake_manifest(models)
     for model, name in zip(models, ("model", "odd"), strict=True):
         write_model_page(model, folder / f"{name}.html", sweep)
     write_comparison(models, folder / "compare.html", sweep, {"gelu-4l": "model.html"})
+    deeper = [fake_model(f"toy-{n}l", n, 2, n_tokens=24, reading=True) for n in (1, 2, 6)]
+    write_comparison(deeper, folder / "deeper.html", fake_manifest(deeper), {})
     return folder
 
 
@@ -68,7 +71,7 @@ def opened(browser: Any, pages: Path) -> Iterator[Any]:
         context.close()
 
 
-@pytest.mark.parametrize("name", ["model", "odd", "compare"])
+@pytest.mark.parametrize("name", ["model", "odd", "compare", "deeper"])
 def test_every_figure_draws_without_errors_or_requests(opened: Any, name: str) -> None:
     page = opened(name)
     assert page.complaints == []
@@ -101,6 +104,43 @@ def test_choosing_a_writer_redraws_and_says_it(opened: Any) -> None:
     assert page.complaints == []
 
 
+def test_clean_beside_patched_of_a_chosen_writer(opened: Any) -> None:
+    page = opened("model")
+    page.page.select_option("#patched select >> nth=0", label="pos_embed")
+    page.page.select_option("#patched select >> nth=1", label="whole layers")
+    key = page.page.eval_on_selector_all("#patched select", "(all) => all.map((one) => one.value).join('.')")
+    page.wait_drawn("patched", key)
+    assert "of pos_embed's output" in page.page.inner_text("#patched-sentence")
+    ticks = page.page.eval_on_selector_all("#patched .xtick text", "(all) => all.map((one) => one.textContent)")
+    assert ticks == ["attn0", "attn1", "attn2", "attn3", "all later"]
+    assert page.complaints == []
+
+
+@pytest.mark.parametrize("card", ["causal", "dla"])
+def test_maps_follow_all_their_controls(opened: Any, card: str) -> None:
+    page = opened("model")
+    for index in range(3):
+        page.page.select_option(f"#{card} select >> nth={index}", index=1)
+    page.wait_drawn(card, "1.1.1")
+    assert page.complaints == []
+
+
+def test_two_of_several_causal_maps_are_chosen(opened: Any) -> None:
+    page = opened("deeper")
+    maps = "#causal .plot"
+    drawn = f"[...document.querySelectorAll('{maps}')].map((plot) => plot.dataset.drawn)"
+    # outputs, erasers, then the panel's model
+    assert page.page.evaluate(drawn) == ["0.0.1", "0.0.2"]
+    page.page.select_option("#causal [data-panel='0']", label="toy-6l")
+    page.page.select_option("#causal select >> nth=1", label="heads")
+    page.page.wait_for_selector(f"{maps}[data-panel='0'][data-drawn='0.1.2']")
+    page.page.wait_for_selector(f"{maps}[data-panel='1'][data-drawn='0.1.2']")
+    page.page.select_option("#causal [data-panel='1']", label="toy-1l")
+    page.page.wait_for_selector(f"{maps}[data-panel='1'][data-drawn='0.1.0']")
+    assert page.page.evaluate(drawn) == ["0.1.2", "0.1.0"]
+    assert page.complaints == []
+
+
 def test_the_layer_slider_answers_the_keyboard(opened: Any) -> None:
     page = opened("model")
     page.page.focus("#layers input")
@@ -114,8 +154,9 @@ def test_the_layer_slider_answers_the_keyboard(opened: Any) -> None:
 
 def test_the_table_sorts_by_keyboard_and_filters(opened: Any) -> None:
     page = opened("model")
-    written = "#writers thead th:nth-child(2)"
-    column = "[...document.querySelectorAll('#writers tbody td:nth-child(2)')].map((cell) => cell.dataset.value)"
+    written = "#writers thead th:has-text('written')"
+    place = page.page.eval_on_selector(written, "(heading) => heading.cellIndex + 1")
+    column = f"[...document.querySelectorAll('#writers tbody td:nth-child({place})')].map((cell) => cell.dataset.value)"
     page.page.focus(f"{written} button")
     for direction, sign in (("ascending", 1), ("descending", -1)):
         page.page.keyboard.press("Enter")
@@ -146,7 +187,7 @@ def test_colours_follow_the_scheme(opened: Any, name: str) -> None:
     assert (light, dark) == ("rgb(27, 31, 36)", "rgb(230, 232, 235)")
 
 
-@pytest.mark.parametrize("name", ["model", "odd", "compare"])
+@pytest.mark.parametrize("name", ["model", "odd", "compare", "deeper"])
 def test_a_phone_scrolls_in_one_direction(opened: Any, name: str) -> None:
     page = opened(name, viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
     assert page.page.evaluate("document.documentElement.scrollWidth") == 360

@@ -252,7 +252,7 @@ class TestCompare:
         ).assign(written=1.0, remaining=0.5)
         figure = plot_strips(points, ["m"], OPPOSED)
         strip = figure.data[1]
-        assert min(strip.y) >= figure.layout.yaxis.range[0] > -2
+        assert min(strip.y) >= figure.layout.yaxis.range[0] > -2.2
         assert strip.customdata[-1][0] == -50
         assert (strip.marker.symbol[0], strip.marker.symbol[-1]) == ("circle", "circle-open")
 

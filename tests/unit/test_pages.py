@@ -312,7 +312,7 @@ class TestComparison:
 
 def test_a_page_that_cannot_be_written_leaves_nothing(small: ModelTables, tmp_path: Path) -> None:
     (tmp_path / "page.html").mkdir()
-    with pytest.raises(OSError, match="page.html"):
+    with pytest.raises(OSError, match=r"page\.html"):
         write_model_page(small, tmp_path / "page.html", fake_manifest([small]))
     assert [child.name for child in tmp_path.iterdir()] == ["page.html"]
 

@@ -1,0 +1,202 @@
+"""Erasing by reading (Fig 3): each later head as it is, beside the same head when it cannot read the writer.
+
+In the patched run the writer's output is taken out of the head's value input alone. What a head still writes against
+the writer then, it does not write because it read it. A model with many later heads does not fit a screen: there the
+heads that change most are drawn, in the order of the stream.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from dashboards.figures import layer_lines, layer_notes, layer_spans, shaded
+from dashboards.maps import LATER_NAME
+from dashboards.strips import ERASED, plot_strips, strip_points, strongest
+from dashboards.style import BLUE, ORANGE, figure, robust_range, shade, single, text
+from dashboards.tables import LATER, Floats, Grid, kind_of, numeric, place_of
+from dashboards.wording import number
+
+MOST_HEADS = 60
+_NAMED = 6
+_NAMED_POINTS = 5
+_APART = 0.17
+_AS_WIDE_AS = 16
+_SPELLED_OUT = 3
+
+
+class Quartiles(NamedTuple):
+    """Lower quartile, median and upper quartile of each place."""
+
+    q25: Floats
+    median: Floats
+    q75: Floats
+
+
+class Patched(NamedTuple):
+    """Later heads, or whole layers and named groups, onto one writer: as they are and without reading it.
+
+    ``erasers`` are the heads that qualify, None where that was not measured; ``removed`` is the share of the writer's
+    output that later heads remove because they read it; ``left_out`` counts heads that are not drawn.
+    """
+
+    writer: str
+    labels: list[str]
+    clean: Quartiles
+    patched: Quartiles
+    erasers: list[str] | None
+    removed: float
+    left_out: int
+
+
+def clean_and_patched(
+    grid: Grid,
+    writer: str,
+    erasers: object,
+    columns: Literal["heads", "layers"] = "heads",
+    most: int = MOST_HEADS,
+) -> Patched:
+    """What Fig 3 shows of one writer; ``erasers`` is its cell of ``writers``: labels joined by ``+``, or null."""
+    measured = np.isfinite(grid.row(writer, "clean_median"))
+    kinds = [kind_of(name) for name in grid.columns]
+    wanted = [kind == "head" if columns == "heads" else kind != "head" for kind in kinds]
+    keep = np.flatnonzero(measured & np.array(wanted, dtype=bool))
+    left_out = max(0, len(keep) - most) if columns == "heads" else 0
+    if left_out:
+        change = np.abs(grid.row(writer, "clean_median") - grid.row(writer, "patched_median"))[keep]
+        keep = np.sort(keep[np.argsort(-np.nan_to_num(change), kind="stable")[:most]])
+    clean, patched = (
+        Quartiles(*(grid.row(writer, f"{run}_{name}")[keep] for name in Quartiles._fields))
+        for run in ("clean", "patched")
+    )
+    later = grid.column_index.get(LATER)
+    removed = float("nan") if later is None else -float(grid.row(writer, "beta")[later])
+    found = [label for label in erasers.split("+") if label] if isinstance(erasers, str) else None
+    return Patched(writer, [grid.columns[i] for i in keep], clean, patched, found, removed, left_out)
+
+
+def plot_clean_and_patched(shown: Patched) -> go.Figure:
+    """Fig 3: medians and quartiles, clean to the left of patched; erasers are shaded, their names bold."""
+    places = [place_of(label) for label in shown.labels]
+    spans = layer_spans([place.layer if place else None for place in places])
+    erasers = [index for index, label in enumerate(shown.labels) if label in set(shown.erasers or [])]
+    medians = np.concatenate([shown.clean.median, shown.patched.median])
+    edges = np.concatenate([shown.clean.q25, shown.clean.q75, shown.patched.q25, shown.patched.q75])
+    apart = _APART * min(1.0, len(shown.labels) / _AS_WIDE_AS)
+    heads = all(kind_of(label) == "head" for label in shown.labels)
+    return figure(
+        [
+            _run(shown.labels, shown.clean, "as it is", BLUE, "circle", -apart),
+            _run(shown.labels, shown.patched, "without reading the writer", ORANGE, "diamond", apart),
+        ],
+        x_title="later head, in stream order" if heads else "later attention layers and named groups",
+        y_title=f"projection ratio onto {text(shown.writer)}",
+        height=440,
+        sentence=_sentence(shown),
+        xaxis={
+            **{"tickmode": "array", "tickvals": list(range(len(shown.labels)))},
+            **{"ticktext": [_tick(label, index in set(erasers)) for index, label in enumerate(shown.labels)]},
+            **{"tickangle": -90, "tickfont": {"size": 10}, "showgrid": False, "zeroline": False},
+            **{"range": [-0.6, len(shown.labels) - 0.4]},
+        },
+        yaxis={"range": robust_range(medians, edges, keep=(-0.1, 0.1), limit=4.0)},
+        shapes=[*(layer_lines(spans) if heads else []), *(shaded(index, index) for index in erasers)],
+        annotations=layer_notes(spans) if heads else [],
+        showlegend=True,
+        legend={"y": 1.08},
+    )
+
+
+def _tick(label: str, is_eraser: bool) -> str:
+    name = text(eraser_name(label))
+    return f"<b>{name}</b>" if is_eraser else name
+
+
+def eraser_name(label: str) -> str:
+    """A head or layer by its label, a named group of many heads by its ends."""
+    heads = label.split("+")
+    if len(heads) > _SPELLED_OUT:
+        return f"{heads[0]}+…+{heads[-1]} ({len(heads)} heads)"
+    return LATER_NAME if label == LATER else label
+
+
+def _run(labels: list[str], values: Quartiles, name: str, colour: str, symbol: str, shift: float) -> go.Scatter:
+    up, down = values.q75 - values.median, values.median - values.q25
+    return go.Scatter(
+        x=single(np.arange(len(labels), dtype=np.float64) + shift),
+        y=single(values.median),
+        error_y={
+            **{"type": "data", "symmetric": False, "array": single(up), "arrayminus": single(down)},
+            **{"width": 0, "thickness": 1.5, "color": shade(colour, 0.6)},
+        },
+        hovertext=[text(eraser_name(label)) for label in labels],
+        customdata=single(np.stack([values.q25, values.q75], axis=1)),
+        name=name,
+        mode="markers",
+        marker={"color": colour, "symbol": symbol, "size": 7},
+        hovertemplate=(
+            f"%{{hovertext}} {name}: %{{y:.3f}} (%{{customdata[0]:.3f}} to %{{customdata[1]:.3f}})<extra></extra>"
+        ),
+    )
+
+
+def _sentence(shown: Patched) -> str:
+    said = []
+    if np.isfinite(shown.removed):
+        direction = "remove" if shown.removed >= 0 else "add"
+        said.append(
+            f"Because they read it, later heads together {direction} {number(abs(shown.removed))} of {shown.writer}'s "
+            "output (pooled coefficient β)."
+        )
+    if shown.erasers is not None:
+        said.append(_erasers(shown))
+    said += [f"The group {label}: {_move(shown, index)}." for index, label in enumerate(shown.labels) if "+" in label]
+    if shown.left_out:
+        said.append(f"Drawn are the {len(shown.labels)} heads that change most; {shown.left_out} others are left out.")
+    return " ".join(said)
+
+
+def _erasers(shown: Patched) -> str:
+    """The erasers by name, strongest first, with their medians where they are drawn."""
+    if not shown.erasers:
+        return "No head qualifies as its eraser."
+    at = {label: index for index, label in enumerate(shown.labels)}
+    named = sorted(shown.erasers, key=lambda label: shown.clean.median[at[label]] if label in at else 0.0)
+    listed = [f"{label}\u00a0{_move(shown, at[label])}" if label in at else label for label in named[:_NAMED]]
+    more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+    medians = ", with their medians as they are → without reading it" if any(label in at for label in named) else ""
+    return f"Its erasers{medians}: {', '.join(listed)}{more}."
+
+
+def _move(shown: Patched, index: int) -> str:
+    return f"{number(shown.clean.median[index])}\u00a0→\u00a0{number(shown.patched.median[index])}"
+
+
+def layer_strips(writers: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Rows of ``writers`` layer by layer, in the order of the stream, embeddings first."""
+    labels = writers["writer"].astype(str)
+    layers = np.array([place.layer if (place := place_of(label)) else np.nan for label in labels], dtype=float)
+    return [
+        ("embeddings" if layer < 0 else f"layer {int(layer)}", writers[layers == layer])
+        for layer in sorted(set(layers[np.isfinite(layers)]))
+    ]
+
+
+def plot_erased_by_layer(writers: pd.DataFrame, centred: bool = False) -> go.Figure:
+    """What later heads erase of each writer because they read it, a strip per layer."""
+    strips = layer_strips(writers)
+    points = strip_points(strips, ERASED, centred)
+    top = strongest(points, ERASED, _NAMED_POINTS)
+    listed = [f"{writer}\u00a0{number(value)}" for writer, value in zip(top["writer"], top["value"], strict=True)]
+    absent = [name for name, rows in strips if not np.isfinite(numeric(rows, "erased_by_reading")).any()]
+    sentence = f"Most erased by reading: {', '.join(listed)}." if listed else "No writer is erased by reading."
+    return plot_strips(
+        points,
+        [name for name, _ in strips],
+        ERASED,
+        named=_NAMED_POINTS,
+        sentence=sentence + (f" No later heads, or not measured: {', '.join(absent)}." if absent else ""),
+    )
