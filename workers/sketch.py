@@ -2,8 +2,8 @@
 
 Bins are even in ``t = sign(x)·log(1 + |x|)`` and centred on multiples of ``BIN_WIDTH``, 89 to an octave of 1 + |x|, so
 that 0 and ±1 are represented exactly and any order statistic is off by at most half a bin: 0.0039 + 0.39 % of its size.
-Values beyond ±1.5e5 fall into the outermost bins. Counts are integers, so the order of merging cannot change a quantile. (The construction of
-DDSketch, Masson et al. 2019, with a linear part around zero.)
+Values beyond ±1.5e5 fall into the outermost bins. Counts are integers, so the order of merging cannot change a quantile.
+(The construction of DDSketch, Masson et al. 2019, with a linear part around zero.)
 """
 
 from __future__ import annotations
