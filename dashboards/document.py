@@ -90,8 +90,11 @@ def write_document(path: Path, title: str, intro: str, parts: Sequence[Card | Ta
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(_document(title, intro, parts), encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(_document(title, intro, parts), encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _document(title: str, intro: str, parts: Sequence[Card | Table]) -> str:

@@ -50,6 +50,7 @@ def find_room(config: SweepConfig, background: Background) -> Room:
         has_gpu = background.submit("workers.resolve:has_gpu").result()
     if config.device == "cuda" and not has_gpu:
         raise UsageError(
-            "device = 'cuda': no GPU is found here; use --device auto or cpu (a cluster that starts GPUs on demand needs --workers N as well)"
+            "device = 'cuda': no GPU is found here; use --device auto or cpu (a cluster that starts GPUs on demand needs "
+            "--workers N as well)"
         )
     return Room(config, "cuda" if has_gpu and config.device != "cpu" else "cpu", cluster)

@@ -55,7 +55,9 @@ class ShardWorker:
         batch = task.batch
         while True:
             try:
-                return ShardResult(task.id, self._measure(task, model, torch.from_numpy(block.astype(np.int64)), batch), batch)
+                return ShardResult(
+                    task.id, self._measure(task, model, torch.from_numpy(block.astype(np.int64)), batch), batch
+                )
             except torch.cuda.OutOfMemoryError:
                 torch.cuda.empty_cache()
                 if batch == 1:
