@@ -12,6 +12,7 @@ import signal
 import threading
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import connection
+from multiprocessing.connection import Connection
 from typing import Any
 
 
@@ -23,11 +24,10 @@ class Background:
     """
 
     def __init__(self, threads: int = 1) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._kept, self._line = context.Pipe(duplex=False)
         self._pool = ProcessPoolExecutor(
-            max_workers=1,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_initialize,
-            initargs=(threads,),
+            max_workers=1, mp_context=context, initializer=_initialize, initargs=(threads, self._kept)
         )
 
     def submit(self, target: str, *args: Any) -> Future[Any]:
@@ -36,11 +36,18 @@ class Background:
         Returns:
             A future of its result; the function's exception is raised from it.
         """
-        return self._pool.submit(_call, target, args)
+        # The first call starts the process, which inherits the mask: Ctrl-C does not hit it before it can ignore it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            return self._pool.submit(_call, target, args)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
     def close(self) -> None:
-        """End the process, giving up what has not begun."""
+        """End the process at once, whatever it is doing."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._line.close()
+        self._kept.close()
 
 
 def _call(target: str, args: tuple[Any, ...]) -> Any:
@@ -48,15 +55,15 @@ def _call(target: str, args: tuple[Any, ...]) -> Any:
     return getattr(importlib.import_module(module), function)(*args)
 
 
-def _initialize(threads: int) -> None:
+def _initialize(threads: int, line: Connection) -> None:
     # Ctrl-C reaches the whole process group; the driver alone decides what follows from it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(line,), daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
+def _end_with_parent(line: Connection) -> None:
+    """End when nobody is at the other end of ``line``: the driver closed it, or is gone."""
+    connection.wait([line])
     os._exit(1)

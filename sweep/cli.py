@@ -6,10 +6,14 @@ Exit codes: 0 everything was measured, 1 something failed (the last line of stde
 
 from __future__ import annotations
 
+import io
+import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,8 @@ import click
 from workers.errors import SweepError, UsageError
 
 INTERRUPTED = 130
+_AGAIN_S = 0.05
+_interrupted = threading.Event()
 
 
 class _Positions(click.ParamType[int | str]):
@@ -71,7 +77,7 @@ def _load(source: str, flags: dict[str, Any]) -> Any:
     return load_config(source, {**flags, **{key: list(value) if value else None for key, value in lists.items()}})
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, no_args_is_help=False)
 @click.version_option(package_name="erasure-sweep")
 def cli() -> None:
     """Measure which components of language models erase what earlier ones wrote."""
@@ -113,7 +119,7 @@ def compare(folders: tuple[Path, ...], experiments: tuple[str, ...], tracking_ur
 @cli.command()
 @click.option("--tracking-uri", metavar="URI", help="MLflow tracking store.")
 @click.option("--experiment", default=None, metavar="NAME", help="Open on this experiment.")
-@click.option("--port", default=5000, show_default=True, help="Port on loopback.")
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port on loopback.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 def ui(tracking_uri: str | None, experiment: str | None, port: int, host: str) -> None:
     """Browse the logged runs in MLflow's UI."""
@@ -139,40 +145,71 @@ def config(source: str, reference: bool, **flags: Any) -> None:
         click.echo(yaml.safe_dump(_load(source, flags).model_dump(exclude_none=True), sort_keys=False).rstrip())
 
 
-def _on_sigterm(signum: int, frame: object) -> None:
+def _interrupt(signum: int, frame: object) -> None:
+    _interrupted.set()
     raise KeyboardInterrupt
+
+
+def _unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    """An interrupt that falls into a destructor is dropped by Python: raise it again, a moment later."""
+    if unraisable.exc_type is KeyboardInterrupt:
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every error a user meets is one line on stderr."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+        signal.signal(signum, _interrupt)
+    sys.unraisablehook = _unraisable
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows no τ is no reason to fail
     sys.exit(_guarded(arguments))
 
 
 def _guarded(arguments: list[str]) -> int:
-    debug = "--debug" in arguments
     try:
         cli(arguments, prog_name="erasure-sweep", standalone_mode=False)
-    except click.ClickException as error:
-        click.echo(f"erasure-sweep: {error.format_message()}", err=True)
-        return UsageError.exit_code
-    except SweepError as error:
-        if debug:
-            traceback.print_exc()
-        click.echo(f"erasure-sweep: {error}", err=True)
-        return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("erasure-sweep: interrupted; the same command goes on from here", err=True)
-        return INTERRUPTED
+        return _end_interrupted()
     except BrokenPipeError:
-        return 1
-    except Exception as error:  # noqa: BLE001 the last line of defence: users get a line, --debug the traceback
-        if debug:
-            traceback.print_exc()
-        click.echo(f"erasure-sweep: unexpected {type(error).__name__}: {error} (--debug shows where)", err=True)
+        # Whoever read this has gone; so that Python does not try to flush to them on its way out:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return SweepError.exit_code
+    except Exception as error:  # noqa: BLE001 the last line of defence: users get a line, --debug the traceback
+        if "--debug" in arguments:
+            traceback.print_exc()
+        # Libraries turn an interrupt that falls into them into errors of their own.
+        return _end_interrupted() if _interrupted.is_set() else _end_failed(error)
     return 0
+
+
+def _end_interrupted() -> int:
+    _say("interrupted; the same command goes on from here")
+    return INTERRUPTED
+
+
+def _end_failed(error: Exception) -> int:
+    if isinstance(error, click.ClickException):
+        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "erasure-sweep"
+        _say(f"{error.format_message().rstrip('.')} (see `{command} --help`)")
+        return UsageError.exit_code
+    if isinstance(error, SweepError):
+        _say(str(error))
+        return error.exit_code
+    if isinstance(error, BrokenExecutor):
+        _say("a helper process was ended from outside, most likely because memory ran out: free some, then run again")
+        return SweepError.exit_code
+    _say(f"unexpected {type(error).__name__}: {error} (--debug shows where)")
+    return SweepError.exit_code
+
+
+def _say(message: str) -> None:
+    """One line on stderr, whatever the message holds."""
+    click.echo(f"erasure-sweep: {' '.join(message.split())}", err=True)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ and what is allowed. The reference of keys (``erasure-sweep config --reference``
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from workers.catalog import find_entry
 from workers.errors import UsageError, nearest
 from workers.records import Group
 
@@ -26,6 +28,11 @@ SCHEMA_VERSION = "1"
 PRESETS = resources.files("sweep") / "presets"
 
 Positive = Annotated[int, Field(ge=1)]
+Text = Annotated[str, Field(pattern=r"^[^\x00-\x1f]+$")]
+
+_PLAINLY = {"missing": "is required", "string_pattern_mismatch": "should be a line of text", "too_short": "names none"}
+"""What pydantic would say in terms of its own, by kind of error."""
+_NAME_RULE = "should be up to 100 letters, digits, '.', '_' or '-', the first a letter or digit"
 
 
 class SweepConfig(BaseModel):
@@ -33,11 +40,11 @@ class SweepConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, strict=True)
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "demo"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "demo"
     """Name of the sweep: of its folder under runs/ and of its MLflow experiment."""
-    models: Annotated[list[str], Field(min_length=1)]
+    models: Annotated[list[Text], Field(min_length=1)]
     """Models to measure: bundled or hub names (`erasure-sweep models` lists them) or directories."""
-    corpus: str = "stdlib"
+    corpus: Text = "stdlib"
     """What the models read: `stdlib` (the running interpreter's standard library), a .npy token array, a text file or
     folder, JSONL or parquet, or a Hugging Face set."""
     prompts: Positive = 64
@@ -57,7 +64,7 @@ class SweepConfig(BaseModel):
     """Seed of everything drawn: prompts from the corpus, positions."""
     stage: Literal["scan"] = "scan"
     """What to measure. `scan` looks at every component as a writer."""
-    tau: Annotated[float, Field(ge=0, strict=False)] = 0.05
+    tau: Annotated[float, Field(ge=0, strict=False, allow_inf_nan=False)] = 0.05
     """A later head opposes a writer when its median projection ratio is at most −tau and its upper quartile negative."""
     top: Positive = 5
     """How many writers, the most opposed first, figures and the final table show."""
@@ -77,19 +84,19 @@ class SweepConfig(BaseModel):
     """Share of a GPU that one worker asks for when models run on GPUs."""
     attempts: Positive = 3
     """How often a shard may fail before it is set aside."""
-    shard_deadline_s: Annotated[float, Field(gt=0, strict=False)] = 3600.0
+    shard_deadline_s: Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)] = 3600.0
     """Seconds after which a shard counts as failed and its worker is replaced."""
-    ray_address: str | None = None
+    ray_address: Text | None = None
     """A running Ray cluster (`auto`, HOST:PORT or ray://…); by default RAY_ADDRESS, else a local one is started."""
-    out: str | None = None
+    out: Text | None = None
     """Folder for tables, figures and the comparison page; by default runs/NAME."""
-    store: str | None = None
+    store: Text | None = None
     """Folder for finished shards; by default .store inside OUT."""
-    staging: str | None = None
+    staging: Text | None = None
     """Folder for processed weights and token arrays; by default ERASURE_SWEEP_STAGING, else ~/.cache/erasure-sweep."""
-    tracking_uri: str | None = None
+    tracking_uri: Text | None = None
     """MLflow tracking store; by default MLFLOW_TRACKING_URI, else sqlite:///mlflow.db."""
-    experiment: str | None = None
+    experiment: Text | None = None
     """MLflow experiment; by default the sweep's name."""
 
     @model_validator(mode="after")
@@ -152,7 +159,7 @@ def load_config(source: str = "demo", flags: Mapping[str, Any] | None = None) ->
     Raises:
         UsageError: no such preset or file, an unknown key, a wrong value.
     """
-    values = {"name": Path(source).stem, **_read_yaml(source)}
+    values = {"name": _default_name(source), **_read_yaml(source)}
     values |= {key: value for key, value in (flags or {}).items() if value is not None}
     return build_config(values, source)
 
@@ -177,9 +184,21 @@ def _one_line(error: ValidationError) -> str:
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])
     key = str(first["loc"][0])
-    allowed = "; ".join(dict.fromkeys(e["msg"].removeprefix("Input ") for e in error.errors() if e["loc"][0] == key))
+    allowed = dict.fromkeys(_allowed(key, e["type"], e["msg"]) for e in error.errors() if e["loc"][0] == key)
     given = "" if first["type"] == "missing" else f" = {first['input']!r}"
-    return f"{key}{given}: {allowed}"
+    either = " or ".join(allowed).replace(" or should be ", " or ")
+    return f"{key}{given}: {either}"
+
+
+def _allowed(key: str, kind: str, message: str) -> str:
+    if key == "name" and kind == "string_pattern_mismatch":
+        return _NAME_RULE
+    return _PLAINLY.get(kind, message.removeprefix("Input "))
+
+
+def _default_name(source: str) -> str:
+    """A preset's or file's own name, made one that folders and experiments can have."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", Path(source).stem).lstrip("._-")[:100] or "sweep"
 
 
 def _read_yaml(source: str) -> dict[str, Any]:
@@ -190,14 +209,28 @@ def _read_yaml(source: str) -> dict[str, Any]:
     elif path.is_file():
         text = _read_text(path)
     else:
-        raise UsageError(f"no preset and no file {source!r}: {nearest(source, preset_names())}")
+        raise _no_config(source, path)
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
+    # Dates and numbers that look like ones but are none raise ValueError.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UsageError(f"{source}: not valid YAML: {_yaml_problem(error)}") from error
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise UsageError(f"{source}: should hold `key: value` lines; `erasure-sweep config` prints an example")
     return values
+
+
+def _no_config(source: str, path: Path) -> UsageError:
+    if source and (path.is_dir() or find_entry(source) is not None):
+        return UsageError(f"{source} is neither a preset nor a config file: for a model write --model {source}")
+    return UsageError(f"no preset and no file {source!r}: {nearest(source, preset_names())}")
+
+
+def _yaml_problem(error: Exception) -> str:
+    """What is wrong and in which line, without the parser's drawing of it."""
+    mark = getattr(error, "problem_mark", None)
+    where = f"line {mark.line + 1}: " if mark else ""
+    return where + " ".join(str(getattr(error, "problem", None) or error).split())
 
 
 def _read_text(path: Path) -> str:

@@ -6,7 +6,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pandas as pd
@@ -48,12 +48,23 @@ def run(config: SweepConfig, *, fresh: bool, dry_run: bool) -> None:
         raise SweepError(outcome.problems[-1])
 
 
+class _LogFile(logging.FileHandler):
+    """A log that a full disk leaves short: what fails then is said once, by the run itself."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 logging names it
+        pass
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+
 @contextmanager
 def _logging_to(folder: RunFolder) -> Iterator[None]:
     """Keep details, with the ids of shards, in OUT/run.log."""
     try:
         folder.out.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(folder.log, encoding="utf-8")
+        handler = _LogFile(folder.log, encoding="utf-8")
     except OSError as error:
         raise write_error(folder.out, error) from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))

@@ -90,13 +90,15 @@ class Sweep:
             self._manifest = Manifest(self.folder, self.config, fresh)
             self._runs = LoggedRuns(self.config)
             plans, room = self._prepare()
-            self._manifest.start(plans, room.device)
-            self._runs.start(self._manifest, plans)
-            self._enqueue(plans, fresh)
-            with self._noting_the_end(), closing(room.executor(len(self._queue))) as executor:
-                while not all(model.ended for model in self._models.values()):
-                    self._step(executor)
-                self._compare()
+            self._models = {plan.model.hash: _Model(plan, set(), batch=plan.tasks[0].batch) for plan in plans}
+            with self._noting_the_end():
+                self._manifest.start(plans, room.device)
+                self._runs.start(self._manifest, plans)
+                self._enqueue(fresh)
+                with closing(room.executor(len(self._queue))) as executor:
+                    while not all(model.ended for model in self._models.values()):
+                        self._step(executor)
+                    self._compare()
             return SweepOutcome(self.folder, self._manifest.values, tuple(self._problems + self._runs.problems))
 
     def _prepare(self) -> tuple[list[ModelPlan], Room]:
@@ -107,14 +109,15 @@ class Sweep:
         room = find_room(self.config, self._background)
         return [plan_scan(self.config, model, room.device) for model in models], room
 
-    def _enqueue(self, plans: list[ModelPlan], fresh: bool) -> None:
-        for plan in plans:
+    def _enqueue(self, fresh: bool) -> None:
+        for model in self._models.values():
+            plan = model.plan
             ids = [task.id for task in plan.tasks]
             if fresh:
                 self._store.discard(ids)
             done = self._store.finished(ids)
             self._queue.add(task for task in plan.tasks if task.id not in done)
-            self._models[plan.model.hash] = _Model(plan, set(ids) - done, batch=plan.tasks[0].batch)
+            model.missing = set(ids) - done
             self._reporter.start_model(plan.model.name, len(done), len(ids), plan.model.n_prompts / len(ids))
 
     def _step(self, executor: Executor) -> None:
@@ -211,8 +214,13 @@ class Sweep:
             raise
 
     def _note_all(self, state: Any, reason: str) -> None:
-        for model in self._models.values():
-            if not model.ended:
-                self._manifest.update(model.plan.model.name, state=state, reason=reason)
-                self._runs.end_model(model.plan.model.hash, state, reason)
+        """What cannot be noted, on a full disk, must not hide why the run ends."""
+        unfinished = [model.plan.model for model in self._models.values() if not model.ended]
+        try:
+            for model in unfinished:
+                self._manifest.update(model.name, state=state, reason=reason)
+        except SweepError:
+            log.warning("the end could not be noted in the manifest", exc_info=True)
+        for model in unfinished:
+            self._runs.end_model(model.hash, state, reason)
         self._runs.end_sweep(self.folder, state)

@@ -15,6 +15,9 @@ from filelock import FileLock, Timeout
 from sweep.config import SweepConfig
 from workers.errors import SweepError, UsageError
 
+OWN_FILES = ("manifest.json", "compare.html", "run.log")
+"""What stands in OUT beside the models' folders."""
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that it is either whole or absent: temporary name, synced, renamed.
@@ -31,16 +34,17 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise write_error(path, error) from error
+    finally:
+        with suppress(OSError):  # an interrupt, too, leaves nothing half-written behind
+            temporary.unlink(missing_ok=True)
 
 
 def write_error(path: Path, error: OSError) -> SweepError:
     """The line for a file that cannot be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return SweepError(f"no room on the disk for {path}: free some or choose another --out, then run again to go on")
-    return SweepError(f"{path} cannot be written ({error.strerror}): choose another --out")
+        return SweepError(f"no room on the disk for {path}: free some, then run again to go on")
+    return SweepError(f"{path} cannot be written ({error.strerror}): choose another --out or --store")
 
 
 class RunFolder:
@@ -98,15 +102,26 @@ class RunFolder:
             return None
         try:
             manifest = json.loads(self.manifest.read_text(encoding="utf-8"))
-            if isinstance(manifest, dict) and isinstance(manifest.get("models"), list):
-                return manifest
         except (OSError, ValueError):
-            pass
-        raise UsageError(f"{self.manifest} is damaged: choose another --out, or run with --fresh to start over")
+            manifest = None
+        if not _is_manifest(manifest):
+            raise UsageError(f"{self.manifest} is damaged: choose another --out, or run with --fresh to start over")
+        return dict(manifest)
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """Replace the manifest."""
         write_atomically(self.manifest, (json.dumps(manifest, indent=1, default=str) + "\n").encode())
+
+
+def _is_manifest(values: Any) -> bool:
+    """Whether this has what is read of a manifest: damage is found here, not where a key is missed."""
+    if not isinstance(values, dict) or not isinstance(values.get("config"), dict):
+        return False
+    models = values.get("models")
+    needed = ("name", "folder", "state")
+    return isinstance(models, list) and all(
+        isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in needed) for entry in models
+    )
 
 
 def staging_folder(config: SweepConfig) -> Path:
@@ -123,10 +138,12 @@ def folder_names(names: list[str], taken: dict[str, str]) -> dict[str, str]:
         taken: folders that an earlier run of the sweep gave, by key.
     """
     folders = dict(taken)
+    refused = {*OWN_FILES, *(folder.lower() for folder in folders.values())}
     for name in names:
         if name in folders:
             continue
         stem = re.sub(r"[^A-Za-z0-9._-]+", "_", name.rstrip("/").rsplit("/", 1)[-1]).strip("._") or "model"
-        candidates = [stem, *(f"{stem}-{i}" for i in range(2, len(folders) + 3))]
-        folders[name] = next(c for c in candidates if c.lower() not in {f.lower() for f in folders.values()})
+        candidates = [stem, *(f"{stem}-{i}" for i in range(2, len(refused) + 3))]
+        folders[name] = next(c for c in candidates if c.lower() not in refused)
+        refused.add(folders[name].lower())
     return folders

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from dashboards.pages import write_comparison, write_model_page
 from dashboards.tables import ModelTables, read_out
 from sweep.config import SCHEMA_VERSION
-from sweep.files import write_atomically
+from sweep.files import write_atomically, write_error
 from workers.encoding import decode_state
 from workers.measures import SCAN
 from workers.measures.tables import scan_tables
@@ -49,8 +49,10 @@ def finish_model(
     tables = merge_tables(about["name"], load_model(weights)[1], blocks, options, thresholds)
     for name, table in tables.items():
         write_table(table, tables_folder / f"{name}.parquet")
-    page.parent.mkdir(parents=True, exist_ok=True)
-    write_model_page(ModelTables(about, tables), page, sweep)
+    try:
+        write_model_page(ModelTables(about, tables), page, sweep)
+    except OSError as error:
+        raise write_error(page, error) from error
 
 
 def merge_tables(
@@ -90,4 +92,7 @@ def compare_models(out: Path, page: Path) -> None:
         for entry in sweep["models"]
         if (out / entry["folder"] / "figures" / "scan.html").exists()
     }
-    write_comparison(models, page, sweep, links)
+    try:
+        write_comparison(models, page, sweep, links)
+    except OSError as error:
+        raise write_error(page, error) from error

@@ -15,6 +15,7 @@ from typing import Any
 from sweep.config import SCHEMA_VERSION, SweepConfig
 from sweep.files import RunFolder, folder_names
 from sweep.plan import ModelPlan, sweep_id
+from sweep.tracking import without_password
 from workers.errors import UsageError
 
 
@@ -63,7 +64,7 @@ class Manifest:
             "python": platform.python_version(),
             "schema_version": SCHEMA_VERSION,
             "device_type": device,
-            "config": self._config.model_dump(),
+            "config": _shown(self._config),
             "models": list((self._earlier | entries).values()),
         }
         self._write()
@@ -99,6 +100,12 @@ def _entry(plan: ModelPlan, folder: str) -> dict[str, Any]:
         "state": "MEASURING",
         "reason": None,
     }
+
+
+def _shown(config: SweepConfig) -> dict[str, Any]:
+    """The config as it may be kept and logged: addresses without their passwords."""
+    values = config.model_dump()
+    return values | {"tracking_uri": without_password(config.tracking_uri) if config.tracking_uri else None}
 
 
 def _difference(earlier: dict[str, Any], config: SweepConfig) -> str:

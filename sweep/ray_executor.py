@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 2**30
 NO_WORKER_S = 300.0
-"""How long a sweep waits while none of its workers answers."""
+NO_WORKER_ON_CLUSTER_S = 1800.0
+"""How long a sweep waits while none of its workers answers; a cluster may have to start machines first."""
 
 
 @dataclass
@@ -51,7 +52,6 @@ class Cluster:
 
     started_here: bool
     resources: dict[str, float] = field(default_factory=dict)
-    n_nodes: int = 1
 
 
 def connect(address: str | None, cpus: int | None) -> Cluster:
@@ -80,7 +80,7 @@ def connect(address: str | None, cpus: int | None) -> Cluster:
         where = f"no Ray cluster answers at {address}" if address else "Ray does not start on this machine"
         last = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise SweepError(f"{where}: {last} (--workers 0 measures without Ray)") from error
-    return Cluster(address is None, ray.cluster_resources(), len([n for n in ray.nodes() if n["Alive"]]))
+    return Cluster(address is None, ray.cluster_resources())
 
 
 class RayExecutor:
@@ -124,7 +124,7 @@ class RayExecutor:
 
     def _contents(self, task: ShardTask) -> dict[str, Any]:
         """References to the files that a worker on another machine cannot read; each is put once."""
-        if self._cluster.n_nodes == 1:
+        if self._cluster.started_here:
             return {}
         import ray
 
@@ -200,9 +200,10 @@ class RayExecutor:
 
     def _check_alive(self) -> None:
         busy = any(a.task is not None for a in self._actors)
-        if not busy and not self.idle() and time.monotonic() - self._last_seen > NO_WORKER_S:
+        patience_s = NO_WORKER_S if self._cluster.started_here else NO_WORKER_ON_CLUSTER_S
+        if not busy and not self.idle() and time.monotonic() - self._last_seen > patience_s:
             raise SweepError(
-                f"no worker has answered for {NO_WORKER_S:.0f} s: check the cluster (`ray status`), then run again"
+                f"no worker has answered for {patience_s:.0f} s: check the cluster (`ray status`), then run again"
             )
 
     def close(self) -> None:

@@ -44,9 +44,13 @@ def find_room(config: SweepConfig, background: Background) -> Room:
     address = config.ray_address or os.environ.get("RAY_ADDRESS")
     cluster = connect(address, None) if address and config.workers != 0 else None
     if cluster is not None:
-        has_gpu = cluster.resources.get("GPU", 0) > 0
+        # A cluster that grows from nothing has no GPU yet: then it is enough that one is asked for.
+        has_gpu = cluster.resources.get("GPU", 0) > 0 or (config.device == "cuda" and config.workers is not None)
     else:
         has_gpu = background.submit("workers.resolve:has_gpu").result()
     if config.device == "cuda" and not has_gpu:
-        raise UsageError("device = 'cuda': no GPU is found here; use --device auto or cpu")
+        raise UsageError(
+            "device = 'cuda': no GPU is found here; use --device auto or cpu (a cluster that starts GPUs on demand needs "
+            "--workers N as well)"
+        )
     return Room(config, "cuda" if has_gpu and config.device != "cpu" else "cpu", cluster)

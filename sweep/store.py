@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from sweep.files import write_atomically
+from sweep.files import write_atomically, write_error
 from workers.encoding import is_whole
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,8 @@ class ShardStore:
             state = path.read_bytes()
         except FileNotFoundError:
             return False
+        except OSError as error:
+            raise write_error(self.root, error) from error
         if is_whole(state):
             return True
         log.warning("shard %s: %s is damaged and is measured again", shard_id, path)

@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -207,7 +208,8 @@ def _write_staged(staged: StagedModel, source: Source, path: Path) -> None:
     except (OSError, SafetensorError) as error:
         raise DataError(f"cannot stage model {source.name} in {path.parent}: {one_line(error)}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it may be the folder itself that is not to be had
+            temporary.unlink(missing_ok=True)
 
 
 def _read_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -1,0 +1,84 @@
+# `make run` and `make test` set up everything they need in .venv, from nothing, and again after a change of
+# pyproject.toml or constraints.txt.
+#
+#   ARGS=…         passed on:  make run ARGS="--prompts 8"    make test ARGS="tests/unit -x"
+#   PYTHON=…       the Python that .venv is made with:  make run PYTHON=python3.12
+#   JOBS=…         processes that run tests side by side (default 2; 0 runs them in one)
+#   REQUIRE_ALL=1  tests fail, instead of being skipped, where a tool such as chromium is absent
+
+PYTHON ?= python3
+JOBS ?= 2
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin/python
+SWEEP := $(BIN) -m sweep.cli
+PYTEST := $(BIN) -m pytest -n $(JOBS) --dist loadgroup
+# A Python that was named has to be the one in .venv; the default one only has to do.
+ifneq ($(origin PYTHON),file)
+NAMED := $(PYTHON)
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint check bench soak ui runtime dev venv
+
+help:
+	@echo "make run      measure the bundled models: tables, figures, MLflow runs and a page in runs/demo"
+	@echo "make test     run the tests"
+	@echo "make ui       browse the logged runs in MLflow's UI"
+	@echo "make check    linters, type checker, tests with coverage"
+	@echo "make lint     linters and type checker alone"
+	@echo "make bench    speed and memory beside plain forward passes, printed and saved as JSON"
+	@echo "make soak     the long trials"
+	@echo "Each sets up .venv first if need be. ARGS=\"…\" is passed on, PYTHON=… names the Python to use."
+
+run: runtime
+	@$(SWEEP) run $(ARGS)
+
+ui: runtime
+	@$(SWEEP) ui $(ARGS)
+
+test: dev
+	@echo "running the tests (about 15 minutes on two cores)"
+	@$(PYTEST) $(ARGS)
+
+lint: dev
+	$(BIN) -m ruff check .
+	$(BIN) -m ruff format --check .
+	$(BIN) -m mypy
+
+check: lint
+	$(PYTEST) --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+bench: dev
+	@$(BIN) -m tests.benchmarks $(ARGS)
+
+soak: dev
+	@$(BIN) -m pytest -m soak $(ARGS)
+
+# A make of its own, because it has to see the stamps as `venv` leaves them.
+runtime dev: venv
+	@$(MAKE) --no-print-directory --silent $(VENV)/.$@
+
+venv:
+	@if ! $(BIN) -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	    { [ -n "$(NAMED)" ] && [ "$$($(BIN) -V)" != "$$($(NAMED) -V 2>&1)" ]; }; then \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "$(PYTHON) is missing or older than Python 3.11: install one (apt-get install python3 python3-venv), or name it: make run PYTHON=python3.12" >&2; exit 1; }; \
+	  $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo "$(PYTHON) -m venv does not work here: apt-get install python3-venv (or the python3.X-venv of that Python)" >&2; exit 1; }; \
+	  [ ! -e $(VENV) ] || echo "$(VENV) does not work, or is not $(PYTHON)'s: making it anew"; \
+	  echo "making $(VENV) with $$($(PYTHON) -V)"; \
+	  $(PYTHON) -m venv --clear $(VENV); \
+	fi
+	@# what is installed points to the folder it was installed from
+	@[ "$$(cat $(VENV)/.place 2>/dev/null)" = "$(CURDIR)" ] || rm -f $(VENV)/.runtime $(VENV)/.dev
+
+$(VENV)/.runtime: pyproject.toml constraints.txt
+	@echo "installing erasure-sweep into $(VENV) (a few minutes and about 2.5 GB the first time)"
+	@$(BIN) -m pip install -c constraints.txt -e .
+	@echo "$(CURDIR)" > $(VENV)/.place && touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt
+	@echo "installing erasure-sweep with its development tools into $(VENV) (a few minutes and about 2.5 GB the first time)"
+	@$(BIN) -m pip install -c constraints.txt -e '.[dev]'
+	@echo "$(CURDIR)" > $(VENV)/.place && touch $(VENV)/.runtime $@

@@ -1,0 +1,106 @@
+"""What every test stands on: fixed seeds, one thread, and nothing that reaches the user's own caches and stores.
+
+Shapes and types of ``workers`` are checked while testing, by jaxtyping's pytest option in ``pyproject.toml``; processes
+that tests start, Ray's workers among them, are not checked.
+
+Under xdist, tests that share something expensive run in one process: those of the group ``ray``, because two clusters
+would starve each other, and each other file of integration and acceptance tests, because of its servers and browsers.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+CHROMIUM = Path("/usr/bin/chromium")
+
+QUIET = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+_own_folder = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set the environment before anything that reads it on import is imported."""
+    config.stash[_own_folder] = folder = tempfile.TemporaryDirectory(prefix="erasure-sweep-tests-")
+    os.environ.update(QUIET)
+    os.environ["HF_HOME"] = str(Path(folder.name, "huggingface"))
+    for variable in ("RAY_ADDRESS", "HF_ENDPOINT", "HF_HUB_CACHE", "HF_DATASETS_CACHE"):
+        os.environ.pop(variable, None)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    config.stash[_own_folder].cleanup()
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep each file of integration and acceptance tests together, unless it says its group itself."""
+    for item in items:
+        if item.path.parent.name in ("integration", "acceptance") and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("there is no GPU here")
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seeds() -> None:
+    """The same numbers whichever tests ran before, on one thread as workers have it."""
+    import numpy as np
+    import torch
+
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _own_places(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Staging, shared by the tests of a session, and an MLflow store for each test, away from the user's."""
+    base = tmp_path_factory.getbasetemp()
+    monkeypatch.setenv("ERASURE_SWEEP_STAGING", str(base / "staging"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path_factory.mktemp('tracking')}/mlflow.db")
+
+
+def without_tool(reason: str) -> NoReturn:
+    """Skip, or fail where nothing may be skipped."""
+    if os.environ.get("REQUIRE_ALL") == "1":
+        pytest.fail(f"{reason}, and REQUIRE_ALL=1 allows no skips")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Path:
+    """Path of Debian's chromium, for tests that need it."""
+    if not CHROMIUM.exists():
+        without_tool(f"{CHROMIUM} is not installed (apt-get install chromium)")
+    return CHROMIUM
+
+
+@pytest.fixture(scope="module")  # not longer: playwright keeps an event loop running in this thread
+def browser(chromium: Path) -> Iterator[Any]:
+    """A running browser."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=str(chromium), args=["--no-sandbox"])
+        yield running
+        running.close()

@@ -1,0 +1,170 @@
+"""The command line: help without heavy imports, usage errors in one line, exit codes, signals."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sweep import cli
+from workers.errors import DataError, SweepError, UsageError
+
+HEAVY = ("torch", "ray", "mlflow", "transformer_lens", "pandas", "plotly", "datasets")
+
+
+def in_a_process(script: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_help_imports_nothing_heavy():
+    commands = [["--help"], ["--version"], *([command, "--help"] for command in cli.cli.commands), ["config"]]
+    script = f"""
+import sys
+from sweep.cli import _guarded
+assert [_guarded(arguments) for arguments in {commands}] == [0] * {len(commands)}
+sys.exit(" ".join(name for name in {HEAVY} if name in sys.modules))
+"""
+    done = in_a_process(script)
+    assert (done.returncode, done.stderr.strip()) == (1, ""), done.stderr  # exit with a string prints it and is 1
+    assert "Measure a sweep. Without arguments: the bundled models, offline." in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([], "Missing command (see `erasure-sweep --help`)"),
+        (["ru"], "No such command 'ru'"),
+        (["run", "--promts", "3"], "No such option"),
+        (
+            ["run", "--prompts", "x"],
+            "Invalid value for '--prompts': 'x' is not a valid integer (see `erasure-sweep run",
+        ),
+        (["run", "--positions", "some"], "Invalid value for '--positions': 'some' is neither 'all' nor a number"),
+        (["run", "--stage", "verify"], "Invalid value for '--stage': 'verify' is not 'scan'"),
+        (["run", "--model"], "Option '--model' requires an argument"),
+        (["run", "demo", "paper"], "Got unexpected extra argument (paper)"),
+        (["run", "papr"], "no preset and no file 'papr': did you mean paper?"),
+        (["config", "--seed", "-1"], "demo: seed = -1: should be greater than or equal to 0"),
+        (["config", "--corpus", ""], "demo: corpus = '': should be a line of text"),
+        (["ui", "--port", "70000"], "Invalid value for '--port': 70000 is not in the range 1<=x<=65535"),
+    ],
+)
+def test_usage_errors_are_one_line(arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]):
+    assert cli._guarded(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"erasure-sweep: {line}")
+    assert len(captured.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UsageError("no such thing"), 2, "no such thing"),
+        (DataError("damaged"), 1, "damaged"),
+        (SweepError("two\n  lines"), 1, "two lines"),
+        (ValueError("odd\nthing"), 1, "unexpected ValueError: odd thing (--debug shows where)"),
+        (MemoryError(), 1, "unexpected MemoryError: (--debug shows where)"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command goes on from here"),
+        (cli.BrokenExecutor("gone"), 1, "a helper process was ended from outside"),
+    ],
+)
+def test_exit_codes(
+    error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*args: object) -> None:
+        raise error
+
+    monkeypatch.setattr("sweep.config.load_config", fail)
+    assert cli._guarded(["config"]) == code
+    lines = capsys.readouterr().err.split("\n")
+    assert lines[-1] == "" and lines[-2].startswith(f"erasure-sweep: {line}")
+    assert [text for text in lines[:-2] if text] == []
+
+
+def test_debug_shows_where(capsys: pytest.CaptureFixture[str]):
+    assert cli._guarded(["run", "papr", "--debug"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[-1] == "erasure-sweep: no preset and no file 'papr': did you mean paper?"
+
+
+def test_config_prints_what_can_be_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    flags = ["--model", "a", "--model", "b", "--positions", "7", "--workers", "0", "--seq-len", "9", "--out", "x"]
+    assert cli._guarded(["config", "paper", *flags]) == 0
+    printed = capsys.readouterr().out
+    values = yaml.safe_load(printed)
+    assert values["models"] == ["a", "b"]
+    assert (values["positions"], values["workers"], values["seq_len"], values["out"]) == (7, 0, 9, "x")
+    assert (values["corpus"], values["seed"], values["prompts"]) == ("gelu-mix", 5235, 300)
+    (tmp_path / "again.yaml").write_text(printed)
+    assert cli._guarded(["config", str(tmp_path / "again.yaml")]) == 0
+    assert capsys.readouterr().out == printed
+
+
+def test_the_reference_is_printed(capsys: pytest.CaptureFixture[str]):
+    assert cli._guarded(["config", "--reference"]) == 0
+    assert "| `seq_len` | `256` |" in capsys.readouterr().out
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-c", "from sweep.cli import main; main(['config', '--reference'])"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_terminal_without_unicode_is_no_error():
+    script = (
+        "import sys; from sweep import cli; cli.cli.command('say')(lambda: sys.stdout.write('-τ')); cli.main(['say'])"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=environment, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"-?", b"")
+
+
+SIGNALLED = """
+import os, signal, sys, time
+from sweep import cli
+
+class Destructor:
+    def __del__(self):
+        os.kill(os.getpid(), {signal})
+        time.sleep(0.01)
+
+@cli.cli.command()
+def wait():
+    {action}
+    time.sleep(20)
+
+cli.main(["wait"])
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize(
+    "action",
+    [
+        "os.kill(os.getpid(), {signal})",
+        "Destructor()  # where Python drops exceptions",
+        """
+    try:
+        os.kill(os.getpid(), {signal})
+        time.sleep(1)
+    except KeyboardInterrupt:
+        raise RuntimeError('a library makes another error of it')
+""",
+    ],
+    ids=["plain", "in-a-destructor", "changed-by-a-library"],
+)
+def test_interrupts_always_arrive(name: str, action: str):
+    script = SIGNALLED.format(signal=f"signal.{name}", action=action.format(signal=f"signal.{name}"))
+    done = in_a_process(script)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.strip() == "erasure-sweep: interrupted; the same command goes on from here"

@@ -1,0 +1,208 @@
+"""The house: what lies where, what may import what, and that every file that tools read is one they accept."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from jaxtyping import TypeCheckError
+
+from sweep.config import load_config, preset_names
+from workers.errors import UsageError
+from workers.sketch import bin_indices
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = {"sweep", "workers", "dashboards"}
+TOP_LEVEL = PACKAGES | {
+    ".ci",
+    ".gitignore",
+    "CHANGELOG.md",
+    "LICENSE",
+    "Makefile",
+    "README.md",
+    "constraints.txt",
+    "pyproject.toml",
+    "ray_cluster.yaml",
+    "tests",
+}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def git(*arguments: str) -> str | None:
+    """What git prints in this tree; None where this is no working tree of git's."""
+    try:
+        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout
+
+
+def test_nothing_else_lies_at_the_top_level():
+    found = {path.name for path in ROOT.iterdir()}
+    assert found >= TOP_LEVEL
+    listed = git("ls-files", "--cached", "--others", "--exclude-standard")
+    if listed:
+        assert {name.partition("/")[0] for name in listed.splitlines()} <= TOP_LEVEL
+
+
+def test_the_ci_script_can_be_run():
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
+
+
+def imported_by(path: Path) -> set[str]:
+    """Top-level names of the modules that a file imports anywhere, but for those under ``if TYPE_CHECKING``."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            node.body = []
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return {name.partition(".")[0] for name in names}
+
+
+def files_importing(folder: str, *modules: str) -> set[str]:
+    files = sorted((ROOT / folder).rglob("*.py"))
+    assert files
+    return {str(path.relative_to(ROOT)) for path in files if imported_by(path) & set(modules)}
+
+
+class TestImports:
+    """Who may know whom: torch lives in workers, Ray and MLflow in few files, dashboards know tables alone."""
+
+    def test_sweep_has_no_torch(self):
+        assert files_importing("sweep", "torch", "transformer_lens") == set()
+
+    def test_workers_know_neither_sweep_nor_dashboards(self):
+        assert files_importing("workers", "sweep", "dashboards", "mlflow") == set()
+
+    def test_ray_stands_in_one_file_of_each(self):
+        assert files_importing("workers", "ray") == {"workers/actor.py"}
+        assert files_importing("sweep", "ray") == {"sweep/ray_executor.py"}
+
+    def test_measures_read_no_files_and_know_no_services(self):
+        assert files_importing("workers/measures", "ray", "mlflow", "pandas", "pathlib", "os", "io") == set()
+
+    def test_dashboards_know_tables_alone(self):
+        assert files_importing("dashboards", "torch", "ray", "mlflow", "transformer_lens", "sweep") == set()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(arguments: list[str]):
+    code = (
+        "import sys\n"
+        "from sweep.cli import cli\n"
+        "cli(sys.argv[1:], prog_name='erasure-sweep', standalone_mode=False)\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'pandas', 'transformer_lens', 'plotly'} & set(sys.modules)\n"
+        "sys.exit(f'imported {sorted(heavy)}' if heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "erasure-sweep" in done.stdout
+
+
+def test_shapes_are_checked_while_testing():
+    with pytest.raises(TypeCheckError):
+        bin_indices(torch.zeros(3, dtype=torch.int64))
+
+
+class TestVersions:
+    def test_changelog_begins_with_this_version(self):
+        newest = re.search(r"^## \[([^\]]+)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+        assert newest is not None
+        assert newest[1] == PROJECT["project"]["version"]
+
+    def test_constraints_name_plain_versions(self):
+        lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        pinned = [line for line in lines if line and not line.startswith("#")]
+        assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", line) for line in pinned)
+        assert "torch==2.13.0" in pinned
+
+    @pytest.mark.parametrize("extra", [None, *PROJECT["project"]["optional-dependencies"]])
+    def test_every_dependency_has_a_constraint_that_it_admits(self, extra: str | None):
+        from packaging.requirements import Requirement
+        from packaging.utils import canonicalize_name
+
+        pins = constraints()
+        listed = PROJECT["project"]
+        for line in listed["optional-dependencies"][extra] if extra else listed["dependencies"]:
+            requirement = Requirement(line)
+            assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), line
+
+    def test_this_environment_is_the_pinned_one(self):
+        for name in ("torch", "ray", "mlflow", "transformer-lens", "pandas", "numpy", "plotly"):
+            assert metadata.version(name).partition("+")[0] == constraints()[name]
+
+
+def constraints() -> dict[str, str]:
+    """Pinned version of each package."""
+    from packaging.utils import canonicalize_name
+
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pairs = (line.split("==") for line in lines if line and not line.startswith("#"))
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
+class TestPresets:
+    @pytest.mark.parametrize("name", preset_names())
+    def test_they_load(self, name: str):
+        assert load_config(name).name == name
+
+    def test_the_demo_is_offline(self):
+        config = load_config()
+        assert config.corpus == "stdlib"
+        assert all(model.startswith("toy-") for model in config.models)
+
+    def test_an_unknown_one_is_refused_with_the_nearest(self):
+        with pytest.raises(UsageError, match="did you mean scaling"):
+            load_config("scalling")
+
+
+class TestCluster:
+    """The cluster file, through the checks of Ray's own launcher."""
+
+    @pytest.fixture(scope="class")
+    def cluster(self):
+        from ray.autoscaler._private.util import prepare_config, validate_config
+
+        prepared = prepare_config(yaml.safe_load((ROOT / "ray_cluster.yaml").read_text(encoding="utf-8")))
+        validate_config(prepared)
+        return prepared
+
+    def test_workers_have_gpus_and_start_from_none(self, cluster):
+        head = cluster["available_node_types"][cluster["head_node_type"]]
+        workers = [t for name, t in cluster["available_node_types"].items() if name != cluster["head_node_type"]]
+        assert "GPU" not in head["resources"]
+        assert all(t["resources"]["GPU"] > 0 and t["min_workers"] == 0 < t["max_workers"] for t in workers)
+        assert sum(t["max_workers"] for t in workers) <= cluster["max_workers"]
+
+    def test_the_image_holds_the_pinned_ray(self, cluster):
+        assert cluster["docker"]["image"] == f"rayproject/ray:{constraints()['ray']}-py311"
+
+    def test_this_package_is_installed_and_no_nightly(self, cluster):
+        commands = cluster["head_setup_commands"] + cluster["worker_setup_commands"]
+        assert any("/home/ray/dist/*.whl" in command for command in cluster["worker_setup_commands"])
+        assert not any("ray-wheels" in command or "ray[" in command for command in commands)
+
+    def test_usage_statistics_are_off_and_tokens_on(self, cluster):
+        assert {"--env RAY_USAGE_STATS_ENABLED=0", "--env RAY_AUTH_MODE=token"} <= set(cluster["docker"]["run_options"])
+
+    def test_nothing_secret(self):
+        text = (ROOT / "ray_cluster.yaml").read_text(encoding="utf-8")
+        assert not re.search(r"AKIA|aws_secret|password|BEGIN [A-Z ]*PRIVATE KEY", text, re.IGNORECASE)
