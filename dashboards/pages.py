@@ -31,7 +31,7 @@ from dashboards.tables import (
     writers_table,
 )
 from dashboards.wording import measured_line, model_line, number
-from dashboards.writers_table import most_erased, writers_in_numbers
+from dashboards.writers_table import first_of, most_erased, writers_in_numbers
 
 __all__ = ["ModelTables", "read_out", "write_comparison", "write_model_page"]
 
@@ -102,7 +102,7 @@ def _most_erased(writers: pd.DataFrame) -> list[str]:
     if not is_ranked(writers) or not erased[0] > 0:
         return []
     erasers = writers["erasers"].iloc[0] if "erasers" in writers else None
-    by = f", the erasers among them {erasers.replace('+', ', ')}" if isinstance(erasers, str) and erasers else ""
+    by = f" (erasers: {first_of(erasers.split('+'))})" if isinstance(erasers, str) and erasers else ""
     return [
         f"Most erased: {writers['writer'].iloc[0]}, of whose output later heads remove {number(erased[0])} because "
         f"they read it{by}; {number(remaining[0])} of it remain at the end."

@@ -112,7 +112,10 @@ def _in_words(joined: object, grid: Grid, writer: str, statistic: str) -> str | 
     strengths = dict(zip(grid.columns, grid.row(writer, statistic), strict=True))
     heads = [label for label in joined.split("+") if label]
     heads.sort(key=lambda label: strengths.get(label, 0.0) if kind_of(label) == "head" else 0.0)
-    if not heads:
-        return "none"
+    return first_of(heads) or "none"
+
+
+def first_of(heads: Sequence[str]) -> str:
+    """The first few of many heads, and how many more there are."""
     more = len(heads) - _NAMED_HEADS
     return ", ".join(heads[:_NAMED_HEADS]) + (f" and {more} more" if more > 0 else "")

@@ -79,9 +79,13 @@ def headline(writers: pd.DataFrame, top: int = 5) -> str:
         "| --- | ---: | ---: | ---: | ---: | --- |",
     ]
     for row in measured.sort_values(_order(measured), kind="stable").head(top).to_dict("records"):
-        numbers = (f"{float(row[name]):.2f}" for name in ("written", "opposed", "remaining", "erased_by_reading"))
+        numbers = (_number(row[name]) for name in ("written", "opposed", "remaining", "erased_by_reading"))
         lines.append(f"| {row['writer']} | {' | '.join(numbers)} | {row['erasers'] or ''} |")
     return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "" if pd.isna(value) else f"{value:.2f}"
 
 
 _ORDERS = {"rank": "Most erased by heads that read them", "opposed": "Most opposed"}

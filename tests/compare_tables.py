@@ -190,8 +190,9 @@ def _assert_shares_agree(fast: pd.DataFrame, oracle: pd.DataFrame) -> None:
     allowed = 1e-5 * np.maximum(1.0, opposed) * (1.0 + np.abs(expected)) / opposed
     for writer, a, b, slack in zip(oracle["writer"][same], found[same], expected[same], allowed[same], strict=True):
         where = f"writers.v_composition_share of {writer}: fast {a!r}, oracle {b!r}, allowed {slack:.2g}"
-        assert np.isnan(a) == np.isnan(b), where
-        assert np.isnan(b) or abs(a - b) <= slack, where
+        # Where the erasers' outputs nearly cancel along the writer, rounding decides whether they oppose it at all.
+        assert np.isnan(a) == np.isnan(b) or slack > 1.0 or np.isnan(slack), where
+        assert np.isnan(a) or np.isnan(b) or abs(a - b) <= slack, where
 
 
 def _assert_ranks_agree(fast: pd.DataFrame, oracle: pd.DataFrame) -> None:

@@ -220,7 +220,7 @@ def reading_ledger(
         "erased_by_reading_centred": -rows.loc["later", "beta_centred"],
         "erasers": "+".join(erasers),
         "opposing": "+".join(head for head in negative if head not in erasers),
-        "v_composition_share": heads.loc[erasers, "beta"].sum() / opposed,
+        "v_composition_share": -heads.loc[erasers, "beta"].sum() / -opposed if opposed < 0.0 else math.nan,
         "opposed_by_erasers": opposed,
         "dla_r": line["r"],
         "dla_slope": line["slope"],

@@ -22,7 +22,7 @@ from workers.errors import SweepError
 
 pytestmark = pytest.mark.xdist_group("ray")
 
-TABLES = ("writers", "residual_projection", "component_projection")
+TABLES = ("writers", "residual_projection", "component_projection", "v_composition", "dla_correlation")
 
 
 class Place:
@@ -88,6 +88,13 @@ def test_tables_hold_what_the_contract_says(undisturbed: dict[str, pd.DataFrame]
         "model", "writer", "written", "remaining", "reinforced", "opposed", "erased_by_reading", "written_centred",
         "remaining_centred", "reinforced_centred", "opposed_centred", "erased_by_reading_centred", "erasers", "opposing",
         "v_composition_share", "dla_r", "dla_slope", "rank",
+    ]  # fmt: skip
+    kinds = [
+        f"{kind}_{q}" for kind in ("clean", "patched", "v_composed") for q in ("q12_5", "q25", "median", "q75", "q87_5")
+    ]
+    assert list(undisturbed["v_composition"]) == ["model", "writer", "eraser", *kinds, "beta", "beta_centred", "n"]
+    assert list(undisturbed["dla_correlation"]) == [
+        "model", "writer", "eraser", "effect", "r", "spearman", "slope", "intercept", "low", "high", "n",
     ]  # fmt: skip
     assert undisturbed["writers"]["model"].unique().tolist() == ["gelu", "attn", "gpt2"]
     assert (undisturbed["residual_projection"]["n"] == 40 * 32).all()
@@ -206,6 +213,21 @@ def test_a_poisoned_shard_is_set_aside_and_the_rest_finishes(place: Place, monke
     assert not (place.root / "poisoned" / "attn" / "tables").exists()
     monkeypatch.undo()
     sweep.run(place.config("poisoned", workers=0))
+
+
+def test_a_named_group_is_measured_in_the_same_pass(place: Place, undisturbed: dict[str, pd.DataFrame]) -> None:
+    gelu = [str(place.root / "gelu")]
+    tables = sweep.run(place.config("group", workers=0, models=gelu, writers=["L0H1"], erasers="L1H2+L2H0"))
+    for name, key in (("v_composition", ["writer", "eraser"]), ("dla_correlation", ["writer", "eraser", "effect"])):
+        table = tables[name].set_index(key)
+        assert set(tables[name].loc[tables[name]["eraser"] == "L1H2+L2H0", "writer"]) == {"L0H1"}
+        plain = undisturbed[name].query("model == 'gelu'").set_index(key)
+        assert len(table) == len(plain) + (1 if name == "v_composition" else 2)
+    pairs = tables["v_composition"].set_index(["writer", "eraser"])["beta"]
+    assert pairs["L0H1", "L1H2+L2H0"] == pytest.approx(pairs["L0H1", "L1H2"] + pairs["L0H1", "L2H0"], abs=1e-9)
+    for writer, erasers, what in (("L0H9", "L1H2", "no such writer"), ("L1H0", "L1H2", "cannot read L1H0")):
+        with pytest.raises(SweepError, match=what):
+            sweep.run(place.config("nogroup", workers=0, models=gelu, writers=[writer], erasers=erasers))
 
 
 def test_two_models_that_cannot_be_told_apart_are_refused(place: Place) -> None:

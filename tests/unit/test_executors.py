@@ -13,7 +13,7 @@ from sweep.executors import Executor, Fate, LocalExecutor, Outcome
 from tests.random_models import write_tl_directory
 from workers.encoding import decode_state
 from workers.models import resolve_model
-from workers.records import ShardTask, WriterBlock
+from workers.records import ScanOptions, ShardTask, WriterBlock
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,18 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> ShardTask:
     np.save(folder / "tokens.npy", np.random.default_rng(0).integers(0, 97, (8, 16)).astype(np.int32))
     writers = WriterBlock(0, len(model.config.layout.writers))
     return ShardTask(
-        "s0", model.hash, str(model.weights), str(folder / "tokens.npy"), 0, 4, writers, None, 0, 2, "cpu", "float32"
+        "s0",
+        model.hash,
+        str(model.weights),
+        str(folder / "tokens.npy"),
+        0,
+        4,
+        writers,
+        None,
+        ScanOptions(),
+        2,
+        "cpu",
+        "float32",
     )
 
 
@@ -92,11 +103,11 @@ def test_out_of_gpu_memory_halves_the_batch(task: ShardTask, monkeypatch: pytest
 
     trace, batches = LeanModel.trace, []
 
-    def hungry(self, tokens, positions=None):
+    def hungry(self, tokens, positions=None, keep_resid=False):
         batches.append(len(tokens))
         if len(tokens) > 1:
             raise torch.cuda.OutOfMemoryError("out of memory")
-        return trace(self, tokens, positions)
+        return trace(self, tokens, positions, keep_resid)
 
     whole = run_one(LocalExecutor(1), task)
     monkeypatch.setattr(LeanModel, "trace", hungry)

@@ -75,8 +75,8 @@ class TestAgainstTransformerLens:
 
         trace, weights = model.trace(tokens), load_file(resolve_model(str(directory), staging).weights)
         total = trace.embed + trace.pos_embed + trace.mlp_out.sum(dim=0) + weights["b_O"].sum(dim=0)
-        total = total + torch.einsum("lthd,lhdm->tm", trace.z, weights["W_O"])
-        final = cache[f"blocks.{config.n_layers - 1}.hook_resid_post"].flatten(0, 1)
+        total = total + torch.einsum("lbthd,lhdm->btm", trace.z, weights["W_O"])
+        final = cache[f"blocks.{config.n_layers - 1}.hook_resid_post"]
         torch.testing.assert_close(total, final, atol=1e-4, rtol=0)
         torch.testing.assert_close(trace.state_norm_sq[-1], final.square().sum(-1), atol=1e-2, rtol=1e-4)
 

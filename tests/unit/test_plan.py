@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from sweep.config import build_config
-from sweep.plan import plan_scan, sweep_id, writers_per_block
-from workers.records import Resolved
+from sweep.plan import N_BINS, STATE_BYTES, plan_scan, scan_options, sketch_bytes, sweep_id, writer_blocks
+from workers.records import Group, Resolved, WriterBlock
 
 MODEL = Resolved(
-    name="m", spec="m", hash="aa", weights="/w", weights_bytes=10, architecture={}, n_params=5, n_writers=38,
-    sketches_per_writer=55, tokens="/t", corpus_fingerprint="cc", corpus_description="d", n_prompts=30, seq_len=64,
+    name="m", spec="m", hash="aa", weights="/w", weights_bytes=10, architecture={}, n_params=5,
+    sketches=(55,) * 38, tokens="/t", corpus_fingerprint="cc", corpus_description="d", n_prompts=30, seq_len=64,
 )  # fmt: skip
 
 
@@ -26,7 +26,7 @@ def ids(model: Resolved = MODEL, device: str = "cpu", **changes: Any) -> set[str
 
 @pytest.mark.parametrize("sketches", [55, 20_000])
 def test_shards_cover_every_prompt_and_writer_once(sketches: int) -> None:
-    model = MODEL._replace(sketches_per_writer=sketches)
+    model = MODEL._replace(sketches=(sketches,) * 38)
     plan = plan_scan(config(block_prompts=8), model, "cpu")
     seen = [
         (prompt, writer)
@@ -39,14 +39,44 @@ def test_shards_cover_every_prompt_and_writer_once(sketches: int) -> None:
 
 
 def test_blocks_of_writers_keep_to_the_budget() -> None:
-    assert writers_per_block(MODEL) == 38
-    assert writers_per_block(MODEL._replace(sketches_per_writer=20_000)) == 2
-    assert writers_per_block(MODEL._replace(sketches_per_writer=10**7)) == 1
+    assert writer_blocks((55,) * 38, 6146) == [WriterBlock(0, 38)]
+    sizes = (20_000, 60_000, 20_000, 10**7, 5, 5)
+    found = writer_blocks(sizes, 6146)
+    assert found == [WriterBlock(0, 2), WriterBlock(2, 3), WriterBlock(3, 4), WriterBlock(4, 6)]
+    for start, stop in found:
+        assert stop - start == 1 or sum(sizes[start:stop]) * 6146 <= STATE_BYTES
+
+
+def test_counts_are_as_small_as_a_shards_tokens_allow() -> None:
+    assert sketch_bytes(config(seq_len=64)) == 2 * N_BINS
+    assert sketch_bytes(config(seq_len=8192)) == 4 * N_BINS
+    assert sketch_bytes(config(seq_len=8192, positions=64)) == 2 * N_BINS
+
+
+def test_the_sample_for_rank_correlations_is_bounded() -> None:
+    few = scan_options(config(), MODEL)
+    assert (few.sample, few.sample_below) == (1000, int((1.33 * 1000 + 20) / (30 * 64) * 2**64))
+    assert scan_options(config(), MODEL._replace(n_prompts=4)).sample_below == 2**64
+    assert scan_options(config(), MODEL._replace(sketches=(3000,) * 1000)).sample == 20
+
+
+def test_named_groups_reach_the_workers() -> None:
+    assert scan_options(config(writers=["L0H2"], erasers="L2H2 + L2H3"), MODEL).groups == (
+        Group("L0H2", ("L2H2", "L2H3")),
+    )
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"seed": 1}, {"positions": 8}, {"block_prompts": 5}, {"batch": 1}, {"dtype": "float64"}, {"cpus_per_worker": 2}],
+    [
+        {"seed": 1},
+        {"positions": 8},
+        {"block_prompts": 5},
+        {"batch": 1},
+        {"dtype": "float64"},
+        {"cpus_per_worker": 2},
+        {"ln": "recompute"},
+    ],
 )
 def test_ids_change_with_what_changes_results(changes: dict[str, Any]) -> None:
     assert not ids(**changes) & ids()
@@ -70,7 +100,6 @@ def test_a_longer_sweep_keeps_the_shards_it_shares() -> None:
 
 
 def test_the_state_budget_counts_the_bins_there_are() -> None:
-    from sweep.plan import SKETCH_BYTES
-    from workers.sketch import N_BINS
+    from workers import sketch
 
-    assert SKETCH_BYTES == 4 * N_BINS
+    assert sketch.N_BINS == N_BINS

@@ -18,11 +18,19 @@ LEDGER = {
     "reinforced": [0.1, 0.0, 0.0, np.nan],
     "opposed": [-0.7, -0.4, -0.9, np.nan],
 }
+READING = {
+    "erased_by_reading": [0.2, np.nan, 0.9, np.nan],
+    "erased_by_reading_centred": [0.1, np.nan, 0.6, np.nan],
+    "erasers": ["L1H0", "", "L1H0+L1H1", None],
+    "dla_slope": [-0.3, np.nan, -0.7, np.nan],
+    "rank": [2.0, np.nan, 1.0, np.nan],
+}
+UNREAD = {name: [None] * 4 for name in READING}
 CENTRED = {f"{name}_centred": [value * 2 for value in LEDGER[name]] for name in ("written", "remaining", "opposed")}
 
 
 def writers_table(**changes: list) -> pd.DataFrame:
-    return pd.DataFrame({"model": "toy", **LEDGER, **CENTRED, **changes})
+    return pd.DataFrame({"model": "toy", **LEDGER, **CENTRED, **UNREAD, **changes})
 
 
 def test_metrics_by_hand():
@@ -40,6 +48,18 @@ def test_metrics_by_hand():
         "erasure_centred/writers_half_erased": pytest.approx(2 / 3),
         "erasure_centred/embed_remaining": 0.8,
         "erasure_centred/pos_embed_remaining": 1.2,
+    }
+
+
+def test_metrics_of_what_is_erased_by_reading():
+    found = model_metrics({"writers": writers_table(**READING)})
+    assert {name: value for name, value in found.items() if name.startswith("reading")} == {
+        "reading/most_erased": 0.9,
+        "reading/erased_median": pytest.approx(0.55),
+        "reading_centred/most_erased": 0.6,
+        "reading_centred/erased_median": pytest.approx(0.35),
+        "reading/pairs": 3.0,
+        "reading/median_dla_slope": pytest.approx(-0.5),
     }
 
 
@@ -62,7 +82,11 @@ def test_nothing_written_is_not_erased():
 def test_headline_names_the_most_opposed_first():
     lines = headline(writers_table(), top=2).splitlines()
     assert lines[0].startswith("2 of 3 writers end with less than half")
-    assert lines[-2:] == ["| L0H0 | 0.80 | -0.90 | 0.10 |", "| embed | 1.00 | -0.70 | 0.40 |"]
+    assert "Most opposed" in lines[0]
+    assert [line.split(" | ")[0] for line in lines[-2:]] == ["| L0H0", "| embed"]
+    ranked = headline(writers_table(**READING), top=1).splitlines()
+    assert "Most erased by heads that read them" in ranked[0]
+    assert ranked[-1] == "| L0H0 | 0.80 | -0.90 | 0.10 | 0.90 | L1H0+L1H1 |"
     assert headline(writers_table().tail(1)) == "No writer has a value."
 
 

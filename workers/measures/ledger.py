@@ -33,7 +33,7 @@ class Reading(NamedTuple):
     opposing: str
     """Heads that are consistently negative but not because they read the writer."""
     share: float
-    """The V-composed part's share of what the erasers write along the writer."""
+    """The V-composed part's share of what the erasers oppose; NaN where all they write along the writer is not negative."""
     dla_r: float
     dla_slope: float
 

@@ -77,14 +77,14 @@ def _reading(
         full = [row_index[label] for label in labels[heads]]
         opposes = np.zeros(len(labels), dtype=bool)
         opposes[heads] = (full_median[index, full] <= -thresholds.tau) & (full_upper[index, full] < 0)
-        oppose_share = statistics.beta[index, [row_index[label] for label in labels[erases]]].sum()
+        opposed = -statistics.beta[index, [row_index[label] for label in labels[erases]]].sum()
         found.append(
             Reading(
                 erased=-pairs.beta[later],
                 erased_centred=-pairs.beta_centred[later],
                 erasers="+".join(labels[erases]),
                 opposing="+".join(labels[opposes & ~erases]),
-                share=pairs.beta[mine][erases].sum() / oppose_share if erases.any() else np.nan,
+                share=-pairs.beta[mine][erases].sum() / opposed if opposed > 0 else np.nan,
                 dla_r=lines.r[1, later],
                 dla_slope=lines.slope[1, later],
             )
