@@ -89,7 +89,8 @@ def _caption(ranked: bool) -> str:
     return (
         f"{ledger}Erased by reading is what later heads together remove because they read the writer. Erasers are the "
         "heads that do so at most tokens, strongest first; opposing heads write against it at most tokens without "
-        "being erasers. DLA r and slope hold the writer's direct logit attribution against that of all later heads. "
+        "being erasers. DLA r and slope hold the direct logit attribution of what all later heads write because they "
+        "read the writer against the writer's own. "
         f"{ending.format('Most erased')}"
     )
 

@@ -27,7 +27,7 @@ _SHAPE = ("n_layers", "n_heads", "d_model", "d_mlp", "n_ctx", "d_vocab", "attn_o
 _MEASURED = ("n_prompts", "n_tokens")
 _NAMES = ("hash", "act_fn", "corpus_fingerprint")
 _PROTOCOL = ("prompts", "seq_len", "positions", "seed", "tau", "block_prompts", "results_version")
-_PROTOCOL_NAMES = ("corpus", "dtype")
+_PROTOCOL_NAMES = ("corpus", "dtype", "ln", "groups")
 
 
 def download_experiment(uri: str, experiment: str, to: Path) -> list[Path]:

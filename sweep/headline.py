@@ -30,9 +30,9 @@ def model_metrics(tables: Mapping[str, pd.DataFrame]) -> dict[str, float]:
 
 
 def _reading_metrics(writers: pd.DataFrame) -> dict[str, float]:
-    measured = writers.dropna(subset=["erased_by_reading"])
-    if measured.empty:
+    if "erased_by_reading" not in writers or writers["erased_by_reading"].isna().all():
         return {}
+    measured = writers.dropna(subset=["erased_by_reading"])
     found = {
         f"reading{suffix}/{name}": float(getattr(measured[f"erased_by_reading{suffix}"].astype(float), how)())
         for suffix in ("", "_centred")
@@ -66,8 +66,12 @@ def half_erased(ledger: pd.DataFrame) -> pd.Series[bool]:
 
 def headline(writers: pd.DataFrame, top: int = 5) -> str:
     """A model's result in a few lines of markdown, which MLflow shows above its run."""
-    measured = writers.dropna(subset=["written", "remaining", "opposed"]).astype(
-        {"written": float, "remaining": float, "opposed": float}
+    shown = ["writer", "written", "remaining", "opposed", "erased_by_reading", "erasers", "rank"]
+    # Runs of other versions are read as well: what they have not measured is not there.
+    measured = (
+        writers.reindex(columns=shown)
+        .dropna(subset=["written", "remaining", "opposed"])
+        .astype({"written": float, "remaining": float, "opposed": float})
     )
     if measured.empty:
         return "No writer has a value."
@@ -80,7 +84,8 @@ def headline(writers: pd.DataFrame, top: int = 5) -> str:
     ]
     for row in measured.sort_values(_order(measured), kind="stable").head(top).to_dict("records"):
         numbers = (_number(row[name]) for name in ("written", "opposed", "remaining", "erased_by_reading"))
-        lines.append(f"| {row['writer']} | {' | '.join(numbers)} | {row['erasers'] or ''} |")
+        erasers = "" if pd.isna(row["erasers"]) else row["erasers"]
+        lines.append(f"| {row['writer']} | {' | '.join(numbers)} | {erasers} |")
     return "\n".join(lines)
 
 

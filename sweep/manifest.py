@@ -111,7 +111,8 @@ def _shown(config: SweepConfig) -> dict[str, Any]:
 def _difference(earlier: dict[str, Any], config: SweepConfig) -> str:
     """What differs between a folder's sweep and this one, for the error."""
     then = earlier.get("config", {})
-    changed = [f"{key} {then.get(key)!r}" for key, value in config.protocol().items() if then.get(key, value) != value]
+    now = {**config.protocol(), "writers": config.writers, "erasers": config.erasers}
+    changed = [f"{key} {then.get(key)!r}" for key, value in now.items() if then.get(key, value) != value]
     return ", ".join(changed) or f"of version {earlier.get('version', '?')}"
 
 

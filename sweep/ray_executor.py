@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections import Counter
@@ -26,6 +27,7 @@ from workers.records import ShardTask
 log = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 2**30
+PROBE_TIMEOUT_S = 5.0
 NO_WORKER_S = 300.0
 NO_WORKER_ON_CLUSTER_S = 1800.0
 """How long a sweep waits while none of its workers answers; a cluster may have to start machines first."""
@@ -73,6 +75,7 @@ def connect(address: str | None, cpus: int | None) -> Cluster:
         options |= {"object_store_memory": OBJECT_STORE_BYTES}
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
+        _probe(address)
         ray.init(address=address or "local", **options)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler aborts the process
@@ -81,6 +84,13 @@ def connect(address: str | None, cpus: int | None) -> Cluster:
         last = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise SweepError(f"{where}: {last} (--workers 0 measures without Ray)") from error
     return Cluster(address is None, ray.cluster_resources())
+
+
+def _probe(address: str | None) -> None:
+    """One quick try, because Ray tries an address where nothing listens for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_TIMEOUT_S).close()
 
 
 class RayExecutor:

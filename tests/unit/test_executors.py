@@ -117,3 +117,13 @@ def test_out_of_gpu_memory_halves_the_batch(task: ShardTask, monkeypatch: pytest
     assert outcome.result.batch == 1
     states = [decode_state(result.state, "projection") for result in (outcome.result, whole.result)]
     np.testing.assert_allclose(states[0]["comoment"], states[1]["comoment"], rtol=1e-4, atol=1e-4)
+
+
+def test_a_cluster_that_is_not_there_is_one_line_at_once() -> None:
+    from sweep.ray_executor import connect
+    from workers.errors import SweepError
+
+    with pytest.raises(
+        SweepError, match=r"no Ray cluster answers at 127\.0\.0\.1:9: .*\(--workers 0 measures without Ray\)"
+    ):
+        connect("127.0.0.1:9", None)
