@@ -22,6 +22,10 @@ STORED_BYTES_PER_SKETCH = 350
 """Of one shard on disk, compressed, seen on the bundled models."""
 
 
+SMALL_STEPS_S = 0.01
+"""Seconds of each prompt and layer whatever their size, which is what small models cost."""
+
+
 class Estimate(NamedTuple):
     """Expected cost of one model's scan."""
 
@@ -54,7 +58,8 @@ def _estimate(config: SweepConfig, plan: ModelPlan, flops_per_s: float) -> Estim
         model=model.name,
         shards=len(plan.tasks),
         writers_per_shard=max(stop - start for start, stop in plan.writer_blocks),
-        core_seconds=sum(_flops(config, model, n_blocks)) / (EFFICIENCY * flops_per_s),
+        core_seconds=sum(_flops(config, model, n_blocks)) / (EFFICIENCY * flops_per_s)
+        + SMALL_STEPS_S * model.n_prompts * model.architecture["n_layers"] * n_blocks,
         memory_bytes=2**29
         + 2 * model.weights_bytes
         + sketch_bytes(config) * widest

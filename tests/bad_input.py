@@ -21,6 +21,7 @@ import pytest
 
 from sweep.background import Background
 from tests.random_models import write_tl_directory
+from workers.measures.tables import TABLES
 
 PROMPTS, SEQ_LEN, D_VOCAB = 16, 16, 97
 
@@ -170,7 +171,7 @@ def assert_finished(ran: Ran, *models: str) -> None:
     assert ran.code == 0, ran.stderr
     assert ran.states == dict.fromkeys(models, "FINISHED")
     assert set(models) <= set(ran.runs) and set(ran.runs.values()) == {"FINISHED"}
-    assert len(ran.tables()) == 3 * len(models)
+    assert len(ran.tables()) == len(TABLES) * len(models)
     assert (ran.out / "compare.html").exists()
     assert not [path for path in _files(ran.out) if path.suffix == ".tmp"]
 
