@@ -15,6 +15,7 @@ from rich.console import Console
 from tests.benchmarks.literal import measure_literal
 from tests.benchmarks.memory import measure_memory
 from tests.benchmarks.overhead import measure_overhead
+from tests.benchmarks.positions import measure_positions
 from tests.benchmarks.report import machine_info, tables, write_json
 from tests.benchmarks.scan import measure_scans
 from tests.benchmarks.settings import Settings, full_settings, quick_settings
@@ -25,6 +26,7 @@ SUBJECTS: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "literal": measure_literal,
     "memory": measure_memory,
     "overhead": measure_overhead,
+    "positions": measure_positions,
 }
 
 

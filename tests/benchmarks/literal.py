@@ -1,30 +1,49 @@
 """The literal method on TransformerLens' hooks, as one would write it, beside the scan.
 
-Run the bridge with a cache of what is needed, multiply ``hook_z`` into each head's output, collect every component and
-state, and then, one writer and one component or state at a time, take the projection ratio at every token. That is where
-it stops: the scan goes on to count the ratios for their quantiles and to keep the ledger's sums, so the literal method is
-favoured. The ratios are timed for some writers and extrapolated to all.
+Run the bridge once with a cache of what is needed, multiply ``hook_z`` into each head's output, collect every component and
+state, and then, one writer and one component or state at a time, take the projection ratio at every token, and every
+component's direct logit attribution. Then, for every writer and every later layer, run the bridge again with the writer
+subtracted from the value input of all heads of that layer, up to where their values are mixed, and take every head's
+patched ratio and the attribution of the difference.
+
+That is where it stops: the scan goes on to count the ratios for their quantiles and to keep sums, so the literal method is
+favoured, as it is by stopping every patched forward at the layer that it is for: a row says what it costs without. Ratios
+are timed for some writers and patched forwards for some pairs, spread over the layers, and extrapolated to all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.exceptions import StopAtLayerException
 from transformer_lens.utilities.tl_checkpoint_conversion import convert_tl_checkpoint
 
-from tests.benchmarks.scan import Scan
-from tests.benchmarks.settings import Settings, random_prompts, random_weights
+from tests.benchmarks.scan import ALL, Scan
+from tests.benchmarks.settings import GELU_4L, GPT2_SMALL, Settings, random_prompts, random_weights
 from tests.benchmarks.timing import Row, added, interleave, ratio_row, scaled
-from workers.components import Layout
-from workers.measures.projection import Projection
+from workers.components import Layout, layer_of
 from workers.trace import LeanModel, ModelConfig
 
 SUBJECT = "literal method"
+TARGETS = {GELU_4L: 25.0, GPT2_SMALL: 150.0}
+"""Scans that the literal method should cost at least."""
+
+
+class Clean(NamedTuple):
+    """What the clean run leaves, [batch, pos, …]."""
+
+    vectors: dict[str, Tensor]
+    """Every component's output and every state."""
+    scales: list[Tensor]
+    """What the input of each attention layer is divided by."""
+    direction: Tensor
+    """The two most likely next tokens' logit difference, over the final LayerNorm's scale."""
 
 
 def bridge_with(config: ModelConfig, weights: dict[str, Tensor]) -> Any:
@@ -56,13 +75,23 @@ def _state_dict(config: ModelConfig, weights: dict[str, Tensor]) -> dict[str, Te
 
 
 @torch.no_grad()
-def literal_vectors(bridge: Any, layout: Layout, prompt: Tensor) -> dict[str, Tensor]:
-    """Every component's output and every state, [batch, pos, d_model], from the bridge's hooks."""
-    per_layer = ["attn.hook_z", "hook_attn_out", "hook_resid_post"]
+def literal_clean(bridge: Any, layout: Layout, prompt: Tensor) -> Clean:
+    """The clean run, from the bridge's hooks."""
+    per_layer = ["ln1.hook_scale", "attn.hook_z", "hook_attn_out", "hook_resid_post"]
     per_layer += [] if layout.attn_only else ["hook_mlp_out", "hook_resid_mid"]
-    names = ["hook_embed", "hook_pos_embed", "blocks.0.hook_resid_pre"]
+    names = ["hook_embed", "hook_pos_embed", "blocks.0.hook_resid_pre", "ln_final.hook_scale"]
     names += [f"blocks.{layer}.{name}" for layer in range(layout.n_layers) for name in per_layer]
-    _, cache = bridge.run_with_cache(prompt, return_type=None, names_filter=names)
+    logits, cache = bridge.run_with_cache(prompt, return_type="logits", names_filter=names)
+    scales = [cache[f"blocks.{layer}.ln1.hook_scale"].view(*prompt.shape, 1) for layer in range(layout.n_layers)]
+    first, second = bridge.W_U.T[logits.topk(2).indices].unbind(dim=-2)
+    difference = first - second
+    final_scale = cache["ln_final.hook_scale"].view(*prompt.shape, 1)
+    return Clean(
+        _vectors(bridge, layout, cache), scales, (difference - difference.mean(dim=-1, keepdim=True)) / final_scale
+    )
+
+
+def _vectors(bridge: Any, layout: Layout, cache: Any) -> dict[str, Tensor]:
     vectors = {"embed": cache["hook_embed"], "pos_embed": cache["hook_pos_embed"]}
     vectors["resid_pre0"] = cache["blocks.0.hook_resid_pre"]
     w_o, b_o = bridge.W_O, bridge.b_O
@@ -79,11 +108,69 @@ def literal_vectors(bridge: Any, layout: Layout, prompt: Tensor) -> dict[str, Te
 
 
 @torch.no_grad()
-def literal_ratios(vectors: dict[str, Tensor], writer: str) -> dict[str, Tensor]:
+def literal_ratios(clean: Clean, writer: str) -> dict[str, Tensor]:
     """Projection ratio of every component and state onto one writer, [batch, pos]."""
-    output = vectors[writer]
+    output = clean.vectors[writer]
     norm_sq = output.square().sum(dim=-1)
-    return {label: (vector * output).sum(dim=-1) / norm_sq for label, vector in vectors.items()}
+    return {label: (vector * output).sum(dim=-1) / norm_sq for label, vector in clean.vectors.items()}
+
+
+@torch.no_grad()
+def literal_attributions(clean: Clean) -> dict[str, Tensor]:
+    """Direct logit attribution of every component and state, [batch, pos]."""
+    return {label: (vector * clean.direction).sum(dim=-1) for label, vector in clean.vectors.items()}
+
+
+@torch.no_grad()
+def literal_patched(
+    bridge: Any, clean: Clean, prompt: Tensor, writer: str, layer: int, stop_early: bool = True
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """What every head of a layer writes once it cannot read a writer, by one more forward.
+
+    Args:
+        stop_early: run up to that layer alone, not to the end.
+
+    Returns:
+        For each head, at every token [batch, pos], the ratio of its patched output onto the writer, and the attribution of
+        what the patch took from it.
+    """
+    output = clean.vectors[writer]
+    read = (output - output.mean(dim=-1, keepdim=True)) / clean.scales[layer]
+    values = torch.einsum("bpd,hde->bphe", read, bridge.W_V[layer])
+
+    def subtract(v: Tensor, hook: Any) -> Tensor:
+        return v - values
+
+    kept: list[Tensor] = []
+
+    def keep(z: Tensor, hook: Any) -> None:
+        kept.append(z)
+        if stop_early:
+            raise StopAtLayerException(z)
+
+    attention = f"blocks.{layer}.attn"
+    hooks = [(f"{attention}.hook_v", subtract), (f"{attention}.hook_z", keep)]
+    bridge.run_with_hooks(prompt, return_type=None, fwd_hooks=hooks)
+    z, norm_sq = kept[0], output.square().sum(dim=-1)
+    found = {}
+    for head, w_o in enumerate(bridge.W_O[layer]):
+        patched = z[:, :, head] @ w_o
+        part = clean.vectors[f"L{layer}H{head}"] - patched
+        found[f"L{layer}H{head}"] = (patched * output).sum(dim=-1) / norm_sq, (part * clean.direction).sum(dim=-1)
+    return found
+
+
+def patched_pairs(layout: Layout) -> list[tuple[str, int]]:
+    """Every writer with every layer whose heads can read it, layer by layer: pairs of a layer cost the same."""
+    return [
+        (writer, layer) for layer in range(layout.n_layers) for writer in layout.writers if layer_of(writer) < layer
+    ]
+
+
+def spread_over(pairs: list[tuple[str, int]], n: int, rounds: int) -> list[list[tuple[str, int]]]:
+    """``n`` pairs for each round, the middles of equal parts of the list, other ones in every round."""
+    places = [[(part + (turn + 0.5) / rounds) / n for part in range(n)] for turn in range(rounds)]
+    return [[pairs[int(place * len(pairs))] for place in turn] for turn in places]
 
 
 def _check_same_model(bridge: Any, model: LeanModel) -> None:
@@ -97,32 +184,49 @@ def measure_literal(settings: Settings) -> Iterator[Row]:
     """Rows for every shape, one after the other."""
     torch.set_num_threads(settings.threads)
     for shape, config in settings.shapes.items():
-        yield _measure_shape(settings, shape, config)
+        yield from _measure_shape(settings, shape, config)
 
 
-def _measure_shape(settings: Settings, shape: str, config: ModelConfig) -> Row:
+def _measure_shape(settings: Settings, shape: str, config: ModelConfig) -> Iterator[Row]:
     weights = random_weights(config)
     bridge, model = bridge_with(config, weights), LeanModel(config, weights)
     del weights
     _check_same_model(bridge, model)
-    layout = config.layout
+    layout, rounds = config.layout, settings.literal_rounds
     prompt = random_prompts(config, 1, settings.seq_len)
-    scan = Scan(model, (Projection(),))
+    scan = Scan(model, settings.seq_len)
     writers = layout.writers[:: max(1, len(layout.writers) // settings.literal_writers)]
-    held: dict[str, Tensor] = {}
+    pairs = patched_pairs(layout)
+    # The round that is not timed has one pair: a patched forward is long.
+    turns = iter([pairs[:1], *spread_over(pairs, settings.literal_pairs, rounds)])
+    held: list[Clean] = []
 
-    def collect() -> None:
-        held.clear()
-        held.update(literal_vectors(bridge, layout, prompt))
+    def run_clean() -> None:
+        held[:] = [literal_clean(bridge, layout, prompt)]
+        literal_attributions(held[0])
 
     def project() -> None:
         for writer in writers:
-            literal_ratios(held, writer)
+            literal_ratios(held[0], writer)
 
-    cases = {"scan": lambda: scan.update(prompt), "vectors": collect, "ratios": project}
-    timings = interleave(cases, settings.literal_rounds)
+    def patch() -> None:
+        for writer, layer in next(turns):
+            literal_patched(bridge, held[0], prompt, writer, layer)
+
+    def patch_to_the_end() -> None:
+        literal_patched(bridge, held[0], prompt, *pairs[0], stop_early=False)
+
+    cases = {"scan": partial(scan.update, prompt), "clean": run_clean, "ratios": project, "patched": patch}
+    timings = interleave({**cases, "to the end": patch_to_the_end}, rounds)
     all_ratios = scaled(timings["ratios"], len(layout.writers) / len(writers))
-    literal = ("literal method on TransformerLens' hooks", added(timings["vectors"], all_ratios))
-    row = ratio_row(SUBJECT, shape, literal, ("projection scan, all positions", timings["scan"]))
+    once = added(timings["clean"], all_ratios)
+    all_patched = scaled(timings["patched"], len(pairs) / settings.literal_pairs)
+    beside = (ALL, timings["scan"])
+    measured = ("literal method on TransformerLens' hooks", added(once, all_patched))
+    row = ratio_row(SUBJECT, shape, measured, beside, TARGETS.get(shape), at_least=True)
     row.details.update(writers_timed=len(writers), writers=len(layout.writers), rows=len(layout.rows))
-    return row
+    row.details.update(pairs_timed=settings.literal_pairs * rounds, pairs=len(pairs))
+    yield row
+    yield ratio_row(SUBJECT, shape, (f"… of it the {len(pairs)} patched forwards", all_patched), beside)
+    to_the_end = added(once, scaled(timings["to the end"], len(pairs)))
+    yield ratio_row(SUBJECT, shape, ("the same, every patched forward run to its end", to_the_end), beside)

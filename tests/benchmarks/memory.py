@@ -1,8 +1,9 @@
-"""Peak memory of a shard above the loaded model, for few and for many prompts: it should not grow with them.
+"""Peak memory of a shard above the loaded model, for real shapes, and for few and for many prompts: it should not grow.
 
-One shard, forwarded in the batches that a run would take, in a process of its own for each number of prompts. Once with
-the C library's allocator as it comes, which keeps freed blocks and whose peak wanders as they fragment, and once with large
-blocks given back as soon as they are freed (glibc's MALLOC_MMAP_THRESHOLD_): what is then left is what is held at a time.
+One shard, as a run would plan it and forward it in batches, in a process of its own for each figure. Few prompts beside
+many once with the C library's allocator as it comes, which keeps freed blocks and whose peak wanders as they fragment, and
+once with large blocks given back as soon as they are freed (glibc's MALLOC_MMAP_THRESHOLD_): what is then left is what is
+held at a time. The peak holds the model's composition matrices, which the shard computes and its worker keeps.
 """
 
 from __future__ import annotations
@@ -15,12 +16,19 @@ from typing import Any
 import numpy as np
 
 from sweep.config import build_config
+from sweep.plan import plan_scan
 from tests.benchmarks.probe import run_probe
-from tests.benchmarks.settings import Settings, random_prompts, stage_random
+from tests.benchmarks.settings import GELU_4L, GPT2_SMALL, Settings, random_prompts, stage_random
 from tests.benchmarks.timing import Row, spread
+from workers.measures import SCAN
+from workers.records import Resolved, ScanOptions, WriterBlock
+from workers.trace import ModelConfig
 
 SUBJECT = "memory"
 MIB = 2**20
+TARGETS = {GELU_4L: 2048.0, GPT2_SMALL: 4096.0}
+"""MiB that a shard should hold at most."""
+SHARD_PROMPTS = 8
 ALLOCATORS: dict[str, dict[str, str]] = {
     "allocator as it comes": {},
     "freed blocks given back": {"MALLOC_MMAP_THRESHOLD_": str(128 * 1024)},
@@ -28,50 +36,70 @@ ALLOCATORS: dict[str, dict[str, str]] = {
 
 
 def measure_memory(settings: Settings) -> Iterator[Row]:
-    """A row for each number of prompts, and one for the largest beside the smallest."""
+    """A row for each shape, then one for each number of prompts and one for the largest beside the smallest."""
+    for shape, config in settings.shapes.items():
+        with tempfile.TemporaryDirectory(prefix="erasure-sweep-bench-") as folder:
+            model = stage(config, settings.seq_len, SHARD_PROMPTS, Path(folder))
+            request = memory_request(model, SHARD_PROMPTS, settings.threads)
+            found = run_probe("memory", request, Path(folder), settings.threads)
+        measured = f"{SHARD_PROMPTS} prompts of {settings.seq_len}, {request['task']['batch']} in a forward"
+        yield _row(shape, measured, found, TARGETS.get(shape))
+    yield from _few_and_many(settings)
+
+
+def _few_and_many(settings: Settings) -> Iterator[Row]:
+    config, seq_len = settings.shapes[settings.memory_shape], settings.memory_seq_len
+    shape = f"{settings.memory_shape}, prompts of {seq_len}"
     with tempfile.TemporaryDirectory(prefix="erasure-sweep-bench-") as folder:
-        requests = memory_requests(settings, Path(folder))
+        model = stage(config, seq_len, max(settings.memory_prompts), Path(folder))
         for allocator, environment in ALLOCATORS.items():
             found = {}
-            for n_prompts, request in requests.items():
+            for n_prompts in settings.memory_prompts:
+                request = memory_request(model, n_prompts, settings.threads)
                 found[n_prompts] = run_probe("memory", request, Path(folder), settings.threads, environment)
-                yield _row(settings, f"{n_prompts} prompts, {allocator}", found[n_prompts])
+                yield _row(shape, f"{n_prompts} prompts, {allocator}", found[n_prompts])
             few, many = min(found), max(found)
             growth = found[many]["above_bytes"] / found[few]["above_bytes"]
-            yield Row(
-                SUBJECT, settings.memory_shape, f"{many} prompts, {allocator}", "×", spread([growth]), f"{few} prompts"
-            )
+            yield Row(SUBJECT, shape, f"{many} prompts, {allocator}", "×", spread([growth]), f"{few} prompts")
 
 
-def memory_requests(settings: Settings, folder: Path) -> dict[int, dict[str, Any]]:
-    """What the memory probe is asked for each number of prompts; model and prompts are written to ``folder``."""
-    config, seq_len, largest = (
-        settings.shapes[settings.memory_shape],
-        settings.memory_seq_len,
-        max(settings.memory_prompts),
-    )
-    weights, tokens, short = folder / "model.safetensors", folder / "tokens.npy", folder / "short.npy"
+def stage(config: ModelConfig, seq_len: int, n_prompts: int, folder: Path) -> Resolved:
+    """Write a random model and its prompts to a folder."""
+    weights, tokens = folder / "model.safetensors", folder / "tokens.npy"
     model_hash = stage_random(config, weights)
-    prompts = random_prompts(config, largest, seq_len).numpy().astype(np.int32)
-    np.save(tokens, prompts)
-    np.save(short, prompts[:1, :2])
-    sweep = build_config({"models": ["random"], "block_prompts": largest, "seq_len": seq_len})
-    task = {
-        "id": "benchmark",
-        "model_hash": model_hash,
-        "weights": str(weights),
-        "tokens": str(tokens),
-        "first_prompt": 0,
-    }
-    task |= {"writers": [0, len(config.layout.writers)], "positions": None, "seed": 0, "batch": sweep.batch_on("cpu")}
-    task |= {"device": "cpu", "dtype": "float32"}
-    first = {"tokens": str(short), "n_prompts": 1, "writers": [0, 1]}
+    np.save(tokens, random_prompts(config, n_prompts, seq_len).numpy().astype(np.int32))
+    sketches = (measure.sketches(config.layout, ScanOptions()) for measure in SCAN.values())
+    return Resolved(
+        name="random",
+        spec="random",
+        hash=model_hash,
+        weights=str(weights),
+        weights_bytes=weights.stat().st_size,
+        architecture=config.to_json(),
+        n_params=config.n_params,
+        sketches=tuple(map(sum, zip(*sketches, strict=True))),
+        tokens=str(tokens),
+        corpus_fingerprint="random",
+        corpus_description="random tokens",
+        n_prompts=n_prompts,
+        seq_len=seq_len,
+    )
+
+
+def memory_request(model: Resolved, n_prompts: int, threads: int) -> dict[str, Any]:
+    """What the memory probe is asked for: the first shard of so many prompts, and a tiny one that loads the model."""
+    config = build_config({"models": ["random"], "block_prompts": n_prompts, "seq_len": model.seq_len})
+    plan = plan_scan(config, model, "cpu")
+    first = {"n_prompts": 1, "positions": 1, "writers": WriterBlock(0, 1)}
     return {
-        n: {"task": {**task, "n_prompts": n}, "first": first, "threads": settings.threads}
-        for n in settings.memory_prompts
+        "task": plan.tasks[0]._asdict(),
+        "first": first,
+        "threads": threads,
+        "writer_blocks": len(plan.writer_blocks),
     }
 
 
-def _row(settings: Settings, measured: str, found: dict[str, Any]) -> Row:
-    details = {**found, "seq_len": settings.memory_seq_len}
-    return Row(SUBJECT, settings.memory_shape, measured, "MiB", spread([found["above_bytes"] / MIB]), details=details)
+def _row(shape: str, measured: str, found: dict[str, Any], target: float | None = None) -> Row:
+    return Row(
+        SUBJECT, shape, measured, "MiB", spread([found["above_bytes"] / MIB]), target=target, details=dict(found)
+    )

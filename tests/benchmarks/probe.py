@@ -86,10 +86,11 @@ def probe_memory(request: dict[str, Any]) -> dict[str, Any]:
         request: ``task``, fields of the shard; ``first``, fields that differ in a first, tiny shard that loads the model.
     """
     from workers.actor import ShardWorker
-    from workers.records import ShardTask, WriterBlock
+    from workers.records import ScanOptions, ShardTask, WriterBlock
 
     def task(values: dict[str, Any]) -> ShardTask:
-        return ShardTask(**{**values, "writers": WriterBlock(*values["writers"])})
+        records = {"writers": WriterBlock(*values["writers"]), "options": ScanOptions(*values["options"])}
+        return ShardTask(**{**values, **records})
 
     worker = ShardWorker(request["threads"])
     worker.measure(task({**request["task"], **request["first"]}))

@@ -46,10 +46,24 @@ def _cpu_model() -> str:
 
 def tables(rows: list[Row]) -> list[Table]:
     """The rows, a table for each subject and shape."""
-    return [
-        _table(f"{subject}: {shape}", list(group))
-        for (subject, shape), group in groupby(rows, key=lambda row: (row.subject, row.shape))
-    ]
+    found = []
+    for (subject, shape), group in groupby(rows, key=lambda row: (row.subject, row.shape)):
+        together = list(group)
+        draw = _side_by_side if together[0].column else _table
+        found.append(draw(f"{subject}: {shape}", together))
+    return found
+
+
+def _side_by_side(title: str, rows: list[Row]) -> Table:
+    """One line for each figure, with a column for each condition."""
+    columns = list(dict.fromkeys(row.column for row in rows))
+    values = {(row.measured, row.column): _number(row.spread.median, 4) for row in rows}
+    table = Table("measured", title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for measured in dict.fromkeys(row.measured for row in rows):
+        table.add_row(measured, *(values[measured, column] for column in columns))
+    return table
 
 
 def _table(title: str, rows: list[Row]) -> Table:
@@ -62,13 +76,13 @@ def _table(title: str, rows: list[Row]) -> Table:
         between = "" if n == 1 else f"{_number(low)} – {_number(high)}"
         measured = f"{row.measured}\n÷ {row.beside}" if row.beside else row.measured
         cpu = "" if row.cpu is None else f"{_number(row.cpu)} ×"
-        target = "" if row.target is None else f"≤ {row.target:g}"
+        target = "" if row.target is None else f"{'≥' if row.at_least else '≤'} {row.target:g}"
         table.add_row(measured, f"{_number(median)} {row.unit}", between, cpu, target)
     return table
 
 
-def _number(value: float) -> str:
-    return f"{value:.2f}" if abs(value) < 100 else f"{value:.0f}"
+def _number(value: float, decimals: int = 2) -> str:
+    return f"{value:.{decimals}f}" if abs(value) < 100 else f"{value:.0f}"
 
 
 def write_json(path: Path, settings: Settings, before: dict[str, Any], rows: list[Row]) -> None:

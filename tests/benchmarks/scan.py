@@ -1,8 +1,9 @@
-"""The scans beside a bare forward: what a scan costs in units of running the model once.
+"""The scan beside a bare forward: what a scan costs in units of running the model once.
 
-A scan is the forward that keeps what measures read, and their updates for every writer. The bare forward is the same lean
-model with fused attention, unembedding included, without anything kept. Once per shard the state is exported and encoded
-as well; that is a row of its own, spread over a shard's prompts.
+A scan is the forward that keeps what measures read, the products and V-composed parts of every writer, and every measure's
+update. The bare forward is the same lean model with fused attention, unembedding included, without anything kept. What a
+scan pays less often has rows of its own: the composition matrices once for each model that a worker holds, export and
+encoding of the state once for each shard.
 """
 
 from __future__ import annotations
@@ -15,46 +16,52 @@ from torch import Tensor
 
 from tests.benchmarks.settings import GELU_4L, GPT2_SMALL, Settings, random_prompts, random_weights
 from tests.benchmarks.timing import Row, interleave, ratio_row, scaled
+from workers.composition import composition
 from workers.encoding import encode_states
-from workers.measures.base import Accumulator, Measure
-from workers.measures.projection import Projection
+from workers.measures import SCAN
 from workers.positions import measured_positions
-from workers.records import WriterBlock
+from workers.products import ProductReader
+from workers.records import ScanOptions, WriterBlock
 from workers.trace import LeanModel, ModelConfig
 
 SUBJECT = "scan"
 BARE = "bare forward with logits"
-SCANS: dict[str, tuple[Measure, ...]] = {"projection scan": (Projection(),)}
-"""Sets of measures that are timed; another scan is one more line here."""
+ALL = "whole scan, all positions"
 
 TARGETS = {
-    (GELU_4L, "projection scan, all positions"): 1.0,
-    (GPT2_SMALL, "projection scan, all positions"): 1.6,
-    (GPT2_SMALL, "projection scan, 128 positions"): 1.0,
+    (GELU_4L, ALL): 2.0,
+    (GELU_4L, "whole scan, 128 positions"): 1.5,
+    (GPT2_SMALL, ALL): 6.0,
+    (GPT2_SMALL, "whole scan, 128 positions"): 2.5,
 }
 """Bare forwards that a scan should cost at most."""
 
 SHARD_PROMPTS = 8
+SAMPLED = 1 / 50
+"""Share of the tokens that are kept one by one for rank correlations, about that of a sweep over 64 prompts of 1,024."""
 
 
 class Scan:
     """A scan of one prompt at a time into one shard's state.
 
     Args:
-        model: the model. measures: what is measured. n_positions: measured positions of a prompt; None for all.
+        model: the model. seq_len: of its prompts. n_positions: measured positions of a prompt; None for all.
     """
 
-    def __init__(self, model: LeanModel, measures: tuple[Measure, ...], n_positions: int | None = None) -> None:
+    def __init__(self, model: LeanModel, seq_len: int, n_positions: int | None = None) -> None:
         self._model = model
         self._n_positions = n_positions
-        block = WriterBlock(0, len(model.config.layout.writers))
-        self.accumulators: dict[str, Accumulator] = {m.name: m.start(model, block) for m in measures}
+        options = ScanOptions(sample_below=int(2**64 * SAMPLED), shard_tokens=SHARD_PROMPTS * (n_positions or seq_len))
+        self.reader = ProductReader(model, WriterBlock(0, len(model.config.layout.writers)), options)
+        self.accumulators = {name: measure.start(self.reader) for name, measure in SCAN.items()}
 
     def update(self, prompts: Tensor) -> None:
         """Take in prompts."""
         trace = self._model.trace(prompts, self._positions(prompts))
-        for accumulator in self.accumulators.values():
-            accumulator.update(trace)
+        for prompt in range(len(prompts)):
+            products = self.reader.read(trace, prompt, prompt)
+            for accumulator in self.accumulators.values():
+                accumulator.update(products)
 
     def _positions(self, prompts: Tensor) -> Tensor | None:
         if self._n_positions is None:
@@ -77,25 +84,35 @@ def measure_scans(settings: Settings) -> Iterator[Row]:
 def _measure_shape(settings: Settings, shape: str, config: ModelConfig) -> Iterator[Row]:
     model = LeanModel(config, random_weights(config))
     prompt = random_prompts(config, 1, settings.seq_len)
-    scans = {
-        f"{name}, {'all' if n is None else n} positions": Scan(model, measures, n)
-        for name, measures in SCANS.items()
-        for n in (None, settings.n_positions)
-    }
+    some = f"whole scan, {settings.n_positions} positions"
+    scans = {ALL: Scan(model, settings.seq_len), some: Scan(model, settings.seq_len, settings.n_positions)}
     bare = partial(model.logits, prompt)
+    # The round that is not timed computes the composition matrices.
     timings = interleave(
         {BARE: bare, **{label: partial(scan.update, prompt) for label, scan in scans.items()}}, settings.rounds
     )
     for label in scans:
         yield ratio_row(SUBJECT, shape, (label, timings[label]), (BARE, timings[BARE]), TARGETS.get((shape, label)))
-    for label, scan in scans.items():
-        if label.endswith("all positions"):
-            yield _finish_row(shape, label, scan, bare, min(2, settings.rounds))
+    yield from _once_rows(shape, model, scans[ALL], bare, min(2, settings.rounds))
 
 
-def _finish_row(shape: str, label: str, scan: Scan, bare: Callable[[], object], rounds: int) -> Row:
-    """Exporting and encoding a shard's state, a prompt's share of it."""
-    timings = interleave({BARE: bare, "finish": scan.finish}, rounds)
-    measured = f"{label}: a prompt's share of exporting a shard of {SHARD_PROMPTS}"
+def _once_rows(shape: str, model: LeanModel, scan: Scan, bare: Callable[[], object], rounds: int) -> Iterator[Row]:
+    """What is paid once for each model, and once for each shard."""
+    cases = {BARE: bare, "compositions": partial(compute_compositions, model), "finish": scan.finish}
+    timings = interleave(cases, rounds)
+    measured = "composition matrices, once for each model"
+    row = ratio_row(SUBJECT, shape, (measured, timings["compositions"]), (BARE, timings[BARE]))
+    row.details["bytes"] = sum(matrices.nbytes for matrices in model.compositions.values())
+    yield row
     share = scaled(timings["finish"], 1 / SHARD_PROMPTS)
-    return ratio_row(SUBJECT, shape, (measured, share), (BARE, timings[BARE]))
+    measured = f"{ALL}: a prompt's share of exporting a shard of {SHARD_PROMPTS}"
+    yield ratio_row(SUBJECT, shape, (measured, share), (BARE, timings[BARE]))
+
+
+@torch.inference_mode()
+def compute_compositions(model: LeanModel) -> None:
+    """Compute a model's composition matrices anew, in the order in which a scan meets them."""
+    model.compositions.clear()
+    for layer in range(model.config.n_layers):
+        for source in range(layer):
+            composition(model, source, layer)

@@ -44,9 +44,17 @@ class Settings:
     literal_rounds: int
     literal_writers: int
     """Writers that the literal method is run for; its time for all is extrapolated from them."""
+    literal_pairs: int
+    """Patched forwards of the literal method that are timed in each round."""
     memory_shape: str
+    """The shape for which peaks of few and of many prompts are compared."""
     memory_seq_len: int
     memory_prompts: tuple[int, ...]
+    enough_models: tuple[str, ...]
+    """Bundled models in which results from some positions are compared with those from all."""
+    enough_prompts: int
+    enough_seq_len: int
+    enough_positions: tuple[int, ...]
     work: Workload
     tiny: Workload
     sweep_rounds: int
@@ -62,11 +70,16 @@ def full_settings(threads: int, rounds: int) -> Settings:
         shapes={GELU_4L: gelu, GPT2_SMALL: gpt2},
         seq_len=1024,
         n_positions=128,
-        literal_rounds=3,
+        literal_rounds=2,
         literal_writers=8,
+        literal_pairs=4,
         memory_shape=GELU_4L,
         memory_seq_len=256,
         memory_prompts=(8, 64),
+        enough_models=("toy-gelu-3l", "toy-gelu-4l"),
+        enough_prompts=32,
+        enough_seq_len=256,
+        enough_positions=(16, 32, 64, 128),
         work=Workload("small shards", 4, 4, 64, seq_len=256, n_prompts=640, block_prompts=8),
         tiny=Workload("tiny shards", 1, 1, 8, seq_len=8, n_prompts=500, block_prompts=1),
         sweep_rounds=2,
@@ -85,9 +98,14 @@ def quick_settings(threads: int, rounds: int) -> Settings:
         n_positions=8,
         literal_rounds=2,
         literal_writers=2,
+        literal_pairs=2,
         memory_shape="tiny gelu",
         memory_seq_len=16,
         memory_prompts=(8, 64),
+        enough_models=("toy-gelu-2l",),
+        enough_prompts=4,
+        enough_seq_len=32,
+        enough_positions=(4, 16),
         work=Workload("small shards", 2, 2, 16, seq_len=32, n_prompts=80, block_prompts=8),
         tiny=Workload("tiny shards", 1, 1, 8, seq_len=8, n_prompts=20, block_prompts=1),
         sweep_rounds=1,

@@ -43,7 +43,10 @@ class Row:
     cpu: float | None = None
     """The ratio's median by processor time."""
     target: float | None = None
-    """At most this is aimed for."""
+    """At most this is aimed for, or at least where ``at_least`` says so."""
+    at_least: bool = False
+    column: str = ""
+    """Where one figure is taken under several conditions, the condition; such rows are shown side by side."""
     details: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -90,10 +93,13 @@ def ratio_row(
     measured: tuple[str, Sequence[Timing]],
     beside: tuple[str, Sequence[Timing]],
     target: float | None = None,
+    at_least: bool = False,
 ) -> Row:
     """The row for one case's time as a ratio to another's, round by round."""
     pairs = list(zip(measured[1], beside[1], strict=True))
-    seconds = {name: statistics.median(t.wall_s for t in timings) for name, timings in (measured, beside)}
+    sides = (measured, beside)
+    wall_s = {name: statistics.median(t.wall_s for t in timings) for name, timings in sides}
+    cpu_s = {name: statistics.median(t.cpu_s for t in timings) for name, timings in sides}
     return Row(
         subject=subject,
         shape=shape,
@@ -103,5 +109,6 @@ def ratio_row(
         beside=beside[0],
         cpu=statistics.median(a.cpu_s / b.cpu_s for a, b in pairs),
         target=target,
-        details={"median_s": seconds},
+        at_least=at_least,
+        details={"median_s": wall_s, "median_cpu_s": cpu_s},
     )

@@ -9,21 +9,34 @@ from io import StringIO
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from rich.console import Console
 
 from tests.benchmarks import probe, timing
-from tests.benchmarks.literal import bridge_with, literal_ratios, literal_vectors, measure_literal
-from tests.benchmarks.memory import memory_requests
+from tests.benchmarks.literal import (
+    Clean,
+    bridge_with,
+    literal_attributions,
+    literal_clean,
+    literal_patched,
+    literal_ratios,
+    measure_literal,
+    patched_pairs,
+    spread_over,
+)
+from tests.benchmarks.memory import memory_request, stage
 from tests.benchmarks.overhead import Found, overhead_rows, prepare
+from tests.benchmarks.positions import compare, measure_positions
 from tests.benchmarks.probe import PairedReporter, peak_bytes, probe_loop, probe_memory, reset_peak, rss_bytes
 from tests.benchmarks.report import machine_info, tables, write_json
-from tests.benchmarks.scan import BARE, Scan, measure_scans
+from tests.benchmarks.scan import ALL, BARE, Scan, compute_compositions, measure_scans
 from tests.benchmarks.settings import GELU_4L, Settings, Workload, quick_settings, random_prompts, random_weights
 from tests.benchmarks.timing import Row, Timing, interleave, ratio_row, spread
 from tests.random_models import random_config
-from workers.measures.projection import Projection
+from workers.components import Layout
+from workers.products import PromptProducts
 from workers.trace import LeanModel
 
 
@@ -33,6 +46,7 @@ def settings() -> Iterator[Settings]:
     quick = quick_settings(threads=1, rounds=1)
     shape = random_config(2, 2, 16, n_ctx=16, d_vocab=23)
     sizes = {"seq_len": 16, "literal_rounds": 1, "memory_prompts": (2, 4), "n_positions": 4}
+    sizes |= {"enough_models": ("toy-gelu-2l",), "enough_prompts": 2, "enough_seq_len": 16, "enough_positions": (4, 16)}
     yield replace(quick, shapes={GELU_4L: shape}, memory_shape=GELU_4L, **sizes)
     torch.set_num_threads(threads)
 
@@ -67,47 +81,141 @@ def test_a_ratio_is_taken_within_each_round() -> None:
     assert row.spread == (3.0, 2.0, 6.0, 3)
     assert row.cpu == 2.0
     assert row.details["median_s"] == {"slow": 3.0, "fast": 1.0}
+    assert row.details["median_cpu_s"] == {"slow": 2.0, "fast": 1.0}
+
+
+class BothWays:
+    """One prompt of one model, measured literally and as the scan does."""
+
+    def __init__(self, settings: Settings) -> None:
+        config = settings.shapes[GELU_4L]
+        weights = random_weights(config)
+        self.layout = config.layout
+        self.prompt = random_prompts(config, 1, settings.seq_len)
+        self.bridge = bridge_with(config, weights)
+        self.clean: Clean = literal_clean(self.bridge, self.layout, self.prompt)
+        self.scan = Scan(LeanModel(config, weights), settings.seq_len)
+        trace = LeanModel(config, weights).trace(self.prompt)
+        self.products: PromptProducts = self.scan.reader.read(trace, 0, 0)
 
 
 def test_the_literal_method_and_the_scan_measure_the_same(settings: Settings) -> None:
-    config = settings.shapes[GELU_4L]
-    weights = random_weights(config)
-    prompt = random_prompts(config, 1, settings.seq_len)
-    vectors = literal_vectors(bridge_with(config, weights), config.layout, prompt)
-    assert set(vectors) == set(config.layout.rows)
-    scan = Scan(LeanModel(config, weights), (Projection(),))
-    scan.update(prompt)
-    state = scan.accumulators["projection"].export()
+    both = BothWays(settings)
+    assert set(both.clean.vectors) == set(both.layout.rows)
+    both.scan.update(both.prompt)
+    state = both.scan.accumulators["projection"].export()
     means = state["ratio_sum"] / state["n"][:, None]
-    for index, writer in enumerate(config.layout.writers):
-        literal = {label: float(ratios.mean()) for label, ratios in literal_ratios(vectors, writer).items()}
-        np.testing.assert_allclose(means[index], [literal[row] for row in config.layout.rows], rtol=1e-3, atol=1e-3)
+    for index, writer in enumerate(both.layout.writers):
+        literal = {label: float(ratios.mean()) for label, ratios in literal_ratios(both.clean, writer).items()}
+        np.testing.assert_allclose(means[index], [literal[row] for row in both.layout.rows], rtol=1e-3, atol=1e-3)
+    attributions = literal_attributions(both.clean)
+    literal = torch.cat([attributions[term] for term in both.layout.terms])
+    torch.testing.assert_close(both.products.dla, literal, rtol=1e-3, atol=1e-4)
+
+
+def test_a_patched_forward_and_the_scan_measure_the_same(settings: Settings) -> None:
+    both = BothWays(settings)
+    parts, rows = both.products.parts, both.scan.reader.composer.rows
+    before = both.bridge(both.prompt, return_type="logits")
+    for writer, layer in patched_pairs(both.layout):
+        index = both.layout.writers.index(writer)
+        clean = literal_ratios(both.clean, writer)
+        for head, (patched, dla) in literal_patched(both.bridge, both.clean, both.prompt, writer, layer).items():
+            row = rows.head(index, head)
+            part = parts.along_writer[row] * both.products.inverse_norm_sq[index]
+            torch.testing.assert_close(clean[head][0] - patched[0], part, rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(dla[0], parts.dla[row], rtol=1e-3, atol=1e-4)
+        to_the_end = literal_patched(both.bridge, both.clean, both.prompt, writer, layer, stop_early=False)
+        torch.testing.assert_close(to_the_end[head], (patched, dla))
+    torch.testing.assert_close(both.bridge(both.prompt, return_type="logits"), before)
+
+
+def test_patched_forwards_are_timed_all_over_the_layers() -> None:
+    pairs = patched_pairs(Layout(4, 8))
+    assert len(pairs) == len(set(pairs)) == 62
+    rounds = spread_over(pairs, 4, 2)
+    assert [len(pairs) for pairs in rounds] == [4, 4]
+    assert len({pair for pairs in rounds for pair in pairs}) == 8
+    mean = np.mean([layer for _, layer in pairs])
+    assert np.mean([layer for pairs in rounds for _, layer in pairs]) == pytest.approx(mean, abs=0.2)
 
 
 def test_scans_are_set_beside_the_bare_forward(settings: Settings) -> None:
     rows = list(measure_scans(settings))
-    measured = ["projection scan, all positions", "projection scan, 4 positions"]
-    assert [row.measured for row in rows[:2]] == measured
-    assert rows[2].measured == f"{measured[0]}: a prompt's share of exporting a shard of 8"
+    assert [row.measured for row in rows] == [
+        ALL,
+        "whole scan, 4 positions",
+        "composition matrices, once for each model",
+        f"{ALL}: a prompt's share of exporting a shard of 8",
+    ]
     assert {row.beside for row in rows} == {BARE}
-    assert [row.target for row in rows] == [1.0, None, None]
+    assert [row.target for row in rows] == [2.0, None, None, None]
     assert all(row.spread.low > 0 for row in rows)
 
 
-def test_the_literal_method_is_extrapolated_to_all_writers(settings: Settings) -> None:
-    (row,) = measure_literal(settings)
+def test_composition_matrices_are_those_that_a_scan_needs(settings: Settings) -> None:
+    config = settings.shapes[GELU_4L]
+    model, scanned = (LeanModel(config, random_weights(config)) for _ in range(2))
+    Scan(scanned, settings.seq_len).update(random_prompts(config, 1, settings.seq_len))
+    compute_compositions(model)
+    assert list(model.compositions) == list(scanned.compositions) == [(0, 1)]
+
+
+def test_the_literal_method_is_extrapolated_to_all_writers_and_pairs(settings: Settings) -> None:
+    row, patched, to_the_end = measure_literal(settings)
     assert row.details["writers"] == len(settings.shapes[GELU_4L].layout.writers)
     assert settings.literal_writers <= row.details["writers_timed"] < row.details["writers"]
-    assert row.spread.median > 0
+    assert row.details["pairs"] == 7
+    assert row.details["pairs_timed"] == settings.literal_pairs
+    assert row.target == 25.0
+    assert row.at_least
+    assert row.spread.median > patched.spread.median > 0
+    assert to_the_end.spread.median > 0
 
 
 def test_memory_is_measured_above_the_loaded_model(settings: Settings, tmp_path: Path) -> None:
-    requests = memory_requests(settings, tmp_path)
-    assert list(requests) == [2, 4]
-    found = probe_memory(requests[2])
-    assert found["loaded_bytes"] > 2**20
-    assert 0 <= found["above_bytes"] < found["loaded_bytes"]
-    assert found["state_bytes"] > 0
+    model = stage(settings.shapes[GELU_4L], 16, 4, tmp_path)
+    request = memory_request(model, 2, threads=1)
+    assert request["task"]["n_prompts"] == request["task"]["batch"] == 2
+    assert request["writer_blocks"] == 1
+    for asked in (request, json.loads(json.dumps(request))):
+        found = probe_memory(asked)
+        assert found["loaded_bytes"] > 2**20
+        assert 0 <= found["above_bytes"] < found["loaded_bytes"]
+        assert found["state_bytes"] > 0
+
+
+def test_some_positions_are_compared_with_all(settings: Settings) -> None:
+    rows = list(measure_positions(settings))
+    assert [row.column for row in rows] == ["4"] * (len(rows) // 2) + ["16"] * (len(rows) // 2)
+    found = {(row.column, row.measured): row.spread.median for row in rows}
+    for measured in dict.fromkeys(row.measured for row in rows):
+        if measured.startswith("shift"):
+            assert found["4", measured] > found["16", measured] == 0.0
+    for perfect in ("Spearman's correlation of the ranking", "writers with the same list of erasers, share"):
+        assert found["4", perfect] <= found["16", perfect] == 1.0
+
+
+def test_shifts_are_of_what_a_sweep_reports() -> None:
+    def tables(erased: list[float], erasers: list[str | None], medians: list[float]) -> dict[str, pd.DataFrame]:
+        writers = pd.DataFrame({"writer": ["a", "b", "c", "d"], "erased_by_reading": erased, "erasers": erasers})
+        return {
+            "writers": writers,
+            "v_composition": pd.DataFrame({"v_composed_median": medians}),
+            "residual_projection": pd.DataFrame({"median": medians}),
+        }
+
+    nan = float("nan")
+    whole = tables([0.4, 0.2, -0.1, nan], ["L1H0+L1H1", "", "", None], [0.0, -0.5, nan])
+    some = tables([0.3, 0.35, -0.1, nan], ["L1H0", "", "L1H1", None], [0.1, -0.9, nan])
+    found = compare(whole, some)
+    assert found["shift of median of V-composed PR, largest"] == pytest.approx(0.4)
+    assert found["shift of median of V-composed PR, 95th percentile"] == pytest.approx(0.1 + 0.95 * 0.3)
+    assert found["shift of erased_by_reading, largest of the top 10"] == pytest.approx(0.15)
+    assert found["… as a share of its own size"] == pytest.approx(0.75)
+    assert found["Spearman's correlation of the ranking"] == pytest.approx(0.5)
+    assert found["writers with the same list of erasers, share"] == pytest.approx(1 / 3)
+    assert found["erasers of both lists, share of those in either"] == pytest.approx(1 / 3)
 
 
 def test_a_peak_is_seen_after_it_is_over() -> None:
@@ -166,11 +274,13 @@ def test_the_report_can_be_read_and_kept(settings: Settings, tmp_path: Path) -> 
     rows = [
         Row("scan", "gelu-4l", "projection scan", "×", spread([0.8, 0.9, 1.2]), "bare forward", cpu=0.85, target=1.0),
         Row("memory", "gelu-4l", "peak, 8 prompts", "MiB", spread([123.4]), details={"above_bytes": 5}),
+        Row("literal method", "gelu-4l", "literal", "×", spread([30.0]), target=25.0, at_least=True),
+        *(Row("positions", "toy", "shift", "", spread([x]), column=n) for n, x in (("16", 0.25), ("32", 0.125))),
     ]
     console = Console(file=StringIO(), width=100)
     console.print(*tables(rows))
     text = console.file.getvalue()
-    for shown in ("÷ bare forward", "0.90 ×", "0.80 – 1.20", "0.85 ×", "≤ 1", "123 MiB"):
+    for shown in ("÷ bare forward", "0.90 ×", "0.80 – 1.20", "0.85 ×", "≤ 1", "123 MiB", "≥ 25", "0.1250", "32"):
         assert shown in text
     path = tmp_path / "build" / "bench.json"
     write_json(path, settings, machine_info(threads=1), rows)
