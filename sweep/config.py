@@ -51,8 +51,9 @@ class SweepConfig(BaseModel):
     """How many prompts; the first N of a longer run are the same prompts."""
     seq_len: Annotated[int, Field(ge=2)] = 256
     """Tokens of each prompt, the BOS included."""
-    positions: Literal["all"] | Positive = "all"
-    """Measured positions of each prompt: `all`, or how many, drawn by a hash of seed, prompt and position."""
+    positions: Literal["all"] | Positive = 128
+    """Measured positions of each prompt: `all`, the paper's protocol, or how many, drawn by a hash of seed, prompt and
+    position."""
     writers: list[str] = []
     """Writers for which the heads in `erasers` are measured together, such as [L0H2]; every writer is scanned anyway."""
     erasers: str | None = None

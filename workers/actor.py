@@ -7,6 +7,7 @@ only place in this package that knows Ray.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from workers.errors import DataError
 from workers.measures import SCAN
 from workers.models import load_model
 from workers.positions import measured_positions
-from workers.products import ProductReader
+from workers.products import ProductReader, PromptProducts
 from workers.records import ShardResult, ShardTask
 from workers.trace import LeanModel
 
@@ -70,13 +71,18 @@ class ShardWorker:
         accumulators = {name: measure.start(reader) for name, measure in SCAN.items()}
         for start in range(0, len(block), batch):
             rows = block[start : start + batch].to(model.device)
-            positions = self._positions(task, model, start, rows)
-            trace = model.trace(rows, positions, keep_resid=task.options.ln == "recompute")
-            for prompt in range(len(rows)):
-                products = reader.read(trace, prompt, task.first_prompt + start + prompt)
+            for products in self._read(task, reader, start, rows):
                 for accumulator in accumulators.values():
                     accumulator.update(products)
+                del products  # or it would stand beside the next ones
         return encode_states({name: accumulator.export() for name, accumulator in accumulators.items()})
+
+    def _read(self, task: ShardTask, reader: ProductReader, start: int, rows: torch.Tensor) -> Iterator[PromptProducts]:
+        """Products of a batch's prompts, one at a time; their trace goes with the batch."""
+        positions = self._positions(task, reader.model, start, rows)
+        trace = reader.model.trace(rows, positions, keep_resid=task.options.ln == "recompute")
+        for prompt in range(len(rows)):
+            yield reader.read(trace, prompt, task.first_prompt + start + prompt)
 
     @staticmethod
     def _positions(task: ShardTask, model: LeanModel, start: int, rows: torch.Tensor) -> torch.Tensor | None:

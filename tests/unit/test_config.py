@@ -157,7 +157,7 @@ def test_what_determines_numbers_leaves_out_models_and_machines():
 
 
 def test_positions_and_batches():
-    config = build_config({"models": ["a"], "seq_len": 256})
+    config = build_config({"models": ["a"], "seq_len": 256, "positions": "all"})
     assert (config.n_positions, config.batch_on("cpu"), config.batch_on("cuda")) == (None, 8, 8)
     long = build_config({"models": ["a"], "seq_len": 1024, "positions": 128})
     assert (long.n_positions, long.batch_on("cpu"), long.batch_on("cuda")) == (128, 2, 8)
