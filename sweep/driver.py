@@ -91,6 +91,7 @@ class Sweep:
             self._runs = LoggedRuns(self.config)
             plans, room = self._prepare()
             self._models = {plan.model.hash: _Model(plan, set(), batch=plan.tasks[0].batch) for plan in plans}
+            self._manifest.refuse_other_weights(plans)
             with self._noting_the_end():
                 self._manifest.start(plans, room.device)
                 self._runs.start(self._manifest, plans)

@@ -40,7 +40,7 @@ class Manifest:
                 f"{folder.out} holds another sweep ({_difference(earlier, config)}): choose another --out or remove it"
             )
         self._earlier = {entry["name"]: entry for entry in earlier["models"]} if earlier else {}
-        self._config = config
+        self._config, self._fresh = config, fresh
         self.values: dict[str, Any] = {}
 
     def _read_earlier(self, fresh: bool) -> dict[str, Any] | None:
@@ -68,6 +68,20 @@ class Manifest:
             "models": list((self._earlier | entries).values()),
         }
         self._write()
+
+    def refuse_other_weights(self, plans: list[ModelPlan]) -> None:
+        """See that no finished results would be replaced by those of another model of the same name.
+
+        Raises:
+            UsageError: they would.
+        """
+        for plan in plans:
+            earlier = self._earlier.get(plan.model.name)
+            if earlier and earlier.get("hash") != plan.model.hash and not self._fresh:
+                raise UsageError(
+                    f"{self._folder.out} holds results of other weights called {plan.model.name}: choose another --out, "
+                    "or replace them with --fresh"
+                )
 
     def entry(self, name: str) -> dict[str, Any]:
         """A model's entry."""

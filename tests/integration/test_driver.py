@@ -238,3 +238,14 @@ def test_two_models_that_cannot_be_told_apart_are_refused(place: Place) -> None:
         with pytest.raises(SweepError, match=what):
             sweep.run(place.config("twins", workers=0, models=models))
     assert not list((place.root / "twins").rglob("*.parquet"))
+
+
+def test_other_weights_of_the_same_name_do_not_replace_results(place: Place) -> None:
+    write_tl_directory(place.root / "other" / "gelu", seed=10)
+    first, second = ([str(place.root / name)] for name in ("gelu", "other/gelu"))
+    kept = sweep.run(place.config("same", workers=0, models=first))
+    with pytest.raises(SweepError, match=r"holds results of other weights called gelu: .*--fresh"):
+        sweep.run(place.config("same", workers=0, models=second))
+    assert_same(read(place, "same"), kept)
+    replaced = sweep.run(place.config("same", workers=0, models=second), fresh=True)
+    assert not replaced["writers"].equals(kept["writers"])

@@ -21,7 +21,7 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path):
     source = write(tmp_path / "mine.yaml", "models: [a, b]\nprompts: 3\nseed: 4\n")
     config = load_config(source, {"seed": 5, "prompts": None, "corpus": "c.npy"})
     assert (config.models, config.prompts, config.seed, config.corpus) == (["a", "b"], 3, 5, "c.npy")
-    assert (config.seq_len, config.positions, config.dtype) == (256, "all", "float32")
+    assert (config.seq_len, config.positions, config.dtype) == (256, 128, "float32")
     assert load_config(source, {"models": ["c"]}).models == ["c"]
 
 
