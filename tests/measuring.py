@@ -56,8 +56,8 @@ def measure_shard(
     reader = ProductReader(model, span, options)
     accumulators = {name: measure.start(reader) for name, measure in SCAN.items()}
     for start in range(0, len(tokens), batch):
-        rows = torch.from_numpy(tokens[start : start + batch])
-        chosen = None if positions is None else torch.from_numpy(positions[start : start + batch])
+        rows = torch.from_numpy(tokens[start : start + batch]).to(model.device)
+        chosen = None if positions is None else torch.from_numpy(positions[start : start + batch]).to(model.device)
         trace = model.trace(rows, chosen, keep_resid=options.ln == "recompute")
         for prompt in range(len(rows)):
             products = reader.read(trace, prompt, first_prompt + start + prompt)
