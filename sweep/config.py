@@ -129,9 +129,10 @@ class SweepConfig(BaseModel):
 
     def protocol(self) -> dict[str, Any]:
         """What determines the numbers, whatever the models and the machines."""
-        keys = ("corpus", "prompts", "seq_len", "positions", "seed", "tau", "block_prompts", "dtype", "ln")
+        keys = ("corpus", "prompts", "seq_len", "seed", "tau", "block_prompts", "dtype", "ln")
         groups = ", ".join(f"{group.writer}: {group.label}" for group in self.groups) or "none"
-        return {**{key: getattr(self, key) for key in keys}, "groups": groups, "results_version": RESULTS_VERSION}
+        same = {"positions": self.n_positions or "all", "groups": groups, "results_version": RESULTS_VERSION}
+        return {**{key: getattr(self, key) for key in keys}, **same}
 
 
 def preset_names() -> list[str]:

