@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from dashboards.pages import write_comparison
 from dashboards.tables import ModelTables, read_out
+from sweep.files import MODEL_PAGE
 from workers.errors import SweepError, UsageError
 
 _PROTOCOL = ("prompts", "seq_len", "positions", "corpus", "seed", "dtype")
@@ -89,9 +90,7 @@ def _labels(sweeps: list[_Folder]) -> list[str]:
 
 def _links(sweep: _Folder, to: Path) -> dict[str, str]:
     """Where each model's page is, as seen from the folder of the comparison."""
-    pages = {
-        model.about["name"]: sweep.path / model.about["folder"] / "figures" / "scan.html" for model in sweep.models
-    }
+    pages = {model.about["name"]: sweep.path / model.about["folder"] / MODEL_PAGE for model in sweep.models}
     return {
         name: quote(Path(os.path.relpath(page, to.parent)).as_posix()) for name, page in pages.items() if page.is_file()
     }

@@ -17,7 +17,7 @@ from rich.table import Table
 from sweep.config import SweepConfig
 from sweep.driver import Sweep, SweepOutcome
 from sweep.estimate import Estimate, estimate
-from sweep.files import RunFolder, write_error
+from sweep.files import MODEL_PAGE, RunFolder, write_error
 from sweep.progress import duration, reporter
 from sweep.tracking import default_uri, without_password
 from workers.catalog import model_entries
@@ -100,7 +100,7 @@ def _show_outcome(config: SweepConfig, outcome: SweepOutcome) -> None:
     out = outcome.folder.out
     for what, where in (
         ("side by side", outcome.folder.comparison),
-        ("each model", f"{out}/MODEL/figures/scan.html"),
+        ("each model", f"{out}/MODEL/{MODEL_PAGE}"),
         ("tables", f"{out}/MODEL/tables/*.parquet"),
         ("MLflow", f"erasure-sweep ui --experiment {experiment}{store}"),
     ):

@@ -18,6 +18,9 @@ from workers.errors import SweepError, UsageError
 OWN_FILES = ("manifest.json", "compare.html", "run.log")
 """What stands in OUT beside the models' folders."""
 
+MODEL_PAGE = "figures/scan.html"
+"""The page of a model, below its folder."""
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that it is either whole or absent: temporary name, synced, renamed.
@@ -72,7 +75,7 @@ class RunFolder:
 
     def model_page(self, folder: str) -> Path:
         """The page that holds a model's figures."""
-        return self.figures(folder) / "scan.html"
+        return self.out / folder / MODEL_PAGE
 
     def acquire(self) -> None:
         """Make OUT and take it for this process.

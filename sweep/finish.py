@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from dashboards.pages import write_comparison, write_model_page
 from dashboards.tables import ModelTables, read_out
 from sweep.config import SCHEMA_VERSION
-from sweep.files import write_atomically, write_error
+from sweep.files import MODEL_PAGE, write_atomically, write_error
 from workers.encoding import decode_state
 from workers.measures import SCAN
 from workers.measures.tables import scan_tables
@@ -88,9 +88,9 @@ def compare_models(out: Path, page: Path) -> None:
     sweep = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     models = read_out(out)
     links = {
-        entry["name"]: f"{entry['folder']}/figures/scan.html"
+        entry["name"]: f"{entry['folder']}/{MODEL_PAGE}"
         for entry in sweep["models"]
-        if (out / entry["folder"] / "figures" / "scan.html").exists()
+        if (out / entry["folder"] / MODEL_PAGE).exists()
     }
     try:
         write_comparison(models, page, sweep, links)

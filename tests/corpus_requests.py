@@ -19,6 +19,9 @@ D_VOCAB = 258
 BOS = 0
 
 
+WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"]
+
+
 def write_tokenizer(folder: Path, specials: tuple[str, ...] = ("<|BOS|>", "<|EOS|>")) -> str:
     """A byte-level tokenizer: the special tokens, then one id for each byte."""
     vocab = {token: i for i, token in enumerate([*specials, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
@@ -30,6 +33,15 @@ def write_tokenizer(folder: Path, specials: tuple[str, ...] = ("<|BOS|>", "<|EOS
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": {"content": "<|EOS|>"}}))
     return str(folder)
+
+
+def write_texts(folder: Path) -> Path:
+    """Three documents of numbered lines."""
+    (folder / "sub").mkdir(parents=True)
+    for name, n_lines in (("a.txt", 40), ("b.md", 9), ("sub/c.py", 70)):
+        lines = (f"{name} {i} {WORDS[i % 10]}\n" for i in range(n_lines))
+        (folder / name).write_text("".join(lines))
+    return folder
 
 
 def write_rows(path: Path, rows: list[dict[str, object]]) -> Path:

@@ -8,12 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.corpus_requests import BOS, SEQ_LEN, refusal, resolve, tokens_of, write_tokenizer
+from tests.corpus_requests import BOS, SEQ_LEN, refusal, resolve, tokens_of, write_texts, write_tokenizer
 from workers.corpora import load_tokenizer
 from workers.errors import DataError, UsageError
 from workers.sampling import Document, order_passages, pack_prompts, read_passage
-
-WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"]
 
 
 @pytest.fixture
@@ -23,13 +21,7 @@ def tokenizer(tmp_path: Path) -> str:
 
 @pytest.fixture
 def texts(tmp_path: Path) -> Path:
-    """Three documents of numbered lines."""
-    folder = tmp_path / "texts"
-    (folder / "sub").mkdir(parents=True)
-    for name, n_lines in (("a.txt", 40), ("b.md", 9), ("sub/c.py", 70)):
-        lines = (f"{name} {i} {WORDS[i % 10]}\n" for i in range(n_lines))
-        (folder / name).write_text("".join(lines))
-    return folder
+    return write_texts(tmp_path / "texts")
 
 
 class TestText:
