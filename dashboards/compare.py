@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from dashboards.compare_verify import verify_comparison
 from dashboards.document import Card, Column, Control, Markup, Table, escape
 from dashboards.maps import READING_HOVER, Columns, Look, Map, Size, causal_map, colour_limit, plot_map
 from dashboards.reading_cards import BETA_TITLE, OUTPUTS, x_title
@@ -241,6 +242,7 @@ def comparison_parts(models: Sequence[ModelTables], links: dict[str, str]) -> li
         _opposed_card(models),
         _depth_card(models),
         _removed_card(models),
+        *verify_comparison(list(zip(display_names(models), models, strict=True))),
     ]
 
 

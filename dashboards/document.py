@@ -59,16 +59,25 @@ class Card:
 
 
 class Column(NamedTuple):
-    """A table's column: its heading, what explains it, and whether it holds numbers."""
+    """A table's column: its heading, what explains it, and whether it holds numbers.
+
+    ``filtered``: the table's filter looks into it as well as into the first column. ``width``: how long its strings are;
+    narrow ones stay in one line.
+    """
 
     heading: str
     title: str = ""
     is_number: bool = False
+    filtered: bool = False
+    width: Literal["narrow", "wide", "broad"] = "wide"
 
 
 @dataclass(frozen=True)
 class Table:
-    """A sortable table; a cell is a number (NaN where missing), a string, or ready ``Markup``."""
+    """A sortable table; a cell is a number (NaN where missing), a string, or ready ``Markup``.
+
+    ``filter_by``: what a long table's filter looks for.
+    """
 
     key: str
     title: str
@@ -76,6 +85,7 @@ class Table:
     columns: Sequence[Column]
     rows: Sequence[Sequence[Any]] = field(default_factory=list)
     empty: str = "The tables hold no rows to show here."
+    filter_by: str = "name"
 
 
 class Markup(str):
@@ -214,7 +224,7 @@ def _table(table: Table) -> str:
     heads = "".join(_heading(column) for column in table.columns)
     rows = "\n".join(_row(table.columns, row) for row in table.rows)
     filter_box = (
-        '<div class="controls"><label>Filter by name '
+        f'<div class="controls"><label>Filter by {escape(table.filter_by)} '
         f'<input type="search" data-filter="{table.key}-table"></label></div>'
         if len(table.rows) > 20
         else ""
@@ -245,7 +255,8 @@ def _row(columns: Sequence[Column], row: Sequence[Any]) -> str:
 
 def _cell(column: Column, value: Any) -> str:
     if not column.is_number:
-        return f'<td class="wide">{escape(MISSING if value is None else value)}</td>'
+        filtered = " data-filtered" if column.filtered else ""
+        return f'<td class="{column.width}"{filtered}>{escape(MISSING if value is None else value)}</td>'
     measured = float("nan") if value is None else float(value)
     if not np.isfinite(measured):
         return f'<td class="number" data-value="">{MISSING}</td>'

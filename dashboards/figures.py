@@ -84,8 +84,8 @@ def plot_presence(shown: Sequence[Presence]) -> go.Figure:
     for index, one in enumerate(shown):
         colour = CYCLE[index % len(CYCLE)]
         if alone:
-            data += _band(one.states, one.q12_5, one.q87_5, shade(colour, 0.12), one.writer)
-        data += _band(one.states, one.q25, one.q75, shade(colour, 0.24 if alone else 0.13), one.writer)
+            data += band(one.states, one.q12_5, one.q87_5, shade(colour, 0.12), one.writer)
+        data += band(one.states, one.q25, one.q75, shade(colour, 0.24 if alone else 0.13), one.writer)
         data.append(_line(one, colour, DASHES[0], SYMBOLS[index % len(SYMBOLS)]))
     medians = np.concatenate([one.median for one in shown]) if shown else np.array([])
     bands = [[one.q12_5, one.q87_5] if alone else [one.q25, one.q75] for one in shown]
@@ -105,7 +105,8 @@ def plot_presence(shown: Sequence[Presence]) -> go.Figure:
     )
 
 
-def _band(states: list[str], low: Floats, high: Floats, fill: str, group: str) -> list[Any]:
+def band(states: list[str], low: Floats, high: Floats, fill: str, group: str) -> list[Any]:
+    """A filled band between two lines over named places, of the legend's ``group``."""
     seen = np.isfinite(low) & np.isfinite(high)
     x = [state for state, ok in zip(states, seen, strict=True) if ok]
     outline = np.concatenate([high[seen], low[seen][::-1]])

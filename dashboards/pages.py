@@ -30,6 +30,9 @@ from dashboards.tables import (
     top_writers,
     writers_table,
 )
+from dashboards.trust import trust_line, trust_table
+from dashboards.verified import was_verified
+from dashboards.verify_cards import verdicts, verify_cards
 from dashboards.wording import measured_line, model_line, number
 from dashboards.writers_table import first_of, most_erased, writers_in_numbers
 
@@ -51,11 +54,15 @@ def write_model_page(model: ModelTables, path: Path, sweep: dict[str, Any]) -> N
     most = most_erased(writers)
     # a figure for each of many more writers would make the page slow to write and heavy to open
     offered = top if len(top) <= MAX_OFFERED else top[:TOP_ROWS]
+    trust = trust_table(model)
     parts: list[Card | Table] = [
+        *([trust] if trust.rows else []),
         _presence_card(residual, offered, most),
         _layer_card(residual),
         _onto_card(components, offered),
         *reading_cards(model, reading, writers, top, offered),
+        *verify_cards(model),
+        *([] if trust.rows or not was_verified(model) else [trust]),
         _heatmap_card(residual, components, top, most),
         _ledger_card(components, writers, offered),
         writers_in_numbers(writers, reading, components),
@@ -86,13 +93,21 @@ def _model_intro(model: ModelTables, sweep: dict[str, Any], writers: pd.DataFram
     return (
         "<p>Components write vectors into the residual stream, and later ones sometimes take them out again. This "
         "page shows, for every component as a writer, how much of its output later states still hold and which "
-        f"components write along or against it.</p>\n{unfinished}<p>{escape(_headline(writers))}</p>\n"
+        f"components write along or against it.</p>\n{unfinished}"
+        f"{_paragraph(_headline(model, writers))}{_paragraph(trust_line(model))}{verdicts(model)}"
         f'<p class="protocol">{escape(model_line(about))}<br>{escape(measured_line(about, sweep))}</p>'
     )
 
 
-def _headline(writers: pd.DataFrame) -> str:
+def _paragraph(said: str) -> str:
+    return f"<p>{escape(said)}</p>\n" if said else ""
+
+
+def _headline(model: ModelTables, writers: pd.DataFrame) -> str:
     said = [*_most_erased(writers), *_most_opposed(writers)]
+    if not said and was_verified(model):
+        # without a scan there is nothing to say of all writers
+        return ""
     return " ".join(said) or "No writer was measured in this model."
 
 

@@ -14,26 +14,15 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dashboards.figures import layer_lines, layer_notes, layer_spans, shaded
-from dashboards.maps import LATER_NAME
+from dashboards.points import CLEAN, LIMIT, PATCHED, Quartiles, beside, eraser_name, points
 from dashboards.strips import ERASED, plot_strips, strip_points, strongest
-from dashboards.style import BLUE, ORANGE, figure, robust_range, shade, single, text
-from dashboards.tables import LATER, Floats, Grid, kind_of, numeric, place_of
+from dashboards.style import figure, robust_range, text
+from dashboards.tables import LATER, Grid, kind_of, numeric, place_of
 from dashboards.wording import number
 
 MOST_HEADS = 60
 _NAMED = 6
 _NAMED_POINTS = 5
-_APART = 0.17
-_AS_WIDE_AS = 16
-_SPELLED_OUT = 3
-
-
-class Quartiles(NamedTuple):
-    """Lower quartile, median and upper quartile of each place."""
-
-    q25: Floats
-    median: Floats
-    q75: Floats
 
 
 class Patched(NamedTuple):
@@ -83,14 +72,16 @@ def plot_clean_and_patched(shown: Patched) -> go.Figure:
     places = [place_of(label) for label in shown.labels]
     spans = layer_spans([place.layer if place else None for place in places])
     erasers = [index for index, label in enumerate(shown.labels) if label in set(shown.erasers or [])]
-    medians = np.concatenate([shown.clean.median, shown.patched.median])
-    edges = np.concatenate([shown.clean.q25, shown.clean.q75, shown.patched.q25, shown.patched.q75])
-    apart = _APART * min(1.0, len(shown.labels) / _AS_WIDE_AS)
+    runs = (shown.clean, shown.patched)
+    medians = np.concatenate([values.median for values in runs])
+    edges = np.concatenate([np.append(values.q25, values.q75) for values in runs])
+    at, shifts = np.arange(len(shown.labels), dtype=np.float64), beside(len(shown.labels), len(runs))
+    names = [eraser_name(label) for label in shown.labels]
     heads = all(kind_of(label) == "head" for label in shown.labels)
     return figure(
         [
-            _run(shown.labels, shown.clean, "as it is", BLUE, "circle", -apart),
-            _run(shown.labels, shown.patched, "without reading the writer", ORANGE, "diamond", apart),
+            points(at + shift, names, values, look)
+            for shift, values, look in zip(shifts, runs, (CLEAN, PATCHED), strict=True)
         ],
         x_title="later head, in stream order" if heads else "later attention layers and named groups",
         y_title=f"projection ratio onto {text(shown.writer)}",
@@ -102,7 +93,7 @@ def plot_clean_and_patched(shown: Patched) -> go.Figure:
             **{"tickangle": -90, "tickfont": {"size": 10}, "showgrid": False, "zeroline": False},
             **{"range": [-0.6, len(shown.labels) - 0.4]},
         },
-        yaxis={"range": robust_range(medians, edges, keep=(-0.1, 0.1), limit=4.0)},
+        yaxis={"range": robust_range(medians, edges, keep=(-0.1, 0.1), limit=LIMIT)},
         shapes=[*(layer_lines(spans) if heads else []), *(shaded(index, index) for index in erasers)],
         annotations=layer_notes(spans) if heads else [],
         showlegend=True,
@@ -113,34 +104,6 @@ def plot_clean_and_patched(shown: Patched) -> go.Figure:
 def _tick(label: str, is_eraser: bool) -> str:
     name = text(eraser_name(label))
     return f"<b>{name}</b>" if is_eraser else name
-
-
-def eraser_name(label: str) -> str:
-    """A head or layer by its label, a named group of many heads by its ends."""
-    heads = label.split("+")
-    if len(heads) > _SPELLED_OUT:
-        return f"{heads[0]}+…+{heads[-1]} ({len(heads)} heads)"
-    return LATER_NAME if label == LATER else label
-
-
-def _run(labels: list[str], values: Quartiles, name: str, colour: str, symbol: str, shift: float) -> go.Scatter:
-    up, down = values.q75 - values.median, values.median - values.q25
-    return go.Scatter(
-        x=single(np.arange(len(labels), dtype=np.float64) + shift),
-        y=single(values.median),
-        error_y={
-            **{"type": "data", "symmetric": False, "array": single(up), "arrayminus": single(down)},
-            **{"width": 0, "thickness": 1.5, "color": shade(colour, 0.6)},
-        },
-        hovertext=[text(eraser_name(label)) for label in labels],
-        customdata=single(np.stack([values.q25, values.q75], axis=1)),
-        name=name,
-        mode="markers",
-        marker={"color": colour, "symbol": symbol, "size": 7},
-        hovertemplate=(
-            f"%{{hovertext}} {name}: %{{y:.3f}} (%{{customdata[0]:.3f}} to %{{customdata[1]:.3f}})<extra></extra>"
-        ),
-    )
 
 
 def _sentence(shown: Patched) -> str:
@@ -188,13 +151,13 @@ def layer_strips(writers: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 def plot_erased_by_layer(writers: pd.DataFrame, centred: bool = False) -> go.Figure:
     """What later heads erase of each writer because they read it, a strip per layer."""
     strips = layer_strips(writers)
-    points = strip_points(strips, ERASED, centred)
-    top = strongest(points, ERASED, _NAMED_POINTS)
+    drawn = strip_points(strips, ERASED, centred)
+    top = strongest(drawn, ERASED, _NAMED_POINTS)
     listed = [f"{writer}\u00a0{number(value)}" for writer, value in zip(top["writer"], top["value"], strict=True)]
     absent = [name for name, rows in strips if not np.isfinite(numeric(rows, "erased_by_reading")).any()]
     sentence = f"Most erased by reading: {', '.join(listed)}." if listed else "No writer is erased by reading."
     return plot_strips(
-        points,
+        drawn,
         [name for name, _ in strips],
         ERASED,
         named=_NAMED_POINTS,

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from workers.components import layer_of
 from workers.errors import DataError
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 STATISTICS = ("q12_5", "q25", "median", "q75", "q87_5", "mean", "beta", "beta_centred")
 READING_STATISTICS = (
     *("clean_q25", "clean_median", "clean_q75", "patched_q25", "patched_median", "patched_q75"),
@@ -111,6 +111,19 @@ def numeric(table: pd.DataFrame, column: str) -> Floats:
     return pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
 
 
+def strings(table: pd.DataFrame, column: str) -> list[str | None]:
+    """A column as strings: None where it is null or absent."""
+    if column not in table:
+        return [None] * len(table)
+    return [None if pd.isna(value) else str(value) for value in table[column]]
+
+
+def table_of(model: ModelTables, name: str) -> pd.DataFrame:
+    """One of the model's tables; an empty one where the run did not make it, or made it without a ``writer``."""
+    table = model.tables.get(name)
+    return pd.DataFrame({"writer": pd.Series(dtype=str)}) if table is None or "writer" not in table else table
+
+
 @dataclass(frozen=True)
 class Grid:
     """A long table as one matrix [writer, column] per statistic; columns are states, components or erasers."""
@@ -172,10 +185,12 @@ def reading_of(model: ModelTables) -> Grid:
 
 
 def dla_of(model: ModelTables, effect: str) -> Grid:
-    """How each writer's DLA goes with an eraser's; ``effect`` is ``full`` or ``v_composition``."""
-    table = model.tables.get("dla_correlation")
-    if table is not None and "effect" in table:
-        table = table[table["effect"] == effect]
+    """How each writer's DLA goes with an eraser's in the scan; ``effect`` is ``full`` or ``v_composition``."""
+    table = table_of(model, "dla_correlation")
+    if "effect" in table:
+        # verify has rows of the same names; rows that do not say their stage are the scan's
+        scan = [stage in (None, "scan") for stage in strings(table, "stage")]
+        table = table[(table["effect"] == effect) & np.array(scan, dtype=bool)]
     return grid_of(table, "eraser", DLA_STATISTICS)
 
 

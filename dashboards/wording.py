@@ -18,6 +18,24 @@ def number(value: object, digits: int = 2) -> str:
     return f"{0:.{digits}f}" if float(shown) == 0 else shown.replace("-", "−")
 
 
+def interval(low: object, high: object, digits: int = 2) -> str:
+    """Ends of an interval, ``[−0.65, −0.57]``; nothing where there is none."""
+    ends = [number(end, digits) for end in (low, high)]
+    return "" if _MISSING in ends else f"[{ends[0]}, {ends[1]}]"
+
+
+def with_interval(value: object, low: object, high: object, digits: int = 2) -> str:
+    """A number and its interval, ``−0.61 [−0.65, −0.57]``; the number alone where there is no interval."""
+    return f"{number(value, digits)} {interval(low, high, digits)}".rstrip()
+
+
+def percent(share: object) -> str:
+    """A share for reading: 80 %, in one piece."""
+    if not isinstance(share, int | float | np.number) or not np.isfinite(share):
+        return _MISSING
+    return f"{number(100 * share, 0)}\u00a0%"
+
+
 def amount(value: object) -> str:
     """A count for reading: 912, 98,304, 3.2 million; words such as ``8 / 16``, of sweeps that differ, as they are."""
     if isinstance(value, str) and value:

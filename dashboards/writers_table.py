@@ -29,6 +29,13 @@ _ERASED = (
         "erased_by_reading_centred", "erased, means removed", "the same with every component's mean over tokens removed"
     ),
 )
+_SIGNIFICANT = (
+    _Measure(
+        "significant_erasers",
+        "significant erasers",
+        "later heads that take out more than τ of it by a test over blocks of prompts, false discoveries kept to 5 %",
+    ),
+)
 _ERASERS = (
     _Measure(
         "v_composition_share",
@@ -63,7 +70,8 @@ def writers_in_numbers(writers: pd.DataFrame, reading: Grid, components: Grid) -
     if ranked:
         erasers = _heads(reading, writers, "beta", "erasers")
         read = (Column("erasers", f"later heads whose V-composed part has {_RULE}"), erasers)
-        cells = [*_numbers(writers, _ERASED), read, *_numbers(writers, _ERASERS), *cells]
+        tested = _numbers(writers, _SIGNIFICANT) if "significant_erasers" in writers else []
+        cells = [*_numbers(writers, _ERASED), read, *tested, *_numbers(writers, _ERASERS), *cells]
     columns = [Column("writer"), *(column for column, _ in cells)]
     rows = [[label, *(values[row] for _, values in cells)] for row, label in enumerate(labels)]
     return Table(

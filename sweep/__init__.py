@@ -21,7 +21,7 @@ def run(config: SweepConfig | str = "demo", *, fresh: bool = False, **flags: Any
         flags: config keys on top of a preset or file.
 
     Returns:
-        Tables by name; the same rows are in OUT as parquet.
+        Tables by name, each with the models that have it; the same rows are in OUT as parquet.
 
     Raises:
         SweepError: something could not be measured; one clear line.
@@ -41,5 +41,8 @@ def run(config: SweepConfig | str = "demo", *, fresh: bool = False, **flags: Any
         raise SweepError(outcome.problems[0])
     measured = set(resolved.models)
     models = [model for model in read_out(outcome.folder.out) if model.about["spec"] in measured]
-    names = list(models[0].tables)
-    return {name: pd.concat([model.tables[name] for model in models], ignore_index=True) for name in names}
+    names = dict.fromkeys(name for model in models for name in model.tables)
+    return {
+        name: pd.concat([model.tables[name] for model in models if name in model.tables], ignore_index=True)
+        for name in names
+    }

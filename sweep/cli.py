@@ -39,35 +39,49 @@ class _Positions(click.ParamType[int | str]):
         return int(value)
 
 
-def _config_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The flags that set keys of the config; those not given leave the preset's or file's value."""
-    options = [
-        click.option("--model", "models", multiple=True, metavar="NAME|DIR", help="A model; again for more."),
-        click.option("--corpus", metavar="NAME|FILE|DIR", help="What the models read."),
-        click.option("--prompts", type=int, metavar="N", help="How many prompts."),
-        click.option("--seq-len", type=int, metavar="N", help="Tokens of each prompt."),
-        click.option("--positions", type=_Positions(), help="Measured positions of each prompt."),
-        click.option("--seed", type=int, metavar="N", help="Seed of everything drawn."),
-        click.option("--stage", type=click.Choice(["scan"]), help="What to measure."),
-        click.option(
-            "--writer", "writers", multiple=True, metavar="L0H2", help="A writer that --erasers is named for."
+def _config_options(*left_out: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The flags that set keys of the config, but for some; those not given leave the preset's or file's value."""
+    options = {
+        "models": click.option("--model", "models", multiple=True, metavar="NAME|DIR", help="A model; again for more."),
+        "corpus": click.option("--corpus", metavar="NAME|FILE|DIR", help="What the models read."),
+        "prompts": click.option("--prompts", type=int, metavar="N", help="How many prompts."),
+        "seq_len": click.option("--seq-len", type=int, metavar="N", help="Tokens of each prompt."),
+        "positions": click.option("--positions", type=_Positions(), help="Measured positions of each prompt."),
+        "seed": click.option("--seed", type=int, metavar="N", help="Seed of everything drawn."),
+        "stage": click.option(
+            "--stage",
+            type=click.Choice(["scan", "verify", "all"]),
+            help="Every component as a writer, or few of them closely, or both.",
         ),
-        click.option("--erasers", metavar="L2H2+L2H3", help="Later heads, measured together as erasers of --writer."),
-        click.option("--ln", type=click.Choice(["frozen", "recompute"]), help="LayerNorm scale under the patch."),
-        click.option("--top", type=int, metavar="N", help="Writers that figures and the final table show."),
-        click.option("--workers", type=int, metavar="N", help="Worker processes; 0 measures in this process."),
-        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where models run."),
-        click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision."),
-        click.option("--batch", type=int, metavar="N", help="Prompts in one forward pass."),
-        click.option("--ray-address", metavar="A", help="A running Ray cluster."),
-        click.option("--out", metavar="DIR", help="Folder for tables, figures and pages."),
-        click.option("--store", metavar="DIR", help="Folder for finished shards."),
-        click.option("--tracking-uri", metavar="URI", help="MLflow tracking store."),
-        click.option("--experiment", metavar="NAME", help="MLflow experiment."),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+        "writers": click.option(
+            "--writer", "writers", multiple=True, metavar="L0H2", help="A writer to verify; again for more."
+        ),
+        "erasers": click.option(
+            "--erasers", metavar="L2H2+L2H3", help="Later heads, measured together as erasers of --writer."
+        ),
+        "ln": click.option("--ln", type=click.Choice(["frozen", "recompute"]), help="LayerNorm scale under the patch."),
+        "top": click.option(
+            "--top", type=int, metavar="N", help="How many writers are verified and shown in the final table."
+        ),
+        "workers": click.option(
+            "--workers", type=int, metavar="N", help="Worker processes; 0 measures in this process."
+        ),
+        "device": click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where models run."),
+        "dtype": click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision."),
+        "batch": click.option("--batch", type=int, metavar="N", help="Prompts in one forward pass."),
+        "ray_address": click.option("--ray-address", metavar="A", help="A running Ray cluster."),
+        "out": click.option("--out", metavar="DIR", help="Folder for tables, figures and pages."),
+        "store": click.option("--store", metavar="DIR", help="Folder for finished shards."),
+        "tracking_uri": click.option("--tracking-uri", metavar="URI", help="MLflow tracking store."),
+        "experiment": click.option("--experiment", metavar="NAME", help="MLflow experiment."),
+    }
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed([option for key, option in options.items() if key not in left_out]):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 def _load(source: str, flags: dict[str, Any]) -> Any:
@@ -85,7 +99,7 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("source", default="demo", metavar="[PRESET|CONFIG.yaml]")
-@_config_options
+@_config_options()
 @click.option("--fresh", is_flag=True, help="Measure anew instead of going on from what is stored.")
 @click.option("--dry-run", is_flag=True, help="Print models, shards, estimated time, memory and disk; measure nothing.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
@@ -94,6 +108,19 @@ def run(source: str, fresh: bool, dry_run: bool, debug: bool, **flags: Any) -> N
     from sweep import console
 
     console.run(_load(source, flags), fresh=fresh, dry_run=dry_run)
+
+
+@cli.command()
+@click.option("--model", metavar="NAME|DIR", help="A model in place of gelu-4l.")
+@_config_options("models", "stage", "writers", "erasers", "ln", "top", "seed")
+@click.option("--fresh", is_flag=True, help="Measure anew instead of going on from what is stored.")
+@click.option("--dry-run", is_flag=True, help="Print shards, estimated time, memory and disk; measure nothing.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def replicate(model: str | None, fresh: bool, dry_run: bool, debug: bool, **flags: Any) -> None:
+    """Measure what the paper published, number by number."""
+    from sweep.replicate import replicate as measure
+
+    measure({**flags, "models": [model] if model else None}, fresh=fresh, dry_run=dry_run)
 
 
 @cli.command()
@@ -131,7 +158,7 @@ def ui(tracking_uri: str | None, experiment: str | None, port: int, host: str) -
 
 @cli.command()
 @click.argument("source", default="demo", metavar="[PRESET|CONFIG.yaml]")
-@_config_options
+@_config_options()
 @click.option("--reference", is_flag=True, help="Print the reference of keys instead.")
 def config(source: str, reference: bool, **flags: Any) -> None:
     """Print the resolved config as YAML, or the reference of its keys."""

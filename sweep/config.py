@@ -17,21 +17,29 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from workers.catalog import find_entry
 from workers.errors import UsageError, nearest
-from workers.records import Group
+from workers.records import Group, VerifyRequest
 
-RESULTS_VERSION = 2
+RESULTS_VERSION = 3
 """Raised by hand whenever the same shard would give another result."""
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 """Of the tables; raised when a column changes."""
 
 PRESETS = resources.files("sweep") / "presets"
 
 Positive = Annotated[int, Field(ge=1)]
+Several = Annotated[int, Field(ge=2)]
+"""Of prompts that lend each other a writer's output."""
 Text = Annotated[str, Field(pattern=r"^[^\x00-\x1f]+$")]
 
-_PLAINLY = {"missing": "is required", "string_pattern_mismatch": "should be a line of text", "too_short": "names none"}
+_PLAINLY = {
+    "missing": "is required",
+    "string_pattern_mismatch": "should be a line of text",
+    "string_too_short": "should not be empty",
+    "too_short": "names none",
+}
 """What pydantic would say in terms of its own, by kind of error."""
+_HEAD = re.compile(r"L(\d+)H(\d+)")
 _NAME_RULE = "should be up to 100 letters, digits, '.', '_' or '-', the first a letter or digit"
 
 
@@ -54,21 +62,33 @@ class SweepConfig(BaseModel):
     positions: Literal["all"] | Positive = 128
     """Measured positions of each prompt: `all`, the paper's protocol, or how many, drawn by a hash of seed, prompt and
     position."""
-    writers: list[str] = []
-    """Writers for which the heads in `erasers` are measured together, such as [L0H2]; every writer is scanned anyway."""
-    erasers: str | None = None
-    """A group of later heads, such as L2H2+L2H3, measured together in the same pass as erasers of each of `writers`."""
+    writers: list[Text] = []
+    """Writers that are verified, such as [L0H2], in place of the `top` most erased; every writer is scanned anyway."""
+    erasers: Text | None = None
+    """A group of later heads, such as L2H2+L2H3, measured together as erasers of each of `writers`, in the scan as well."""
     ln: Literal["frozen", "recompute"] = "frozen"
     """LayerNorm scale of a value input from which a writer is subtracted: kept at its clean value (the authors' code), or
     recomputed."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of everything drawn: prompts from the corpus, positions."""
-    stage: Literal["scan"] = "scan"
-    """What to measure. `scan` looks at every component as a writer."""
+    stage: Literal["scan", "verify", "all"] = "all"
+    """What to measure. `scan` looks at every component as a writer; `verify` does for few of them, on other prompts, what
+    is too costly for all, and needs a stored scan unless `writers` and `erasers` name what to verify; `all` is both."""
     tau: Annotated[float, Field(ge=0, strict=False, allow_inf_nan=False)] = 0.05
     """A later head opposes a writer when its median projection ratio is at most −tau and its upper quartile negative."""
-    top: Positive = 5
-    """How many writers, the most opposed first, figures and the final table show."""
+    top: Positive = 3
+    """How many writers, the most erased first, are verified and shown in the final table."""
+    verify_prompts: Several = 32
+    """On how many prompts verify measures: those of the corpus behind the ones that are scanned, since erasers are chosen
+    on these. Where the corpus holds no more, scanned prompts are taken again, and said to be."""
+    trust_prompts: Several = 16
+    """How many of them, the first, tell for every writer how far its direct logit attribution can be trusted."""
+    donors: Positive = 300
+    """How many prompts, drawn from the whole corpus, lend their inputs to a writer at a place of high attribution."""
+    places: Annotated[int, Field(ge=0)] = 8
+    """At how many places of high attribution each verified writer is tested, at most one in each prompt."""
+    adversarial_prompts: list[Annotated[str, Field(min_length=1)]] = []
+    """Prompts of one's own that verified writers are tested on as well, at their last token; BOS is put before them."""
     block_prompts: Positive = 8
     """Prompts of one shard. Part of what determines the last digits, so never derived from the number of workers."""
     batch: Positive | None = None
@@ -102,20 +122,35 @@ class SweepConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> SweepConfig:
-        doubles = sorted({model for model in self.models if self.models.count(model) > 1})
-        if doubles:
-            raise ValueError(f"models: {', '.join(doubles)} is listed more than once")
-        if bool(self.writers) != bool(self.erasers):
-            raise ValueError(
-                "writers and erasers go together: name writers (L0H2) and a group of later heads (L2H2+L2H3)"
-            )
+        for key, names in (("models", self.models), ("writers", self.writers), ("erasers", self._eraser_labels)):
+            doubles = sorted({name for name in names if names.count(name) > 1})
+            if doubles:
+                raise ValueError(f"{key}: {', '.join(doubles)} is listed more than once")
+        if self.erasers is not None and not self.writers:
+            raise ValueError(f"erasers = {self.erasers!r}: needs writers, the components (L0H2) that these heads erase")
         return self
 
     @property
+    def _eraser_labels(self) -> list[str]:
+        """The named erasers in the order of the stream, so that one group has one name; as given where one is no head."""
+        labels = [] if self.erasers is None else self.erasers.replace(" ", "").split("+")
+        places = [tuple(map(int, match.groups())) for label in labels if (match := _HEAD.fullmatch(label))]
+        return (
+            [label for _, label in sorted(zip(places, labels, strict=True))] if len(places) == len(labels) else labels
+        )
+
+    @property
     def groups(self) -> tuple[Group, ...]:
-        """The named groups of erasers, one for each named writer."""
-        erasers = tuple((self.erasers or "").replace(" ", "").split("+"))
-        return tuple(Group(writer, erasers) for writer in self.writers)
+        """The named groups of erasers, one for each named writer; none where writers alone are named."""
+        erasers = tuple(self._eraser_labels)
+        return tuple(Group(writer, erasers) for writer in self.writers) if erasers else ()
+
+    @property
+    def verify(self) -> VerifyRequest | None:
+        """What verify asks of a model and its corpus; ``None`` where only the scan is wanted."""
+        if self.stage == "scan":
+            return None
+        return VerifyRequest(self.verify_prompts, tuple(self.adversarial_prompts))
 
     @property
     def n_positions(self) -> int | None:
@@ -129,7 +164,10 @@ class SweepConfig(BaseModel):
 
     def protocol(self) -> dict[str, Any]:
         """What determines the numbers, whatever the models and the machines."""
-        keys = ("corpus", "prompts", "seq_len", "seed", "tau", "block_prompts", "dtype", "ln")
+        keys = (
+            *("corpus", "prompts", "seq_len", "seed", "tau", "block_prompts", "dtype", "ln"),
+            *("verify_prompts", "trust_prompts", "donors", "places", "adversarial_prompts"),
+        )
         groups = ", ".join(f"{group.writer}: {group.label}" for group in self.groups) or "none"
         same = {"positions": self.n_positions or "all", "groups": groups, "results_version": RESULTS_VERSION}
         return {**{key: getattr(self, key) for key in keys}, **same}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -18,8 +19,9 @@ from sweep.config import SweepConfig
 from sweep.driver import Sweep, SweepOutcome
 from sweep.estimate import Estimate, estimate
 from sweep.files import MODEL_PAGE, RunFolder, write_error
-from sweep.progress import duration, reporter
+from sweep.progress import count, duration, reporter
 from sweep.tracking import default_uri, without_password
+from sweep.verified import Verified, trust_counts, verified_targets
 from workers.catalog import model_entries
 from workers.errors import SweepError, UsageError
 
@@ -83,18 +85,23 @@ def _logging_to(folder: RunFolder) -> Iterator[None]:
 
 
 def _show_outcome(config: SweepConfig, outcome: SweepOutcome) -> None:
-    """The strongest writers of each model, and where to look next."""
-    table = Table(title="Writers whose output later heads read and take back out", title_justify="left")
-    for heading in ("model", "writer"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("written", "remaining", "erased by reading", "DLA r", "DLA slope"):
-        table.add_column(heading, justify="right")
-    table.add_column("erasers", overflow="fold")
-    for entry in outcome.manifest["models"]:
-        path = outcome.folder.tables(entry["folder"]) / "writers.parquet"
-        if entry["state"] == "FINISHED" and path.exists():
-            _add_writers(table, entry["name"], most_erased(pd.read_parquet(path), config.top))
-    console.print(table)
+    """The strongest writers of each model, what was verified of them, and where to look next."""
+    finished = {
+        entry["name"]: {
+            path.stem: pd.read_parquet(path) for path in _shown_tables(outcome.folder.tables(entry["folder"]))
+        }
+        for entry in outcome.manifest["models"]
+        if entry["state"] == "FINISHED"
+    }
+    if scanned := {name: tables["writers"] for name, tables in finished.items() if "writers" in tables}:
+        console.print(_writers_table(scanned, config.top))
+    if verified := {name: found for name, tables in finished.items() if (found := verified_targets(tables))}:
+        console.print(_verified_table(verified))
+    for name, tables in finished.items():
+        if counts := trust_counts(tables):
+            said = ", ".join(f"{n} {word}" for word, n in counts.items())
+            line = f"{name}: DLA beside what resampling does, of {count(sum(counts.values()), 'writer')}: {said}"
+            console.print(line, markup=False, highlight=False)
     experiment = config.experiment or config.name
     store = f" --tracking-uri {without_password(config.tracking_uri)}" if config.tracking_uri else ""
     out = outcome.folder.out
@@ -107,9 +114,70 @@ def _show_outcome(config: SweepConfig, outcome: SweepOutcome) -> None:
         console.print(f"{what:<14} {where}", highlight=False, markup=False, soft_wrap=True)
 
 
+def _shown_tables(folder: Path) -> list[Path]:
+    names = ("writers", "eraser_group", "patched_residual_projection", "dla_correlation", "dla_trust")
+    return [path for name in names if (path := folder / f"{name}.parquet").exists()]
+
+
+def _writers_table(models: dict[str, pd.DataFrame], top: int) -> Table:
+    """What the scan says of the most erased writers."""
+    table = _table(
+        "Writers whose output later heads read and take back out",
+        ("written", "remaining", "erased by reading", "DLA r", "DLA slope"),
+        ("erasers",),
+    )
+    for model, writers in models.items():
+        _add_writers(table, model, most_erased(writers, top))
+    return table
+
+
+def _table(title: str, numbers: tuple[str, ...], words: tuple[str, ...]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for heading in ("model", "writer"):
+        table.add_column(heading, no_wrap=True)
+    for heading in numbers:
+        table.add_column(heading, justify="right")
+    for heading in words:
+        table.add_column(heading, overflow="fold")
+    return table
+
+
+_PROMPTS = {True: "other prompts", False: "scanned prompts"}
+"""On which prompts verify measured, by whether they are held out."""
+
+
+def _verified_table(models: dict[str, list[Verified]]) -> Table:
+    """What verify says of its targets."""
+    held_out = {target.held_out for targets in models.values() for target in targets}
+    where = " and ".join(_PROMPTS[held] for held in sorted(held_out, reverse=True))
+    table = _table(f"Verified on {where}", ("β of reading", "DLA slope", "presence"), ("verdict", "erasers"))
+    table.caption = (
+        "β: what the erasers write along the writer because they read it. Presence: the writer's median behind them → the "
+        "same if they did not read it."
+    )
+    table.caption_justify = "left"
+    for model, targets in models.items():
+        for index, target in enumerate(targets):
+            table.add_row(
+                escape(model) if index == 0 else "",
+                target.writer,
+                _number(target.beta) + ("" if math.isnan(target.low) else f" ({target.low:.2f}, {target.high:.2f})"),
+                _number(target.slope),
+                f"{_number(target.clean)} → {_number(target.patched)}",
+                target.verdict or "–",
+                "all later heads" if target.erasers == "later" else target.erasers.replace("+", " "),
+            )
+        table.add_section()
+    return table
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}"
+
+
 def _add_writers(table: Table, model: str, writers: pd.DataFrame) -> None:
     for index, row in enumerate(writers.to_dict("records")):
-        numbers = (f"{row[name]:.2f}" for name in ("written", "remaining", "erased_by_reading", "dla_r", "dla_slope"))
+        numbers = (_number(row[name]) for name in ("written", "remaining", "erased_by_reading", "dla_r", "dla_slope"))
         heads = str(row["erasers"] or "–").replace("+", " ")
         table.add_row(escape(model) if index == 0 else "", row["writer"], *numbers, heads)
     if writers.empty:
@@ -124,10 +192,12 @@ def most_erased(writers: pd.DataFrame, top: int) -> pd.DataFrame:
 
 def _show_estimates(config: SweepConfig) -> None:
     table = Table(title=f"What `run` would measure ({config.prompts} prompts × {config.seq_len} tokens)")
-    for heading in ("model", "shards", "writers in a shard", "time on one core", "memory of a worker", "store on disk"):
+    headings = ("model", "shards of scan", "of verify", "writers in a shard", "time on one core", "memory of a worker")
+    for heading in (*headings, "store on disk"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
     for found in estimate(config):
-        table.add_row(found.model, str(found.shards), str(found.writers_per_shard), *_rounded(found))
+        counts = (found.shards, found.verify_shards, found.writers_per_shard)
+        table.add_row(found.model, *map(str, counts), *_rounded(found))
     console.print(table)
 
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from sweep.background import Background
 from sweep.config import SweepConfig
-from sweep.plan import ModelPlan, plan_scan, sketch_bytes
+from sweep.plan import StagePlan, expected_stages, sketch_bytes
 from sweep.progress import SilentReporter
 from sweep.staging import begin_staging, finish_staging
-from workers.records import Resolved
+from workers.records import AdversarialWork, GroupWork, Resolved, ShardTask, TrustWork
 
 EFFICIENCY = 0.6
 """Of a large matrix product's speed, reached by the whole scan; seen on gelu-4l's and GPT-2 small's shapes."""
@@ -21,16 +21,25 @@ EFFICIENCY = 0.6
 STORED_BYTES_PER_SKETCH = 350
 """Of one shard on disk, compressed, seen on the bundled models."""
 
+STORED_BYTES_PER_TARGET = 25_000
+STORED_BYTES_PER_TRIAL = 16
+"""The same of a shard of verify, the latter for each place and donor."""
 
 SMALL_STEPS_S = 0.01
 """Seconds of each prompt and layer whatever their size, which is what small models cost."""
 
 
+RERUNS = 6
+"""Forward passes that a target takes on each of verify's prompts: two patches, three removals, resampling."""
+
+
 class Estimate(NamedTuple):
-    """Expected cost of one model's scan."""
+    """Expected cost of one model."""
 
     model: str
     shards: int
+    """Of the scan."""
+    verify_shards: int
     writers_per_shard: int
     core_seconds: float
     memory_bytes: float
@@ -46,26 +55,56 @@ def estimate(config: SweepConfig) -> list[Estimate]:
     with closing(Background()) as background:
         models = finish_staging(config, begin_staging(config, background), SilentReporter())
     flops_per_s = _flops_per_s()
-    return [_estimate(config, plan_scan(config, model, "cpu"), flops_per_s) for model in models]
+    return [_estimate(config, expected_stages(config, model, "cpu"), flops_per_s) for model in models]
 
 
-def _estimate(config: SweepConfig, plan: ModelPlan, flops_per_s: float) -> Estimate:
+def _estimate(config: SweepConfig, stages: list[StagePlan], flops_per_s: float) -> Estimate:
+    plan, *later = stages
     model = plan.model
     n_blocks = len(plan.writer_blocks)
     widest = max(sum(model.sketches[start:stop]) for start, stop in plan.writer_blocks)
     activations = 4 * config.batch_on("cpu") * model.seq_len * model.architecture["d_model"]
+    # Verify alone stands on a scan that was measured before.
+    scanned = plan.tasks if config.stage != "verify" else ()
+    verified = [task for stage in later for task in stage.tasks]
+    passes = sum(map(_passes, verified))
+    small_steps = (model.n_prompts * n_blocks if scanned else 0) + passes
+    flops = (sum(_flops(config, model, n_blocks)) if scanned else 0.0) + passes * _forward_flops(model)
     return Estimate(
         model=model.name,
-        shards=len(plan.tasks),
+        shards=len(scanned),
+        verify_shards=len(verified),
         writers_per_shard=max(stop - start for start, stop in plan.writer_blocks),
-        core_seconds=sum(_flops(config, model, n_blocks)) / (EFFICIENCY * flops_per_s)
-        + SMALL_STEPS_S * model.n_prompts * model.architecture["n_layers"] * n_blocks,
+        core_seconds=flops / (EFFICIENCY * flops_per_s) + SMALL_STEPS_S * small_steps * model.architecture["n_layers"],
         memory_bytes=2**29
         + 2 * model.weights_bytes
         + sketch_bytes(config) * widest
         + activations * (7 * model.architecture["n_layers"] + 12),
-        store_bytes=len(plan.tasks) * sum(model.sketches) * STORED_BYTES_PER_SKETCH / n_blocks,
+        store_bytes=len(scanned) * sum(model.sketches) * STORED_BYTES_PER_SKETCH / n_blocks
+        + sum(map(_stored_bytes, verified)),
     )
+
+
+def _stored_bytes(task: ShardTask) -> float:
+    """What a shard of verify takes on disk; those of ``trust`` are next to nothing."""
+    if isinstance(task.work, AdversarialWork):
+        return STORED_BYTES_PER_TRIAL * len(task.work.places) * len(task.work.donors)
+    return STORED_BYTES_PER_TARGET * len(task.work.targets) if isinstance(task.work, GroupWork) else 0.0
+
+
+def _passes(task: ShardTask) -> float:
+    """Forward passes of a shard of verify; one that begins behind a writer counts as half of one."""
+    if isinstance(task.work, GroupWork):
+        return task.n_prompts * (1 + RERUNS * len(task.work.targets) / 2)
+    if isinstance(task.work, TrustWork):
+        return task.n_prompts * (1 + (task.work.writers.stop - task.work.writers.start) / 2)
+    return len(task.work.donors) if isinstance(task.work, AdversarialWork) else 0.0
+
+
+def _forward_flops(model: Resolved) -> float:
+    """Operations of a forward pass of one prompt."""
+    shape = model.architecture
+    return float(model.seq_len * (2 * model.n_params + 4 * shape["n_layers"] * model.seq_len * shape["d_model"]))
 
 
 def _flops(config: SweepConfig, model: Resolved, n_blocks: int) -> tuple[float, ...]:
@@ -75,7 +114,7 @@ def _flops(config: SweepConfig, model: Resolved, n_blocks: int) -> tuple[float, 
     n_writers = len(model.sketches)
     measured = model.n_prompts * (config.n_positions or seq_len)
     pairs = n_writers * n_layers * n_heads / 2
-    forward = model.n_prompts * seq_len * (2 * model.n_params + 4 * n_layers * seq_len * d_model)
+    forward = model.n_prompts * _forward_flops(model)
     unembedding = 2 * measured * d_model * shape["d_vocab"]
     products = (
         measured * d_model * (2 * n_layers * n_heads * d_head * n_blocks + 2 * n_writers * (n_writers + n_layers))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple, Protocol
 
@@ -104,23 +105,34 @@ class LocalExecutor:
         self._task = None
 
 
-class NoExecutor:
-    """For a sweep with nothing left to measure: no workers."""
+class LateExecutor:
+    """Starts its workers when one is asked for: a sweep that is measured already needs none.
+
+    Args:
+        start: makes the executor that has the workers.
+    """
+
+    def __init__(self, start: Callable[[], Executor]) -> None:
+        self._start = start
+        self._started: Executor | None = None
 
     def idle(self) -> list[Worker]:
-        return []
+        self._started = self._started or self._start()
+        return self._started.idle()
 
     def holders(self) -> Counter[str]:
-        return Counter()
+        return self._started.holders() if self._started else Counter()
 
     def submit(self, worker: Worker, task: ShardTask) -> None:
-        raise AssertionError("there is no worker to submit to")
+        assert self._started is not None, "there is no worker before one was asked for"
+        self._started.submit(worker, task)
 
     def wait(self, timeout_s: float) -> list[Outcome]:
-        return []
+        return self._started.wait(timeout_s) if self._started else []
 
     def close(self) -> None:
-        pass
+        if self._started:
+            self._started.close()
 
 
 def describe(error: BaseException) -> str:

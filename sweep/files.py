@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,11 @@ class RunFolder:
     def model_page(self, folder: str) -> Path:
         """The page that holds a model's figures."""
         return self.out / folder / MODEL_PAGE
+
+    def discard_results(self, folder: str) -> None:
+        """Remove a model's tables and figures."""
+        for path in (self.tables(folder), self.figures(folder)):
+            shutil.rmtree(path, ignore_errors=True)
 
     def acquire(self) -> None:
         """Make OUT and take it for this process.

@@ -1,4 +1,4 @@
-"""From finished shards to tables and pages: the end of a model, run in the background process.
+"""From finished shards to tables and pages, and to what the next stage is planned from: run in the background process.
 
 States are read in plan order, a block of writers at a time, so the tables depend on nothing but the plan.
 """
@@ -6,7 +6,7 @@ States are read in plan order, a block of writers at a time, so the tables depen
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,60 +18,122 @@ from dashboards.pages import write_comparison, write_model_page
 from dashboards.tables import ModelTables, read_out
 from sweep.config import SCHEMA_VERSION
 from sweep.files import MODEL_PAGE, write_atomically, write_error
-from workers.encoding import decode_state
+from sweep.store import BlockFiles, VerifyFiles
+from workers.encoding import decode_state, decode_states
 from workers.measures import SCAN
+from workers.measures.base import Columns
 from workers.measures.tables import scan_tables
 from workers.models import load_model
-from workers.records import ScanOptions, State, Thresholds, WriterBlock
+from workers.records import Group, Place, Resolved, ScanOptions, State, Target, Thresholds, WriterBlock
 from workers.trace import LeanModel
+from workers.verify.places import found_places
+from workers.verify.tables import TABLES, Told, verify_tables
+from workers.verify.targets import choose_targets
 
-BlockFiles = list[tuple[WriterBlock, list[Path]]]
-"""For each block of writers the files of its shards, in plan order."""
+SHARED = "dla_correlation"
+"""The table that both stages have rows in, told apart by its column ``stage``."""
 
 
-def finish_model(
-    about: dict[str, Any],
-    weights: Path,
+def finish_scan(
+    model: Resolved,
     blocks: BlockFiles,
     options: ScanOptions,
     thresholds: Thresholds,
-    sweep: dict[str, Any],
+    named: tuple[Sequence[str], tuple[Group, ...], int],
     tables_folder: Path,
-    page: Path,
+) -> tuple[Target, ...]:
+    """Merge a model's scan, write its tables, and say what to verify.
+
+    Args:
+        named: the writers and groups that the user named, and how many writers to take where none is.
+    """
+    lean = load_model(Path(model.weights))[1]
+    columns = scan_tables(lean, _merged(lean, blocks, options), options, thresholds)
+    _write_tables(model.name, columns, "scan", tables_folder)
+    writers, groups, top = named
+    return choose_targets(lean.config.layout, columns["writers"], groups, writers, top)
+
+
+def find_places(files: list[Path], targets: tuple[Target, ...], n: int) -> tuple[Place, ...]:
+    """Where the verified writers have their highest attributions, from the shards of the substage ``group``."""
+    return found_places([{"places": decode_state(path.read_bytes(), "places")} for path in files], targets, n)
+
+
+def finish_verify(
+    model: Resolved,
+    files: VerifyFiles,
+    targets: tuple[Target, ...],
+    places: tuple[Place, ...],
+    tau: float,
+    folder: Path,
 ) -> None:
-    """Merge a model's shards and write its tables and its page.
+    """Merge what verify measured of a model and write its tables.
+
+    Args:
+        places: all that were tested.
+        folder: for the tables.
+    """
+    told = Told(targets, model.held_out, tau, model.seq_len, places, model.given, model.tokens, model.tokenizer)
+    columns = verify_tables(
+        load_model(Path(model.weights))[1],
+        told,
+        [_states(path) for path in files.group],
+        [(writers, [_states(path) for path in paths]) for writers, paths in files.trust],
+        [_states(path) for path in files.adversarial],
+    )
+    for name in set(TABLES) - set(columns) - {SHARED}:  # of an earlier run that verified more
+        (folder / f"{name}.parquet").unlink(missing_ok=True)
+    _write_tables(model.name, {SHARED: {}, **columns}, "verify", folder)
+
+
+def write_page(about: dict[str, Any], tables_folder: Path, page: Path, sweep: dict[str, Any]) -> None:
+    """Write a model's page from its tables.
 
     Args:
         about: the model's entry in the manifest.
-        weights: the model's processed weights.
         sweep: the manifest.
     """
-    tables = merge_tables(about["name"], load_model(weights)[1], blocks, options, thresholds)
-    for name, table in tables.items():
-        write_table(table, tables_folder / f"{name}.parquet")
+    tables = {path.stem: pd.read_parquet(path) for path in sorted(tables_folder.glob("*.parquet"))}
     try:
         write_model_page(ModelTables(about, tables), page, sweep)
     except OSError as error:
         raise write_error(page, error) from error
 
 
-def merge_tables(
-    name: str, model: LeanModel, blocks: BlockFiles, options: ScanOptions, thresholds: Thresholds
-) -> dict[str, pd.DataFrame]:
-    """All tables of a model, its name in the first column."""
-    tables = scan_tables(model, _merged(model, blocks, options), options, thresholds)
-    return {table: pd.DataFrame({"model": name, **columns}) for table, columns in tables.items()}
-
-
 def _merged(
     model: LeanModel, blocks: BlockFiles, options: ScanOptions
 ) -> Iterator[tuple[WriterBlock, dict[str, State]]]:
     for writers, paths in blocks:
-        yield writers, {name: m.merge(model, writers, options, _states(paths, name)) for name, m in SCAN.items()}
+        yield writers, {name: m.merge(model, writers, options, _of_measure(paths, name)) for name, m in SCAN.items()}
 
 
-def _states(paths: list[Path], measure: str) -> Iterator[State]:
+def _of_measure(paths: list[Path], measure: str) -> Iterator[State]:
     return (decode_state(path.read_bytes(), measure) for path in paths)
+
+
+def _states(path: Path) -> dict[str, State]:
+    return decode_states(path.read_bytes())
+
+
+def _write_tables(model: str, tables: Mapping[str, Columns], stage: str, folder: Path) -> None:
+    """Write tables with the model's name in the first column; rows of the other stage in the shared table stay."""
+    for name, columns in tables.items():
+        path = folder / f"{name}.parquet"
+        table = pd.DataFrame({"model": model, **columns}) if columns else pd.DataFrame()
+        if name == SHARED:
+            table = _with_other_stage(table, stage, path)
+        if len(table):
+            write_table(table, path)
+
+
+def _with_other_stage(table: pd.DataFrame, stage: str, path: Path) -> pd.DataFrame:
+    """Scan's rows before verify's."""
+    if not path.exists():
+        return table
+    kept = pd.read_parquet(path)
+    kept = kept[kept["stage"] != stage]
+    parts = [kept, table] if stage == "verify" else [table, kept]
+    return pd.concat([part for part in parts if len(part)], ignore_index=True)
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:

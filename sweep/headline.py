@@ -13,9 +13,11 @@ def model_metrics(tables: Mapping[str, pd.DataFrame]) -> dict[str, float]:
 
     From what later heads take because they read a writer, ``reading/`` and ``reading_centred/``: the most and the median
     ``erased_by_reading``; the number of ``pairs`` of writer and eraser, and the ``median_dla_slope`` of writers that have
-    erasers. From the ledger, pooled coefficients β in ``erasure/`` and their centred twins in ``erasure_centred/``. Over all
-    writers: ``opposed_median``, ``remaining_median``, ``most_opposed`` (the smallest) and ``writers_half_erased`` (the
-    share that ends with less than half of what it wrote). Of two writers: ``embed_remaining``, ``pos_embed_remaining``.
+    erasers; of the ``pairs_tested``, every writer with every later head, the number of ``significant_pairs``, the share
+    of false ones among them held at 5 %. From the ledger, pooled coefficients β in ``erasure/`` and their centred twins
+    in ``erasure_centred/``. Over all writers: ``opposed_median``, ``remaining_median``, ``most_opposed`` (the smallest)
+    and ``writers_half_erased`` (the share that ends with less than half of what it wrote). Of two writers:
+    ``embed_remaining``, ``pos_embed_remaining``.
     """
     if "writers" not in tables:
         return {}
@@ -25,7 +27,7 @@ def model_metrics(tables: Mapping[str, pd.DataFrame]) -> dict[str, float]:
         ledger = writers[[f"written{suffix}", f"remaining{suffix}", f"opposed{suffix}"]].astype(float)
         ledger.columns = pd.Index(["written", "remaining", "opposed"])
         found |= {f"{group}/{name}": value for name, value in _ledger_metrics(ledger).items()}
-    found |= _reading_metrics(tables["writers"])
+    found |= _reading_metrics(tables["writers"]) | _significance_metrics(tables.get("v_composition"))
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
@@ -42,6 +44,14 @@ def _reading_metrics(writers: pd.DataFrame) -> dict[str, float]:
     pairs = erased["erasers"].str.count(r"\+").add(1).sum()
     slope = float(erased["dla_slope"].astype(float).median()) if len(erased) else math.nan
     return found | {"reading/pairs": float(pairs), "reading/median_dla_slope": slope}
+
+
+def _significance_metrics(pairs: pd.DataFrame | None) -> dict[str, float]:
+    # Runs of other versions tested nothing, and one shard alone leaves nothing to test with.
+    if pairs is None or "significant" not in pairs or pairs["significant"].isna().all():
+        return {}
+    tested = pairs["significant"].dropna().astype(bool)
+    return {"reading/significant_pairs": float(tested.sum()), "reading/pairs_tested": float(len(tested))}
 
 
 def _ledger_metrics(ledger: pd.DataFrame) -> dict[str, float]:

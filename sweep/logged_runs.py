@@ -16,8 +16,8 @@ import pandas as pd
 from sweep.config import SweepConfig
 from sweep.files import RunFolder
 from sweep.manifest import Manifest
-from sweep.plan import ModelPlan
 from sweep.tracking import Status, Tracker, TrackingError, default_uri, model_metrics
+from sweep.verify_metrics import verify_metrics
 from workers.records import Resolved
 
 log = logging.getLogger(__name__)
@@ -48,18 +48,18 @@ class LoggedRuns:
         """
         self._tracker.check()
 
-    def start(self, manifest: Manifest, plans: list[ModelPlan]) -> None:
+    def start(self, manifest: Manifest, models: list[Resolved]) -> None:
         """Open the sweep's run and each model's."""
         values = manifest.values
         tags = {key: str(values[key]) for key in ("version", "device_type", "git_commit") if values[key]}
         tags |= {"stage": self._config.stage}
         self._tracker.start_sweep(values["sweep_id"], self._config.protocol(), tags)
         shown = ("n_layers", "n_heads", "d_model", "d_mlp", "n_ctx", "d_vocab", "act_fn", "attn_only", "n_params")
-        for plan in plans:
-            entry = manifest.entry(plan.model.name)
+        for model in models:
+            entry = manifest.entry(model.name)
             found = {key: entry[key] for key in (*shown, "hash", "corpus_fingerprint", "n_prompts", "n_tokens")}
             params = {**found, **self._config.protocol()}
-            self._tracker.start_model(plan.model.name, plan.model.hash, params, tags)
+            self._tracker.start_model(model.name, model.hash, params, tags)
 
     def log_model(self, model: Resolved, folder: RunFolder, entry: dict[str, Any]) -> None:
         """Log a finished model."""
@@ -71,7 +71,9 @@ class LoggedRuns:
         }
 
         def send() -> None:
-            metrics = model_metrics({path.stem: pd.read_parquet(path) for path in sorted(tables.glob("*.parquet"))})
+            measured = {path.stem: pd.read_parquet(path) for path in sorted(tables.glob("*.parquet"))}
+            metrics = model_metrics(measured) | verify_metrics(measured)
+            self._tracker.tag_model(model.hash, {"stage": "+".join(entry["stages"])})
             self._tracker.log_model(model.hash, metrics, tables, folder.figures(entry["folder"]), dataset)  # type: ignore[arg-type]
             self._tracker.end_model(model.hash, "FINISHED")
 

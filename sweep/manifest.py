@@ -14,9 +14,10 @@ from typing import Any
 
 from sweep.config import SCHEMA_VERSION, SweepConfig
 from sweep.files import RunFolder, folder_names
-from sweep.plan import ModelPlan, sweep_id
+from sweep.plan import sweep_id
 from sweep.tracking import without_password
 from workers.errors import UsageError
+from workers.records import Resolved
 
 
 class Manifest:
@@ -51,11 +52,21 @@ class Manifest:
                 return None
             raise
 
-    def start(self, plans: list[ModelPlan], device: str) -> None:
+    def start(self, models: list[Resolved], device: str) -> None:
         """Write down what is about to be measured; models of earlier runs of the sweep stay."""
-        names = [plan.model.name for plan in plans]
+        names = [model.name for model in models]
         folders = folder_names(names, {name: entry["folder"] for name, entry in self._earlier.items()})
-        entries = {plan.model.name: _entry(plan, folders[plan.model.name]) for plan in plans}
+        entries = {
+            model.name: {
+                **_described(model, folders[model.name]),
+                "n_tokens": model.n_prompts * (self._config.n_positions or model.seq_len),
+                "batch": self._config.batch_on(device),
+                **self._reached(model),
+                "state": "MEASURING",
+                "reason": None,
+            }
+            for model in models
+        }
         self.values = {
             "sweep_id": self._identity,
             "name": self._config.name,
@@ -69,19 +80,32 @@ class Manifest:
         }
         self._write()
 
-    def refuse_other_weights(self, plans: list[ModelPlan]) -> None:
+    def _reached(self, model: Resolved) -> dict[str, Any]:
+        """Which stages' tables there are, and what was verified: of an earlier run, until this one gets there."""
+        earlier = self._earlier.get(model.name, {})
+        if self._fresh or earlier.get("hash") != model.hash:
+            earlier = {}
+        return {"stages": [], "targets": [], "n_verify_prompts": None, "held_out": None} | {
+            key: earlier[key] for key in ("stages", "targets", "n_verify_prompts", "held_out") if key in earlier
+        }
+
+    def refuse_other_weights(self, models: list[Resolved]) -> None:
         """See that no finished results would be replaced by those of another model of the same name.
 
         Raises:
             UsageError: they would.
         """
-        for plan in plans:
-            earlier = self._earlier.get(plan.model.name)
-            if earlier and earlier.get("hash") != plan.model.hash and not self._fresh:
+        for model in models:
+            if self.holds_other(model) and not self._fresh:
                 raise UsageError(
-                    f"{self._folder.out} holds results of other weights called {plan.model.name}: choose another --out, "
+                    f"{self._folder.out} holds results of other weights called {model.name}: choose another --out, "
                     "or replace them with --fresh"
                 )
+
+    def holds_other(self, model: Resolved) -> bool:
+        """Whether the folder holds results of other weights of this name."""
+        earlier = self._earlier.get(model.name)
+        return bool(earlier and earlier.get("hash") != model.hash)
 
     def entry(self, name: str) -> dict[str, Any]:
         """A model's entry."""
@@ -92,13 +116,16 @@ class Manifest:
         self.entry(name).update(values)
         self._write()
 
+    def note_stage(self, name: str, stage: str) -> None:
+        """Note that a stage of a model is measured and its tables are written."""
+        self.update(name, stages=list(dict.fromkeys([*self.entry(name)["stages"], stage])))
+
     def _write(self) -> None:
         self._folder.write_manifest(self.values)
 
 
-def _entry(plan: ModelPlan, folder: str) -> dict[str, Any]:
-    model = plan.model
-    measured = plan.tasks[0].positions or model.seq_len
+def _described(model: Resolved, folder: str) -> dict[str, Any]:
+    """What a model's entry says of it, whatever becomes of it."""
     return {
         "name": model.name,
         "spec": model.spec,
@@ -109,10 +136,6 @@ def _entry(plan: ModelPlan, folder: str) -> dict[str, Any]:
         "corpus": model.corpus_description,
         "corpus_fingerprint": model.corpus_fingerprint,
         "n_prompts": model.n_prompts,
-        "n_tokens": model.n_prompts * measured,
-        "batch": plan.tasks[0].batch,
-        "state": "MEASURING",
-        "reason": None,
     }
 
 

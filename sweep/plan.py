@@ -1,8 +1,9 @@
-"""The plan: resolved models become shards with stable ids. Pure: no file, no clock, no machine is asked.
+"""The plan: a resolved model's stages become shards with stable ids. Pure: no file, no clock, no machine is asked.
 
 A shard is one block of prompts of one model, seen by one block of writers. Blocks of prompts are fixed by the config, so
 the same sweep has the same shards on any number of workers; blocks of writers follow from the model's shape and a budget
-for the dense state of one shard.
+for the dense state of one shard. A stage is planned from what the one before found: ``verify`` from the targets that the
+merged scan gives, ``adversarial`` from the places that verify found. That enters the ids, not where it came from.
 """
 
 from __future__ import annotations
@@ -12,8 +13,25 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from sweep.config import RESULTS_VERSION, SweepConfig
-from workers.records import Resolved, ScanOptions, ShardTask, WriterBlock
+from workers.components import Layout
+from workers.positions import hash_u64
+from workers.records import (
+    AdversarialWork,
+    GroupWork,
+    Place,
+    Resolved,
+    ScanOptions,
+    ScanWork,
+    ShardTask,
+    Target,
+    TrustWork,
+    Work,
+    WriterBlock,
+)
+from workers.verify.targets import choose_targets, later_heads
 
 STATE_BYTES = 512 * 2**20
 N_BINS = 3073
@@ -23,48 +41,137 @@ SAMPLE = 1000
 SAMPLED_VALUES = 2**25
 
 
-class ModelPlan(NamedTuple):
-    """All shards of one model, blocks of writers outermost: the order in which their states are merged."""
+DONORS = 64
+"""Prompts whose inputs one shard lends to the places under test."""
+_DONOR_SALT = 2**34
+
+
+class StagePlan(NamedTuple):
+    """All shards of one stage of one model, blocks of writers outermost: the order in which their states are merged."""
 
     model: Resolved
+    name: str
+    """``scan``, ``verify`` (the substages ``group`` and ``trust``) or ``adversarial``."""
     tasks: tuple[ShardTask, ...]
+    n_prompts: int
+    """How many prompts are read."""
 
     @property
     def writer_blocks(self) -> tuple[WriterBlock, ...]:
         """The distinct blocks of writers, in order."""
-        return tuple(dict.fromkeys(task.writers for task in self.tasks))
+        works = (task.work for task in self.tasks)
+        return tuple(dict.fromkeys(work.writers for work in works if isinstance(work, ScanWork | TrustWork)))
+
+    def of(self, stage: str) -> tuple[ShardTask, ...]:
+        """The shards of one substage."""
+        return tuple(task for task in self.tasks if task.stage == stage)
 
 
-def plan_scan(config: SweepConfig, model: Resolved, device: str) -> ModelPlan:
-    """Shards of one model's scan.
+class _Shards:
+    """Makes the shards of one model: what they have in common, and their ids.
 
     Args:
         device: kind of device that measures, ``cpu`` or ``cuda``; it decides the last digits, so it is part of the ids.
     """
-    options = scan_options(config, model)
-    tasks = []
-    for writers in writer_blocks(model.sketches, sketch_bytes(config)):
-        for prompts in blocks(model.n_prompts, config.block_prompts):
-            result: dict[str, Any] = {
-                "model_hash": model.hash,
-                "first_prompt": prompts.start,
-                "n_prompts": len(prompts),
-                "writers": writers,
-                "positions": config.n_positions,
-                "options": options,
-                "batch": config.batch_on(device),
-                "device": device,
-                "dtype": config.dtype,
-            }
-            identity = {
-                **result,
-                "stage": config.stage,
-                "corpus": model.corpus_fingerprint,
-                "threads": config.cpus_per_worker,
-                "results_version": RESULTS_VERSION,
-            }
-            tasks.append(ShardTask(id=digest(identity), weights=model.weights, tokens=model.tokens, **result))
-    return ModelPlan(model, tuple(tasks))
+
+    def __init__(self, config: SweepConfig, model: Resolved, device: str) -> None:
+        self._model = model
+        self._threads = config.cpus_per_worker
+        self._shared: dict[str, Any] = {
+            "model_hash": model.hash,
+            "positions": config.n_positions,
+            "seed": config.seed,
+            "batch": config.batch_on(device),
+            "device": device,
+            "dtype": config.dtype,
+        }
+
+    def make(self, stage: str, prompts: range, work: Work) -> ShardTask:
+        result = {"stage": stage, "first_prompt": prompts.start, "n_prompts": len(prompts), **self._shared}
+        model = self._model
+        identity = {
+            **result,
+            "work": work,
+            "corpus": model.corpus_fingerprint if stage == "scan" else model.verify_fingerprint,
+            "threads": self._threads,
+            "results_version": RESULTS_VERSION,
+        }
+        return ShardTask(id=digest(identity), weights=model.weights, tokens=model.tokens, work=work, **result)
+
+
+def plan_scan(config: SweepConfig, model: Resolved, device: str) -> StagePlan:
+    """Shards of one model's scan: every component as a writer."""
+    shards, options = _Shards(config, model, device), scan_options(config, model)
+    tasks = [
+        shards.make("scan", prompts, ScanWork(writers, options))
+        for writers in writer_blocks(model.sketches, sketch_bytes(config))
+        for prompts in blocks(model.n_prompts, config.block_prompts)
+    ]
+    return StagePlan(model, "scan", tuple(tasks), model.n_prompts)
+
+
+def plan_verify(config: SweepConfig, model: Resolved, device: str, targets: tuple[Target, ...]) -> StagePlan:
+    """Shards of verify's first substages: ``group`` for the targets, where there are any, and ``trust`` for every writer."""
+    shards, (first, end) = _Shards(config, model, device), model.verify_prompts
+    work = GroupWork(targets, config.places)
+    group = [shards.make("group", prompts, work) for prompts in paired_blocks(first, end, config.block_prompts)]
+    trusted = min(first + config.trust_prompts, end)
+    trust = [
+        shards.make("trust", prompts, TrustWork(writers))
+        for writers in writer_blocks(model.sketches, sketch_bytes(config))
+        for prompts in paired_blocks(first, trusted, config.block_prompts)
+    ]
+    return StagePlan(
+        model, "verify", (*(group if targets else ()), *trust), end - first if targets else trusted - first
+    )
+
+
+def plan_adversarial(config: SweepConfig, model: Resolved, device: str, places: tuple[Place, ...]) -> StagePlan:
+    """Shards of verify's last substage: places of high attribution under the inputs of blocks of other prompts."""
+    shards, end = _Shards(config, model, device), n_rows(model)
+    donors = draw_donors(config.seed, end, config.donors) if places else ()
+    tasks = [
+        shards.make("adversarial", range(end), AdversarialWork(places, model.given, donors[i.start : i.stop]))
+        for i in blocks(len(donors), DONORS)
+    ]
+    return StagePlan(model, "adversarial", tuple(tasks), len(donors))
+
+
+def expected_stages(config: SweepConfig, model: Resolved, device: str) -> list[StagePlan]:
+    """The stages as far as they are known before anything is measured: as many shards as there will be, with other ids."""
+    scan = plan_scan(config, model, device)
+    if config.verify is None:
+        return [scan]
+    layout = layout_of(model)
+    read = [writer for writer in layout.writers if later_heads(layout, writer)]
+    ranks = {"writer": read, "erasers": [""] * len(read), "rank": range(1, len(read) + 1)}
+    targets = choose_targets(layout, ranks, config.groups, config.writers, config.top)
+    found = [Place(t.writer, "found", 0, model.seq_len - 1) for t in targets for _ in range(config.places)]
+    adversarial = plan_adversarial(config, model, device, (*found, *given_places(targets, model.given)))
+    return [scan, plan_verify(config, model, device, targets), adversarial]
+
+
+def given_places(targets: tuple[Target, ...], given: tuple[tuple[int, ...], ...]) -> tuple[Place, ...]:
+    """The last token of every given prompt, for every verified writer."""
+    writers = dict.fromkeys(target.writer for target in targets)
+    return tuple(Place(w, "given", prompt, len(ids) - 1) for w in writers for prompt, ids in enumerate(given))
+
+
+def draw_donors(seed: int, n_prompts: int, n_donors: int) -> tuple[int, ...]:
+    """The first ``n_donors`` of a permutation of all prompts by a hash of seed and prompt."""
+    order = np.argsort(hash_u64(seed, np.arange(n_prompts), _DONOR_SALT), kind="stable")
+    return tuple(int(prompt) for prompt in order[:n_donors])
+
+
+def layout_of(model: Resolved) -> Layout:
+    """Order of the model's components."""
+    shape = model.architecture
+    return Layout(shape["n_layers"], shape["n_heads"], shape["attn_only"])
+
+
+def n_rows(model: Resolved) -> int:
+    """How many prompts the token array holds."""
+    return max(model.n_prompts, model.verify_prompts[1])
 
 
 def scan_options(config: SweepConfig, model: Resolved) -> ScanOptions:
@@ -98,6 +205,14 @@ def writer_blocks(sketches: tuple[int, ...], bytes_per_sketch: int) -> list[Writ
 def blocks(n: int, size: int) -> list[range]:
     """Consecutive ranges of at most ``size`` that cover ``range(n)``."""
     return [range(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def paired_blocks(start: int, end: int, size: int) -> list[range]:
+    """Consecutive ranges of ``size`` prompts that lend each other a writer's output: never a single prompt."""
+    found = [range(block.start + start, block.stop + start) for block in blocks(end - start, max(2, size))]
+    if len(found) > 1 and len(found[-1]) == 1:
+        found[-2:] = [range(found[-2].start, end)]
+    return found
 
 
 def digest(values: Mapping[str, Any]) -> str:

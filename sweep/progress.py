@@ -18,12 +18,12 @@ class Reporter(Protocol):
         """One line of news."""
         ...
 
-    def start_model(self, name: str, done: int, total: int, prompts_per_shard: float) -> None:
-        """A model's shards are planned; ``done`` of them were found in the store."""
+    def start_stage(self, name: str, stage: str, done: int, total: int, prompts_per_shard: float) -> None:
+        """The shards of a model's stage are planned; ``done`` of them were found in the store."""
         ...
 
     def advance(self, name: str) -> None:
-        """One more shard is measured."""
+        """One more shard of its stage is measured."""
         ...
 
     def close(self) -> None:
@@ -37,7 +37,7 @@ class SilentReporter:
     def say(self, line: str) -> None:
         pass
 
-    def start_model(self, name: str, done: int, total: int, prompts_per_shard: float) -> None:
+    def start_stage(self, name: str, stage: str, done: int, total: int, prompts_per_shard: float) -> None:
         pass
 
     def advance(self, name: str) -> None:
@@ -48,7 +48,7 @@ class SilentReporter:
 
 
 class BarReporter:
-    """Bars on a terminal: shards done, prompts per second, time left."""
+    """Bars on a terminal, of the shards of all stages that are known yet: shards done, prompts per second, time left."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -66,10 +66,14 @@ class BarReporter:
     def say(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def start_model(self, name: str, done: int, total: int, prompts_per_shard: float) -> None:
-        self._bars.start()
-        self._tasks[name] = self._bars.add_task(name, completed=done, total=total, rate="")
+    def start_stage(self, name: str, stage: str, done: int, total: int, prompts_per_shard: float) -> None:
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task(name, total=0, rate="")
+        bar = next(task for task in self._bars.tasks if task.id == self._tasks[name])
+        done, total = int(bar.completed) + done, int(bar.total or 0) + total
+        self._bars.update(bar.id, description=f"{name} {stage}", completed=done, total=total, rate="")
         self._rates[name] = _Rate(prompts_per_shard)
+        self._bars.start()
 
     def advance(self, name: str) -> None:
         self._rates[name].advance()
@@ -80,10 +84,11 @@ class BarReporter:
 
 
 class LineReporter:
-    """Plain lines: a line per model every few seconds, and when it is done."""
+    """Plain lines: a line per model every few seconds, and when a stage is done."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._stage: dict[str, str] = {}
         self._done: dict[str, int] = {}
         self._total: dict[str, int] = {}
         self._rates: dict[str, _Rate] = {}
@@ -92,11 +97,11 @@ class LineReporter:
     def say(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def start_model(self, name: str, done: int, total: int, prompts_per_shard: float) -> None:
-        self._done[name], self._total[name] = done, total
+    def start_stage(self, name: str, stage: str, done: int, total: int, prompts_per_shard: float) -> None:
+        self._stage[name], self._done[name], self._total[name] = stage, done, total
         self._rates[name] = _Rate(prompts_per_shard)
         self._said[name] = time.monotonic()
-        self.say(f"{name}: {total} shards, {done} already measured")
+        self.say(f"{name}: {count(total, 'shard')} of {stage}, {done} already measured")
 
     def advance(self, name: str) -> None:
         self._done[name] += 1
@@ -105,14 +110,15 @@ class LineReporter:
         now, done, total = time.monotonic(), self._done[name], self._total[name]
         if done == total or now - self._said[name] > PLAIN_EVERY_S:
             self._said[name] = now
-            self.say(", ".join(filter(None, [f"{name}: {done}/{total} shards", str(rate), rate.left(total - done)])))
+            shards = f"{name}: {done}/{count(total, 'shard')} of {self._stage[name]}"
+            self.say(", ".join(filter(None, [shards, str(rate), rate.left(total - done)])))
 
     def close(self) -> None:
         pass
 
 
 class _Rate:
-    """Prompts per second, from a model's first shard on, so that starting workers does not count."""
+    """Prompts per second, from a stage's first shard on, so that starting workers does not count."""
 
     def __init__(self, prompts_per_shard: float) -> None:
         self._prompts_per_shard = prompts_per_shard
@@ -139,6 +145,11 @@ class _Rate:
         """Time for this many more shards, in words."""
         rate = self._shards_per_s()
         return "" if rate is None or not shards else f"about {duration(shards / rate)} left"
+
+
+def count(n: int, what: str) -> str:
+    """So many of something, in words."""
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def duration(seconds: float) -> str:

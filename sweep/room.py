@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from sweep.background import Background
 from sweep.config import SweepConfig
-from sweep.executors import Executor, LocalExecutor, NoExecutor
+from sweep.executors import Executor, LocalExecutor
 from sweep.ray_executor import Cluster, RayExecutor, connect
 from workers.errors import UsageError
 
@@ -23,10 +23,8 @@ class Room(NamedTuple):
     cluster: Cluster | None
 
     def executor(self, n_tasks: int) -> Executor:
-        """An executor for this many shards; Ray is started here if it is needed and not running."""
+        """An executor for at most this many shards at a time; Ray is started here if it is needed and not running."""
         config = self.config
-        if n_tasks == 0:
-            return NoExecutor()
         if config.workers == 0:
             return LocalExecutor(config.cpus_per_worker)
         cluster = self.cluster or connect(None, (config.workers or 1) * config.cpus_per_worker)

@@ -16,10 +16,9 @@ from workers.sampling import CorpusRequest
 def begin_staging(config: SweepConfig, background: Background) -> list[Future[Resolved]]:
     """Start to stage each of the config's models; the futures are in their order."""
     request = CorpusRequest(config.corpus, config.prompts, config.seq_len, config.seed)
+    named = (config.groups, tuple(config.writers), config.verify)
     folder = str(staging_folder(config))
-    return [
-        background.submit("workers.resolve:resolve", spec, request, folder, config.groups) for spec in config.models
-    ]
+    return [background.submit("workers.resolve:resolve", spec, request, folder, *named) for spec in config.models]
 
 
 def finish_staging(config: SweepConfig, begun: list[Future[Resolved]], reporter: Reporter) -> list[Resolved]:
@@ -33,6 +32,8 @@ def finish_staging(config: SweepConfig, begun: list[Future[Resolved]], reporter:
     for spec, future in zip(config.models, begun, strict=True):
         reporter.say(f"preparing {spec}")
         models.append(future.result())
+        for note in models[-1].notes:
+            reporter.say(note)
     _refuse_twins(models)
     return models
 

@@ -9,11 +9,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from sweep.files import write_atomically, write_error
 from workers.encoding import is_whole
+from workers.records import ScanWork, ShardTask, TrustWork, WriterBlock
 
 log = logging.getLogger(__name__)
+
+BlockFiles = list[tuple[WriterBlock, list[Path]]]
+"""For each block of writers the files of its shards, in plan order."""
+
+
+class VerifyFiles(NamedTuple):
+    """The files of verify's shards, in plan order."""
+
+    group: list[Path]
+    trust: BlockFiles
+    adversarial: list[Path]
 
 
 class ShardStore:
@@ -29,6 +42,14 @@ class ShardStore:
     def path(self, shard_id: str) -> Path:
         """The file of a shard, whether or not it exists; spread over 256 folders."""
         return self.root / shard_id[:2] / f"{shard_id}.state"
+
+    def block_files(self, tasks: Iterable[ShardTask]) -> BlockFiles:
+        """The files of shards that see a block of writers each, block by block."""
+        files: dict[WriterBlock, list[Path]] = {}
+        for task in tasks:
+            assert isinstance(task.work, ScanWork | TrustWork)
+            files.setdefault(task.work.writers, []).append(self.path(task.id))
+        return list(files.items())
 
     def put(self, shard_id: str, state: bytes) -> None:
         """Keep a finished shard.

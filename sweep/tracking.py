@@ -133,6 +133,13 @@ class Tracker:
                 note = headline(pd.read_parquet(tables / "writers.parquet"))
                 self._client.set_tag(run_id, "mlflow.note.content", note)
 
+    def tag_model(self, model_hash: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a model's run."""
+        run = self._run(model_hash)
+        with self._logging():
+            for key, value in tags.items():
+                self._client.set_tag(run.info.run_id, key, value)
+
     def end_model(self, model_hash: str, status: Status, reason: str | None = None) -> None:
         """Close a model's run. FINISHED only if everything in it was measured; ``reason`` is why it was not."""
         self._end(self._run(model_hash), status, reason)

@@ -21,7 +21,8 @@ import pytest
 
 from sweep.background import Background
 from tests.random_models import write_tl_directory
-from workers.measures.tables import TABLES
+from workers.measures import tables as scan
+from workers.verify import tables as verify
 
 PROMPTS, SEQ_LEN, D_VOCAB = 16, 16, 97
 
@@ -171,7 +172,9 @@ def assert_finished(ran: Ran, *models: str) -> None:
     assert ran.code == 0, ran.stderr
     assert ran.states == dict.fromkeys(models, "FINISHED")
     assert set(models) <= set(ran.runs) and set(ran.runs.values()) == {"FINISHED"}
-    assert len(ran.tables()) == len(TABLES) * len(models)
+    tables = {*scan.TABLES, *verify.TABLES}
+    assert {path.stem for path in map(Path, ran.tables())} == tables
+    assert len(ran.tables()) == len(tables) * len(models)
     assert (ran.out / "compare.html").exists()
     assert not [path for path in _files(ran.out) if path.suffix == ".tmp"]
 

@@ -1,9 +1,10 @@
 """Holds the fast tables against the oracle's, row by row, within the tolerances that the measures promise.
 
 Quantiles within 0.004 + 0.4 % (half a bin of the sketch), means within 1e-4 of the mean |PR|, coefficients and the
-ledger within 1e-5, correlations and lines within 1e-3 (relative above one); keys, their order, counts, nulls and labels
-exactly. A head whose median or upper quartile lies within the quantiles' tolerance of its threshold may be listed as
-an eraser, as opposing, or not.
+ledger within 1e-5, correlations, lines and their intervals within 1e-3 (relative above one); keys, their order, counts,
+nulls and labels exactly. A head whose median or upper quartile lies within the quantiles' tolerance of its threshold may
+be listed as an eraser, as opposing, or not. p-values lie among those that coefficients within their tolerance would give,
+and what is significant follows from them exactly.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from tests.oracle import QUANTILES, TAU
+from tests.oracle_dla import INTERVALS
+from tests.oracle_v_composition import significant
 
 PROJECTION = ("residual_projection", "component_projection", "writers")
 KEYS = {
@@ -28,7 +32,7 @@ LEDGER = [
 ]
 COMPOSITION = [f"{spread}_{name}" for spread in ("clean", "patched", "v_composed") for name in QUANTILES]
 READING = ["erased_by_reading", "erased_by_reading_centred", "dla_r", "dla_slope"]
-LINES = ("r", "slope", "intercept", "spearman", "dla_r", "dla_slope")
+LINES = ("r", "slope", "intercept", "spearman", *INTERVALS, "dla_r", "dla_slope")
 ROUNDING = 1e-7
 """Means of ratios that are zero but for rounding have no mean |PR| to be compared in."""
 UNRESOLVED = 1e-5
@@ -77,7 +81,7 @@ def assert_reading_agrees(
     rows = oracle["v_composition"]
     for name, columns in (
         ("v_composition", [*COMPOSITION, "beta", "beta_centred", "n"]),
-        ("dla_correlation", ["r", "slope", "intercept", "n", *(["spearman"] if spearman else [])]),
+        ("dla_correlation", ["r", "slope", "intercept", *INTERVALS, "n", *(["spearman"] if spearman else [])]),
         ("writers", [*LEDGER, *READING]),
     ):
         _assert_same_keys(name, fast[name], oracle[name])
@@ -94,6 +98,9 @@ def assert_reading_agrees(
     _assert_same_labels("opposing", fast["writers"], oracle["writers"]["opposing"], undecided, order)
     _assert_shares_agree(fast["writers"], oracle["writers"])
     _assert_ranks_agree(fast["writers"], oracle["writers"])
+    _assert_p_values_agree(fast["v_composition"], rows, tau)
+    _assert_significance_follows(fast["v_composition"], fast["writers"])
+    assert set(fast["dla_correlation"]["stage"]) <= {"scan"}, "dla_correlation.stage: not the scan's"
 
 
 def tolerance(column: str, oracle: pd.DataFrame) -> np.ndarray:
@@ -110,7 +117,7 @@ def tolerance(column: str, oracle: pd.DataFrame) -> np.ndarray:
 
 def _comparable(column: str, oracle: pd.DataFrame) -> np.ndarray:
     """Rows whose correlation is one of numbers and not of their rounding."""
-    if column not in ("r", "spearman"):
+    if column not in ("r", "spearman", "low", "high"):
         return np.ones(len(oracle), dtype=bool)
     resolution = _numbers(oracle, "resolution")
     return (resolution == 0.0) | (resolution > UNRESOLVED)
@@ -205,3 +212,38 @@ def _assert_ranks_agree(fast: pd.DataFrame, oracle: pd.DataFrame) -> None:
     slack = 2e-5 * np.maximum(1.0, np.abs(erased[1:]))
     rising = np.flatnonzero(np.diff(erased) > slack)
     assert not rising.size, f"writers.rank: rank {rising[0] + 2} has erased more than rank {rising[0] + 1}"
+
+
+def _assert_p_values_agree(fast: pd.DataFrame, oracle: pd.DataFrame, tau: float) -> None:
+    """Mean and standard error of the shards' β within 1e-5 of the oracle's leave a range of p-values."""
+    mean, error, n = (_numbers(oracle, name) for name in ("shard_mean", "shard_error", "shards"))
+    slack = 1e-5 * np.maximum(1.0, np.abs(mean))
+    above = np.stack([mean + tau - slack, mean + tau + slack])[:, None]
+    errors = np.stack([np.maximum(error - slack, 1e-300), error + slack])
+    reached = stats.t.cdf(above / errors, n - 1).reshape(4, -1)
+    found, low, high = _numbers(fast, "p"), reached.min(axis=0), reached.max(axis=0)
+    keys = _keys("v_composition", oracle)
+    nulls = np.flatnonzero(np.isnan(found) != np.isnan(_numbers(oracle, "p")))
+    assert not nulls.size, f"v_composition.p: {nulls.size} rows null on one side alone, first {keys[nulls[0]]}"
+    off = np.flatnonzero((found < low - 1e-12) | (found > high + 1e-12))
+    assert not off.size, (
+        f"v_composition.p: {off.size} rows off, first {keys[off[0]]}: fast {found[off[0]]!r}, "
+        f"oracle between {low[off[0]]!r} and {high[off[0]]!r}"
+    )
+
+
+def _assert_significance_follows(rows: pd.DataFrame, writers: pd.DataFrame) -> None:
+    """The rule of Benjamini and Hochberg, applied to the table's own p-values of single heads, gives its discoveries."""
+    tested = rows["eraser"].str.fullmatch(r"L\d+H\d+") & ~rows.duplicated(["writer", "eraser"])
+    expected = significant(pd.to_numeric(rows["p"]).where(tested).tolist())
+    keys = _keys("v_composition", rows)
+    for key, found, wanted in zip(keys, rows["significant"], expected, strict=True):
+        assert pd.isna(found) if wanted is None else found == wanted, (
+            f"v_composition.significant of {key}: {found!r}, by its p-values {wanted!r}"
+        )
+    counts = rows.dropna(subset=["significant"]).groupby("writer")["significant"].sum()
+    for writer, found in zip(writers["writer"], _numbers(writers, "significant_erasers"), strict=True):
+        wanted = float(counts.get(writer, np.nan))
+        assert found == wanted or (np.isnan(found) and np.isnan(wanted)), (
+            f"writers.significant_erasers of {writer}: {found!r}, by its rows {wanted!r}"
+        )

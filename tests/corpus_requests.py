@@ -54,7 +54,11 @@ def write_rows(path: Path, rows: list[dict[str, object]]) -> Path:
 
 def resolve(corpus: object, tmp_path: Path, tokenizer: str | None = None, **changes: int) -> ResolvedCorpus:
     request = CorpusRequest(
-        str(corpus), changes.get("prompts", 4), changes.get("seq_len", SEQ_LEN), changes.get("seed", 0)
+        str(corpus),
+        changes.get("prompts", 4),
+        changes.get("seq_len", SEQ_LEN),
+        changes.get("seed", 0),
+        changes.get("least"),
     )
     staging = tmp_path / "staging"
     return resolve_corpus(request, tokenizer, changes.get("d_vocab", D_VOCAB), changes.get("n_ctx", 512), staging)

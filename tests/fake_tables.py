@@ -6,6 +6,7 @@ their definitions, so medians, coefficients and the ledger fit together as they 
 
 With ``reading=True`` a model also has what is measured of V-composition and DLA: of the parts that later heads take
 away, those from heads are read, those from ``pos_embed`` are read by half of the heads and a coincidence in the others.
+With ``verify=True`` it has verified some writers as well (``tests/fake_verify.py``).
 """
 
 from __future__ import annotations
@@ -22,61 +23,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dashboards.tables import Grid, ModelTables, grid_of
+from tests.fake_terms import QUANTILES, STATS, Invented, Removals, correlations, fake_terms, projection_rows
+from tests.fake_verify import add_verify
 from workers.components import Layout
 
-QUANTILES = {"q12_5": 0.125, "q25": 0.25, "median": 0.5, "q75": 0.75, "q87_5": 0.875}
-STATS = [*QUANTILES, "mean", "beta", "beta_centred", "n"]
 NULL_WRITER_COLUMNS = ["v_composition_share", "dla_r", "dla_slope", "rank"]
 TAU = 0.05
 
 Sums = Callable[[np.ndarray], dict[str, np.ndarray]]
 """Values [head, …] by eraser, with the sums that are measured too."""
-
-Removals = dict[tuple[str, str], np.ndarray]
-"""Per writer and later head the share [token] of the writer's output that the head takes away."""
-
-
-def fake_terms(
-    layout: Layout, n_tokens: int, d_model: int, rng: np.random.Generator
-) -> tuple[dict[str, np.ndarray], Removals]:
-    """Each term's output [token, d_model], later heads removing part of what some earlier writers wrote."""
-    terms: dict[str, np.ndarray] = {}
-    removals: Removals = {}
-    victims = ["pos_embed", *[label for label in layout.heads if label.startswith("L0")][1::3]]
-    for label in layout.terms:
-        layer = 0 if label.endswith("embed") else int("".join(c if c.isdigit() else " " for c in label).split()[0])
-        constant = rng.normal(size=d_model) * rng.uniform(0.2, 1.0)
-        noise = rng.normal(size=(n_tokens, d_model)) * rng.uniform(0.3, 1.0)
-        output = (constant + noise) * (0.9 if label.endswith("embed") else 0.5 * 1.1 ** min(layer, 10))
-        output = constant * 0.1 + np.zeros_like(noise) if label.startswith("b_O") else output
-        if label.startswith("L") and layer > 0:
-            output *= 0.5
-            share = rng.uniform(0.3, 1.2) / layout.n_heads / max(1, (layout.n_layers - 1) / 2)
-            for victim in victims:
-                removed = share * rng.uniform(0.3, 1.7, size=(n_tokens, 1))
-                output = output - removed * terms[victim]
-                removals[victim, label] = removed[:, 0]
-        terms[label] = output
-    return terms, removals
-
-
-def projection_rows(parts: dict[str, np.ndarray], writer: str, output: np.ndarray) -> dict[str, np.ndarray]:
-    """Statistics of the projection ratio of each part onto one writer."""
-    stacked = np.stack(list(parts.values()), axis=1)
-    power = (output**2).sum(axis=1)
-    if not power.any():
-        nothing = np.full(len(parts), np.nan)
-        return {**dict.fromkeys(STATS, nothing), "n": np.zeros(len(parts), dtype=int)}
-    dots = np.einsum("tcd,td->tc", stacked, output)
-    ratios = dots / power[:, None]
-    centred = output - output.mean(axis=0)
-    stacked_centred = stacked - stacked.mean(axis=0)
-    rows = {name: np.quantile(ratios, q, axis=0) for name, q in QUANTILES.items()}
-    rows["mean"] = ratios.mean(axis=0)
-    rows["beta"] = dots.sum(axis=0) / power.sum()
-    rows["beta_centred"] = np.einsum("tcd,td->c", stacked_centred, centred) / (centred**2).sum()
-    rows["n"] = np.full(len(parts), len(output))
-    return rows
 
 
 def ledger_row(layout: Layout, writer: str, betas: dict[str, float], at_states: dict[str, float]) -> dict[str, float]:
@@ -116,13 +71,17 @@ def fake_model(
     d_model: int = 200,
     zero: tuple[str, ...] = (),
     reading: bool = False,
+    verify: bool = False,
     groups: dict[str, tuple[str, ...]] | None = None,
+    seq_len: int = 12,
+    tokenizer: bool = True,
     **about: Any,
 ) -> ModelTables:
     """A model's manifest entry and its tables; outputs of the writers named in ``zero`` are zero everywhere.
 
     Without ``reading`` it is a run that did not measure V-composition: its tables are three, with nulls in ``writers``.
-    With it, ``groups`` are named writers, and for each some heads of later layers that are measured together.
+    With it, ``groups`` are named writers, and for each some heads of later layers that are measured together. With
+    ``verify`` they are verified, and the three writers that rank highest; tokens are those of prompts of ``seq_len``.
     """
     rng = np.random.default_rng(seed)
     layout = Layout(n_layers, n_heads, attn_only)
@@ -145,8 +104,11 @@ def fake_model(
         writers.append(_writer_row(name, layout, writer, by_state, by_part, list(others)))
     tables = {key: pd.concat(parts, ignore_index=True) for key, parts in frames.items()}
     tables["writers"] = pd.DataFrame(writers)
-    if reading:
-        add_reading(name, layout, terms, removals, tables, np.random.default_rng([seed, 1]), groups or {})
+    if reading or verify:
+        invented = Invented(name, layout, terms, {}, np.empty(0), min(seq_len, n_tokens))
+        invented = add_reading(invented, removals, tables, np.random.default_rng([seed, 1]), groups or {})
+        if verify:
+            add_verify(invented, tables, np.random.default_rng([seed, 2]), groups or {}, tokenizer=tokenizer)
     entry = {
         **{
             "name": name,
@@ -194,22 +156,23 @@ def _writer_row(
 
 
 def add_reading(
-    model: str,
-    layout: Layout,
-    terms: dict[str, np.ndarray],
+    invented: Invented,
     removals: Removals,
     tables: dict[str, pd.DataFrame],
     rng: np.random.Generator,
     groups: dict[str, tuple[str, ...]],
-) -> None:
-    """Add ``v_composition`` and ``dla_correlation``, and complete ``writers`` from them."""
+) -> Invented:
+    """Add ``v_composition`` and ``dla_correlation``, complete ``writers`` from them; returns what heads have read too."""
+    model, layout, terms = invented.name, invented.layout, invented.terms
     unembedding = rng.normal(size=next(iter(terms.values())).shape)
+    read: dict[str, dict[str, np.ndarray]] = {}
     composition, correlation, rows = [], [], []
     for writer in layout.writers:
         heads = [label for label in layout.heads if layout.term_index[label] in layout.later_terms(writer)]
         row: dict[str, Any] = dict.fromkeys(COMPLETED, np.nan)
         if heads and terms[writer].any():
             parts = _read_parts(writer, heads, terms, removals, rng)
+            read[writer] = dict(zip(heads, parts, strict=True))
             sums = partial(_with_sums, layout, heads, group=groups.get(writer, ()))
             composition.append(_composition_frame(model, writer, heads, parts, terms, sums))
             correlation.append(_correlation_frame(model, writer, heads, parts, terms, unembedding, sums))
@@ -227,6 +190,7 @@ def add_reading(
     tables["writers"] = completed[tables["writers"].columns]
     tables["v_composition"] = pd.concat(composition, ignore_index=True) if composition else pd.DataFrame()
     tables["dla_correlation"] = pd.concat(correlation, ignore_index=True) if correlation else pd.DataFrame()
+    return invented._replace(parts=read, unembedding=unembedding)
 
 
 COMPLETED = ("erased_by_reading", "erased_by_reading_centred", "erasers", "opposing", *NULL_WRITER_COLUMNS[:-1])
@@ -294,32 +258,10 @@ def _correlation_frame(
     frames = []
     for effect, outputs in effects.items():
         by_eraser = sums((outputs * unembedding).sum(axis=-1))
-        numbers = _correlations(own, np.stack(list(by_eraser.values())))
+        numbers = correlations(own, np.stack(list(by_eraser.values())))
         keys = {"model": model, "writer": writer, "eraser": list(by_eraser), "effect": effect}
         frames.append(pd.DataFrame({**keys, **numbers, "n": len(own)}))
     return pd.concat(frames, ignore_index=True)
-
-
-def _correlations(own: np.ndarray, values: np.ndarray) -> dict[str, np.ndarray]:
-    """Statistics of each row of ``values`` [eraser, token] against ``own`` [token]; NaN for a row of zeros."""
-
-    def pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        x, y = x - x.mean(), y - y.mean(axis=-1, keepdims=True)
-        return (y @ x) / np.sqrt((x @ x) * (y**2).sum(axis=-1))
-
-    values = np.where(values.any(axis=-1, keepdims=True), values, np.nan)
-    r = pearson(own, values)
-    slope = r * values.std(axis=-1) / own.std()
-    reach = 1.96 / np.sqrt(max(len(own) - 3, 1))
-    ranks = np.where(np.isnan(values), np.nan, values.argsort(axis=-1).argsort(axis=-1))
-    return {
-        "r": r,
-        "spearman": pearson(own.argsort().argsort().astype(float), ranks),
-        "slope": slope,
-        "intercept": values.mean(axis=-1) - slope * own.mean(),
-        "low": np.tanh(np.arctanh(r) - reach),
-        "high": np.tanh(np.arctanh(r) + reach),
-    }
 
 
 def _reading_row(
@@ -356,7 +298,7 @@ def fake_manifest(models: list[ModelTables], **changes: Any) -> dict[str, Any]:
         "sweep_id": "5eed",
         "name": "fake",
         "version": "0.1.0",
-        "schema_version": "1",
+        "schema_version": "2",
         "device_type": "cpu",
         "config": config,
         "models": [model.about for model in models],
@@ -371,7 +313,7 @@ def write_out(models: list[ModelTables], out: Path, **changes: Any) -> None:
         folder.mkdir(parents=True)
         for name, table in model.tables.items():
             arrow = pa.Table.from_pandas(table, preserve_index=False)
-            metadata = {**(arrow.schema.metadata or {}), b"schema_version": b"1"}
+            metadata = {**(arrow.schema.metadata or {}), b"schema_version": b"2"}
             pq.write_table(arrow.replace_schema_metadata(metadata), folder / f"{name}.parquet")
     (out / "manifest.json").write_text(json.dumps(fake_manifest(models, **changes)), encoding="utf-8")
 

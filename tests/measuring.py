@@ -9,8 +9,25 @@ import torch
 from workers.measures import SCAN
 from workers.measures.tables import scan_tables
 from workers.products import ProductReader
-from workers.records import Group, ScanOptions, State, Thresholds, WriterBlock
+from workers.records import (
+    AdversarialWork,
+    Group,
+    GroupWork,
+    ScanOptions,
+    ShardTask,
+    State,
+    Target,
+    Thresholds,
+    TrustWork,
+    Work,
+    WriterBlock,
+)
 from workers.trace import LeanModel
+from workers.verify.adversarial import measure_adversarial
+from workers.verify.group import measure_group
+from workers.verify.places import Place, found_places, writers_of
+from workers.verify.tables import Told, verify_tables
+from workers.verify.trust import measure_trust
 
 
 def measure_tables(
@@ -68,3 +85,70 @@ def measure_shard(
 
 def _part(positions: np.ndarray | None, start: int, size: int) -> np.ndarray | None:
     return None if positions is None else positions[start : start + size]
+
+
+def measure_verify(
+    model: LeanModel,
+    tokens: np.ndarray,
+    targets: tuple[Target, ...],
+    positions: int | None = None,
+    *,
+    block: int = 4,
+    batch: int = 2,
+    seed: int = 0,
+    places: int = 4,
+    given: tuple[tuple[int, ...], ...] = (),
+    donors: tuple[int, ...] | None = None,
+    donor_block: int = 64,
+    trust_prompts: int | None = None,
+    writers: int | None = None,
+    first_prompt: int = 0,
+    tau: float = 0.05,
+    held_out: bool = True,
+    tokenizer: str | None = None,
+) -> dict[str, pd.DataFrame]:
+    """Tables of the verify stage, without their ``model`` column.
+
+    Args:
+        tokens: of all prompts of the corpus; verify measures on those from ``first_prompt`` on.
+        positions: how many of each prompt are measured.
+        donors: indices in the corpus; all by default.
+    """
+    n_writers = len(model.config.layout.writers)
+    size = writers or n_writers
+    spans = [WriterBlock(start, min(start + size, n_writers)) for start in range(0, n_writers, size)]
+
+    def task(stage: str, prompts: range, work: Work) -> ShardTask:
+        return ShardTask(
+            "id", stage, "", "", "", prompts.start, len(prompts), positions, seed, work, batch, "cpu", "float32"
+        )
+
+    def shards(stage: str, measure, work: Work, n: int | None) -> list[dict[str, State]]:
+        stop = len(tokens) if n is None else min(len(tokens), first_prompt + n)
+        return [
+            measure(
+                model, task(stage, span, work), torch.from_numpy(tokens[span.start : span.stop].astype(np.int64)), batch
+            )
+            for span in paired_blocks(first_prompt, stop, block)
+        ]
+
+    group = shards("group", measure_group, GroupWork(targets, places), None) if targets else []
+    trust = [(span, shards("trust", measure_trust, TrustWork(span), trust_prompts)) for span in spans]
+    tested = found_places(group, targets, places) if targets else ()
+    tested += tuple(Place(w, "given", i, len(p) - 1) for w in writers_of(targets) for i, p in enumerate(given))
+    chosen = tuple(range(len(tokens))) if donors is None else donors
+    blocks = [chosen[start : start + donor_block] for start in range(0, len(chosen), donor_block)]
+    adversarial = [
+        measure_adversarial(model, task("adversarial", range(0), AdversarialWork(tested, given, part)), tokens, batch)
+        for part in (blocks if tested else [])
+    ]
+    told = Told(targets, held_out, tau, tokens.shape[1], tested, given, None, tokenizer)
+    return {n: pd.DataFrame(c) for n, c in verify_tables(model, told, group, trust, adversarial).items()}
+
+
+def paired_blocks(start: int, stop: int, size: int) -> list[range]:
+    """Consecutive blocks; a last one of a single prompt joins the block before it."""
+    found = [range(first, min(first + size, stop)) for first in range(start, stop, size)]
+    if len(found) > 1 and len(found[-1]) == 1:
+        found[-2:] = [range(found[-2].start, stop)]
+    return found

@@ -5,6 +5,8 @@
 - The line y = slope·x + intercept by least squares and Pearson's r, from sums over all measured tokens; Spearman's
   coefficient is Pearson's of the ranks, equal values sharing the mean of theirs.
 - Where x or y is the same at every token there is no r; where x is, there is no line either.
+- 95 % intervals of r and of the slope: shards of prompts are dealt in turn to at most 16 groups, everything is computed
+  again without each group, and the values spread as Tukey's jackknife has it, those of r after Fisher's transformation.
 """
 
 from __future__ import annotations
@@ -14,10 +16,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from tests.oracle import Activations
 
 LINE = ("r", "slope", "intercept", "spearman")
+INTERVALS = ("low", "high", "slope_low", "slope_high")
+GROUPS = 16
+STRONGEST = 1.0 - 1e-12
+"""The largest |r| that Fisher's transformation is applied to."""
 SAME = 1e-12
 """Share of a quantity's power that must vary over tokens; less is rounding."""
 
@@ -63,6 +70,40 @@ def correlate(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
     if is_constant(y):
         return {"r": math.nan, "slope": 0.0, "intercept": float(y.mean()), "spearman": math.nan}
     return {"r": pearson(x, y), **line, "spearman": pearson(ranks(x), ranks(y))}
+
+
+def intervals(x: np.ndarray, y: np.ndarray, shards: Sequence[np.ndarray]) -> dict[str, float]:
+    """Intervals of r and of the slope; NaN where there is but one group, or no value without one of them.
+
+    Args:
+        x, y: at every measured token.
+        shards: the tokens of each shard.
+    """
+    groups = [np.concatenate(shards[start::GROUPS]) for start in range(min(GROUPS, len(shards)))]
+    if len(groups) < 2:
+        return dict.fromkeys(INTERVALS, math.nan)
+    kept = [np.setdiff1d(np.arange(len(x)), group) for group in groups]
+    whole, partial = correlate(x, y), [correlate(x[rest], y[rest]) for rest in kept]
+    z, without = fisher(whole["r"]), [fisher(line["r"]) for line in partial]
+    reach, slope_reach = jackknife(without), jackknife([line["slope"] for line in partial])
+    return {
+        "low": math.tanh(z - reach),
+        "high": math.tanh(z + reach),
+        "slope_low": whole["slope"] - slope_reach,
+        "slope_high": whole["slope"] + slope_reach,
+    }
+
+
+def fisher(r: float) -> float:
+    """Fisher's z of a correlation coefficient."""
+    return r if math.isnan(r) else math.atanh(max(-STRONGEST, min(STRONGEST, r)))
+
+
+def jackknife(without: Sequence[float]) -> float:
+    """Half the width of a 95 % interval, from the values without each of n groups: t with n − 1 degrees of freedom."""
+    n, mean = len(without), sum(without) / len(without)
+    variance = (n - 1) / n * sum((value - mean) ** 2 for value in without)
+    return float(stats.t(n - 1).ppf(0.975)) * math.sqrt(variance)
 
 
 def is_constant(values: np.ndarray) -> bool:

@@ -9,6 +9,9 @@ and later layers are not rerun.
 
 The patched output of ``attn{l}`` is the clean one without its heads' V-composed parts; ``later`` is the sum over all
 later heads, without output biases. β of a V-composed part is ``tests.oracle``'s β of a component.
+
+A pair is *significant* where a one-sided t-test over shards of prompts, of each shard's β of the V-composed part, puts
+their mean below −τ, by the rule of Benjamini and Hochberg at 5 % over all pairs of a writer and a single later head.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 from torch import Tensor
 
 from tests.oracle import (
@@ -37,18 +41,25 @@ from tests.oracle import (
     quantile,
     scan_tables,
 )
-from tests.oracle_dla import Readout, attribute, correlate, readout
+from tests.oracle_dla import INTERVALS, LINE, Readout, attribute, correlate, intervals, readout
 from workers.trace import ModelConfig
 
 NormReading = Literal["frozen", "recompute"]
 SPREADS = ("clean", "patched", "v_composed")
 """What a row of ``v_composition`` has quantiles of: PR of the eraser's output, of its patched output, their difference."""
-V_COMPOSITION = (*(f"{spread}_{name}" for spread in SPREADS for name in QUANTILES), "beta", "beta_centred")
+OVER_SHARDS = ("p", "shards", "shard_mean", "shard_error")
+V_COMPOSITION = (
+    *(f"{spread}_{name}" for spread in SPREADS for name in QUANTILES),
+    *("beta", "beta_centred", *OVER_SHARDS),
+)
+LEVEL = 0.05
+"""Of the false discoveries among significant pairs."""
 READING = (
     "erased_by_reading",
     "erased_by_reading_centred",
     "erasers",
     "opposing",
+    "significant_erasers",
     "v_composition_share",
     "opposed_by_erasers",
     "dla_r",
@@ -71,6 +82,8 @@ class Reading(NamedTuple):
     parts: dict[tuple[str, str], np.ndarray]
     """V-composed part of (writer, head) at the measured tokens, [token, d_model]."""
     to_logits: Readout
+    shards: list[np.ndarray]
+    """The measured tokens of each shard of prompts."""
 
     def later_heads(self, writer: str) -> list[str]:
         """Heads of every layer behind the writer's, in the order in which they run."""
@@ -116,6 +129,7 @@ def read(
     tokens: np.ndarray | Tensor,
     positions: np.ndarray | Tensor | None = None,
     ln: NormReading = "frozen",
+    block: int = 4,
 ) -> Reading:
     """Every V-composed part at the measured positions; arguments as ``reading_tables`` takes them."""
     ids, w = np.asarray(tokens), as_numpy(weights)
@@ -132,7 +146,9 @@ def read(
                         for run, chosen in zip(runs, kept, strict=True)
                     ]
                 )
-    return Reading(measured, parts, readout(runs, kept, w["W_U"]))
+    tokens_of = np.arange(kept.size).reshape(kept.shape)
+    shards = [tokens_of[start : start + block].flatten() for start in range(0, len(ids), block)]
+    return Reading(measured, parts, readout(runs, kept, w["W_U"]), shards)
 
 
 def reading_tables(
@@ -142,12 +158,13 @@ def reading_tables(
     positions: np.ndarray | Tensor | None = None,
     tau: float = TAU,
     ln: NormReading = "frozen",
+    block: int = 4,
 ) -> dict[str, pd.DataFrame]:
     """``v_composition``, ``dla_correlation`` and the complete ``writers`` by definition, without their ``model`` column.
 
     Beside the contract's columns ``dla_correlation`` carries ``resolution``, the spread of y in units of the eraser's
-    whole DLA, and ``writers`` carries ``opposed_by_erasers``, the denominator of ``v_composition_share``: tolerances
-    are stated in them.
+    whole DLA, ``v_composition`` the mean of the shards' β and its standard error, and ``writers`` carries
+    ``opposed_by_erasers``, the denominator of ``v_composition_share``: tolerances are stated in them.
 
     Args:
         config, weights: the processed model.
@@ -155,16 +172,19 @@ def reading_tables(
         positions: the measured positions of each prompt [prompt, n]; None measures all.
         tau: erasers and opposing heads have a median PR of at most −tau.
         ln: which LayerNorm scale a patched value input has.
+        block: prompts of one shard.
     """
-    reading = read(config, weights, tokens, positions, ln)
+    reading = read(config, weights, tokens, positions, ln, block)
     composition, correlation = [], []
     for writer in reading.measured.writers:
         for row in reading.rows(writer):
             key = {"writer": writer, "eraser": row.eraser}
-            composition.append(key | composition_statistics(reading.measured, writer, row))
+            composition.append(key | composition_statistics(reading, writer, row, tau))
             correlation += [key | effect for effect in dla_effects(reading, writer, row)]
     v_composition = pd.DataFrame(composition, columns=["writer", "eraser", *V_COMPOSITION, "n"])
-    effects = ["writer", "eraser", "effect", "r", "slope", "intercept", "spearman", "n", "resolution"]
+    single = v_composition["eraser"].str.startswith("L")
+    v_composition["significant"] = significant(v_composition["p"].where(single).tolist())
+    effects = ["writer", "eraser", "effect", *LINE, *INTERVALS, "n", "stage", "resolution"]
     dla_correlation = pd.DataFrame(correlation, columns=effects)
     writers = scan_tables(config, weights, tokens, positions, tau)["writers"].drop(columns="opposing")
     ledger = [reading_ledger(reading, writer, v_composition, dla_correlation, tau) for writer in writers["writer"]]
@@ -173,8 +193,9 @@ def reading_tables(
     return {"v_composition": v_composition, "dla_correlation": dla_correlation, "writers": writers}
 
 
-def composition_statistics(measured: Measured, writer: str, row: Row) -> dict[str, float | int]:
-    """Quantiles of the three PRs and β of the V-composed part; NaN throughout where no token has a PR."""
+def composition_statistics(reading: Reading, writer: str, row: Row, tau: float) -> dict[str, float | int]:
+    """Quantiles of the three PRs, β of the V-composed part and its test; NaN throughout where no token has a PR."""
+    measured = reading.measured
     w = measured.terms[writer]
     values: dict[str, float | int] = {}
     for spread, vectors in zip(SPREADS, (row.full, row.full - row.v_composed, row.v_composed), strict=True):
@@ -186,7 +207,43 @@ def composition_statistics(measured: Measured, writer: str, row: Row) -> dict[st
         "beta": pooled_coefficient(row.v_composed, w),
         "beta_centred": centred_coefficient(row.v_composed, w),
     }
-    return values | coefficients | {"n": len(ratios)}
+    test = t_test(shard_coefficients(reading, writer, row.v_composed), tau)
+    return values | coefficients | test | {"n": len(ratios)}
+
+
+def shard_coefficients(reading: Reading, writer: str, v_composed: np.ndarray) -> list[float]:
+    """β of a V-composed part [token, d_model] in each shard in which some token has a PR."""
+    measured, betas = reading.measured, []
+    for tokens in reading.shards:
+        states = {state: vectors[tokens] for state, vectors in measured.states.items()}
+        w = measured.terms[writer][tokens]
+        shard = measured._replace(terms=measured.terms | {writer: w}, states=states)
+        if shard.ratios(w, writer):
+            betas.append(pooled_coefficient(v_composed[tokens], w))
+    return betas
+
+
+def t_test(betas: Sequence[float], tau: float) -> dict[str, float | int]:
+    """The t-test that the shards' β are at least −tau on average against that they are less; NaN with fewer than two."""
+    if len(betas) < 2:
+        return dict.fromkeys(OVER_SHARDS, math.nan) | {"shards": len(betas)}
+    mean, error = float(np.mean(betas)), float(np.std(betas, ddof=1)) / math.sqrt(len(betas))
+    if len(set(betas)) == 1:
+        p = 0.0 if betas[0] < -tau else 1.0
+    else:
+        p = float(stats.ttest_1samp(betas, -tau, alternative="less").pvalue)
+    return {"p": p, "shards": len(betas), "shard_mean": mean, "shard_error": error}
+
+
+def significant(p_values: Sequence[float]) -> list[bool | None]:
+    """Benjamini and Hochberg's rule: the k smallest of m p-values, for the largest k of which the k-th is ≤ 5 % · k / m.
+
+    NaN is no test and ``None`` its outcome.
+    """
+    ordered = sorted(p for p in p_values if not math.isnan(p))
+    allowed = [p for k, p in enumerate(ordered, start=1) if p <= LEVEL * k / len(ordered)]
+    cut = max(allowed, default=-1.0)
+    return [None if math.isnan(p) else p <= cut for p in p_values]
 
 
 def dla_effects(reading: Reading, writer: str, row: Row) -> Iterator[dict[str, object]]:
@@ -196,7 +253,8 @@ def dla_effects(reading: Reading, writer: str, row: Row) -> Iterator[dict[str, o
     size = math.sqrt(np.mean(whole**2))
     for effect, y in (("full", whole), ("v_composition", attribute(row.v_composed, reading.to_logits))):
         resolution = float(y.std()) / size if size > 0.0 else 0.0
-        yield {"effect": effect} | correlate(x, y) | {"n": len(x), "resolution": resolution}
+        line = correlate(x, y) | intervals(x, y, reading.shards)
+        yield {"effect": effect} | line | {"n": len(x), "stage": "scan", "resolution": resolution}
 
 
 def reading_ledger(
@@ -220,6 +278,7 @@ def reading_ledger(
         "erased_by_reading_centred": -rows.loc["later", "beta_centred"],
         "erasers": "+".join(erasers),
         "opposing": "+".join(head for head in negative if head not in erasers),
+        "significant_erasers": sum(heads["significant"].dropna()) if heads["significant"].notna().any() else math.nan,
         "v_composition_share": -heads.loc[erasers, "beta"].sum() / -opposed if opposed < 0.0 else math.nan,
         "opposed_by_erasers": opposed,
         "dla_r": line["r"],

@@ -7,21 +7,16 @@ only place in this package that knows Ray.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from workers.corpora import load_tokens
 from workers.encoding import encode_states
-from workers.errors import DataError
-from workers.measures import SCAN
 from workers.models import load_model
-from workers.positions import measured_positions
-from workers.products import ProductReader, PromptProducts
 from workers.records import ShardResult, ShardTask
+from workers.stages import STAGES
 from workers.trace import LeanModel
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -51,46 +46,15 @@ class ShardWorker:
         """
         model = self._model(task, weights)
         prompts = load_tokens(Path(task.tokens) if tokens is None else tokens)
-        block = prompts[task.first_prompt : task.first_prompt + task.n_prompts]
-        if len(block) < task.n_prompts:
-            raise DataError(f"{task.tokens} ends before prompt {task.first_prompt + task.n_prompts}")
         batch = task.batch
         while True:
             try:
-                return ShardResult(
-                    task.id, self._measure(task, model, torch.from_numpy(block.astype(np.int64)), batch), batch
-                )
+                return ShardResult(task.id, encode_states(STAGES[task.stage](model, task, prompts, batch)), batch)
             except torch.cuda.OutOfMemoryError:
                 torch.cuda.empty_cache()
                 if batch == 1:
                     raise
                 batch //= 2
-
-    def _measure(self, task: ShardTask, model: LeanModel, block: torch.Tensor, batch: int) -> bytes:
-        reader = ProductReader(model, task.writers, task.options)
-        accumulators = {name: measure.start(reader) for name, measure in SCAN.items()}
-        for start in range(0, len(block), batch):
-            rows = block[start : start + batch].to(model.device)
-            for products in self._read(task, reader, start, rows):
-                for accumulator in accumulators.values():
-                    accumulator.update(products)
-                del products  # or it would stand beside the next ones
-        return encode_states({name: accumulator.export() for name, accumulator in accumulators.items()})
-
-    def _read(self, task: ShardTask, reader: ProductReader, start: int, rows: torch.Tensor) -> Iterator[PromptProducts]:
-        """Products of a batch's prompts, one at a time; their trace goes with the batch."""
-        positions = self._positions(task, reader.model, start, rows)
-        trace = reader.model.trace(rows, positions, keep_resid=task.options.ln == "recompute")
-        for prompt in range(len(rows)):
-            yield reader.read(trace, prompt, task.first_prompt + start + prompt)
-
-    @staticmethod
-    def _positions(task: ShardTask, model: LeanModel, start: int, rows: torch.Tensor) -> torch.Tensor | None:
-        if task.positions is None or task.positions >= rows.shape[1]:
-            return None
-        first = task.first_prompt + start
-        chosen = measured_positions(task.options.seed, first, len(rows), rows.shape[1], task.positions)
-        return torch.from_numpy(chosen).to(model.device)
 
     def _model(self, task: ShardTask, weights: bytes | None) -> LeanModel:
         key = (task.model_hash, task.device, task.dtype)

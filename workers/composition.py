@@ -104,15 +104,18 @@ def rows_of_writer(layout: Layout, label: str, groups: Sequence[Group] = ()) -> 
     return layers * (layout.n_heads + 1) + 1 + sum(g.writer == label for g in groups) if layers else 0
 
 
-def check_groups(layout: Layout, groups: Sequence[Group]) -> None:
-    """See that every group names a writer of the model and heads of later layers.
+def check_groups(layout: Layout, groups: Sequence[Group], writers: Sequence[str] = ()) -> None:
+    """See that every group names a writer of the model and heads of later layers, and that later heads read ``writers``.
 
     Raises:
         UsageError: it does not.
     """
+    for writer in (*writers, *(group.writer for group in groups)):
+        if writer not in layout.writers:
+            raise UsageError(f"--writer {writer}: no such writer: {nearest(writer, layout.writers)}")
+        if layer_of(writer) >= layout.n_layers - 1:
+            raise UsageError(f"--writer {writer}: no later head can read it: name a writer of an earlier layer")
     for group in groups:
-        if group.writer not in layout.writers:
-            raise UsageError(f"--writer {group.writer}: no such writer: {nearest(group.writer, layout.writers)}")
         for label in group.erasers:
             if label not in layout.heads:
                 raise UsageError(f"--erasers {label}: no such head: {nearest(label, layout.heads)}")

@@ -32,6 +32,7 @@ __all__ = [
     "ResolvedCorpus",
     "Tokenizer",
     "fingerprint_tokens",
+    "load_fitting_tokenizer",
     "load_tokenizer",
     "load_tokens",
     "read_text",
@@ -108,7 +109,7 @@ def resolve_corpus(
     try:
         corpus = find_corpus(request.corpus)
         needed = tokenizer is not None and corpus.needs_tokenizer
-        loaded = _load_fitting_tokenizer(tokenizer, d_vocab) if tokenizer is not None and needed else None
+        loaded = load_fitting_tokenizer(tokenizer, d_vocab) if tokenizer is not None and needed else None
         identity = [DRAWS_VERSION, corpus.identity, list(request[1:]), d_vocab, loaded.fingerprint if loaded else None]
         key = blake2b(json.dumps(identity).encode(), digest_size=16).hexdigest()
         stem = staging / "corpora" / key
@@ -151,7 +152,13 @@ def find_corpus(name: str) -> Corpus:
     )
 
 
-def _load_fitting_tokenizer(source: str, d_vocab: int) -> Tokenizer:
+def load_fitting_tokenizer(source: str, d_vocab: int) -> Tokenizer:
+    """Load a tokenizer whose every id the model has.
+
+    Raises:
+        UsageError: there is none.
+        DataError: it is damaged, out of reach, or another model's.
+    """
     tokenizer = load_tokenizer(source)
     if tokenizer.n_ids > d_vocab:
         raise DataError(
@@ -209,11 +216,12 @@ def _find_staged(stem: Path, request: CorpusRequest) -> ResolvedCorpus | None:
         tokens = load_tokens(path)
     except (OSError, ValueError, DataError):
         return None
-    if not isinstance(record, dict) or tokens.dtype != np.int32 or tokens.shape != (request.prompts, request.seq_len):
+    if not isinstance(record, dict) or tokens.dtype != np.int32 or tokens.shape[1] != request.seq_len:
         return None
-    if record.get("fingerprint") != fingerprint_tokens(tokens):
+    n_prompts = len(tokens)
+    if not request.needed <= n_prompts <= request.prompts or record.get("fingerprint") != fingerprint_tokens(tokens):
         return None
-    return ResolvedCorpus(path, record["fingerprint"], request.prompts, request.seq_len, str(record.get("description")))
+    return ResolvedCorpus(path, record["fingerprint"], n_prompts, request.seq_len, str(record.get("description")))
 
 
 def _stage(stem: Path, drawn: Draw, request: CorpusRequest, d_vocab: int) -> ResolvedCorpus:
@@ -226,7 +234,7 @@ def _stage(stem: Path, drawn: Draw, request: CorpusRequest, d_vocab: int) -> Res
     path = stem.with_suffix(".npy")
     _write(path, lambda stream: np.save(stream, tokens, allow_pickle=False))
     _write(stem.with_suffix(".json"), lambda stream: stream.write(json.dumps(record).encode()))
-    return ResolvedCorpus(path, fingerprint, request.prompts, request.seq_len, description)
+    return ResolvedCorpus(path, fingerprint, len(tokens), request.seq_len, description)
 
 
 def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:

@@ -33,14 +33,32 @@ def is_whole(encoded: bytes) -> bool:
     return len(payload) > 0 and blake2b(payload, digest_size=DIGEST_BYTES).digest() == encoded[:DIGEST_BYTES]
 
 
+def decode_states(encoded: bytes) -> dict[str, State]:
+    """The states of all measures of one shard.
+
+    Raises:
+        DataError: the bytes are damaged.
+    """
+    states: dict[str, State] = {}
+    for name, array in _read(encoded).items():
+        measure, _, key = name.partition("/")
+        states.setdefault(measure, {})[key] = array
+    return states
+
+
 def decode_state(encoded: bytes, measure: str) -> State:
     """The state of one measure.
 
     Raises:
         DataError: the bytes are damaged.
     """
+    prefix = f"{measure}/"
+    return {name.removeprefix(prefix): array for name, array in _read(encoded, prefix).items()}
+
+
+def _read(encoded: bytes, prefix: str = "") -> State:
+    """The arrays whose names begin so."""
     if not is_whole(encoded):
         raise DataError("a stored shard is damaged: run again, and it is measured anew")
     with np.load(io.BytesIO(encoded[DIGEST_BYTES:]), allow_pickle=False) as archive:
-        prefix = f"{measure}/"
-        return {name.removeprefix(prefix): archive[name] for name in archive.files if name.startswith(prefix)}
+        return {name: archive[name] for name in archive.files if name.startswith(prefix)}

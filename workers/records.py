@@ -51,6 +51,76 @@ class Thresholds(NamedTuple):
     tau: float = 0.05
 
 
+class VerifyRequest(NamedTuple):
+    """What verify asks of a model and its corpus."""
+
+    prompts: int
+    """On how many prompts it measures, behind the scanned ones where the corpus holds as many."""
+    given: tuple[str, ...] = ()
+    """Texts of the prompts that the user gave."""
+
+
+class Target(NamedTuple):
+    """A writer and the heads that are verified as its erasers."""
+
+    writer: str
+    erasers: tuple[str, ...]
+    """Heads of later layers, in the order of the stream."""
+    chosen: str
+    """Why these: ``named`` by the user, by the ``rule`` of the scan, or ``all`` later heads where the rule finds none."""
+
+    @property
+    def label(self) -> str:
+        """As tables name the group."""
+        return "later" if self.chosen == "all" else "+".join(self.erasers)
+
+
+class Place(NamedTuple):
+    """A token at which a writer has a high direct logit attribution, to be tested with the writer's input replaced."""
+
+    writer: str
+    source: str
+    """``given`` by the user, or ``found`` in the corpus."""
+    prompt: int
+    """Index in the corpus, or among the given prompts."""
+    position: int
+    """The last position of the prompt that is used."""
+
+
+class ScanWork(NamedTuple):
+    """What a shard of the scan measures: every later head against one block of writers."""
+
+    writers: WriterBlock
+    options: ScanOptions
+
+
+class GroupWork(NamedTuple):
+    """What a shard of the substage ``group`` measures of verified writers."""
+
+    targets: tuple[Target, ...]
+    places: int
+    """How many places with the highest attribution are kept of each writer, at most one in each prompt."""
+
+
+class TrustWork(NamedTuple):
+    """What a shard of the substage ``trust`` measures: what resampling each writer of a block does to the logits."""
+
+    writers: WriterBlock
+
+
+class AdversarialWork(NamedTuple):
+    """What a shard of the substage ``adversarial`` measures: places of high attribution under other prompts' inputs."""
+
+    places: tuple[Place, ...]
+    given: tuple[tuple[int, ...], ...]
+    """Token ids of the given prompts."""
+    donors: tuple[int, ...]
+    """Indices in the corpus of the prompts whose inputs replace the writer's."""
+
+
+Work = ScanWork | GroupWork | TrustWork | AdversarialWork
+
+
 class Resolved(NamedTuple):
     """A model and its corpus, staged and ready to be planned."""
 
@@ -68,24 +138,44 @@ class Resolved(NamedTuple):
     tokens: str
     """Path of the token array."""
     corpus_fingerprint: str
+    """Of the prompts that are scanned."""
     corpus_description: str
     n_prompts: int
+    """How many prompts are scanned, the first of the token array."""
     seq_len: int
+    verify_prompts: tuple[int, int] = (0, 0)
+    """First and one past the last of the prompts on which verify measures: behind the scanned ones, or among them where
+    the corpus holds no more; empty where verify is not asked for."""
+    verify_fingerprint: str = ""
+    """Of all prompts of the token array."""
+    given: tuple[tuple[int, ...], ...] = ()
+    """Token ids of the prompts that the user gave, BOS first."""
+    tokenizer: str | None = None
+    """As ``workers.tokenization.load_tokenizer`` takes it; ``None`` where the model has none."""
+    notes: tuple[str, ...] = ()
+    """What the user should hear before anything is measured, a line each."""
+
+    @property
+    def held_out(self) -> bool:
+        """Whether verify measures on prompts that the scan has not seen."""
+        return self.verify_prompts[0] >= self.n_prompts
 
 
 class ShardTask(NamedTuple):
     """Everything a worker needs to know to measure one shard."""
 
     id: str
+    stage: str
+    """``scan``, ``group``, ``trust`` or ``adversarial``."""
     model_hash: str
     weights: str
     tokens: str
     first_prompt: int
     n_prompts: int
-    writers: WriterBlock
     positions: int | None
     """How many positions of each prompt are measured; ``None`` for all."""
-    options: ScanOptions
+    seed: int
+    work: Work
     batch: int
     """Prompts in one forward pass."""
     device: str

@@ -11,14 +11,34 @@ from pathlib import Path
 import torch
 
 from workers.composition import check_groups
-from workers.corpora import CorpusRequest, resolve_corpus
+from workers.corpora import (
+    CorpusRequest,
+    ResolvedCorpus,
+    fingerprint_tokens,
+    load_fitting_tokenizer,
+    load_tokens,
+    resolve_corpus,
+)
+from workers.errors import SweepError, UsageError
 from workers.measures import SCAN
-from workers.models import resolve_model
-from workers.records import Group, Resolved, ScanOptions
+from workers.models import ResolvedModel, resolve_model
+from workers.records import Group, Resolved, ScanOptions, VerifyRequest
 
 
-def resolve(spec: str, request: CorpusRequest, staging: str, groups: tuple[Group, ...] = ()) -> Resolved:
-    """Stage one model and its corpus, and see that the named groups of heads are there.
+def resolve(
+    spec: str,
+    request: CorpusRequest,
+    staging: str,
+    groups: tuple[Group, ...] = (),
+    writers: tuple[str, ...] = (),
+    verify: VerifyRequest | None = None,
+) -> Resolved:
+    """Stage one model and its corpus, and see that the named writers and groups of heads are there.
+
+    Args:
+        request: the prompts to scan.
+        groups, writers: what the user named.
+        verify: what verify needs beside; ``None`` where nothing is verified.
 
     Raises:
         SweepError: the model or the corpus cannot be had or does not fit; one clear line.
@@ -26,10 +46,12 @@ def resolve(spec: str, request: CorpusRequest, staging: str, groups: tuple[Group
     folder = Path(staging)
     model = resolve_model(spec, folder)
     config = model.config
-    check_groups(config.layout, groups)
+    check_groups(config.layout, groups, writers)
     options = ScanOptions(groups=groups)
-    corpus = resolve_corpus(request, model.tokenizer, config.d_vocab, config.n_ctx, folder)
-    return Resolved(
+    wanted = request if verify is None else _with_more(request, verify.prompts)
+    corpus = resolve_corpus(wanted, model.tokenizer, config.d_vocab, config.n_ctx, folder)
+    scanned = load_tokens(corpus.tokens)[: request.prompts]
+    resolved = Resolved(
         name=model.name,
         spec=model.spec,
         hash=model.hash,
@@ -41,11 +63,97 @@ def resolve(spec: str, request: CorpusRequest, staging: str, groups: tuple[Group
             map(sum, zip(*(measure.sketches(config.layout, options) for measure in SCAN.values()), strict=True))
         ),
         tokens=str(corpus.tokens),
-        corpus_fingerprint=corpus.fingerprint,
+        corpus_fingerprint=fingerprint_tokens(scanned),
         corpus_description=corpus.description,
-        n_prompts=corpus.n_prompts,
+        n_prompts=request.prompts,
         seq_len=corpus.seq_len,
+        tokenizer=model.tokenizer,
     )
+    return resolved if verify is None else _prepare_verify(resolved, model, corpus, verify)
+
+
+def _with_more(request: CorpusRequest, n_prompts: int) -> CorpusRequest:
+    """The same prompts and, where the corpus holds them, more behind them."""
+    return request._replace(prompts=request.prompts + n_prompts, least=request.prompts)
+
+
+def _prepare_verify(
+    resolved: Resolved, model: ResolvedModel, corpus: ResolvedCorpus, verify: VerifyRequest
+) -> Resolved:
+    """Add which prompts verify measures on, what the user gave, and a tokenizer that can be read."""
+    resolved = resolved._replace(
+        verify_prompts=verify_span(resolved.n_prompts, corpus.n_prompts, verify.prompts),
+        verify_fingerprint=corpus.fingerprint,
+        given=tokenize_given(verify.given, model.tokenizer, model.config.d_vocab, resolved.seq_len),
+    )
+    if not resolved.held_out:
+        resolved = _noting(
+            resolved,
+            f"the corpus holds no more than {corpus.n_prompts} prompts of {resolved.seq_len} tokens, so verify measures "
+            "on prompts that were scanned: what it finds is not held out",
+        )
+    try:
+        if model.tokenizer is not None:
+            load_fitting_tokenizer(model.tokenizer, model.config.d_vocab)
+    except SweepError as error:  # tokens can be measured, and shown as ids
+        return _noting(resolved, f"tokens are shown as ids: {error}")._replace(tokenizer=None)
+    return resolved
+
+
+def _noting(resolved: Resolved, line: str) -> Resolved:
+    return resolved._replace(notes=(*resolved.notes, f"{resolved.name}: {line}"))
+
+
+def verify_span(n_scanned: int, n_prompts: int, wanted: int) -> tuple[int, int]:
+    """First and one past the last prompt that verify measures on: behind the scanned ones, else the first of these.
+
+    Args:
+        n_scanned: the first so many prompts are scanned.
+        n_prompts: how many the corpus holds, at most ``n_scanned + wanted``.
+        wanted: how many verify would measure on.
+
+    Raises:
+        UsageError: there are fewer than two, and prompts lend each other a writer's output.
+    """
+    if n_prompts - n_scanned >= 2:
+        return n_scanned, n_prompts
+    if n_scanned < 2:
+        raise UsageError(
+            f"verify needs 2 prompts and --prompts is {n_scanned}, of a corpus that holds {n_prompts}: give more, or "
+            "--stage scan"
+        )
+    return 0, min(wanted, n_scanned)
+
+
+def tokenize_given(
+    texts: tuple[str, ...], tokenizer: str | None, d_vocab: int, seq_len: int
+) -> tuple[tuple[int, ...], ...]:
+    """Token ids of the prompts that the user gave, BOS first.
+
+    Raises:
+        UsageError: there is no tokenizer, or a prompt is longer than those of the corpus.
+        DataError: the tokenizer cannot be read, or is another model's.
+    """
+    if not texts:
+        return ()
+    if tokenizer is None:
+        raise UsageError(
+            f"adversarial_prompts: {_shown(texts[0])} is text, and the model has no tokenizer: leave it out, or put a "
+            "tokenizer.json into the model's folder"
+        )
+    loaded = load_fitting_tokenizer(tokenizer, d_vocab)
+    given = tuple((loaded.bos_id, *ids) for ids in loaded.encode_batch(list(texts)))
+    for text, ids in zip(texts, given, strict=True):
+        if len(ids) > seq_len:
+            raise UsageError(
+                f"adversarial_prompts: {_shown(text)} has {len(ids)} tokens with BOS, --seq-len is {seq_len}: shorten "
+                "it, or give longer prompts"
+            )
+    return given
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:40]}…")
 
 
 def has_gpu() -> bool:

@@ -38,8 +38,16 @@ class CorpusRequest(NamedTuple):
     corpus: str
     """``stdlib``, a .npy, text, JSONL or parquet file, a folder, a known name, or ``hf:REPO[:CONFIG][:SPLIT]``."""
     prompts: int
+    """How many prompts are taken, where the corpus holds as many."""
     seq_len: int
     seed: int
+    least: int | None = None
+    """How few are enough; ``None`` where all of them are needed."""
+
+    @property
+    def needed(self) -> int:
+        """How few prompts are enough."""
+        return self.prompts if self.least is None else self.least
 
 
 class Document(NamedTuple):
@@ -115,15 +123,15 @@ def draw_rows(rows: Sequence[TokenRow], request: CorpusRequest) -> Draw:
 
 
 def check_count(available: int, request: CorpusRequest) -> None:
-    """Refuse to go on with fewer prompts than were asked for.
+    """Refuse to go on with fewer prompts than are needed.
 
     Raises:
         UsageError: says how many there are.
     """
-    if available < request.prompts:
+    if available < request.needed:
         remedy = f"--prompts {available} or a shorter --seq-len" if available else "a shorter --seq-len or more text"
         raise UsageError(
-            f"corpus {request.corpus} has {available} prompts of {request.seq_len} tokens, {request.prompts} were asked"
+            f"corpus {request.corpus} has {available} prompts of {request.seq_len} tokens, {request.needed} were asked"
             f" for: give {remedy}"
         )
 

@@ -100,8 +100,8 @@ class Trace(NamedTuple):
     logit_direction: Float[Tensor, "prompt measured d_model"]
     """Direct logit attribution is the product with this: (u_a − u_b), centred, over the final LayerNorm's scale, with a
     and b the two most likely next tokens."""
-    resid_pre: Float[Tensor, "layer prompt pos d_model"] | None
-    """Inputs of the attention layers, kept where LayerNorm scales have to be recomputed."""
+    resid_pre: Float[Tensor, "layer_or_end prompt pos d_model"] | None
+    """Inputs of the attention layers and, last, the final state; kept where the forward is to be continued otherwise."""
 
 
 class Attention(NamedTuple):
@@ -167,20 +167,32 @@ class LeanModel:
         """LayerNorm without its affine part, which is folded into the weights that read it."""
         return functional.layer_norm(resid, (self.config.d_model,), eps=self.config.eps)
 
-    def _attend(self, layer: int, resid: Float[Tensor, "batch pos d_model"]) -> Attention:
-        """One attention layer up to the heads' pattern-weighted values."""
+    def attend(
+        self,
+        layer: int,
+        resid: Float[Tensor, "batch pos d_model"],
+        value_shift: Float[Tensor, "batch pos head d_head"] | None = None,
+    ) -> Attention:
+        """One attention layer up to the heads' pattern-weighted values.
+
+        Args:
+            value_shift: what is taken from the heads' values.
+        """
         config = self.config
         normalized, _, inverse_scale = torch.native_layer_norm(resid, (config.d_model,), None, None, config.eps)
         qkv = torch.addmm(self._b_qkv[layer], normalized.flatten(0, 1), self._w_qkv[layer])
         q, k, v = qkv.view(*resid.shape[:2], 3, config.n_heads, config.d_head).permute(2, 0, 3, 1, 4)
+        if value_shift is not None:
+            v = v - value_shift.transpose(1, 2)
         z = functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0 / config.attn_scale)
         return Attention(
             z.transpose(1, 2), q.transpose(1, 2), k.transpose(1, 2), inverse_scale.squeeze(-1).reciprocal()
         )
 
-    def _mlp(self, layer: int, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+    def mlp(self, layer: int, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """Output of an MLP layer whose input is ``resid``, before LayerNorm."""
         w = self.weights
-        hidden = torch.addmm(w["b_in"][layer], self.normalize(resid).flatten(0, 1), w["W_in"][layer])
+        hidden = torch.addmm(w["b_in"][layer], self.normalize(resid).flatten(0, -2), w["W_in"][layer])
         return torch.addmm(w["b_out"][layer], self._activation(hidden), w["W_out"][layer]).view_as(resid)
 
     def _embed(self, tokens: Int[Tensor, "batch pos"]) -> tuple[Tensor, Tensor]:
@@ -192,14 +204,15 @@ class LeanModel:
         resid = sum(self._embed(tokens))
         assert isinstance(resid, Tensor)
         for layer in range(self.config.n_layers):
-            resid = resid + self._attention_out(layer, self._attend(layer, resid).z)
+            resid = resid + self.attention_out(layer, self.attend(layer, resid).z)
             if not self.config.attn_only:
-                resid = resid + self._mlp(layer, resid)
+                resid = resid + self.mlp(layer, resid)
         return self.normalize(resid) @ self.weights["W_U"] + self.weights["b_U"]
 
-    def _attention_out(
+    def attention_out(
         self, layer: int, z: Float[Tensor, "batch pos head d_head"]
     ) -> Float[Tensor, "batch pos d_model"]:
+        """Output of an attention layer, its bias included."""
         w_o = self.weights["W_O"][layer].flatten(0, 1)
         return torch.addmm(self.weights["b_O"][layer], z.flatten(2).flatten(0, 1), w_o).view(*z.shape[:2], -1)
 
@@ -215,7 +228,7 @@ class LeanModel:
         Args:
             tokens: token ids on the model's device.
             positions: the measured positions of each prompt; ``None`` measures all. The forward always runs on all.
-            keep_resid: keep the inputs of the attention layers as well.
+            keep_resid: keep the inputs of the attention layers and the final state as well.
         """
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=self.device).expand(tokens.shape)
@@ -223,13 +236,13 @@ class LeanModel:
         resid = embed + pos_embed
         norms, attention, mlp_kept, resid_kept = [_norm_sq(select(resid, positions))], [], [], []
         for layer in range(self.config.n_layers):
-            attended = self._attend(layer, resid)
+            attended = self.attend(layer, resid)
             attention.append(attended._replace(q=select(attended.q, positions)))
             resid_kept += [resid] if keep_resid else []
-            resid = resid + self._attention_out(layer, attended.z)
+            resid = resid + self.attention_out(layer, attended.z)
             norms.append(_norm_sq(select(resid, positions)))
             if not self.config.attn_only:
-                mlp_kept.append(self._mlp(layer, resid))
+                mlp_kept.append(self.mlp(layer, resid))
                 resid = resid + mlp_kept[-1]
                 norms.append(_norm_sq(select(resid, positions)))
         return Trace(
@@ -243,7 +256,7 @@ class LeanModel:
             k=torch.stack([attended.k for attended in attention]),
             ln1_scale=torch.stack([attended.scale for attended in attention]),
             logit_direction=self._logit_direction(select(resid, positions)),
-            resid_pre=torch.stack(resid_kept) if keep_resid else None,
+            resid_pre=torch.stack([*resid_kept, resid]) if keep_resid else None,
         )
 
     def _logit_direction(

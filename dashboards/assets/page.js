@@ -115,9 +115,11 @@
 
   document.querySelectorAll("[data-filter]").forEach((box) => {
     const rows = [...document.getElementById(box.dataset.filter).tBodies[0].rows];
+    const isAsked = (cell) => cell.cellIndex === 0 || cell.dataset.filtered !== undefined;
     box.addEventListener("input", () => {
       const wanted = box.value.trim().toLowerCase();
-      rows.forEach((row) => { row.hidden = !row.cells[0].textContent.toLowerCase().includes(wanted); });
+      const matches = (cell) => isAsked(cell) && cell.textContent.toLowerCase().includes(wanted);
+      rows.forEach((row) => { row.hidden = ![...row.cells].some(matches); });
     });
   });
 })();

@@ -20,10 +20,12 @@ from tests.benchmarks.report import machine_info, tables, write_json
 from tests.benchmarks.scan import measure_scans
 from tests.benchmarks.settings import Settings, full_settings, quick_settings
 from tests.benchmarks.timing import Row
+from tests.benchmarks.verify import measure_verify
 
 SUBJECTS: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "scan": measure_scans,
     "literal": measure_literal,
+    "verify": measure_verify,
     "memory": measure_memory,
     "overhead": measure_overhead,
     "positions": measure_positions,

@@ -77,21 +77,29 @@ def _state_dict(config: ModelConfig, weights: dict[str, Tensor]) -> dict[str, Te
 @torch.no_grad()
 def literal_clean(bridge: Any, layout: Layout, prompt: Tensor) -> Clean:
     """The clean run, from the bridge's hooks."""
-    per_layer = ["ln1.hook_scale", "attn.hook_z", "hook_attn_out", "hook_resid_post"]
-    per_layer += [] if layout.attn_only else ["hook_mlp_out", "hook_resid_mid"]
-    names = ["hook_embed", "hook_pos_embed", "blocks.0.hook_resid_pre", "ln_final.hook_scale"]
-    names += [f"blocks.{layer}.{name}" for layer in range(layout.n_layers) for name in per_layer]
+    names = [*vector_names(layout), "ln_final.hook_scale"]
+    names += [f"blocks.{layer}.ln1.hook_scale" for layer in range(layout.n_layers)]
     logits, cache = bridge.run_with_cache(prompt, return_type="logits", names_filter=names)
     scales = [cache[f"blocks.{layer}.ln1.hook_scale"].view(*prompt.shape, 1) for layer in range(layout.n_layers)]
     first, second = bridge.W_U.T[logits.topk(2).indices].unbind(dim=-2)
     difference = first - second
     final_scale = cache["ln_final.hook_scale"].view(*prompt.shape, 1)
     return Clean(
-        _vectors(bridge, layout, cache), scales, (difference - difference.mean(dim=-1, keepdim=True)) / final_scale
+        vectors_of(bridge, layout, cache), scales, (difference - difference.mean(dim=-1, keepdim=True)) / final_scale
     )
 
 
-def _vectors(bridge: Any, layout: Layout, cache: Any) -> dict[str, Tensor]:
+def vector_names(layout: Layout) -> list[str]:
+    """Hooks that ``vectors_of`` needs, in the order of the forward pass."""
+    per_layer = ["attn.hook_z", "hook_attn_out", "hook_resid_mid", "hook_mlp_out", "hook_resid_post"]
+    if layout.attn_only:
+        per_layer = ["attn.hook_z", "hook_attn_out", "hook_resid_post"]
+    names = ["hook_embed", "hook_pos_embed", "blocks.0.hook_resid_pre"]
+    return names + [f"blocks.{layer}.{name}" for layer in range(layout.n_layers) for name in per_layer]
+
+
+def vectors_of(bridge: Any, layout: Layout, cache: Any) -> dict[str, Tensor]:
+    """Every component's output and every state [batch, pos, d_model], from what hooks saw."""
     vectors = {"embed": cache["hook_embed"], "pos_embed": cache["hook_pos_embed"]}
     vectors["resid_pre0"] = cache["blocks.0.hook_resid_pre"]
     w_o, b_o = bridge.W_O, bridge.b_O

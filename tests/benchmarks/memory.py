@@ -1,9 +1,10 @@
 """Peak memory of a shard above the loaded model, for real shapes, and for few and for many prompts: it should not grow.
 
-One shard, as a run would plan it and forward it in batches, in a process of its own for each figure. Few prompts beside
-many once with the C library's allocator as it comes, which keeps freed blocks and whose peak wanders as they fragment, and
-once with large blocks given back as soon as they are freed (glibc's MALLOC_MMAP_THRESHOLD_): what is then left is what is
-held at a time. The peak holds the model's composition matrices, which the shard computes and its worker keeps.
+One shard, as a run would plan it and forward it in batches, all positions measured, in a process of its own for each figure:
+of the scan, and of verify's substages that read whole blocks of prompts. Few prompts of a scan beside many once with the C
+library's allocator as it comes, which keeps freed blocks and whose peak wanders as they fragment, and once with large blocks
+given back as soon as they are freed (glibc's MALLOC_MMAP_THRESHOLD_): what is then left is what is held at a time. The peak
+of a scan holds the model's composition matrices, which the shard computes and its worker keeps.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from sweep.config import build_config
-from sweep.plan import plan_scan
+from sweep.config import SweepConfig, build_config
+from sweep.plan import layout_of, plan_scan, plan_verify
 from tests.benchmarks.probe import run_probe
 from tests.benchmarks.settings import GELU_4L, GPT2_SMALL, Settings, random_prompts, stage_random
 from tests.benchmarks.timing import Row, spread
+from tests.benchmarks.verify import verified_targets
 from workers.measures import SCAN
-from workers.records import Resolved, ScanOptions, WriterBlock
+from workers.records import Resolved, ScanOptions, ScanWork, ShardTask, WriterBlock
 from workers.trace import ModelConfig
 
 SUBJECT = "memory"
@@ -36,26 +38,26 @@ ALLOCATORS: dict[str, dict[str, str]] = {
 
 
 def measure_memory(settings: Settings) -> Iterator[Row]:
-    """A row for each shape, then one for each number of prompts and one for the largest beside the smallest."""
+    """Rows for each shape, then one for each number of prompts and one for the largest beside the smallest."""
     for shape, config in settings.shapes.items():
         with tempfile.TemporaryDirectory(prefix="erasure-sweep-bench-") as folder:
             model = stage(config, settings.seq_len, SHARD_PROMPTS, Path(folder))
-            request = memory_request(model, SHARD_PROMPTS, settings.threads)
-            found = run_probe("memory", request, Path(folder), settings.threads)
-        measured = f"{SHARD_PROMPTS} prompts of {settings.seq_len}, {request['task']['batch']} in a forward"
-        yield _row(shape, measured, found, TARGETS.get(shape))
+            for name, task in shard_tasks(model, whole=shape == settings.verify_shape).items():
+                found = run_probe("memory", memory_request(task, settings.threads), Path(folder), settings.threads)
+                measured = f"{name}: {SHARD_PROMPTS} prompts of {settings.seq_len}, {task.batch} in a forward"
+                yield _row(shape, measured, found, TARGETS.get(shape))
     yield from _few_and_many(settings)
 
 
 def _few_and_many(settings: Settings) -> Iterator[Row]:
     config, seq_len = settings.shapes[settings.memory_shape], settings.memory_seq_len
-    shape = f"{settings.memory_shape}, prompts of {seq_len}"
+    shape = f"{settings.memory_shape}, scan of prompts of {seq_len}"
     with tempfile.TemporaryDirectory(prefix="erasure-sweep-bench-") as folder:
         model = stage(config, seq_len, max(settings.memory_prompts), Path(folder))
         for allocator, environment in ALLOCATORS.items():
             found = {}
             for n_prompts in settings.memory_prompts:
-                request = memory_request(model, n_prompts, settings.threads)
+                request = memory_request(scan_task(model, n_prompts), settings.threads)
                 found[n_prompts] = run_probe("memory", request, Path(folder), settings.threads, environment)
                 yield _row(shape, f"{n_prompts} prompts, {allocator}", found[n_prompts])
             few, many = min(found), max(found)
@@ -83,20 +85,38 @@ def stage(config: ModelConfig, seq_len: int, n_prompts: int, folder: Path) -> Re
         corpus_description="random tokens",
         n_prompts=n_prompts,
         seq_len=seq_len,
+        verify_prompts=(0, n_prompts),
     )
 
 
-def memory_request(model: Resolved, n_prompts: int, threads: int) -> dict[str, Any]:
-    """What the memory probe is asked for: the first shard of so many prompts, and a tiny one that loads the model."""
-    config = build_config({"models": ["random"], "block_prompts": n_prompts, "seq_len": model.seq_len})
-    plan = plan_scan(config, model, "cpu")
-    first = {"n_prompts": 1, "positions": 1, "writers": WriterBlock(0, 1)}
-    return {
-        "task": plan.tasks[0]._asdict(),
-        "first": first,
-        "threads": threads,
-        "writer_blocks": len(plan.writer_blocks),
-    }
+def _config(model: Resolved, n_prompts: int) -> SweepConfig:
+    values = {"models": ["random"], "block_prompts": n_prompts, "seq_len": model.seq_len, "positions": "all"}
+    return build_config(values)
+
+
+def scan_task(model: Resolved, n_prompts: int) -> ShardTask:
+    """The first shard of a scan in blocks of so many prompts."""
+    return plan_scan(_config(model, n_prompts), model, "cpu").tasks[0]
+
+
+def shard_tasks(model: Resolved, whole: bool) -> dict[str, ShardTask]:
+    """A shard of every kind, under what it is called in the report.
+
+    Args:
+        whole: all verified writers and the trust of attributions; else a single target.
+    """
+    targets = verified_targets(layout_of(model))
+    targets = targets if whole else targets[:1]
+    plan = plan_verify(_config(model, SHARD_PROMPTS), model, "cpu", targets)
+    tasks = {"scan": scan_task(model, SHARD_PROMPTS), f"verify, groups of {len(targets)}": plan.of("group")[0]}
+    return tasks | ({"verify, trust": plan.of("trust")[0]} if whole else {})
+
+
+def memory_request(task: ShardTask, threads: int) -> dict[str, Any]:
+    """What the memory probe is asked for: a shard, and how a tiny scan differs from it, which loads the model."""
+    work = ScanWork(WriterBlock(0, 1), ScanOptions())
+    first = {"stage": "scan", "n_prompts": 1, "positions": 1, "work": work}
+    return {"task": task._asdict(), "first": first, "threads": threads}
 
 
 def _row(shape: str, measured: str, found: dict[str, Any], target: float | None = None) -> Row:

@@ -1,4 +1,4 @@
-"""What driver, Ray and store add to the measuring: `run` with one worker beside the same shards in a plain loop.
+"""What driver, Ray and store add to the measuring: a scan by `run` with one worker beside the same shards in a plain loop.
 
 The start and the end of a run (staging, Ray, MLflow, tables and pages) are told apart from the steady state between the
 first shard that came in and the last. A second workload of tiny shards leaves next to nothing but the overhead, and shows
@@ -82,6 +82,7 @@ def prepare(settings: Settings, work: Workload, folder: Path) -> tuple[dict[str,
     values = {
         "name": "benchmark",
         "models": [str(spec)],
+        "stage": "scan",
         "corpus": str(corpus),
         "prompts": work.n_prompts,
         "seq_len": work.seq_len,

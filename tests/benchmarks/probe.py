@@ -13,7 +13,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,18 @@ import psutil
 
 from sweep.config import build_config
 from sweep.progress import SilentReporter
+from workers.records import (
+    Group,
+    GroupWork,
+    Resolved,
+    ScanOptions,
+    ScanWork,
+    ShardTask,
+    Target,
+    TrustWork,
+    Work,
+    WriterBlock,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 _CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -79,6 +91,24 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+_WORKS: dict[str, Callable[..., Work]] = {
+    "scan": lambda writers, options: ScanWork(WriterBlock(*writers), _options(*options)),
+    "group": lambda targets, places: GroupWork(
+        tuple(Target(w, tuple(heads), why) for w, heads, why in targets), places
+    ),
+    "trust": lambda writers: TrustWork(WriterBlock(*writers)),
+}
+
+
+def _options(ln: str, groups: Sequence[Sequence[Any]], *numbers: int) -> ScanOptions:
+    return ScanOptions(ln, tuple(Group(writer, tuple(erasers)) for writer, erasers in groups), *numbers)
+
+
+def read_task(values: dict[str, Any]) -> ShardTask:
+    """A shard from its fields, whose records have become lists on their way through JSON."""
+    return ShardTask(**{**values, "work": _WORKS[values["stage"]](*values["work"])})
+
+
 def probe_memory(request: dict[str, Any]) -> dict[str, Any]:
     """Peak memory of measuring a shard, above the process that holds the loaded model.
 
@@ -86,17 +116,12 @@ def probe_memory(request: dict[str, Any]) -> dict[str, Any]:
         request: ``task``, fields of the shard; ``first``, fields that differ in a first, tiny shard that loads the model.
     """
     from workers.actor import ShardWorker
-    from workers.records import ScanOptions, ShardTask, WriterBlock
-
-    def task(values: dict[str, Any]) -> ShardTask:
-        records = {"writers": WriterBlock(*values["writers"]), "options": ScanOptions(*values["options"])}
-        return ShardTask(**{**values, **records})
 
     worker = ShardWorker(request["threads"])
-    worker.measure(task({**request["task"], **request["first"]}))
+    worker.measure(read_task({**request["task"], **request["first"]}))
     reset_peak()
     loaded = rss_bytes()
-    result = worker.measure(task(request["task"]))
+    result = worker.measure(read_task(request["task"]))
     return {"loaded_bytes": loaded, "above_bytes": peak_bytes() - loaded, "state_bytes": len(result.state)}
 
 
@@ -104,7 +129,6 @@ def probe_loop(request: dict[str, Any]) -> dict[str, Any]:
     """A sweep's shards in a plain loop: no driver, no Ray, no store."""
     from sweep.plan import plan_scan
     from workers.actor import ShardWorker
-    from workers.records import Resolved
 
     config = build_config(request["config"])
     plan = plan_scan(config, Resolved(**request["model"]), "cpu")
@@ -128,7 +152,7 @@ class TimingReporter(SilentReporter):
         self.descendants_cpu_s: list[float] = []
         self._total = 0
 
-    def start_model(self, name: str, done: int, total: int, prompts_per_shard: float) -> None:
+    def start_stage(self, name: str, stage: str, done: int, total: int, prompts_per_shard: float) -> None:
         self.planned_s = time.perf_counter()
         self._total = total
 
@@ -170,7 +194,6 @@ def probe_pairs(request: dict[str, Any]) -> dict[str, Any]:
     from sweep.driver import Sweep
     from sweep.plan import plan_scan
     from workers.actor import ShardWorker
-    from workers.records import Resolved
 
     config = build_config(request["config"])
     tasks = plan_scan(config, Resolved(**request["model"]), "cpu").tasks

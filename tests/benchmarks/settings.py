@@ -46,6 +46,11 @@ class Settings:
     """Writers that the literal method is run for; its time for all is extrapolated from them."""
     literal_pairs: int
     """Patched forwards of the literal method that are timed in each round."""
+    verify_shape: str
+    """The shape on which verify is measured."""
+    verify_rounds: int
+    verify_prompts: int
+    """Prompts of the shards of verify that are timed, and donors."""
     memory_shape: str
     """The shape for which peaks of few and of many prompts are compared."""
     memory_seq_len: int
@@ -73,6 +78,9 @@ def full_settings(threads: int, rounds: int) -> Settings:
         literal_rounds=2,
         literal_writers=8,
         literal_pairs=4,
+        verify_shape=GELU_4L,
+        verify_rounds=2,
+        verify_prompts=4,
         memory_shape=GELU_4L,
         memory_seq_len=256,
         memory_prompts=(8, 64),
@@ -99,6 +107,9 @@ def quick_settings(threads: int, rounds: int) -> Settings:
         literal_rounds=2,
         literal_writers=2,
         literal_pairs=2,
+        verify_shape="tiny gelu",
+        verify_rounds=2,
+        verify_prompts=2,
         memory_shape="tiny gelu",
         memory_seq_len=16,
         memory_prompts=(8, 64),

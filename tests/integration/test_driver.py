@@ -19,10 +19,12 @@ import sweep
 from sweep.config import SweepConfig, build_config
 from tests.random_models import write_hf_gpt2_directory, write_tl_directory
 from workers.errors import SweepError
+from workers.measures import tables as scan
+from workers.verify import tables as verify
 
 pytestmark = pytest.mark.xdist_group("ray")
 
-TABLES = ("writers", "residual_projection", "component_projection", "v_composition", "dla_correlation")
+TABLES = tuple(dict.fromkeys((*scan.TABLES, *verify.TABLES)))
 
 
 class Place:
@@ -33,7 +35,7 @@ class Place:
         write_tl_directory(root / "gelu", seed=1, n_layers=3)
         write_tl_directory(root / "attn", seed=2, n_heads=2, attn_only=True)
         write_hf_gpt2_directory(root / "gpt2", seed=3)
-        np.save(root / "corpus.npy", np.random.default_rng(0).integers(0, 97, (40, 32)))
+        np.save(root / "corpus.npy", np.random.default_rng(0).integers(0, 97, (48, 32)))
 
     def config(self, out: str, **changes: object) -> SweepConfig:
         values = {
@@ -43,6 +45,11 @@ class Place:
             "prompts": 40,
             "seq_len": 32,
             "block_prompts": 4,
+            "verify_prompts": 8,
+            "trust_prompts": 4,
+            "donors": 10,
+            "places": 2,
+            "top": 2,
             "out": str(self.root / out),
             "staging": str(self.root / "staging"),
             "tracking_uri": f"sqlite:///{self.root}/mlflow.db",
@@ -68,9 +75,10 @@ def undisturbed(place: Place) -> dict[str, pd.DataFrame]:
 def read(place: Place, out: str) -> dict[str, pd.DataFrame]:
     folder = place.root / out
     models = [entry["folder"] for entry in json.loads((folder / "manifest.json").read_text())["models"]]
+    paths = {name: [folder / model / "tables" / f"{name}.parquet" for model in models] for name in TABLES}
     return {
-        name: pd.concat([pd.read_parquet(folder / m / "tables" / f"{name}.parquet") for m in models], ignore_index=True)
-        for name in TABLES
+        name: pd.concat([pd.read_parquet(path) for path in found if path.exists()], ignore_index=True)
+        for name, found in paths.items()
     }
 
 
@@ -79,25 +87,67 @@ def assert_same(found: dict[str, pd.DataFrame], expected: dict[str, pd.DataFrame
         pd.testing.assert_frame_equal(found[name], expected[name], check_exact=True)
 
 
-def test_tables_hold_what_the_contract_says(undisturbed: dict[str, pd.DataFrame]) -> None:
-    assert set(undisturbed) == set(TABLES)
-    quantiles = ["q12_5", "q25", "median", "q75", "q87_5", "mean", "beta", "beta_centred", "n"]
-    assert list(undisturbed["residual_projection"]) == ["model", "writer", "state", *quantiles]
-    assert list(undisturbed["component_projection"]) == ["model", "writer", "component", *quantiles]
-    assert list(undisturbed["writers"]) == [
-        "model", "writer", "written", "remaining", "reinforced", "opposed", "erased_by_reading", "written_centred",
-        "remaining_centred", "reinforced_centred", "opposed_centred", "erased_by_reading_centred", "erasers", "opposing",
+QUANTILES = ["q12_5", "q25", "median", "q75", "q87_5"]
+CONTRACT = {
+    "residual_projection": ["state", *QUANTILES, "mean", "beta", "beta_centred", "n"],
+    "component_projection": ["component", *QUANTILES, "mean", "beta", "beta_centred", "n"],
+    "v_composition": ["eraser", "clean_*", "patched_*", "v_composed_*", "beta", "beta_centred", "p", "significant", "n"],
+    "dla_correlation": [
+        "eraser", "effect", "r", "spearman", "slope", "intercept", "low", "high", "slope_low", "slope_high", "n", "stage",
+    ],
+    "writers": [
+        "written", "remaining", "reinforced", "opposed", "erased_by_reading", "written_centred", "remaining_centred",
+        "reinforced_centred", "opposed_centred", "erased_by_reading_centred", "erasers", "opposing", "significant_erasers",
         "v_composition_share", "dla_r", "dla_slope", "rank",
-    ]  # fmt: skip
-    kinds = [
-        f"{kind}_{q}" for kind in ("clean", "patched", "v_composed") for q in ("q12_5", "q25", "median", "q75", "q87_5")
-    ]
-    assert list(undisturbed["v_composition"]) == ["model", "writer", "eraser", *kinds, "beta", "beta_centred", "n"]
-    assert list(undisturbed["dla_correlation"]) == [
-        "model", "writer", "eraser", "effect", "r", "spearman", "slope", "intercept", "low", "high", "n",
-    ]  # fmt: skip
-    assert undisturbed["writers"]["model"].unique().tolist() == ["gelu", "attn", "gpt2"]
+    ],
+    "eraser_group": [
+        "eraser", "chosen", "held_out", "clean_*", "patched_*", "v_composed_*", "clean_median_low", "clean_median_high",
+        "patched_median_low", "patched_median_high", "beta", "beta_low", "beta_high", "position_share", "verdict", "n",
+    ],
+    "nulls": ["eraser", "null", "direction", "of", *QUANTILES, "beta", "beta_low", "beta_high", "n"],
+    "patched_residual_projection": [
+        "eraser", "patch", "state", "clean_*", "patched_*", "clean_beta", "patched_beta", "n",
+    ],
+    "dla_points": ["eraser", "effect", "prompt", "position", "writer_dla", "eraser_dla"],
+    "mlp_erasure": ["component", "clean_*", "patched_*", "read_*", "beta", "beta_low", "beta_high", "n"],
+    "aligned_tokens": ["rank", "token_id", "token", "mean_direct_logit"],
+    "adversarial": [
+        "source", "prompt", "position", "text", "top_id", "top", "second_id", "second", "logit_diff", "component", "role",
+        "clean", "inputs", *QUANTILES, "change", "rank", "n",
+    ],
+    "ablation_loss": [
+        "ablation", "clean_loss", "increase_mean", "increase_mean_low", "increase_mean_high", *QUANTILES, "n",
+    ],
+    "carries": [
+        "eraser", "part", "power_share", "variance", "position_share", "token_share", "erased_by_reading", "n",
+    ],
+    "position_profile": ["eraser", "first_position", "last_position", "clean_*", "patched_*", "writer_norm", "n"],
+    "later_use": [
+        "eraser", "component", "clean_*", "patched_*", "clean_beta", "clean_beta_low", "clean_beta_high", "patched_beta", "n",
+    ],
+    "dla_trust": [
+        "dla_mean_abs", "net_mean_abs", "effect_mean_abs", "net_slope", "net_r", "effect_slope", "effect_r", "low", "high",
+        "effect_slope_recomputed", "effect_r_recomputed", "trust", "n",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_tables_hold_what_the_contract_says(undisturbed: dict[str, pd.DataFrame], name: str) -> None:
+    spelled = [column.replace("*", q) for column in CONTRACT[name] for q in (QUANTILES if "*" in column else [""])]
+    assert list(undisturbed[name]) == ["model", "writer", *spelled]
+    models = ["gelu", "gpt2"] if name == "mlp_erasure" else ["gelu", "attn", "gpt2"]
+    assert undisturbed[name]["model"].unique().tolist() == models
+
+
+def test_tables_are_of_the_prompts_they_should_be(undisturbed: dict[str, pd.DataFrame]) -> None:
+    assert set(undisturbed) == set(TABLES) == set(CONTRACT)
     assert (undisturbed["residual_projection"]["n"] == 40 * 32).all()
+    assert (undisturbed["eraser_group"]["n"] == 8 * 32).all() and undisturbed["eraser_group"]["held_out"].all()
+    assert (undisturbed["dla_trust"]["n"] == 4 * 32).all()
+    assert set(undisturbed["dla_points"]["prompt"]) <= set(range(40, 48))
+    for name, stages in undisturbed["dla_correlation"].groupby("model")["stage"]:
+        assert list(dict.fromkeys(stages)) == ["scan", "verify"], name
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -203,7 +253,7 @@ def test_a_poisoned_shard_is_set_aside_and_the_rest_finishes(place: Place, monke
     undisturbed = json.loads((place.root / "undisturbed" / "manifest.json").read_text())
     poison = next(entry["hash"] for entry in undisturbed["models"] if entry["name"] == "attn")
     monkeypatch.setattr(ShardWorker, "measure", poisoned)
-    with pytest.raises(SweepError, match=r"attn: 1 of 10 shards failed 3 times.*poison"):
+    with pytest.raises(SweepError, match=r"attn: 1 of 10 shards of scan failed 3 times.*poison"):
         sweep.run(place.config("poisoned", workers=0))
     assert len(calls) == 3 and len(set(calls)) == 1
     manifest = json.loads((place.root / "poisoned" / "manifest.json").read_text())
@@ -222,6 +272,8 @@ def test_a_named_group_is_measured_in_the_same_pass(place: Place, undisturbed: d
         table = tables[name].set_index(key)
         assert set(tables[name].loc[tables[name]["eraser"] == "L1H2+L2H0", "writer"]) == {"L0H1"}
         plain = undisturbed[name].query("model == 'gelu'").set_index(key)
+        if name == "dla_correlation":
+            table, plain = table[table["stage"] == "scan"], plain[plain["stage"] == "scan"]
         assert len(table) == len(plain) + (1 if name == "v_composition" else 2)
     pairs = tables["v_composition"].set_index(["writer", "eraser"])["beta"]
     assert pairs["L0H1", "L1H2+L2H0"] == pytest.approx(pairs["L0H1", "L1H2"] + pairs["L0H1", "L2H0"], abs=1e-9)

@@ -68,15 +68,15 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
 
 @pytest.mark.parametrize("name", DAMAGE)
 def test_a_damaged_shard_is_measured_again(bench: Bench, out: Path, measured: Ran, name: str):
-    shards = bench.run(out).shards()
-    kept, damaged = (path.stat().st_mtime_ns for path in shards)
-    DAMAGE[name](shards[1])
+    before = {path: path.stat().st_mtime_ns for path in bench.run(out).shards()}
+    damaged = list(before)[1]
+    DAMAGE[name](damaged)
     ran = bench.run(out)
     assert_finished(ran, "good")
     assert ran.tables() == measured.tables()
-    assert f"{shards[1]} is damaged and is measured again" in log_of(ran)
-    assert "good: 2 shards, 1 already measured" in ran.stdout
-    assert shards[0].stat().st_mtime_ns == kept and shards[1].stat().st_mtime_ns > damaged
+    assert f"{damaged} is damaged and is measured again" in log_of(ran)
+    after = {path: path.stat().st_mtime_ns for path in ran.shards()}
+    assert {path for path in before if after[path] != before[path]} == {damaged}
 
 
 def test_a_shard_damaged_after_it_was_written_stops_the_model(
@@ -131,7 +131,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
         subprocess.run(["umount", "-l", folder], check=True)
 
 
-@pytest.mark.parametrize(("kib", "what"), [(12, ""), (32, ".state"), (400, "scan.html"), (4_700, "scan.html")])
+@pytest.mark.parametrize(("kib", "what"), [(12, ""), (32, ".state"), (400, ".parquet"), (4_700, "scan.html")])
 def test_a_full_disk(bench: Bench, small_disk: Callable[[int], Path], measured: Ran, kib: int, what: str):
     out = small_disk(kib) / "out"
     ran = bench.run(out)
@@ -200,7 +200,7 @@ def test_interrupted_and_gone_on(bench: Bench, out: Path, tmp_path: Path, kind: 
     assert 3 <= done < 100
     again = bench.run(out, **long)
     assert_finished(again, "good")
-    assert f"good: 100 shards, {done} already measured" in again.stdout
+    assert f"good: 100 shards of scan, {done} already measured" in again.stdout
 
 
 def test_an_interrupt_does_not_wait_for_what_is_being_staged(bench: Bench, out: Path, tmp_path: Path):
@@ -240,9 +240,9 @@ def test_a_model_that_cannot_be_measured_does_not_stop_the_others(
         patch.setattr(ShardWorker, "measure", fail_on_other)
         ran = bench.run(out, "--model", str(other))
     assert ran.code == 1
-    assert len(hashes) == 2 + 3 + 1  # a shard that fails is tried three times
+    assert len([found for found in hashes if found == hashes[0]]) == 1 + 3  # a shard that fails is tried three times
     assert len(ran.stderr.splitlines()) == 1
-    assert "other: 1 of 2 shards failed 3 times" in ran.line and "the device is on fire" in ran.line
+    assert "other: 1 of 2 shards of scan failed 3 times" in ran.line and "the device is on fire" in ran.line
     assert ran.states == {"other": "FAILED", "good": "FINISHED"}
     assert ran.runs == {out.parent.name: "FAILED", "other": "FAILED", "good": "FINISHED"}
     assert ran.tables() == measured.tables()
@@ -250,7 +250,7 @@ def test_a_model_that_cannot_be_measured_does_not_stop_the_others(
     assert "RuntimeError: first line" in log_of(ran) and "Traceback" in log_of(ran)
     again = bench.run(out, "--model", str(other))
     assert again.code == 0 and again.states == {"other": "FINISHED", "good": "FINISHED"}
-    assert "other: 2 shards, 1 already measured" in again.stdout
+    assert "other: 2 shards of scan, 1 already measured" in again.stdout
 
 
 # MLflow goes down
@@ -273,4 +273,4 @@ def test_what_could_not_be_logged_is_logged_by_the_next_run(
     assert "FINISHED" not in ran.runs.values()
     again = bench.run(out)
     assert_finished(again, "good")
-    assert f"good: {PROMPTS // 8} shards, {PROMPTS // 8} already measured" in again.stdout
+    assert f"good: {PROMPTS // 8} shards of scan, {PROMPTS // 8} already measured" in again.stdout

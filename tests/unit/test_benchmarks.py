@@ -14,6 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from sweep.config import build_config
 from tests.benchmarks import probe, timing
 from tests.benchmarks.literal import (
     Clean,
@@ -26,18 +27,28 @@ from tests.benchmarks.literal import (
     patched_pairs,
     spread_over,
 )
-from tests.benchmarks.memory import memory_request, stage
+from tests.benchmarks.memory import memory_request, scan_task, shard_tasks, stage
 from tests.benchmarks.overhead import Found, overhead_rows, prepare
 from tests.benchmarks.positions import compare, measure_positions
-from tests.benchmarks.probe import PairedReporter, peak_bytes, probe_loop, probe_memory, reset_peak, rss_bytes
+from tests.benchmarks.probe import (
+    PairedReporter,
+    peak_bytes,
+    probe_loop,
+    probe_memory,
+    read_task,
+    reset_peak,
+    rss_bytes,
+)
 from tests.benchmarks.report import machine_info, tables, write_json
 from tests.benchmarks.scan import ALL, BARE, Scan, compute_compositions, measure_scans
 from tests.benchmarks.settings import GELU_4L, Settings, Workload, quick_settings, random_prompts, random_weights
 from tests.benchmarks.timing import Row, Timing, interleave, ratio_row, spread
+from tests.benchmarks.verify import default_shares, literal_patched_pass, measure_verify, patched_pass, verified_targets
 from tests.random_models import random_config
 from workers.components import Layout
 from workers.products import PromptProducts
 from workers.trace import LeanModel
+from workers.verify.ratios import Ratios
 
 
 @pytest.fixture
@@ -45,9 +56,9 @@ def settings() -> Iterator[Settings]:
     threads = torch.get_num_threads()
     quick = quick_settings(threads=1, rounds=1)
     shape = random_config(2, 2, 16, n_ctx=16, d_vocab=23)
-    sizes = {"seq_len": 16, "literal_rounds": 1, "memory_prompts": (2, 4), "n_positions": 4}
+    sizes = {"seq_len": 16, "literal_rounds": 1, "verify_rounds": 1, "memory_prompts": (2, 4), "n_positions": 4}
     sizes |= {"enough_models": ("toy-gelu-2l",), "enough_prompts": 2, "enough_seq_len": 16, "enough_positions": (4, 16)}
-    yield replace(quick, shapes={GELU_4L: shape}, memory_shape=GELU_4L, **sizes)
+    yield replace(quick, shapes={GELU_4L: shape}, memory_shape=GELU_4L, verify_shape=GELU_4L, **sizes)
     torch.set_num_threads(threads)
 
 
@@ -173,16 +184,84 @@ def test_the_literal_method_is_extrapolated_to_all_writers_and_pairs(settings: S
     assert to_the_end.spread.median > 0
 
 
+def test_three_writers_are_verified_in_a_model_of_any_size() -> None:
+    named = {t.writer: t.label for t in verified_targets(Layout(4, 8))}
+    six = "L2H2+L2H3+L2H4+L2H5+L2H6+L2H7"
+    assert named == {"L0H2": six, "L0H3": "L1H0+L1H1+L2H2", "MLP0": "L3H0"}
+    assert {t.writer: t.label for t in verified_targets(Layout(2, 2, True))} == {
+        "L0H0": "L1H0+L1H1",
+        "L0H1": "L1H0+L1H1",
+    }
+
+
+def test_verify_is_set_beside_the_bare_forward(settings: Settings) -> None:
+    *rows, literal = measure_verify(settings)
+    assert [row.measured for row in rows] == [
+        "group of 3 writers, all positions: for each prompt",
+        "trust of all writers, all positions: for each prompt",
+        "all of verify at the defaults, for each verified prompt, all positions",
+        "group of 3 writers, 4 positions: for each prompt",
+        "trust of all writers, 4 positions: for each prompt",
+        "all of verify at the defaults, for each verified prompt, 4 positions",
+        "adversarial: for each shard, 24 places and 4 given prompts",
+        "adversarial: for each donor",
+    ]
+    assert {row.beside for row in rows} == {BARE}
+    assert [row.target for row in rows] == [None, None, 12.0, *[None] * 5]
+    for group, trust, together in (rows[:3], rows[3:6]):
+        shares, (*_, shard, donor) = together.details, rows
+        parts = (group, 1.0), (trust, shares["trust"]), (shard, shares["shards"]), (donor, shares["donors"])
+        assert together.cpu == pytest.approx(sum(row.cpu * share for row, share in parts))
+    assert literal.spread.low > 0
+
+
+def test_shares_of_a_verified_prompt_follow_from_the_config() -> None:
+    values = {"models": ["m"], "prompts": 100, "verify_prompts": 50, "trust_prompts": 20, "donors": 200}
+    assert default_shares(build_config(values)) == (20 / 50, 3 / 50, 150 / 50)
+    assert default_shares(build_config({**values, "donors": 40, "trust_prompts": 60})) == (1.0, 1 / 50, 40 / 50)
+
+
+def test_hooks_and_verify_record_the_same_patched_passes() -> None:
+    config = random_config(3, 4, 32, n_ctx=16)
+    weights, prompt = random_weights(config), random_prompts(config, 1, 16)
+    bridge, model = bridge_with(config, weights), LeanModel(config, weights)
+    vectors = literal_clean(bridge, config.layout, prompt).vectors
+    for target in verified_targets(config.layout):
+        literal = literal_patched_pass(bridge, config.layout, prompt, target)
+        ours, norm_sq = Ratios([patched_pass(model, prompt, target).export()]), vectors[target.writer].square().sum(-1)
+        for (kind, run, label), ratios in literal.items():
+            pooled = float((ratios * norm_sq).sum() / norm_sq.sum())
+            assert ours.beta((kind, "0", run, label)) == pytest.approx(pooled, rel=1e-3, abs=1e-4)
+        group, layer = (literal["state", patch, "resid_post2"] for patch in ("group", "layer"))
+        assert not torch.allclose(group, literal["state", "clean", "resid_post2"], atol=1e-3)
+        assert torch.allclose(group, layer, atol=1e-3) == (len(target.erasers) == config.n_heads)
+
+
 def test_memory_is_measured_above_the_loaded_model(settings: Settings, tmp_path: Path) -> None:
     model = stage(settings.shapes[GELU_4L], 16, 4, tmp_path)
-    request = memory_request(model, 2, threads=1)
+    request = memory_request(scan_task(model, 2), threads=1)
     assert request["task"]["n_prompts"] == request["task"]["batch"] == 2
-    assert request["writer_blocks"] == 1
     for asked in (request, json.loads(json.dumps(request))):
         found = probe_memory(asked)
         assert found["loaded_bytes"] > 2**20
         assert 0 <= found["above_bytes"] < found["loaded_bytes"]
         assert found["state_bytes"] > 0
+
+
+def test_memory_is_measured_of_the_shards_of_every_stage(settings: Settings, tmp_path: Path) -> None:
+    model = stage(settings.shapes[GELU_4L], 16, 8, tmp_path)
+    assert list(shard_tasks(model, whole=False)) == ["scan", "verify, groups of 1"]
+    tasks = shard_tasks(model, whole=True)
+    assert [(name, task.stage) for name, task in tasks.items()] == [
+        ("scan", "scan"),
+        ("verify, groups of 3", "group"),
+        ("verify, trust", "trust"),
+    ]
+    for task in tasks.values():
+        assert (task.n_prompts, task.positions) == (8, None)
+        request = json.loads(json.dumps(memory_request(task, threads=1)))
+        assert read_task(request["task"]) == task
+        assert probe_memory(request)["state_bytes"] > 0
 
 
 def test_some_positions_are_compared_with_all(settings: Settings) -> None:
@@ -246,7 +325,7 @@ def test_a_shard_in_the_run_is_paired_with_its_plain_measuring(monkeypatch: pyte
         clock.now += [9.0, 0.5, 0.25][index]
 
     reporter = PairedReporter(measure_again)
-    reporter.start_model("model", 0, 3, 1.0)
+    reporter.start_stage("model", "scan", 0, 3, 1.0)
     for in_the_run in (20.0, 1.0, 2.0):
         clock.now += in_the_run
         reporter.advance("model")

@@ -10,6 +10,7 @@ from sweep.config import SweepConfig, build_config, load_config, preset_names, r
 from workers.catalog import find_entry
 from workers.corpora import KNOWN_CORPORA
 from workers.errors import UsageError
+from workers.records import Group, VerifyRequest
 
 
 def write(path: Path, text: str) -> str:
@@ -52,7 +53,7 @@ def test_a_sweep_is_named_after_its_file(tmp_path: Path, file: str, name: str):
 @pytest.mark.parametrize(
     ("values", "line"),
     [
-        ({"prompt": 3}, "unknown key 'prompt': did you mean prompts, block_prompts, experiment?"),
+        ({"prompt": 3}, "unknown key 'prompt': did you mean prompts, trust_prompts, block_prompts?"),
         ({"models": "a"}, "models = 'a': should be a valid list"),
         ({"models": []}, "models = []: names none"),
         ({"models": [3]}, "models = 3: should be a valid string"),
@@ -67,7 +68,16 @@ def test_a_sweep_is_named_after_its_file(tmp_path: Path, file: str, name: str):
         ({"positions": "some"}, "positions = 'some': should be 'all' or a valid integer"),
         ({"positions": 0}, "positions = 0: should be 'all' or greater than or equal to 1"),
         ({"seed": -1}, "seed = -1: should be greater than or equal to 0"),
-        ({"stage": "verify"}, "stage = 'verify': should be 'scan'"),
+        ({"stage": "both"}, "stage = 'both': should be 'scan', 'verify' or 'all'"),
+        ({"verify_prompts": 1}, "verify_prompts = 1: should be greater than or equal to 2"),
+        ({"trust_prompts": 1}, "trust_prompts = 1: should be greater than or equal to 2"),
+        ({"places": -1}, "places = -1: should be greater than or equal to 0"),
+        ({"adversarial_prompts": [""]}, "adversarial_prompts = '': should not be empty"),
+        ({"adversarial_prompts": "text"}, "adversarial_prompts = 'text': should be a valid list"),
+        ({"writers": ["L0H1", "L0H1"]}, "writers: L0H1 is listed more than once"),
+        ({"writers": ["L0H1"], "erasers": "L2H1+L2H0+L2H1"}, "erasers: L2H1 is listed more than once"),
+        ({"erasers": "L1H0"}, "erasers = 'L1H0': needs writers, the components (L0H2) that these heads erase"),
+        ({"writers": ["L0H1"], "erasers": ""}, "erasers = '': should be a line of text"),
         ({"dtype": "float16"}, "dtype = 'float16': should be 'float32' or 'float64'"),
         ({"device": "tpu"}, "device = 'tpu': should be 'auto', 'cpu' or 'cuda'"),
         ({"tau": float("inf")}, "tau = inf: should be a finite number"),
@@ -144,6 +154,8 @@ def test_a_folder_is_taken_for_a_model(tmp_path: Path):
 def test_what_determines_numbers_leaves_out_models_and_machines():
     config = build_config({"models": ["a"]})
     same = build_config({"models": ["b"], "workers": 3, "batch": 2, "device": "cpu", "out": "x", "top": 9, "name": "n"})
+    more = build_config({"models": ["a"], "stage": "verify", "writers": ["L0H1"]})
+    assert more.protocol() == config.protocol()
     assert same.protocol() == config.protocol()
     for key, value in {
         "seed": 1,
@@ -152,6 +164,11 @@ def test_what_determines_numbers_leaves_out_models_and_machines():
         "positions": 4,
         "corpus": "c",
         "dtype": "float64",
+        "verify_prompts": 9,
+        "trust_prompts": 9,
+        "donors": 9,
+        "places": 9,
+        "adversarial_prompts": ["a"],
     }.items():
         assert build_config({"models": ["a"], key: value}).protocol() != config.protocol(), key
 
@@ -171,3 +188,26 @@ def test_the_reference_explains_every_key():
     lines = {line.split("`")[1]: line for line in reference().splitlines()[2:]}
     assert set(lines) == set(SweepConfig.model_fields)
     assert all(len(line.split("|")[3].strip()) > 10 for line in lines.values())
+
+
+def test_one_group_of_erasers_has_one_name():
+    groups = [
+        build_config({"models": ["a"], "writers": ["L0H1"], "erasers": erasers}).groups
+        for erasers in ("L2H2+L10H1+L2H10", "L10H1 + L2H10+L2H2")
+    ]
+    assert groups[0] == groups[1] == (Group("L0H1", ("L2H2", "L2H10", "L10H1")),)
+    assert build_config({"models": ["a"], "writers": ["L0H1"]}).groups == ()
+    odd = build_config({"models": ["a"], "writers": ["L0H1"], "erasers": "L2H2+MLP1"})
+    assert odd.groups[0].erasers == ("L2H2", "MLP1")
+
+
+def test_what_verify_asks_for():
+    config = build_config({"models": ["a"], "verify_prompts": 5, "adversarial_prompts": ["a\n\tb"]})
+    assert config.verify == VerifyRequest(5, ("a\n\tb",))
+    assert config.model_copy(update={"stage": "scan"}).verify is None
+
+
+def test_the_published_prompts_come_with_the_presets():
+    assert len(load_config("paper").adversarial_prompts) == 4
+    authors = load_config("authors-repo")
+    assert (authors.prompts, authors.verify_prompts, authors.positions, authors.seed) == (10, 10, "all", 5235)

@@ -10,7 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.corpus_requests import BOS, D_VOCAB, SEQ_LEN, refusal, resolve, tokens_of, write_texts, write_tokenizer
+from tests.corpus_requests import (
+    BOS,
+    D_VOCAB,
+    SEQ_LEN,
+    refusal,
+    resolve,
+    tokens_of,
+    write_rows,
+    write_texts,
+    write_tokenizer,
+)
 from workers import corpora
 from workers.corpora import load_tokens
 from workers.corpus_files import find_files
@@ -129,6 +139,38 @@ class TestRequests:
         assert parse_hub_corpus("hf:a/b") == ("a/b", None, "train", None)
         assert parse_hub_corpus("hf:a/b:en") == ("a/b", "en", "train", None)
         assert parse_hub_corpus("hf:a/b::test") == ("a/b", None, "test", None)
+
+
+class TestFewerThanAsked:
+    """Where fewer are enough, what there is is taken."""
+
+    @pytest.fixture(params=["array", "text", "rows"])
+    def corpus(self, request: pytest.FixtureRequest, tmp_path: Path, texts: Path) -> Path:
+        if request.param == "array":
+            np.save(tmp_path / "ready.npy", np.arange(160).reshape(10, 16))
+            return tmp_path / "ready.npy"
+        if request.param == "rows":
+            return write_rows(tmp_path / "rows.jsonl", [{"tokens": [i] * 16} for i in range(10)])
+        return texts
+
+    def test_what_there_is_is_taken(self, corpus: Path, tmp_path: Path, tokenizer: str) -> None:
+        whole = resolve(corpus, tmp_path, tokenizer, prompts=500, least=4)
+        assert 10 <= whole.n_prompts < 500
+        assert len(load_tokens(whole.tokens)) == whole.n_prompts
+        some = tokens_of(corpus, tmp_path, tokenizer, prompts=4)
+        assert some.tolist() == load_tokens(whole.tokens)[:4].tolist()
+        assert resolve(corpus, tmp_path, tokenizer, prompts=6, least=4).n_prompts == 6
+
+    def test_it_is_found_again(
+        self, corpus: Path, tmp_path: Path, tokenizer: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = resolve(corpus, tmp_path, tokenizer, prompts=500, least=4)
+        monkeypatch.setattr(corpora, "_stage", lambda *_: pytest.fail("made again"))
+        assert resolve(corpus, tmp_path, tokenizer, prompts=500, least=4) == first
+
+    def test_too_few_are_refused(self, corpus: Path, tmp_path: Path, tokenizer: str) -> None:
+        message = refusal(UsageError, corpus, tmp_path, tokenizer, prompts=500, least=400)
+        assert "400 were asked for: give --prompts " in message
 
 
 class TestStaging:

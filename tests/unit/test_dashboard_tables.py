@@ -122,8 +122,8 @@ class TestReadOut:
         assert read_out(tmp_path)[0].tables == {}
 
     def test_another_schema_version_is_named(self, model: ModelTables, tmp_path: Path) -> None:
-        write_out([model], tmp_path, schema_version="2")
-        with pytest.raises(DataError, match=r"manifest\.json has schema_version '2', this version reads '1'"):
+        write_out([model], tmp_path, schema_version="1")
+        with pytest.raises(DataError, match=r"manifest\.json has schema_version '1', this version reads '2'"):
             read_out(tmp_path)
 
     def test_a_table_without_version_is_named(self, model: ModelTables, tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ class TestReadOut:
             read_out(tmp_path)
         assert "\n" not in str(caught.value)
 
-    @pytest.mark.parametrize("content", ["{", "[]", '{"schema_version": "1", "models": 3}'])
+    @pytest.mark.parametrize("content", ["{", "[]", '{"schema_version": "2", "models": 3}'])
     def test_a_broken_manifest_is_named(self, content: str, tmp_path: Path) -> None:
         (tmp_path / "manifest.json").write_text(content)
         with pytest.raises(DataError, match=r"manifest\.json"):

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
-from sweep.executors import Executor, Fate, LocalExecutor, Outcome
+from sweep.executors import Executor, Fate, LateExecutor, LocalExecutor, Outcome
 from tests.random_models import write_tl_directory
 from workers.encoding import decode_state
 from workers.models import resolve_model
-from workers.records import ScanOptions, ShardTask, WriterBlock
+from workers.records import ScanOptions, ScanWork, ShardTask, WriterBlock
 
 
 @pytest.fixture(scope="module")
@@ -23,25 +23,28 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> ShardTask:
     np.save(folder / "tokens.npy", np.random.default_rng(0).integers(0, 97, (8, 16)).astype(np.int32))
     writers = WriterBlock(0, len(model.config.layout.writers))
     return ShardTask(
-        "s0",
-        model.hash,
-        str(model.weights),
-        str(folder / "tokens.npy"),
-        0,
-        4,
-        writers,
-        None,
-        ScanOptions(),
-        2,
-        "cpu",
-        "float32",
+        id="s0",
+        stage="scan",
+        model_hash=model.hash,
+        weights=str(model.weights),
+        tokens=str(folder / "tokens.npy"),
+        first_prompt=0,
+        n_prompts=4,
+        positions=None,
+        seed=0,
+        work=ScanWork(writers, ScanOptions()),
+        batch=2,
+        device="cpu",
+        dtype="float32",
     )
 
 
-@pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.xdist_group("ray"))])
+@pytest.fixture(params=["local", "late", pytest.param("ray", marks=pytest.mark.xdist_group("ray"))])
 def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
     if request.param == "local":
         made: Executor = LocalExecutor(threads=1)
+    elif request.param == "late":
+        made = LateExecutor(lambda: LocalExecutor(threads=1))
     else:
         from sweep.ray_executor import RayExecutor, connect
 
@@ -78,6 +81,21 @@ def test_a_shard_that_raises_is_a_report_with_its_traceback(executor: Executor, 
     assert outcome.fate is Fate.FAILED
     assert "Traceback" in outcome.reason and "ends before prompt 10" in outcome.reason.splitlines()[-1]
     assert run_one(executor, task).fate is Fate.MEASURED
+
+
+def test_workers_start_when_one_is_asked_for(task: ShardTask) -> None:
+    started: list[Executor] = []
+
+    def start() -> Executor:
+        started.append(LocalExecutor(threads=1))
+        return started[-1]
+
+    executor = LateExecutor(start)
+    assert (executor.wait(0.01), executor.holders()) == ([], {})
+    executor.close()
+    assert started == []
+    assert run_one(executor, task).fate is Fate.MEASURED
+    assert len(started) == 1 and executor.holders() == {task.model_hash: 1}
 
 
 def test_nothing_to_wait_for_is_no_report(executor: Executor) -> None:

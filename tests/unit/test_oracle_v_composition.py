@@ -226,13 +226,14 @@ def hand_made() -> reading_oracle.Reading:
     last_term = {"resid_pre0": "pos_embed", "resid_post0": "b_O0", "resid_post1": "b_O1"}
     parts = {("L0H0", "L1H0"): -0.5 * writer, ("L0H0", "L1H1"): 0.1 * writer}
     to_logits = oracle_dla.Readout(np.ones(3), np.tile([1.0, -1.0], (3, 1)))
-    return reading_oracle.Reading(oracle.Measured(terms, components, states, last_term), parts, to_logits)
+    measured = oracle.Measured(terms, components, states, last_term)
+    return reading_oracle.Reading(measured, parts, to_logits, [np.array([0, 1]), np.array([2])])
 
 
 def test_rows_by_hand() -> None:
     reading = hand_made()
     values = {
-        row.eraser: reading_oracle.composition_statistics(reading.measured, "L0H0", row) for row in reading.rows("L0H0")
+        row.eraser: reading_oracle.composition_statistics(reading, "L0H0", row, 0.05) for row in reading.rows("L0H0")
     }
     assert list(values) == ["L1H0", "L1H1", "attn1", "later"]
     # PR of the bias: 1/4, 1/8, 1/16, so that of the clean head −1/4, −3/8, −7/16.
@@ -252,11 +253,11 @@ def test_a_writers_columns_by_hand() -> None:
     composition, correlation = [], []
     for row in reading.rows("L0H0"):
         key = {"writer": "L0H0", "eraser": row.eraser}
-        composition.append(key | reading_oracle.composition_statistics(reading.measured, "L0H0", row))
+        composition.append(key | reading_oracle.composition_statistics(reading, "L0H0", row, 0.05))
         correlation += [key | effect for effect in reading_oracle.dla_effects(reading, "L0H0", row)]
-    tables = pd.DataFrame(composition), pd.DataFrame(correlation)
+    tables = pd.DataFrame(composition).assign(significant=[True, False, None, None]), pd.DataFrame(correlation)
     values = reading_oracle.reading_ledger(reading, "L0H0", *tables, tau=0.05)
-    assert (values["erasers"], values["opposing"]) == ("L1H0", "L1H1")
+    assert (values["erasers"], values["opposing"], values["significant_erasers"]) == ("L1H0", "L1H1", 1)
     assert [values["erased_by_reading"], values["erased_by_reading_centred"]] == pytest.approx([0.4, 0.4])
     # β of the eraser's full output: −1/2 + Σ w/4 / Σ w² = −1/2 + 1.75/21.
     assert values["v_composition_share"] == pytest.approx(-0.5 / (-0.5 + 1.75 / 21.0))

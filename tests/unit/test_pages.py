@@ -16,6 +16,10 @@ import pytest
 from dashboards.pages import ModelTables, write_comparison, write_model_page
 from tests.fake_tables import fake_manifest, fake_model
 
+VERIFY_PARTS = [
+    *("patched-states", "eraser-group", "dla-points", "dla-effects", "adversarial", "adversarial-prompts"),
+    *("position-profile", "mlp-erasers", "later-use", "carries", "ablation-loss", "aligned-tokens"),
+]
 CARDS = ["presence", "layers", "onto", "heatmaps", "ledger"]
 READING_CARDS = ["patched", "erased", "causal", "dla"]
 NASTY = "<img src=x onerror=\"alert(1)\"></script><script>alert('2')</script> & co"
@@ -150,7 +154,8 @@ class TestModelPage:
         expected = {"only writers": 5, "only residual": 3, "only components": 4, "infinite": 0}
         # writers whose every value is null still have their rows, of dashes
         expected |= {"no tables": 6, "no rows": 6, "no columns": 6, "all null": 5}
-        assert len(missing) == expected[case] + len(READING_CARDS)
+        # and one that says that nothing was verified
+        assert len(missing) == expected[case] + len(READING_CARDS) + 1
 
     def test_nothing_is_known_about_the_model(self, small: ModelTables, tmp_path: Path) -> None:
         path = tmp_path / "page.html"
@@ -215,7 +220,7 @@ class TestReadingOnAModelsPage:
     def test_missing_parts_leave_the_rest(self, reading: ModelTables, case: str, tmp_path: Path) -> None:
         page = model_page(ModelTables(reading.about, less_reading(reading)[case]), tmp_path)
         missing = re.findall(r'<p class="note">(.*?)</p>', page)
-        assert len(missing) == {"no rows": 3, "no columns": 3, "all null": 3, "no ranks": 1}.get(case, 0)
+        assert len(missing) == {"no rows": 3, "no columns": 3, "all null": 3, "no ranks": 1}.get(case, 0) + 1
 
     def test_a_single_layer_has_only_embeddings_to_be_read(self, tmp_path: Path) -> None:
         page = model_page(fake_model("one", 1, 2, n_tokens=12, reading=True), tmp_path)
@@ -228,6 +233,71 @@ class TestReadingOnAModelsPage:
         assert "<img" not in page
         assert "<script>alert" not in page
         assert page.count("</script>") == len(CARDS) + len(READING_CARDS) + 2
+
+
+@pytest.fixture(scope="module")
+def verified() -> ModelTables:
+    """A run that verified three writers and a group that was named for one."""
+    groups = {"L0H1": ("L1H0", "L2H1")}
+    return fake_model("verified", 3, 3, seed=3, n_tokens=96, d_model=40, zero=("L1H1",), verify=True, groups=groups)
+
+
+def sections(page: str) -> list[str]:
+    return re.findall(r'<section class="card" id="(.*?)"', page)
+
+
+class TestVerifyOnAModelsPage:
+    def test_opens_with_whose_dla_to_trust_and_the_verdicts(self, verified: ModelTables, tmp_path: Path) -> None:
+        page = model_page(verified, tmp_path)
+        assert sections(page) == ["trust", *CARDS[:3], *READING_CARDS, *VERIFY_PARTS, "heatmaps", "ledger", "writers"]
+        opening = page[: page.index("<nav")]
+        counts = verified.tables["dla_trust"]["trust"].value_counts()
+        assert f"{counts.get('cancelled', 0)} of {counts.sum()} components&#x27; DLA is cancelled" in opening
+        assert len(re.findall(r"<li>.*?held-out β −?\d", opening)) == 4
+        assert 'class="note"' not in page
+
+    def test_significant_erasers_are_in_the_writers_table(self, verified: ModelTables, tmp_path: Path) -> None:
+        page = model_page(verified, tmp_path)
+        assert "significant erasers" in page
+        assert "significant erasers" not in model_page(
+            fake_model("scan", 2, 2, n_tokens=24, reading=True), tmp_path / "scan"
+        )
+
+    def test_a_run_that_verified_nothing_says_so_once(self, reading: ModelTables, tmp_path: Path) -> None:
+        page = model_page(reading, tmp_path)
+        assert page.count("This run did not verify any writer") == 1
+        assert [key for key in sections(page) if key in ("trust", *VERIFY_PARTS)] == []
+
+    def test_without_a_scan_the_verdicts_are_there(self, verified: ModelTables, tmp_path: Path) -> None:
+        tables = {name: verified.tables[name] for name in ("eraser_group", "nulls")}
+        opening = model_page(ModelTables(verified.about, tables), tmp_path).partition("<nav")[0]
+        assert opening.count("<li>") == 4
+        assert "No writer was measured" not in opening
+
+    def test_without_trust_its_table_says_so_behind_the_rest(self, verified: ModelTables, tmp_path: Path) -> None:
+        tables = {name: table for name, table in verified.tables.items() if name != "dla_trust"}
+        page = model_page(ModelTables(verified.about, tables), tmp_path)
+        assert sections(page)[len(CARDS[:3]) + len(READING_CARDS) + len(VERIFY_PARTS)] == "trust"
+        assert "components&#x27; DLA is cancelled" not in page
+        assert page.count('class="note"') == 1
+
+    def test_strings_from_data_are_escaped(self, verified: ModelTables, tmp_path: Path) -> None:
+        tables = {name: table.replace({"L0H1": NASTY}) for name, table in verified.tables.items()}
+        tables["adversarial"] = tables["adversarial"].assign(text=NASTY, top=NASTY, component=NASTY)
+        tables["aligned_tokens"] = tables["aligned_tokens"].assign(token=NASTY)
+        tables["dla_trust"] = tables["dla_trust"].assign(trust=NASTY)
+        page = without_plotly(model_page(ModelTables(verified.about, tables), tmp_path))
+        assert "<img" not in page
+        assert "<script>alert" not in page
+        drawn = sum(f'id="{key}-figures"' in page for key in sections(page))
+        assert page.count("</script>") == drawn + 2
+        assert embedded(page, "adversarial")["0.0.0"]["data"][2]["text"][0].startswith("&lt;img")
+
+    def test_many_points_stay_below_ten_megabytes(self, verified: ModelTables, tmp_path: Path) -> None:
+        points = verified.tables["dla_points"]
+        many = points.loc[np.repeat(points.index, 40)]
+        page = model_page(ModelTables(verified.about, {**verified.tables, "dla_points": many}), tmp_path)
+        assert len(page) < 10e6
 
 
 class TestComparison:
@@ -266,7 +336,7 @@ class TestComparison:
 
     def test_older_runs_alone_say_nothing_of_reading(self, small: ModelTables, tmp_path: Path) -> None:
         page = without_plotly(comparison([small], tmp_path))
-        assert page.count("This was not measured in any model") == 2
+        assert page.count("This was not measured in any model") == 3
         assert "most erased by reading" not in page
 
     def test_twelve_models_stay_below_ten_megabytes(self, tmp_path: Path) -> None:
@@ -296,11 +366,23 @@ class TestComparison:
     def test_no_models_at_all(self, tmp_path: Path) -> None:
         page = comparison([], tmp_path)
         assert "There are no models in this sweep." in page
-        assert page.count('class="note"') == 6
+        assert page.count('class="note"') == 8
 
     def test_one_model_that_is_empty(self, tmp_path: Path) -> None:
         page = comparison([ModelTables({}, {})], tmp_path)
         assert "<h1>Erasure across 1 model</h1>" in page
+
+    def test_trust_and_chance_beside_a_run_that_did_not_verify(
+        self, verified: ModelTables, reading: ModelTables, tmp_path: Path
+    ) -> None:
+        page = comparison([verified, reading], tmp_path)
+        assert sections(page)[-2:] == ["trust", "significant"]
+        assert sorted(embedded(page, "trust")) == ["0", "1"]
+        found = int(verified.tables["writers"]["significant_erasers"].sum())
+        pairs = verified.tables["v_composition"].dropna(subset="p")
+        tested = int(pairs["eraser"].str.fullmatch(r"L\d+H\d+").sum())
+        assert embedded(page, "significant")["0"]["data"][0]["text"] == [f"{found} of {tested}"]
+        assert page.count("Not measured: reading.") == 2
 
     def test_names_and_links_are_escaped(self, small: ModelTables, tmp_path: Path) -> None:
         nasty = ModelTables({**small.about, "name": NASTY}, small.tables)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 
 from sweep.queue import ShardQueue
-from workers.records import ScanOptions, ShardTask, WriterBlock
+from workers.records import ScanOptions, ScanWork, ShardTask, WriterBlock
+
+WORK = ScanWork(WriterBlock(0, 1), ScanOptions())
 
 
 def task(model: str, number: int) -> ShardTask:
-    return ShardTask(
-        f"{model}{number}", model, "w", "t", number, 1, WriterBlock(0, 1), None, ScanOptions(), 1, "cpu", "float32"
-    )
+    return ShardTask(f"{model}{number}", "scan", model, "w", "t", number, 1, None, 0, WORK, 1, "cpu", "float32")
 
 
 def queue(**sizes: int) -> ShardQueue:

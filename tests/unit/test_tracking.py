@@ -63,6 +63,27 @@ def test_metrics_of_what_is_erased_by_reading():
     }
 
 
+def pairs_table(*significant: bool | None) -> pd.DataFrame:
+    return pd.DataFrame({"model": "toy", "significant": pd.Series(significant, dtype=object)})
+
+
+def test_metrics_of_significant_pairs():
+    found = model_metrics({"writers": writers_table(), "v_composition": pairs_table(True, False, None, True, False)})
+    assert found["reading/significant_pairs"] == 2.0
+    assert found["reading/pairs_tested"] == 4.0
+    none = model_metrics({"writers": writers_table(), "v_composition": pairs_table(False, None)})
+    assert (none["reading/significant_pairs"], none["reading/pairs_tested"]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "pairs", [pairs_table(None, None), pairs_table(), pairs_table(True).drop(columns="significant")]
+)
+def test_pairs_that_were_not_tested_are_left_out(pairs: pd.DataFrame):
+    assert model_metrics({"writers": writers_table(), "v_composition": pairs}) == model_metrics(
+        {"writers": writers_table()}
+    )
+
+
 def test_metrics_of_what_was_not_measured_are_left_out():
     nothing = [np.nan] * 4
     unmeasured = writers_table(written_centred=nothing, remaining_centred=[None] * 4, opposed_centred=nothing)

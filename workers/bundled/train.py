@@ -1,8 +1,9 @@
-"""Train the bundled models: gelu-Nl's architecture at small width, on the Python standard library's source.
+"""Train the bundled models: gelu-Nl's and attn-only-Nl's architectures at small width, on the standard library's source.
 
 The architecture is that of Neel Nanda's gelu-1l…4l (LayerNorm, GELU MLPs four times as wide as the stream, learned
-positions, separate unembedding), the width small enough for two CPU cores. The corpus is the ``.py`` files of the
-interpreter that runs this script, in path order; every twentieth file (by a hash of its path) is held out for the loss.
+positions, separate unembedding) and attn-only-1l…4l (the same without MLPs), the width small enough for two CPU cores.
+The corpus is the ``.py`` files of the interpreter that runs this script, in path order; every twentieth file (by a hash of
+its path) is held out for the loss.
 
     python -m workers.bundled.train toy-gelu-4l --tokens 16777216 --out build/bundled
 
@@ -45,35 +46,42 @@ class Shape(NamedTuple):
 
     n_layers: int
     d_model: int
+    attn_only: bool = False
 
     def tl_config(self) -> dict[str, object]:
         """The model's ``config.json`` in TransformerLens' legacy layout."""
+        mlp = {} if self.attn_only else {"d_mlp": 4 * self.d_model, "act_fn": "gelu"}
         return {
             "n_layers": self.n_layers,
             "d_model": self.d_model,
             "n_heads": self.d_model // D_HEAD,
             "d_head": D_HEAD,
-            "d_mlp": 4 * self.d_model,
+            **mlp,
             "n_ctx": N_CTX,
             "d_vocab": D_VOCAB,
-            "act_fn": "gelu",
-            "attn_only": False,
+            "attn_only": self.attn_only,
             "normalization": "LN",
             "tokenizer_name": "../tokenizer",
         }
 
 
-SHAPES = {f"toy-gelu-{n}l": Shape(n_layers=n, d_model=64) for n in (1, 2, 3, 4)}
+DEPTHS = (1, 2, 3, 4)
+SHAPES = {f"toy-gelu-{n}l": Shape(n, d_model=64) for n in DEPTHS}
+SHAPES |= {f"toy-attn-{n}l": Shape(n, d_model=64, attn_only=True) for n in DEPTHS}
+SHAPES |= {f"toy-gelu-{n}l-w128": Shape(n, d_model=128) for n in DEPTHS}
 
 
 class Block(nn.Module):
     """One pre-LayerNorm transformer layer."""
 
-    def __init__(self, d_model: int) -> None:
+    def __init__(self, d_model: int, attn_only: bool) -> None:
         super().__init__()
-        self.n_heads = d_model // D_HEAD
-        self.ln1, self.ln2 = nn.LayerNorm(d_model), nn.LayerNorm(d_model)
+        self.n_heads, self.attn_only = d_model // D_HEAD, attn_only
+        self.ln1 = nn.LayerNorm(d_model)
         self.qkv, self.o = nn.Linear(d_model, 3 * d_model), nn.Linear(d_model, d_model)
+        if attn_only:
+            return
+        self.ln2 = nn.LayerNorm(d_model)
         self.w_in, self.w_out = nn.Linear(d_model, 4 * d_model), nn.Linear(4 * d_model, d_model)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,6 +89,8 @@ class Block(nn.Module):
         qkv = self.qkv(self.ln1(x)).view(batch, pos, 3, self.n_heads, D_HEAD).permute(2, 0, 3, 1, 4)
         z = functional.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], is_causal=True)
         x = x + self.o(z.transpose(1, 2).reshape(batch, pos, d_model))
+        if self.attn_only:
+            return x
         hidden: Tensor = self.w_out(functional.gelu(self.w_in(self.ln2(x))))
         return x + hidden
 
@@ -91,7 +101,7 @@ class Transformer(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.embed, self.pos_embed = nn.Embedding(D_VOCAB, shape.d_model), nn.Embedding(N_CTX, shape.d_model)
-        self.blocks = nn.ModuleList(Block(shape.d_model) for _ in range(shape.n_layers))
+        self.blocks = nn.ModuleList(Block(shape.d_model, shape.attn_only) for _ in range(shape.n_layers))
         self.ln_final = nn.LayerNorm(shape.d_model)
         self.unembed = nn.Linear(shape.d_model, D_VOCAB)
         for name, parameter in self.named_parameters():
@@ -125,7 +135,10 @@ def _tl_block(block: Block) -> dict[str, Tensor]:
     state = {f"attn.W_{name}": w_qkv[i] for i, name in enumerate("QKV")}
     state |= {f"attn.b_{name}": b_qkv[i] for i, name in enumerate("QKV")}
     state |= {"attn.W_O": block.o.weight.T.reshape(heads, D_HEAD, d_model), "attn.b_O": block.o.bias}
-    state |= {"ln1.w": block.ln1.weight, "ln1.b": block.ln1.bias, "ln2.w": block.ln2.weight, "ln2.b": block.ln2.bias}
+    state |= {"ln1.w": block.ln1.weight, "ln1.b": block.ln1.bias}
+    if block.attn_only:
+        return state
+    state |= {"ln2.w": block.ln2.weight, "ln2.b": block.ln2.bias}
     state |= {"mlp.W_in": block.w_in.weight.T, "mlp.b_in": block.w_in.bias}
     return state | {"mlp.W_out": block.w_out.weight.T, "mlp.b_out": block.w_out.bias}
 

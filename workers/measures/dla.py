@@ -7,8 +7,8 @@ the eraser's DLA, of its ``full`` output and of its ``v_composition`` part, agai
 4; perfect erasure has r = −1 and slope −1).
 
 Means and co-moments merge by the formulas of Chan, Golub and LeVeque (1979). Tokens of one prompt depend on each other, so
-intervals come from leaving out groups of shards (a jackknife of Fisher's z), not from the number of tokens. Rank
-correlations come from a bounded sample, the tokens with the lowest hashes.
+intervals come from leaving out groups of shards (a jackknife, of Fisher's z for r and of the slope itself), not from the
+number of tokens. Rank correlations come from a bounded sample, the tokens with the lowest hashes.
 """
 
 from __future__ import annotations
@@ -184,7 +184,10 @@ class Lines(NamedTuple):
     slope: np.ndarray
     intercept: np.ndarray
     low: np.ndarray
+    """95 % interval of r."""
     high: np.ndarray
+    slope_low: np.ndarray
+    slope_high: np.ndarray
     spearman: np.ndarray
     n: int
 
@@ -199,13 +202,16 @@ def finish_lines(layout: Layout, rows: PairRows, state: State) -> Lines:
     groups = [Moments(int(n), *parts) for n, *parts in zip(*(state[name] for name in Moments._fields), strict=True)]
     whole = _together(groups, terms)
     r, slope, intercept = _line(whole, terms, erasers)
-    low = high = np.full_like(r, np.nan)
+    low = high = slope_low = slope_high = np.full_like(r, np.nan)
     if len(groups) > 1:
         without = (_together(groups[:i] + groups[i + 1 :], terms) for i in range(len(groups)))
-        low, high = _interval(r, np.array([_line(moments, terms, erasers)[0] for moments in without]))
+        left_out = np.array([_line(moments, terms, erasers)[:2] for moments in without])
+        low, high = np.tanh(_interval(_fisher(r), _fisher(left_out[:, 0])))
+        slope_low, slope_high = _interval(slope, left_out[:, 1])
     dla, parts = state["sample_dla"].astype(np.float64), state["sample_parts"].astype(np.float64)
     spearman = np.stack([_rank_correlation(dla[:, terms], y) for y in (dla @ erasers.T, parts)])
-    return Lines(r, slope, intercept, low, high, np.where(np.isnan(r), np.nan, spearman), whole.n)
+    spearman = np.where(np.isnan(r), np.nan, spearman)
+    return Lines(r, slope, intercept, low, high, slope_low, slope_high, spearman, whole.n)
 
 
 def _together(groups: list[Moments], terms: np.ndarray) -> Moments:
@@ -233,17 +239,22 @@ CONSTANT = 1e-9
 """Share of the squares that must vary over tokens for a correlation: below it there is only rounding."""
 
 
-def _interval(r: np.ndarray, left_out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """95 % intervals of r from values with one group left out: the jackknife's standard error of Fisher's z."""
+def _interval(values: np.ndarray, left_out: np.ndarray) -> np.ndarray:
+    """Low and high ends of 95 % intervals by the jackknife's standard error, from values with one group left out each."""
     n = len(left_out)
-    z, parts = np.arctanh(np.clip(r, -CLIP, CLIP)), np.arctanh(np.clip(left_out, -CLIP, CLIP))
-    error = np.sqrt((n - 1) / n * ((parts - parts.mean(axis=0)) ** 2).sum(axis=0))
+    error = np.sqrt((n - 1) / n * ((left_out - left_out.mean(axis=0)) ** 2).sum(axis=0))
     width = stats.t.ppf(0.975, n - 1) * error
-    return np.tanh(z - width), np.tanh(z + width)
+    return np.stack([values - width, values + width])
+
+
+def _fisher(r: np.ndarray) -> np.ndarray:
+    """Fisher's z of correlations; infinite at 1, so they stay short of it."""
+    z: np.ndarray = np.arctanh(np.clip(r, -CLIP, CLIP))
+    return z
 
 
 CLIP = 1 - 1e-12
-"""Fisher's z is infinite at 1."""
+"""The strongest correlation whose z is taken."""
 
 
 def _rank_correlation(x: Float[np.ndarray, "token row"], y: Float[np.ndarray, "token row"]) -> Float[np.ndarray, "row"]:
@@ -264,6 +275,7 @@ def line_columns(rows: PairRows, lines: Lines, index: int) -> Columns:
         "eraser": np.repeat(np.array(erasers, dtype=object), 2),
         "effect": np.array(EFFECTS * len(erasers), dtype=object),
     }
-    for name in ("r", "spearman", "slope", "intercept", "low", "high"):
+    for name in ("r", "spearman", "slope", "intercept", "low", "high", "slope_low", "slope_high"):
         columns[name] = getattr(lines, name)[:, mine].T.flatten()
-    return columns | {"n": np.full(2 * len(erasers), lines.n)}
+    same = {"n": np.full(2 * len(erasers), lines.n), "stage": np.full(2 * len(erasers), "scan", dtype=object)}
+    return columns | same

@@ -50,6 +50,8 @@ def ledger_columns(
 ) -> Columns:
     """The ``writers`` table of one block of writers; rows of the arguments as in ``Layout.rows``.
 
+    ``significant_erasers`` and ``rank`` are left NaN until all blocks are known.
+
     Args:
         beta, beta_centred: pooled coefficients of every row onto each writer, NaN for a writer that writes nothing.
         readings: by writer; ``None`` where nothing later can read it, or it writes nothing.
@@ -64,6 +66,7 @@ def ledger_columns(
     for name in ("erasers", "opposing"):
         labels = [None if quiet else getattr(reading, name) for quiet, reading in zip(silent, found, strict=True)]
         columns[name] = np.array(labels, dtype=object)
+    columns["significant_erasers"] = np.full(len(writers), np.nan)
     columns["v_composition_share"] = np.array([reading.share for reading in found])
     columns |= {name: np.array([getattr(reading, name) for reading in found]) for name in ("dla_r", "dla_slope")}
     return columns | {"rank": np.full(len(writers), np.nan)}

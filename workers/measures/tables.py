@@ -11,7 +11,8 @@ from workers.measures.base import Columns, stack
 from workers.measures.dla import Lines, finish_lines, line_columns
 from workers.measures.ledger import Reading, ledger_columns
 from workers.measures.projection import Statistics, finish_statistics, projection_columns
-from workers.measures.v_composition import PairStatistics, finish_pairs, pair_columns
+from workers.measures.significance import discoveries
+from workers.measures.v_composition import PairStatistics, finish_pairs, pair_columns, single_heads
 from workers.records import ScanOptions, State, Thresholds, WriterBlock
 from workers.sketch import QUANTILES
 from workers.trace import LeanModel
@@ -32,10 +33,11 @@ def scan_tables(
     """
     layout = model.config.layout
     parts: dict[str, list[Columns]] = {name: [] for name in TABLES}
+    tested: list[np.ndarray] = []
     for block, states in blocks:
         rows = PairRows(layout, block, options.groups)
         statistics = finish_statistics(layout, rows.labels, states["projection"])
-        pairs = finish_pairs(model, rows, states["v_composition"], statistics)
+        pairs = finish_pairs(model, rows, states["v_composition"], statistics, thresholds.tau)
         lines = finish_lines(layout, rows, states["dla"])
         for index, writer in enumerate(rows.labels):
             others = tuple(label for label in layout.components if label != writer)
@@ -45,11 +47,15 @@ def scan_tables(
             ):
                 parts[name].append(projection_columns(layout, statistics, index, key, labels, writer))
             parts["v_composition"].append(pair_columns(rows, pairs, statistics, index))
+            tested.append(single_heads(rows, index))
             parts["dla_correlation"].append(line_columns(rows, lines, index))
         reading = _reading(rows, statistics, pairs, lines, layout.row_index, thresholds)
         parts["writers"].append(ledger_columns(layout, rows.labels, statistics.beta, statistics.beta_centred, reading))
     tables = {name: stack(columns) for name, columns in parts.items()}
-    tables["writers"]["rank"] = _ranks(tables["writers"]["erased_by_reading"])
+    pairs_table, writers = tables["v_composition"], tables["writers"]
+    pairs_table["significant"] = discoveries(pairs_table["p"], np.concatenate(tested))
+    writers["significant_erasers"] = _significant_erasers(writers["writer"], pairs_table)
+    writers["rank"] = _ranks(writers["erased_by_reading"])
     return tables
 
 
@@ -71,7 +77,7 @@ def _reading(
         if len(labels) == 0 or statistics.n[index] == 0:
             found.append(None)
             continue
-        heads = np.array([label.startswith("L") and "+" not in label for label in labels])
+        heads = single_heads(rows, index)
         median, upper = (pairs.quantile("v_composed", name)[mine] for name in ("median", "q75"))
         erases = heads & (median <= -thresholds.tau) & (upper < 0)
         full = [row_index[label] for label in labels[heads]]
@@ -90,6 +96,15 @@ def _reading(
             )
         )
     return found
+
+
+def _significant_erasers(writers: np.ndarray, pairs: Columns) -> np.ndarray:
+    """How many of each writer's later heads are significant; NaN where none was tested."""
+    counts: dict[str, int] = {}
+    for writer, significant in zip(pairs["writer"], pairs["significant"], strict=True):
+        if significant is not None:
+            counts[writer] = counts.get(writer, 0) + significant
+    return np.array([counts.get(writer, np.nan) for writer in writers])
 
 
 def _ranks(erased: np.ndarray) -> np.ndarray:

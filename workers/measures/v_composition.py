@@ -6,7 +6,8 @@ own PR. β of the V-composed part, u_e,w, adds up over heads like every pooled c
 
     Σ (u − mean u)·(o_w − mean o_w) = Σ u·(o_w − mean o_w),
 
-needs the sum of u alone beside the products, kept as the sum of mixed values, from which W_O makes vectors.
+needs the sum of u alone beside the products, kept as the sum of mixed values, from which W_O makes vectors. How β varies
+over shards says whether it lies below −τ by more than chance (``workers.measures.significance``).
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from workers.components import Layout
 from workers.composition import PairRows, rows_of_writer
 from workers.measures.base import Columns
 from workers.measures.projection import Statistics
+from workers.measures.significance import Spread, p_below
 from workers.products import ProductReader, PromptProducts
 from workers.records import ScanOptions, State, WriterBlock
 from workers.sketch import N_BINS, QUANTILES, SparseCounts, add_counts, count_dtype, quantiles
@@ -44,6 +46,7 @@ class VCompositionAccumulator:
         self.counts = torch.zeros(len(KINDS), len(rows), N_BINS, dtype=counting, device=model.device)
         self.product = torch.zeros(len(rows), dtype=torch.float64, device=model.device)
         self.mixed = torch.zeros(len(rows), model.config.d_head, dtype=torch.float64, device=model.device)
+        self.has_ratio = torch.zeros(len(rows.labels), dtype=torch.bool, device=model.device)
         heads = [layout.term_index[f"L{layer}H0"] for layer in range(layout.n_layers)]
         self.heads = [slice(start, start + layout.n_heads) for start in heads]
 
@@ -53,6 +56,7 @@ class VCompositionAccumulator:
         parts = products.parts
         self.product += parts.product
         self.mixed += parts.mixed
+        self.has_ratio |= products.valid.any(dim=1)
         for writer in range(len(self.rows.labels)):
             rows = self.rows.of(writer)
             if rows.start == rows.stop:
@@ -78,17 +82,23 @@ class VCompositionAccumulator:
         return torch.cat([*layers, every, *groups])
 
     def export(self) -> State:
-        """Counts by their non-zero bins; products about the shard's means."""
+        """Counts by their non-zero bins, products with the writers and the writers' power.
+
+        The power is 0 for a writer that has no projection ratio in the shard.
+        """
         model, reader = self.reader.model, self.reader
         writer_mean = reader.means()[reader.terms]
-        shift = writer_mean - reader.composer.reference_vectors().double()
+        varying = reader.comoments().gather(1, reader.terms.unsqueeze(1)).squeeze(1)
+        power = varying + reader.n_tokens * writer_mean.square().sum(dim=1)
+        references = reader.composer.reference_vectors().double().cpu().numpy()
         sparse = SparseCounts.from_dense(self.counts)
         mixed = self.mixed.cpu().numpy()
         return {
             "count_gap": sparse.gap,
             "count": sparse.count,
-            "product": self.product.cpu().numpy() - along(model, self.rows, mixed, shift.cpu().numpy()),
+            "product": self.product.cpu().numpy() + along(model, self.rows, mixed, references),
             "mixed": mixed,
+            "power": (power * self.has_ratio).cpu().numpy(),
             "writer_mean": writer_mean.cpu().numpy(),
             "n_tokens": np.array(reader.n_tokens, dtype=np.int64),
         }
@@ -101,12 +111,15 @@ def along(
     vectors: Float[np.ndarray, "writer d_model"],
 ) -> Float[np.ndarray, "row"]:
     """Products of summed head outputs, given as summed mixed values, with a vector of each writer; heads alone."""
-    w_o = model.weights["W_O"].double().cpu().numpy()
     products = np.zeros(len(rows))
-    for writer, first in enumerate(rows.first_layer):
-        for layer in range(first, rows.n_layers):
+    for layer in range(rows.n_layers):
+        writers = [writer for writer, first in enumerate(rows.first_layer) if first <= layer]
+        # One layer's float64 copy at a time: a large model's whole W_O would take gigabytes.
+        w_o = model.weights["W_O"][layer].double().cpu().numpy()
+        through = vectors[writers] @ w_o.reshape(-1, w_o.shape[-1]).T
+        for writer, vector in zip(writers, through.reshape(-1, *w_o.shape[:2]), strict=True):
             heads = rows.layer(writer, layer)
-            products[heads] = np.einsum("he,hed,d->h", mixed[heads], w_o[layer], vectors[writer])
+            products[heads] = (mixed[heads] * vector).sum(axis=1)
     return products
 
 
@@ -124,21 +137,36 @@ class VComposition:
         return VCompositionAccumulator(reader)
 
     def merge(self, model: LeanModel, writers: WriterBlock, options: ScanOptions, states: Iterable[State]) -> State:
-        """Add up states; counts become dense: [kind, row, bin]; products are about the means of all tokens."""
+        """Add up states; counts become dense: [kind, row, bin]; of the shards' β, mean and squared deviations remain."""
         rows = PairRows(model.config.layout, writers, options.groups)
         counts = np.zeros((len(KINDS), len(rows), N_BINS), dtype=np.uint32)
+        spread = Spread.empty(len(rows))
         total: State = {}
         for state in states:
             SparseCounts(state["count_gap"], state["count"]).add_to(counts)
-            total = _add(model, rows, total, state) if total else state
-        return {**total, "counts": counts}
+            spread = spread.with_shard(_betas(rows, state))
+            total = _add(total, state) if total else {name: state[name] for name in SUMS}
+        over_shards = {f"shard_{name}": values for name, values in spread._asdict().items()}
+        return {**total, **over_shards, "counts": counts}
 
 
-def _add(model: LeanModel, rows: PairRows, a: State, b: State) -> State:
+SUMS = ("product", "mixed", "writer_mean", "n_tokens")
+"""What a merged state keeps of the shards beside their counts and the spread of their β."""
+
+
+def _add(a: State, b: State) -> State:
     n = a["n_tokens"] + b["n_tokens"]
     mean = a["writer_mean"] + (b["writer_mean"] - a["writer_mean"]) * (b["n_tokens"] / n)
-    products = (s["product"] - along(model, rows, s["mixed"], mean - s["writer_mean"]) for s in (a, b))
-    return {"product": sum(products), "mixed": a["mixed"] + b["mixed"], "writer_mean": mean, "n_tokens": n}
+    sums = {name: a[name] + b[name] for name in ("product", "mixed")}
+    return {**sums, "writer_mean": mean, "n_tokens": n}
+
+
+def _betas(rows: PairRows, state: State) -> Float[np.ndarray, "row"]:
+    """One shard's pooled coefficients of the V-composed parts; NaN where its writer has no power."""
+    products, power = state["product"].copy(), np.repeat(state["power"], np.diff(rows.start))
+    rows.sum_heads(products)
+    betas: Float[np.ndarray, "row"] = products / np.where(power > 0.0, power, np.nan)
+    return betas
 
 
 class PairStatistics(NamedTuple):
@@ -148,34 +176,54 @@ class PairStatistics(NamedTuple):
     beta: Float[np.ndarray, "row"]
     """Pooled coefficient of the V-composed part."""
     beta_centred: Float[np.ndarray, "row"]
+    p: Float[np.ndarray, "row"]
+    """Of the test over shards that β is at least −τ; NaN where there is none."""
 
     def quantile(self, kind: str, name: str) -> Float[np.ndarray, "row"]:
         """One column of one kind."""
         return self.quantiles[KINDS.index(kind), :, list(QUANTILES).index(name)]
 
 
-def finish_pairs(model: LeanModel, rows: PairRows, state: State, statistics: Statistics) -> PairStatistics:
-    """Quantiles and coefficients from one block's merged sums.
+def finish_pairs(model: LeanModel, rows: PairRows, state: State, statistics: Statistics, tau: float) -> PairStatistics:
+    """Quantiles, coefficients and p-values from one block's merged sums.
 
     Args:
         statistics: of the same block's projections, for the writers' power.
+        tau: how much of a writer a head has to take away before it counts as its eraser.
     """
     flat = quantiles(state["counts"].reshape(-1, N_BINS), tuple(QUANTILES.values()))
-    centred = state["product"].copy()
-    plain = centred + along(model, rows, state["mixed"], state["writer_mean"])
+    plain = state["product"].copy()
+    centred = plain - along(model, rows, state["mixed"], state["writer_mean"])
     for products in (centred, plain):
         rows.sum_heads(products)
     power, power_centred = (np.repeat(p, np.diff(rows.start)) for p in (statistics.power, statistics.power_centred))
-    return PairStatistics(flat.reshape(len(KINDS), len(rows), len(QUANTILES)), plain / power, centred / power_centred)
+    spread = Spread(*(state[f"shard_{name}"] for name in Spread._fields))
+    return PairStatistics(
+        quantiles=flat.reshape(len(KINDS), len(rows), len(QUANTILES)),
+        beta=plain / power,
+        beta_centred=centred / power_centred,
+        p=p_below(spread, -tau),
+    )
+
+
+def single_heads(rows: PairRows, index: int) -> Bool[np.ndarray, "row"]:
+    """Which of a writer's rows are single heads, each head once: a named group of one is no further head."""
+    labels = rows.erasers(index)
+    n_scanned = rows.later(index) - rows.of(index).start if labels else 0
+    return np.array([row < n_scanned and label.startswith("L") for row, label in enumerate(labels)], dtype=bool)
 
 
 def pair_columns(rows: PairRows, pairs: PairStatistics, statistics: Statistics, index: int) -> Columns:
-    """The ``v_composition`` table of one writer, the ``index``-th of the block."""
+    """The ``v_composition`` table of one writer, the ``index``-th of the block.
+
+    ``significant`` is left ``None`` until the p-values of all blocks are known.
+    """
     mine, erasers = rows.of(index), rows.erasers(index)
     columns: Columns = {
         "writer": np.full(len(erasers), rows.labels[index], dtype=object),
         "eraser": np.array(erasers, dtype=object),
     }
     columns |= {f"{kind}_{name}": pairs.quantile(kind, name)[mine] for kind in KINDS for name in QUANTILES}
-    columns |= {"beta": pairs.beta[mine], "beta_centred": pairs.beta_centred[mine]}
+    columns |= {name: getattr(pairs, name)[mine] for name in ("beta", "beta_centred", "p")}
+    columns["significant"] = np.full(len(erasers), None, dtype=object)
     return columns | {"n": np.full(len(erasers), statistics.n[index])}

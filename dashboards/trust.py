@@ -1,0 +1,188 @@
+"""Whose direct logit attribution (DLA) to trust: the table that opens a model's page, and models beside each other.
+
+A component's DLA says what its output does to the difference of the two most likely next tokens if nothing later reads
+it. Resampling the component shows what it really does; the slope of that effect on the direct change is the share of its
+DLA that survives, and a word says which of four ranges the slope is in. Words have symbols and colours of their own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from dashboards.document import Column, Markup, Table, escape
+from dashboards.style import BLUE, GREY, ORANGE, SKY, VERMILLION, figure, shade, text
+from dashboards.tables import ModelTables, numeric, strings, table_of
+from dashboards.wording import amount, interval
+
+TRUSTED, PARTLY, CANCELLED, REVERSED = WORDS = ("trust", "partly cancelled", "cancelled", "reversed")
+UNKNOWN = "not measured"
+RANGES = "trust: slope at least 0.75; partly cancelled: 0.25 to 0.75; cancelled: −0.25 to 0.25; reversed: −0.25 or less"
+_CLASSES = {TRUSTED: "trusted", PARTLY: "partly", CANCELLED: "cancelled", REVERSED: "reversed"}
+_COLOURS = {TRUSTED: BLUE, PARTLY: SKY, CANCELLED: ORANGE, REVERSED: VERMILLION, UNKNOWN: GREY}
+_OVERLAY = {"fillmode": "overlay", "fgcolor": "#ffffff", "fgopacity": 0.4, "solidity": 0.15, "size": 9}
+_PATTERNS = {TRUSTED: "", PARTLY: "/", CANCELLED: "x", REVERSED: "-", UNKNOWN: "."}
+
+
+class _Measure(NamedTuple):
+    """A column of ``dla_trust``, its heading and what explains it."""
+
+    name: str
+    heading: str
+    title: str
+
+
+_MEASURES = (
+    _Measure("effect_slope", "share that survives", "slope of the effect of resampling it on the change of its DLA"),
+    _Measure("effect_r", "r", "correlation of the same two over tokens"),
+    _Measure(
+        "effect_slope_recomputed", "final scale recomputed", "the slope with the final LayerNorm's scale recomputed"
+    ),
+    _Measure(
+        "net_slope", "net slope", "slope of its net DLA on its DLA: what survives the heads that read it directly"
+    ),
+    _Measure("net_r", "net r", "correlation of its net DLA with its DLA"),
+    _Measure("dla_mean_abs", "mean |DLA|", "mean size of its DLA, in logits"),
+    _Measure("net_mean_abs", "mean |net DLA|", "mean size of its DLA with what later heads write because they read it"),
+    _Measure(
+        "effect_mean_abs", "mean |effect|", "mean size of the change of the logit difference when it is resampled"
+    ),
+)
+
+
+def trust_counts(model: ModelTables) -> dict[str, int]:
+    """How many components there are of each word, in the order of the words; none where trust was not measured."""
+    found = Counter(word or UNKNOWN for word in strings(table_of(model, "dla_trust"), "trust"))
+    known = {word: found.pop(word) for word in (*WORDS, UNKNOWN) if word in found}
+    return known | dict(found)
+
+
+def trust_line(model: ModelTables) -> str:
+    """The counts in a sentence; nothing where trust was not measured."""
+    counts = trust_counts(model)
+    unknown = counts.get(UNKNOWN, 0)
+    n = sum(counts.values()) - unknown
+    if not n:
+        return ""
+    cancelled, turned, partly, trusted = (counts.get(word, 0) for word in (CANCELLED, REVERSED, PARTLY, TRUSTED))
+    rest = f" Of {unknown} more it could not be told." if unknown else ""
+    return (
+        f"{amount(cancelled)} of {amount(n)} components' DLA is cancelled by what later components do, that of "
+        f"{amount(turned)} is reversed and that of {amount(partly)} partly cancelled; {amount(trusted)} can be "
+        f"trusted.{rest}"
+    )
+
+
+def badge(word: str | None) -> Markup:
+    """A word of trust as a badge; a word that is not known as it is."""
+    kind = _CLASSES.get(word or "")
+    shown = escape(word or UNKNOWN)
+    return Markup(f'<span class="badge {kind}">{shown}</span>' if kind else f'<span class="badge">{shown}</span>')
+
+
+def trust_table(model: ModelTables) -> Table:
+    """A row per component, the least trustworthy first."""
+    table = table_of(model, "dla_trust")
+    table = table.iloc[np.argsort(numeric(table, "effect_slope"), kind="stable")]
+    values = {one.name: numeric(table, one.name).tolist() for one in _MEASURES}
+    intervals = _intervals(table)
+    slope, *others = _MEASURES
+    columns = [
+        Column("component"),
+        Column("its DLA", "what resampling it says of its DLA", filtered=True, width="narrow"),
+        Column(slope.heading, slope.title, True),
+        Column(
+            "95\u00a0% interval", "of the share that survives, from drawing blocks of prompts again", width="narrow"
+        ),
+        *(Column(one.heading, one.title, True) for one in others),
+        Column("tokens", "measured tokens", True),
+    ]
+    counts = [None if np.isnan(n) else int(n) for n in numeric(table, "n")]
+    rows: list[list[Any]] = [
+        [
+            *(label, badge(word), values[slope.name][row], intervals[row]),
+            *(values[one.name][row] for one in others),
+            counts[row],
+        ]
+        for row, (label, word) in enumerate(zip(strings(table, "writer"), strings(table, "trust"), strict=True))
+    ]
+    return Table(
+        "trust",
+        "Whose DLA to trust",
+        "Direct logit attribution (DLA) is a component's own share of the difference of the logits of the two most "
+        "likely next tokens. It misleads where later components take back what the component wrote. So each component's "
+        "output was replaced by its output on another prompt, at another position, and everything later computed "
+        "anew: the share that survives is the slope of what that really does to the logit difference on what the DLA "
+        f"says that it does ({RANGES}). r says how well the line fits. Net DLA adds to the DLA what all later heads write "
+        "because they read the component, with no rerun. The least trustworthy first; click a heading to sort otherwise. "
+        "— means not measured, or no interval from a single block of prompts.",
+        columns,
+        rows,
+        empty="This run did not measure it: the table dla_trust, which verify makes, is missing or empty.",
+        filter_by="component or word",
+    )
+
+
+def _intervals(table: pd.DataFrame) -> list[str | None]:
+    ends = zip(numeric(table, "low"), numeric(table, "high"), strict=True)
+    return [interval(low, high) or None for low, high in ends]
+
+
+class TrustBars(NamedTuple):
+    """Per model, how many of its components have each word; a model without the table has none."""
+
+    models: list[str]
+    counts: list[dict[str, int]]
+
+
+def trust_bars(named: Sequence[tuple[str, ModelTables]]) -> TrustBars:
+    """What the comparison shows of trust: the models in which it was measured."""
+    found = [(name, trust_counts(model)) for name, model in named]
+    return TrustBars([name for name, counts in found if counts], [counts for _, counts in found if counts])
+
+
+def plot_trust(shown: TrustBars, as_share: bool = False) -> go.Figure:
+    """Stacked bars, a word's share or number of each model's components; the numbers stand in the bars."""
+    totals = [sum(counts.values()) for counts in shown.counts]
+    words = dict.fromkeys([*WORDS, UNKNOWN, *(word for counts in shown.counts for word in counts)])
+    data = []
+    for word in words:
+        numbers = [counts.get(word, 0) for counts in shown.counts]
+        if not any(numbers):
+            continue
+        colour = _COLOURS.get(word, GREY)
+        data.append(
+            go.Bar(
+                x=[text(name) for name in shown.models],
+                y=[n / total if as_share else n for n, total in zip(numbers, totals, strict=True)],
+                name=text(word),
+                text=[str(n) if n else "" for n in numbers],
+                textposition="inside",
+                insidetextanchor="middle",
+                textangle=0,
+                customdata=[[n, total] for n, total in zip(numbers, totals, strict=True)],
+                marker={
+                    "color": colour,
+                    "pattern": {**_OVERLAY, "shape": _PATTERNS.get(word, "|")},
+                    "line": {"color": shade(GREY, 0.8), "width": 1},
+                },
+                hovertemplate=f"<b>%{{x}}</b><br>{text(word)}: %{{customdata[0]}} of %{{customdata[1]}}<extra></extra>",
+            )
+        )
+    return figure(
+        data,
+        x_title="",
+        y_title="share of components" if as_share else "components",
+        height=420,
+        barmode="stack",
+        bargap=0.35,
+        xaxis={"type": "category", "showgrid": False},
+        yaxis={"tickformat": ".0%", "range": [0, 1]} if as_share else {"rangemode": "tozero"},
+        showlegend=True,
+        legend={"traceorder": "normal"},
+    )

@@ -1,0 +1,72 @@
+"""Which heads erase by reading, told from chance: a test of every pair, and control of false discoveries over all of them.
+
+A model has thousands of pairs of a writer and a later head, so some look like erasers in any sample of prompts. Tokens of
+one prompt depend on each other; shards, each of other prompts, hardly do. Of every pair each shard gives one pooled
+coefficient β of the V-composed part, and a one-sided t-test over shards asks whether their mean lies below −τ. Mean and
+squared deviations are kept while shards are read (Welford 1962), so what is kept does not grow with their number.
+
+The p-values of all pairs together go through the procedure of Benjamini and Hochberg (1995). It holds the expected share
+of false ones among the discoveries at the level where the tests are independent or positively dependent (Benjamini and
+Yekutieli 2001). Pairs of one model see the same prompts, which is dependence; that it is positive is taken for granted.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+from scipy import stats
+
+LEVEL = 0.05
+"""Expected share of false discoveries that is accepted."""
+
+
+class Spread(NamedTuple):
+    """How values vary over shards, row by row."""
+
+    n: Int[np.ndarray, "row"]
+    """In how many shards the row has a value."""
+    mean: Float[np.ndarray, "row"]
+    squares: Float[np.ndarray, "row"]
+    """Σ (value − mean)²."""
+
+    @classmethod
+    def empty(cls, n_rows: int) -> Spread:
+        """No shard yet."""
+        return cls(np.zeros(n_rows, dtype=np.int64), np.zeros(n_rows), np.zeros(n_rows))
+
+    def with_shard(self, values: Float[np.ndarray, "row"]) -> Spread:
+        """One shard more; rows that have no value in it are NaN."""
+        present = ~np.isnan(values)
+        n = self.n + present
+        apart = np.where(present, values - self.mean, 0.0)
+        mean = self.mean + apart / np.maximum(n, 1)
+        return Spread(n, mean, self.squares + apart * np.where(present, values - mean, 0.0))
+
+
+def p_below(spread: Spread, bound: float) -> Float[np.ndarray, "row"]:
+    """One-sided p-values of the t-test of the hypothesis that the mean over shards is at least ``bound``.
+
+    NaN with fewer than two shards. Where all shards have the same value it is 0 below the bound and 1 elsewhere.
+    """
+    freedom = np.where(spread.n > 1, spread.n - 1.0, np.nan)
+    error = np.sqrt(spread.squares / freedom / np.maximum(spread.n, 1))
+    above = spread.mean - bound
+    constant = np.where(np.isnan(error), np.nan, above >= 0.0)
+    t = above / np.where(error > 0.0, error, np.nan)
+    return np.where(error > 0.0, stats.t.cdf(t, freedom), constant)
+
+
+def discoveries(p: Float[np.ndarray, "row"], tested: Bool[np.ndarray, "row"]) -> Shaped[np.ndarray, "row"]:
+    """Which of the tested rows are discoveries at ``LEVEL``: ``True``, ``False``, and ``None`` for a row without a test.
+
+    Args:
+        p: p-values; a row whose p-value is NaN has no test either.
+        tested: the rows that are one family of tests.
+    """
+    tested = tested & ~np.isnan(p)
+    found = np.full(len(p), None, dtype=object)
+    if tested.any():
+        found[tested] = (stats.false_discovery_control(p[tested], method="bh") <= LEVEL).tolist()
+    return found

@@ -1,0 +1,101 @@
+"""Rows of the tables ``adversarial`` and ``aligned_tokens``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from workers.records import Place, State, Target
+from workers.sketch import QUANTILES
+from workers.trace import LeanModel
+from workers.verify.adversarial import INPUTS, ROLES
+from workers.verify.aligned import aligned_tokens
+from workers.verify.places import writers_of
+from workers.verify.words import Words
+
+Row = dict[str, Any]
+
+
+def aligned_rows(model: LeanModel, targets: Sequence[Target], states: Sequence[State], words: Words) -> list[Row]:
+    """The tokens that each verified writer raises most, on average."""
+    rows: list[Row] = []
+    for writer, found in zip(writers_of(targets), aligned_tokens(model, states), strict=True):
+        for rank, (token_id, logit) in enumerate(zip(found.token_ids, found.mean_direct_logit, strict=True), start=1):
+            text = words.token(int(token_id))
+            rows.append(
+                {
+                    "writer": writer,
+                    "rank": rank,
+                    "token_id": int(token_id),
+                    "token": text,
+                    "mean_direct_logit": float(logit),
+                }
+            )
+    return rows
+
+
+def adversarial_rows(places: Sequence[Place], states: Sequence[dict[str, State]], words: Words) -> list[Row]:
+    """Every place, its writer and the strongest other head, with the last and with all inputs replaced.
+
+    Places are ranked among those of one writer and source: first is the one whose attribution the last position's input
+    changes least.
+
+    Args:
+        states: of all shards, each a block of donors.
+    """
+    patched = np.concatenate([state["patched"]["patched"] for state in states], axis=-1)
+    clean = states[0]["places"]
+    ranks = _ranks(places, _change(clean["clean"][:, 0], np.nanmedian(patched[:, 0, 0], axis=-1)))
+    rows: list[Row] = []
+    for index, place in enumerate(places):
+        about = _about(place, index, clean, words)
+        for role, name in enumerate(ROLES):
+            if not clean["component"][index, role]:
+                continue
+            value = float(clean["clean"][index, role])
+            for inputs, values in zip(INPUTS, patched[index, role], strict=True):
+                known = values[np.isfinite(values)]
+                quantiles = (
+                    np.quantile(known, list(QUANTILES.values())) if len(known) else np.full(len(QUANTILES), np.nan)
+                )
+                spread = {label: float(number) for label, number in zip(QUANTILES, quantiles, strict=True)}
+                row = about | {"component": str(clean["component"][index, role]), "role": name, "clean": value}
+                row |= {"inputs": inputs, **spread, "change": float(_change(value, spread["median"]))}
+                rows.append(row | {"rank": ranks[index], "n": len(known)})
+    return rows
+
+
+def _about(place: Place, index: int, clean: State, words: Words) -> Row:
+    first, second = (int(token) for token in clean["top"][index])
+    return {
+        "writer": place.writer,
+        "source": place.source,
+        "prompt": place.prompt,
+        "position": place.position,
+        "text": words.text(place),
+        "top_id": first,
+        "top": words.token(first),
+        "second_id": second,
+        "second": words.token(second),
+        "logit_diff": float(clean["logit_diff"][index]),
+    }
+
+
+def _change(
+    clean: float | Float[np.ndarray, "place"], median: float | Float[np.ndarray, "place"]
+) -> Float[np.ndarray, "..."]:
+    """How far the replaced input moves an attribution, relative to it."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.abs(np.asarray(median) - clean) / np.abs(np.asarray(clean)))
+
+
+def _ranks(places: Sequence[Place], change: Float[np.ndarray, "place"]) -> list[int]:
+    ranks = [0] * len(places)
+    for group in dict.fromkeys((place.writer, place.source) for place in places):
+        members = [i for i, place in enumerate(places) if (place.writer, place.source) == group]
+        for rank, index in enumerate(sorted(members, key=lambda i: (np.isnan(change[i]), change[i], i)), start=1):
+            ranks[index] = rank
+    return ranks
