@@ -1,7 +1,7 @@
 """What was verified: each writer with the heads that are its erasers, and what was found of them, in words.
 
 A writer can be verified with several groups of heads. A group stands in tables by its label, heads joined by ``+`` or
-``later``; its rows stand behind those of its heads in ``eraser_group``.
+``later``; in ``eraser_group`` every row names its group, and the row of the group's sum stands last.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from dashboards.points import eraser_name
-from dashboards.tables import LATER, ModelTables, kind_of, numeric, strings, table_of, top_writers
+from dashboards.tables import ModelTables, numeric, strings, table_of, top_writers
 from dashboards.wording import number, percent, with_interval
 
 VERIFY_TABLES = (
@@ -68,11 +68,8 @@ def verified_targets(model: ModelTables) -> list[Target]:
             pairs = table[["writer", "eraser"]].dropna().astype(str).drop_duplicates()
             found |= dict.fromkeys(Target(*pair) for pair in pairs.itertuples(index=False, name=None))
     groups = table_of(model, "eraser_group")
-    verdicts = np.array([word is not None for word in strings(groups, "verdict")], dtype=bool)
-    if "eraser" in groups:
-        # rows of groups that no other table has; a group of one head shows as such by its verdict alone
-        named = [verdict or "+" in str(label) for verdict, label in zip(verdicts, groups["eraser"], strict=True)]
-        pairs = groups.loc[np.array(named, dtype=bool), ["writer", "eraser"]].astype(str)
+    if "group" in groups:
+        pairs = groups[["writer", "group"]].dropna().astype(str).drop_duplicates()
         found |= dict.fromkeys(Target(*pair) for pair in pairs.itertuples(index=False, name=None))
     ranks = {writer: rank for rank, writer in enumerate(top_writers(model))}
     return sorted(found, key=lambda target: ranks.get(target.writer, len(ranks)))
@@ -90,27 +87,23 @@ def rows_of_writer(table: pd.DataFrame, writer: str) -> pd.DataFrame:
     return table[table["writer"].astype(str) == writer]
 
 
-def group_row(model: ModelTables, target: Target) -> pd.DataFrame:
-    """The row of the group's sum in ``eraser_group``; no row where it was not measured.
+def _group_rows(model: ModelTables, target: Target) -> pd.DataFrame:
+    """The target's rows of ``eraser_group``: its heads and, last, their sum."""
+    rows = rows_of_writer(table_of(model, "eraser_group"), target.writer)
+    known = {"group", "eraser"} <= set(rows.columns)
+    return rows[rows["group"].astype(str) == target.label] if known else rows.iloc[:0]
 
-    A group of one head shares its label with that head's row in another group of the writer: there the row that has what
-    groups alone have is the group's.
-    """
-    rows = rows_of(table_of(model, "eraser_group"), target)
-    judged = np.isfinite(numeric(rows, "position_share"))
-    judged |= np.array([word is not None for word in strings(rows, "verdict")], dtype=bool)
-    return (rows[judged] if judged.any() else rows).iloc[-1:]
+
+def group_row(model: ModelTables, target: Target) -> pd.DataFrame:
+    """The row of the group's sum in ``eraser_group``; no row where it was not measured."""
+    rows = _group_rows(model, target)
+    return rows_of(rows, target).iloc[-1:]
 
 
 def head_rows(model: ModelTables, target: Target) -> pd.DataFrame:
     """A row per head of a group of several, in the order of the stream; none for a single head, which is its group."""
-    groups = rows_of_writer(table_of(model, "eraser_group"), target.writer)
-    if "eraser" not in groups or (target.label != LATER and "+" not in target.label):
-        return groups.iloc[:0]
-    labels = groups["eraser"].astype(str)
-    heads = set(target.label.split("+"))
-    wanted = [kind_of(label) == "head" if target.label == LATER else label in heads for label in labels]
-    return groups[np.array(wanted, dtype=bool)].drop_duplicates("eraser")
+    rows = _group_rows(model, target)
+    return rows[rows["eraser"].astype(str) != target.label] if len(rows) else rows
 
 
 def verdict_of(model: ModelTables, target: Target) -> Verdict | None:

@@ -143,7 +143,9 @@ def _group_sum(results: Results, of: Number) -> Iterator[Measured]:
     yield _found(results, "v_composition", column, {"eraser": results.heads}, PAPERS_HEADS, SCAN)
     ends = ("clean_median_low", "clean_median_high") if of.statistic == "median" else None
     for name, label in results.groups.items():
-        yield _found(results, "eraser_group", column, {"eraser": label}, name, results.verified_on, ends)
+        yield _found(
+            results, "eraser_group", column, {"group": label, "eraser": label}, name, results.verified_on, ends
+        )
 
 
 def _state_clean(results: Results, of: Number) -> Iterator[Measured]:

@@ -39,14 +39,14 @@ def verified_targets(tables: Mapping[str, pd.DataFrame]) -> list[Verified]:
     """The targets in the order of the tables; none where nothing was verified."""
     if "eraser_group" not in tables:
         return []
-    rows = tables["eraser_group"].groupby(["writer", "chosen"], sort=False)
+    rows = tables["eraser_group"].groupby(["writer", "group"], sort=False)
     return [_verified(tables, group) for _, group in rows]
 
 
 def _verified(tables: Mapping[str, pd.DataFrame], rows: pd.DataFrame) -> Verified:
     """One target, from the rows of its erasers and behind them that of the group."""
     group = rows.iloc[-1]
-    writer, label = str(group["writer"]), str(group["eraser"])
+    writer, label = str(group["writer"]), str(group["group"])
     heads = [head for name in rows["eraser"] for head in re.findall(r"L\d+H\d+", name)]
     clean, patched = _presence(tables.get("patched_residual_projection"), writer, label, max(map(layer_of, heads)))
     return Verified(

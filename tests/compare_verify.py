@@ -15,7 +15,7 @@ import pandas as pd
 from tests.oracle import QUANTILES, TAU
 
 KEYS = {
-    "eraser_group": ["writer", "chosen", "eraser"],
+    "eraser_group": ["writer", "group", "eraser"],
     "nulls": ["writer", "eraser", "null", "direction", "of"],
     "patched_residual_projection": ["writer", "eraser", "patch", "state"],
     "dla_correlation": ["writer", "eraser", "effect"],
@@ -32,6 +32,7 @@ KEYS = {
 ORDERED = ("eraser_group", "patched_residual_projection", "mlp_erasure", "position_profile", "later_use", "dla_trust")
 """Tables whose rows stand in the order of the targets, of the stream, or of positions."""
 WORDS = {
+    "eraser_group": ["chosen"],
     "dla_correlation": ["stage"],
     "aligned_tokens": ["token_id"],
     "adversarial": ["text", "top_id", "top", "second_id", "second", "component"],

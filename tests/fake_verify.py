@@ -85,7 +85,13 @@ def group_rows(invented: Invented, target: FakeTarget) -> Iterator[dict[str, Any
     singles = [(head, (head,)) for head in target.heads]
     for label, heads in [*singles, (target.label, target.heads)]:
         clean, read = ratios(summed(invented.terms, heads), writer), ratios(summed(parts, heads), writer)
-        row = {"writer": target.writer, "eraser": label, "chosen": target.chosen, "held_out": True}
+        row = {
+            "writer": target.writer,
+            "group": target.label,
+            "eraser": label,
+            "chosen": target.chosen,
+            "held_out": True,
+        }
         for name, values in (("clean", clean), ("patched", clean - read), ("v_composed", read)):
             row |= quantile_columns(values, name)
         row |= {f"{run}_median_{end}": np.nan for run in ("clean", "patched") for end in ("low", "high")}

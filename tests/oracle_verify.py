@@ -51,7 +51,7 @@ def _family(*prefixes: str) -> list[str]:
 
 COLUMNS = {
     "eraser_group": [
-        *("writer", "eraser", "chosen", "held_out"),
+        *("writer", "group", "eraser", "chosen", "held_out"),
         *_family("clean_", "patched_", "v_composed_"),
         *("clean_median_low", "clean_median_high", "patched_median_low", "patched_median_high"),
         *("beta", "beta_low", "beta_high", "position_share", "verdict", "n"),
@@ -187,7 +187,13 @@ def group_rows(s: Setting, target: Target, nulls: Sequence[Row], tau: float, hel
     for label, heads in [*apart, (target.label, target.erasers)]:
         part = s.tokens(s.v_composed(heads, s.term(target.writer)))
         clean, read = ratios(s.tokens(sum_of(s, heads)), w, valid), ratios(part, w, valid)
-        row: Row = {"writer": target.writer, "eraser": label, "chosen": target.chosen, "held_out": held_out}
+        row: Row = {
+            "writer": target.writer,
+            "group": target.label,
+            "eraser": label,
+            "chosen": target.chosen,
+            "held_out": held_out,
+        }
         row |= quantiles(clean, "clean_") | quantiles(clean - read, "patched_") | quantiles(read, "v_composed_")
         row |= named("clean_median_", median_interval(blocks[valid], clean))
         row |= named("patched_median_", median_interval(blocks[valid], clean - read))

@@ -67,7 +67,7 @@ def published_tables(rule: str = GROUP, *, held_out: bool = True) -> dict[str, p
 
 
 def _group(label: str, chosen: str, held_out: bool) -> list[dict[str, Any]]:
-    about = {"writer": "L0H2", "chosen": chosen, "held_out": held_out, "n": 300_000}
+    about = {"writer": "L0H2", "group": label, "chosen": chosen, "held_out": held_out, "n": 300_000}
     heads = [{**about, "eraser": head, **flat("clean_", -0.15), **flat("patched_", 0.0)} for head in label.split("+")]
     ends = {"clean_median_low": -0.92, "clean_median_high": -0.89}
     return [*heads, {**about, "eraser": label, **spread("clean_", SUM), **flat("patched_", 0.0), **ends}]

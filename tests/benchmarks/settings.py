@@ -50,7 +50,7 @@ class Settings:
     """The shape on which verify is measured."""
     verify_rounds: int
     verify_prompts: int
-    """Prompts of the shards of verify that are timed, and donors."""
+    """Prompts of the shards of verify that are timed."""
     memory_shape: str
     """The shape for which peaks of few and of many prompts are compared."""
     memory_seq_len: int

@@ -259,7 +259,7 @@ class TestReport:
         tables = published_tables()
         tables["residual_projection"]["median"] += np.where(np.arange(324) < 81, 0.1, 0.01)
         found = next(s for s in report_of(results(tables)) if s.title.startswith("Residual projections"))
-        assert found.rows[1] == ("median", "324", "0.010", "0.100", "75 %")
+        assert found.rows[1] == ("median", "324", "0.010", "0.100", "75\u00a0%")
 
     def test_missing_numbers_are_listed_by_reason(self):
         tables = published_tables()
@@ -288,8 +288,8 @@ class TestReport:
     def test_adversarial_prompts_say_what_stays(self):
         found = [s for s in report_of(results()) if s.title.startswith("Adversarial")]
         assert found[1].rows[:2] == [
-            ("1", "L0H2", "L0H2", "1.00", "0.98 [0.68, 1.28]", "0.98 [0.68, 1.28]", "2 %"),
-            ("1", "L3H1", "L3H1", "1.00", "0.10 [−0.20, 0.40]", "0.10 [−0.20, 0.40]", "90 %"),
+            ("1", "L0H2", "L0H2", "1.00", "0.98 [0.68, 1.28]", "0.98 [0.68, 1.28]", "2\u00a0%"),
+            ("1", "L3H1", "L3H1", "1.00", "0.10 [−0.20, 0.40]", "0.10 [−0.20, 0.40]", "90\u00a0%"),
         ]
         assert "' bottom' 1, ' State' 3, ' __' not, ' Church' not" in found[1].notes[-1]
 

@@ -15,9 +15,11 @@ NAN = float("nan")
 
 def group_rows(writer: str, chosen: str, rows: dict[str, tuple[float, str | None]]) -> list[dict[str, object]]:
     """Rows of ``eraser_group``; of each eraser its β and, of the group, the verdict."""
+    group = list(rows)[-1]
     return [
         {
-            "writer": writer, "eraser": eraser, "chosen": chosen, "held_out": True, "beta": beta, "beta_low": beta - 0.1,
+            "writer": writer, "group": group, "eraser": eraser, "chosen": chosen,
+            "held_out": True, "beta": beta, "beta_low": beta - 0.1,
             "beta_high": beta + 0.1, "verdict": verdict,
         }
         for eraser, (beta, verdict) in rows.items()

@@ -97,7 +97,7 @@ class TestTargets:
 
 
 VERDICT = {
-    **{"writer": "L0H2", "eraser": "L2H2+L2H3", "chosen": "rule", "held_out": True},
+    **{"writer": "L0H2", "group": "L2H2+L2H3", "eraser": "L2H2+L2H3", "chosen": "rule", "held_out": True},
     **{"beta": -0.614, "beta_low": -0.65, "beta_high": -0.573, "position_share": 0.8, "verdict": "erased"},
 }
 """A group's row of ``eraser_group``."""
@@ -119,7 +119,7 @@ class TestVerdicts:
                 "position alone explains 80\u00a0%.",
             ),
             (
-                {"verdict": "not found", "chosen": "all", "eraser": "later"},
+                {"verdict": "not found", "chosen": "all", "eraser": "later", "group": "later"},
                 "L0H2: erasure not found, no single head qualifies; all later heads together: held-out β −0.61 "
                 "[−0.65, −0.57].",
             ),
@@ -132,10 +132,9 @@ class TestVerdicts:
         assert found is not None
         assert verdict_line(found) == said
 
-    @pytest.mark.parametrize("judged", [{"verdict": "erased"}, {"position_share": 0.3}])
-    def test_of_a_group_of_one_head_the_row_of_the_group_counts(self, judged: dict[str, Any]) -> None:
-        head = {**VERDICT, "eraser": "L2H2", "verdict": None, "position_share": None, "chosen": "rule"}
-        rows = [{**head, **judged, "chosen": "named"}, head, {**VERDICT, "eraser": "L2H2+L2H3"}]
+    def test_of_a_group_of_one_head_the_row_of_the_group_counts(self) -> None:
+        head = {**VERDICT, "eraser": "L2H2", "verdict": None, "position_share": None}
+        rows = [{**head, "group": "L2H2", "chosen": "named"}, head, {**VERDICT, "eraser": "L2H2+L2H3"}]
         null = {"writer": "L0H2", "null": "measured"}
         model = tables_of(eraser_group=rows, nulls=[{**null, "eraser": "L2H2"}, {**null, "eraser": "L2H2+L2H3"}])
         assert verified_targets(model) == [Target("L0H2", "L2H2"), Target("L0H2", "L2H2+L2H3")]
@@ -294,7 +293,14 @@ class TestGroup:
     def test_of_many_heads_those_that_change_most(self) -> None:
         moved = {"L1H0": 0.1, "L1H1": -0.5, "L2H0": 0.3, "later": -0.1}
         rows = [
-            {"writer": "embed", "eraser": label, "chosen": "all", "clean_median": value, "patched_median": 0.0}
+            {
+                "writer": "embed",
+                "group": "later",
+                "eraser": label,
+                "chosen": "all",
+                "clean_median": value,
+                "patched_median": 0.0,
+            }
             for label, value in moved.items()
         ]
         shown = eraser_group(tables_of(eraser_group=rows), Target("embed", "later"), most=2)
@@ -305,13 +311,14 @@ class TestGroup:
         assert list(figure.layout.xaxis.ticktext) == ["L1H1", "L2H0", "<b>all later</b>"]
 
     def test_a_group_of_many_heads_has_a_short_name(self) -> None:
-        row = {"writer": "embed", "eraser": "L1H0+L1H1+L2H0+L2H1", "clean_median": -0.4, "patched_median": 0.0}
+        label = "L1H0+L1H1+L2H0+L2H1"
+        row = {"writer": "embed", "group": label, "eraser": label, "clean_median": -0.4, "patched_median": 0.0}
         shown = eraser_group(tables_of(eraser_group=[row]), Target("embed", row["eraser"]))
         assert shown is not None
         assert list(plot_group(shown).layout.xaxis.ticktext) == ["<b>all 4<br>together</b>"]
 
     def test_a_single_head_is_its_own_group(self) -> None:
-        row = {"writer": "embed", "eraser": "L1H0", "clean_median": -0.4, "patched_median": 0.0}
+        row = {"writer": "embed", "group": "L1H0", "eraser": "L1H0", "clean_median": -0.4, "patched_median": 0.0}
         shown = eraser_group(tables_of(eraser_group=[row, row]), Target("embed", "L1H0"))
         assert shown is not None
         assert shown.labels == ["L1H0"]

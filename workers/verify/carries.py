@@ -130,7 +130,7 @@ def record_parts(
     own = parts[:, view.positions]
     norm_sq, whole = own.square().sum(dim=-1), own[0]
     read = reader.along(reader.read(parts), own).sum(dim=1)
+    everywhere = torch.ones_like(norm_sq[0], dtype=torch.bool)
     for row, name in enumerate(parts_of(target.writer)):
-        valid = norm_sq[row] > 0
-        ratios.add(("part", str(index), name, "power"), (own[row] * whole).sum(dim=-1), norm_sq[0], norm_sq[0] > 0)
-        ratios.add(("part", str(index), name, "read"), read[row], norm_sq[row], valid)
+        ratios.add(("part", str(index), name, "power"), (own[row] * whole).sum(dim=-1), norm_sq[0], everywhere)
+        ratios.add(("part", str(index), name, "read"), read[row], norm_sq[row], everywhere)

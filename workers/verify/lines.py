@@ -161,7 +161,7 @@ class Lines:
         r, slope, intercept = _fit(moments, np.ones((1, len(moments))), least_square)
         drawn_r, drawn_slope, _ = _fit(moments, self._weights, least_square)
         n = int(moments[:, 0].sum())
-        ends = (*interval(drawn_r), *interval(drawn_slope)) if np.isfinite(r[0]) else (np.nan,) * 4
+        ends = (*_interval_of(r[0], drawn_r), *_interval_of(slope[0], drawn_slope))
         return Line(float(r[0]), float(slope[0]), float(intercept[0]), *ends, n)
 
     def points(self, key: Key) -> dict[str, np.ndarray]:
@@ -177,6 +177,11 @@ class Lines:
         if len(points["x"]) < 2 or np.ptp(points["x"]) == 0 or np.ptp(points["y"]) == 0:
             return np.nan
         return float(stats.spearmanr(points["x"], points["y"]).statistic)
+
+
+def _interval_of(value: float, drawn: Float[np.ndarray, "replicate"]) -> tuple[float, float]:
+    """The interval of something that has a value."""
+    return interval(drawn) if np.isfinite(value) else (np.nan, np.nan)
 
 
 def _fit(

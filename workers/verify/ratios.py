@@ -55,12 +55,13 @@ class RatioRecorder:
         Args:
             key: what it is; once in a prompt.
             product, norm_sq: a·b and |b|².
-            valid: which tokens have a ratio; all tokens count in the sums.
+            valid: which tokens have a ratio, where b is not zero; all tokens count in the sums.
             inside: which tokens belong to the row at all.
         """
         assert key not in self._prompt, key
         if inside is not None:
-            product, norm_sq, valid = product * inside, norm_sq * inside, valid & inside
+            product, norm_sq = product * inside, norm_sq * inside
+        valid = valid & (norm_sq > torch.finfo(norm_sq.dtype).tiny)  # below that a ratio is not even a number
         ratio = product * (valid / norm_sq.masked_fill(~valid, 1.0))
         self._prompt[key] = _Row(ratio, valid, product.double().sum(), norm_sq.double().sum())
 
@@ -112,6 +113,12 @@ class Ratios:
     def _weights(self) -> Float[np.ndarray, "replicate shard"]:
         return bootstrap_weights(len(self._product))
 
+    @cached_property
+    def _draws(self) -> tuple[np.ndarray, np.ndarray]:
+        """The different rows of the weights, and which of them each replicate is."""
+        drawn, which = np.unique(self._weights, axis=0, return_inverse=True)
+        return drawn, which.reshape(-1)
+
     def _counts(self, key: Key) -> Float[np.ndarray, "shard bin"]:
         """Dense counts of one row."""
         start = self._row[key] * N_BINS
@@ -146,8 +153,12 @@ class Ratios:
 
     def median_interval(self, key: Key) -> tuple[float, float]:
         """95 % interval of the median; NaN with a single shard."""
-        drawn = (self._weights @ self._counts(key)).astype(np.uint32)
-        return interval(quantiles(drawn, (0.5,))[:, 0]) if len(drawn) else interval(np.empty(0))
+        if not len(self._weights):
+            return np.nan, np.nan
+        # With few shards most draws are alike.
+        drawn, which = self._draws
+        medians = quantiles((drawn @ self._counts(key)).astype(np.uint32), (0.5,))[:, 0]
+        return interval(medians[which])
 
 
 def bootstrap_weights(n_shards: int) -> Float[np.ndarray, "replicate shard"]:

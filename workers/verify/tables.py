@@ -128,7 +128,13 @@ def _group_rows(ratios: Ratios, told: Told, target: Target, index: int) -> list[
         key = ("group", str(index), part_of_group)
         part = (*key, "v_composed")
         whole = part_of_group == SUM
-        row = {"writer": target.writer, "eraser": label, "chosen": target.chosen, "held_out": told.held_out}
+        row = {
+            "writer": target.writer,
+            "group": target.label,
+            "eraser": label,
+            "chosen": target.chosen,
+            "held_out": told.held_out,
+        }
         row |= _families(ratios, key, _KINDS)
         row |= _interval("clean_median", ratios.median_interval((*key, "clean")))
         row |= _interval("patched_median", ratios.median_interval((*key, "patched")))
