@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 _SHAPE = ("n_layers", "n_heads", "d_model", "d_mlp", "n_ctx", "d_vocab", "attn_only", "n_params")
 _MEASURED = ("n_prompts", "n_tokens")
 _NAMES = ("hash", "act_fn", "corpus_fingerprint")
-_PROTOCOL = ("prompts", "seq_len", "positions", "seed", "tau", "block_prompts", "results_version")
+_PROTOCOL = (
+    *("prompts", "seq_len", "positions", "seed", "tau", "block_prompts", "results_version"),
+    *("verify_prompts", "trust_prompts", "donors", "places", "adversarial_prompts"),
+)
 _PROTOCOL_NAMES = ("corpus", "dtype", "ln", "groups")
 
 

@@ -222,7 +222,7 @@ class TestExperiments:
         for key in ("sweep_id", "version", "schema_version", "device_type"):
             assert manifest[key] == original[key]
         assert manifest["config"] == config(swept.root, "one", ["a", "b"]).protocol()
-        missing = {"batch", "d_head", "eps", "attn_scale"}
+        missing = {"batch", "d_head", "eps", "attn_scale", "stages", "targets", "n_verify_prompts", "held_out"}
         for entry, expected in zip(manifest["models"], original["models"], strict=True):
             shared = set(entry) - {"spec"}
             assert {key: entry[key] for key in shared} == {key: expected[key] for key in shared}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,6 +79,25 @@ def test_each_stage_is_planned_from_the_one_before(measured: Ran) -> None:
     assert [target["chosen"] in ("rule", "all") for target in noted["targets"]] == [True, True]  # type: ignore[attr-defined]
     assert "Verified on other prompts" in measured.stdout
     assert "good: DLA beside what resampling does, of " in measured.stdout
+
+
+def of_child(bench: Bench, experiment: str, table: str) -> dict[str, object]:
+    """Tags or latest metrics of the model's run in MLflow, by key."""
+    query = f"""
+        select t.key, t.value from {table} t join runs r using (run_uuid) join experiments e using (experiment_id)
+        where e.name = ? and r.name = 'good'
+    """
+    with contextlib.closing(sqlite3.connect(bench.root / "mlflow.db")) as store:
+        return dict(store.execute(query, [experiment]))
+
+
+def test_what_is_verified_is_logged(bench: Verifying, measured: Ran) -> None:
+    tags, metrics = (of_child(bench, measured.out.parent.name, table) for table in ("tags", "latest_metrics"))
+    assert (tags["stage"], tags["state"]) == ("scan+verify", "finished")
+    trust = {"trusted", "partly_cancelled", "cancelled", "reversed"}
+    assert {key for key in metrics if key.startswith("trust/")} == {f"trust/{word}" for word in trust}
+    assert {"verify/erased_writers", "verify/group_beta_most", "verify/presence_restored"} < set(metrics)
+    assert sum(metrics[f"trust/{word}"] for word in trust) == 8  # type: ignore[misc]
 
 
 def test_a_scan_alone_and_then_the_rest(bench: Verifying, out: Path, measured: Ran) -> None:
