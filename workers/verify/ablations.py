@@ -5,6 +5,7 @@ Three reruns of a writer in one batch: removed, resampled from the partner at th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -54,10 +55,22 @@ def loss_positions(view: PromptView) -> Int[Tensor, "token"]:
     )
 
 
-def record_losses(ratios: RatioRecorder, view: PromptView, writer: str, ablated: Ablated) -> None:
-    """The loss of the true next token, clean and how much it rises under each resampling."""
+def record_losses(ratios: RatioRecorder, view: PromptView, ablated: Mapping[str, Ablated]) -> None:
+    """The loss of the true next token, clean and how much it rises under each resampling of each writer."""
     at = loss_positions(view)
     clean = next_token_loss(view, view.final, at)
+    for writer, reruns in ablated.items():
+        _record_rises(ratios, view, writer, reruns, at, clean)
+
+
+def _record_rises(
+    ratios: RatioRecorder,
+    view: PromptView,
+    writer: str,
+    ablated: Ablated,
+    at: Int[Tensor, "token"],
+    clean: Float[Tensor, "token"],
+) -> None:
     ratios.add_values(("loss", writer, "clean"), clean)
     for name, resid in zip(RESAMPLED, ablated.resampled, strict=True):
         ratios.add_values(("loss", writer, name), next_token_loss(view, resid, at) - clean)

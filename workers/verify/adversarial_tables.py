@@ -18,6 +18,9 @@ from workers.verify.words import Words
 
 Row = dict[str, Any]
 
+DECIMALS = 4
+"""Changes that are alike up to these go by the attribution, the higher first: what is left is rounding."""
+
 
 def aligned_rows(model: LeanModel, targets: Sequence[Target], states: Sequence[State], words: Words) -> list[Row]:
     """The tokens that each verified writer raises most, on average."""
@@ -48,7 +51,8 @@ def adversarial_rows(places: Sequence[Place], states: Sequence[dict[str, State]]
     """
     patched = np.concatenate([state["patched"]["patched"] for state in states], axis=-1)
     clean = states[0]["places"]
-    ranks = _ranks(places, _change(clean["clean"][:, 0], np.nanmedian(patched[:, 0, 0], axis=-1)))
+    change = _change(clean["clean"][:, 0], np.nanmedian(patched[:, 0, 0], axis=-1))
+    ranks = _ranks(places, np.round(change, DECIMALS))
     rows: list[Row] = []
     for index, place in enumerate(places):
         about = _about(place, index, clean, words)

@@ -54,8 +54,8 @@ class _Shard:
         """Take in one prompt."""
         ablated = {writer: ablate(view, writer) for writer in self.writers}
         parts = {writer: writer_parts(view, writer) for writer in self.writers}
+        record_losses(self.ratios, view, ablated)
         for row, writer in enumerate(self.writers):
-            record_losses(self.ratios, view, writer, ablated[writer])
             record_mlps(self.ratios, view, writer)
             self.places[row].append(highest_place(view, writer))
         for index, target in enumerate(self.work.targets):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from workers.components import Layout, layer_of
@@ -53,15 +53,18 @@ def run_on(
     resid: Float[Tensor, "batch pos d_model"],
     start: Sublayer,
     value_shifts: Mapping[int, Float[Tensor, "batch pos head d_head"]] | None = None,
+    stop: Sublayer | None = None,
 ) -> Iterator[Step]:
     """Run the model from a sublayer on.
 
     Args:
         resid: the input of ``start``.
         value_shifts: by layer, what is taken from its heads' values.
+        stop: the sublayer before which to end; by default the end of the model.
     """
     layout, sublayer, shifts = model.config.layout, start, value_shifts or {}
-    while sublayer.layer < layout.n_layers:
+    stop = stop or Sublayer(layout.n_layers, False)
+    while sublayer < stop:
         if sublayer.mlp:
             output = model.mlp(sublayer.layer, resid)
             resid = resid + output
@@ -73,9 +76,13 @@ def run_on(
 
 
 def final_resid(
-    model: LeanModel, resid: Float[Tensor, "batch pos d_model"], start: Sublayer
-) -> Float[Tensor, "batch pos d_model"]:
-    """The final state of a rerun; ``resid`` itself where nothing comes behind it."""
-    for step in run_on(model, resid, start):
+    model: LeanModel, resid: Float[Tensor, "batch pos d_model"], start: Sublayer, positions: Int[Tensor, "token"]
+) -> Float[Tensor, "batch token d_model"]:
+    """The final state of a rerun at some positions; that of ``resid`` itself where nothing comes behind it."""
+    layout = model.config.layout
+    last = Sublayer(layout.n_layers - 1, not layout.attn_only)
+    for step in run_on(model, resid, start, stop=last if last.mlp else None):
         resid = step.resid
-    return resid
+    resid = resid[:, positions]
+    # The last MLP reads every position by itself: it is needed at these alone.
+    return resid + model.mlp(last.layer, resid) if last.mlp and start <= last else resid

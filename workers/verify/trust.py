@@ -66,7 +66,7 @@ def _record_effects(lines: LineRecorder, view: PromptView, writers: tuple[str, .
     clean = (final * direction).sum(dim=-1)
     for labels, start in _together(view, writers):
         edits = torch.stack([view.resampled(label) - view.output(label) for label in labels])
-        changed = final_resid(view.model, view.input_of(start) + edits, start)[:, at]
+        changed = final_resid(view.model, view.input_of(start) + edits, start, at)
         scale = torch.sqrt(changed.var(dim=-1, unbiased=False) + view.model.config.eps)
         direct = -torch.einsum("ntd,td->nt", edits[:, at], direction)
         effect = torch.einsum("ntd,td->nt", final - changed, direction)

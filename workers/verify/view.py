@@ -145,18 +145,21 @@ def positions_of(
 
 def views(model: LeanModel, task: ShardTask, prompts: Int[Tensor, "prompt pos"], batch: int) -> Iterator[PromptView]:
     """A shard's prompts one by one, each with its partner."""
+    for view, partner in pairwise(_round(model, task, prompts, batch)):
+        view.partner = partner
+        yield view
+
+
+def _round(model: LeanModel, task: ShardTask, prompts: Int[Tensor, "prompt pos"], batch: int) -> Iterator[PromptView]:
+    """Views of all prompts and of the first one again."""
     n_prompts, seq_len = prompts.shape
     chosen = positions_of(task, task.first_prompt, n_prompts, seq_len)
     for start in range(0, n_prompts, batch):
         rows = range(start, min(start + batch, n_prompts))
         positions = None if chosen is None else torch.from_numpy(chosen[rows.start : rows.stop]).to(model.device)
-        seen = _trace(model, task, prompts, rows, positions)
-        # Of the partner of the last prompt no logits are needed, so it is measured at one position alone.
-        behind = rows.stop % n_prompts
-        one = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
-        for view, partner in pairwise([*seen, *_trace(model, task, prompts, range(behind, behind + 1), one)]):
-            view.partner = partner
-            yield view
+        yield from _trace(model, task, prompts, rows, positions)
+    # As a partner alone the first needs no logits, so it is measured at one position.
+    yield from _trace(model, task, prompts, range(1), torch.zeros(1, 1, dtype=torch.int64, device=model.device))
 
 
 def _trace(
