@@ -208,7 +208,9 @@ def _group_sentence(model: ModelTables, target: Target, nulls: Sequence[Null]) -
     found = verdict_of(model, target)
     said = f"{verdict_line(found)}{medians_line(found)}" if found else f"{target.name}: the group was not measured."
     read = [
-        _beta_words(kind, [n.beta for n in nulls if n.kind == kind and n.of == "v_composed"]) for kind in _NULL_NAMES
+        _beta_words(kind, [n.beta for n in nulls if n.kind == kind and n.of == "v_composed"])
+        for kind in _NULL_NAMES
+        if kind != POSITION
     ]
     listed = ", ".join(words for words in read if words)
     return f"{said} β of the nulls of the part read: {listed}." if listed else said
@@ -279,7 +281,7 @@ def _null_points(nulls: Sequence[Null], kinds: Sequence[str], first: int) -> lis
         siblings = np.array([null.kind == "siblings" for null in wanted])
         spread = np.linspace(-0.32, 0.32, int(siblings.sum())) if siblings.sum() > 1 else np.zeros(int(siblings.sum()))
         at[siblings] += spread
-        at += {_NULL_OF_CLEAN: -0.05, _NULL_OF_READ: 0.05}.get(look, 0.0)
+        at += [-0.05 if null.of == "clean" else 0.05 for null in wanted]  # two numbers of one null side by side
         values = Quartiles(*(np.array([null[field] for null in wanted]) for field in (3, 4, 5)))
         names = [f"{_NULL_NAMES[null.kind]} {null.direction}".rstrip() for null in wanted]
         data.append(points(at, names, values, look, [f"β {number(null.beta, 3)}" for null in wanted]))

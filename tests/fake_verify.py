@@ -113,12 +113,15 @@ def null_rows(invented: Invented, target: FakeTarget, rng: np.random.Generator) 
     partner = writer[invented.partner]
     random = rng.normal(size=writer.shape)
     random *= np.linalg.norm(writer, axis=1, keepdims=True) / np.linalg.norm(random, axis=1, keepdims=True)
+    shuffled = partner[rng.permutation(len(partner))]
     placebo = read * 0.02 * rng.normal(size=(len(read), 1))
     rows = [
         ("measured", "", "clean", group, writer),
         ("measured", "", "v_composed", read, writer),
-        ("shuffled", "", "clean", group, partner[rng.permutation(len(partner))]),
+        ("shuffled", "", "clean", group, shuffled),
+        ("shuffled", "", "v_composed", read, shuffled),
         ("position", "", "clean", group, partner),
+        ("position", "", "v_composed", read, partner),
         ("random_direction", "", "clean", group, random),
         ("placebo", "", "v_composed", placebo, writer),
     ]
@@ -324,14 +327,14 @@ def verdicts(tables: dict[str, pd.DataFrame], tau: float = 0.05) -> None:
     for (writer, eraser), rows in nulls.groupby(["writer", "eraser"], sort=False):
         row = groups.index[(groups["writer"] == writer) & (groups["eraser"] == eraser)][-1]
         of = {kind: rows[(rows["null"] == kind[0]) & (rows["of"] == kind[1])].iloc[0] for kind in _QUESTIONED}
-        groups.loc[row, "position_share"] = of["position", "clean"]["beta"] / of["measured", "clean"]["beta"]
+        groups.loc[row, "position_share"] = of["position", "v_composed"]["beta"] / of["measured", "v_composed"]["beta"]
         high, placebo = groups.loc[row, "beta_high"], of["placebo", "v_composed"]["beta_low"]
         if np.isfinite(high):
             erased = groups.loc[row, "chosen"] != "all" and high < -tau and high < placebo
             groups.loc[row, "verdict"] = "erased" if erased else "not found"
 
 
-_QUESTIONED = (("position", "clean"), ("measured", "clean"), ("placebo", "v_composed"))
+_QUESTIONED = (("position", "v_composed"), ("measured", "v_composed"), ("placebo", "v_composed"))
 
 
 def complete_scan(tables: dict[str, pd.DataFrame], effects: pd.DataFrame, rng: np.random.Generator) -> None:

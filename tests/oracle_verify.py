@@ -207,8 +207,8 @@ def group_rows(s: Setting, target: Target, nulls: Sequence[Row], tau: float, hel
 def conclusion(target: Target, row: Row, nulls: Sequence[Row], tau: float) -> Row:
     """What position alone explains of the erasure, and whether there is one."""
     by_name = {(null["null"], null["of"]): null for null in nulls if null["direction"] == ""}
-    whole = by_name["measured", "clean"]["beta"]
-    share = by_name["position", "clean"]["beta"] / whole if whole else math.nan
+    whole = by_name["measured", "v_composed"]["beta"]
+    share = by_name["position", "v_composed"]["beta"] / whole if whole else math.nan
     high, placebo = row["beta_high"], by_name["placebo", "v_composed"]["beta_low"]
     if math.isnan(high) or math.isnan(placebo):
         return {"position_share": share, "verdict": None}
@@ -226,10 +226,12 @@ def null_rows(s: Setting, target: Target) -> Iterator[Row]:
     output, stream = s.term(target.writer), s.written(target.writer)
     w, valid, o = s.tokens(output), s.has_ratio(target.writer), s.tokens(sum_of(s, target.erasers))
     yield null_row(s, target, "measured", "clean", o, w, valid)
-    yield null_row(s, target, "measured", "v_composed", s.tokens(s.v_composed(target.erasers, output)), w, valid)
+    read = s.tokens(s.v_composed(target.erasers, output))
+    yield null_row(s, target, "measured", "v_composed", read, w, valid)
     for name, permuted in (("shuffled", True), ("position", False)):
         onto, resid = (s.tokens(s.from_partner(field, permuted)) for field in (output, stream))
         yield null_row(s, target, name, "clean", o, onto, is_written(onto, resid))
+        yield null_row(s, target, name, "v_composed", read, onto, is_written(onto, resid))
     drawn = s.random_directions(target.writer)
     yield null_row(s, target, "random_direction", "clean", o, s.tokens(drawn), valid)
     yield null_row(s, target, "placebo", "v_composed", s.tokens(s.v_composed(target.erasers, drawn)), w, valid)

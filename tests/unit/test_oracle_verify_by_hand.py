@@ -150,7 +150,7 @@ def test_verdicts(chosen: str, high: float, placebo: float, verdict: str | None)
     def null(name: str, of: str, **values: float) -> dict[str, object]:
         return {"null": name, "of": of, "direction": ""} | values
 
-    nulls = [null("measured", "clean", beta=-0.5), null("position", "clean", beta=-0.1)]
+    nulls = [null("measured", "v_composed", beta=-0.5), null("position", "v_composed", beta=-0.1)]
     nulls += [null("placebo", "v_composed", beta_low=placebo)]
     found = conclusion(Target("L0H0", ("L1H0",), chosen), {"beta_high": high}, nulls, tau=0.05)
     assert found == {"position_share": pytest.approx(0.2), "verdict": verdict}

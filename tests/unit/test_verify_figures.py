@@ -259,14 +259,22 @@ class TestGroup:
         assert shown.clean.median[-1] == row["clean_median"]
         assert shown.patched.q75[-1] == row["patched_q75"]
         assert shown.read.median.tolist() == [row["v_composed_median"]]
-        assert "β of the nulls of the part read: placebo" in shown.sentence
+        assert "β of the nulls of the part read: shuffled" in shown.sentence
 
     def test_nulls_in_order_what_was_measured_left_out(self, model: ModelTables) -> None:
         nulls = group_nulls(model, GROUP)
         kinds = [null.kind for null in nulls]
-        assert kinds == ["random_direction", "shuffled", "placebo", *["siblings"] * 4, "position"]
+        assert kinds == [
+            "random_direction",
+            "shuffled",
+            "shuffled",
+            "placebo",
+            *["siblings"] * 4,
+            "position",
+            "position",
+        ]
         assert {null.direction for null in nulls if null.kind == "siblings"} == {"L0H0", "L0H2"}
-        row = only(model.tables["nulls"], writer="L0H1", eraser=GROUP.label, null="shuffled")
+        row = only(model.tables["nulls"], writer="L0H1", eraser=GROUP.label, null="shuffled", of="clean")
         assert (nulls[1].of, nulls[1].median, nulls[1].beta) == ("clean", row["median"], row["beta"])
 
     def test_figure_marks_chance_hollow_and_position_by_a_star(self, model: ModelTables) -> None:

@@ -2,8 +2,8 @@
 
 Beside the projection of the group's output onto the writer stand those onto the partner's output of the writer at shuffled
 positions, onto random directions with the stream's covariance, and onto the writer's siblings; beside its V-composed part
-from the writer those from random directions (a placebo patch) and from siblings. The partner's output at the same position
-is no null: it is what position alone explains.
+from the writer that part's projection onto the shuffled outputs, and the parts from random directions (a placebo patch) and
+from siblings. The partner's output at the same position is no null: it is what position alone explains.
 """
 
 from __future__ import annotations
@@ -64,8 +64,9 @@ def record_group(ratios: RatioRecorder, view: PromptView, target: Target, index:
     own = fields[:, at]
     norms, valid = own.square().sum(dim=-1), view.valid(writer)[at]
     # A placebo's part is still projected onto the writer.
-    read = reader.along(reader.read(fields), torch.cat([own[:-1], own[:1]]))
-    clean = reader.along(reader.outputs(), own)
+    parts, outputs = reader.read(fields), reader.outputs()
+    read = reader.along(parts, torch.cat([own[:-1], own[:1]]))
+    clean = reader.along(outputs, own)
     for row, label in enumerate(target.erasers):
         _record(ratios, ("group", name, label), clean[0, row], read[0, row], norms[0], valid)
     whole, part = clean.sum(dim=1), read.sum(dim=1)
@@ -78,8 +79,9 @@ def record_group(ratios: RatioRecorder, view: PromptView, target: Target, index:
     ratios.add(("null", name, "placebo", "", "v_composed"), part[-1], norms[0], valid)
     ratios.add(("null", name, "random_direction", "", "clean"), whole[-1], norms[-1], valid)
     for null, onto in _others(view, writer).items():
-        product = reader.along(reader.outputs(), onto.vectors[None]).sum(dim=1)[0]
-        ratios.add(("null", name, null, "", "clean"), product, onto.vectors.square().sum(dim=-1), onto.valid)
+        for of, written in (("clean", outputs), ("v_composed", [part[:1] for part in parts])):
+            product = reader.along(written, onto.vectors[None]).sum(dim=1)[0]
+            ratios.add(("null", name, null, "", of), product, onto.vectors.square().sum(dim=-1), onto.valid)
 
 
 def _others(view: PromptView, writer: str) -> dict[str, _Onto]:

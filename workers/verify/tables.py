@@ -146,8 +146,8 @@ def _group_rows(ratios: Ratios, told: Told, target: Target, index: int) -> list[
 
 
 def _position_share(ratios: Ratios, key: Key, index: int) -> float:
-    clean = ratios.beta((*key, "clean"))
-    return ratios.beta(("null", str(index), "position", "", "clean")) / clean if clean else np.nan
+    read = ratios.beta((*key, "v_composed"))
+    return ratios.beta(("null", str(index), "position", "", "v_composed")) / read if read else np.nan
 
 
 def _verdict(ratios: Ratios, told: Told, target: Target, index: int) -> str | None:
@@ -159,8 +159,11 @@ def _verdict(ratios: Ratios, told: Told, target: Target, index: int) -> str | No
     return "erased" if target.chosen != "all" and high < -told.tau and high < low else "not found"
 
 
-NULLS = {"shuffled": "clean", "random_direction": "clean", "placebo": "v_composed", "position": "clean"}
-"""Which number each null questions; ``position`` is none, but what position alone explains."""
+NULLS = (
+    *(("shuffled", "clean"), ("shuffled", "v_composed"), ("random_direction", "clean"), ("placebo", "v_composed")),
+    *(("position", "clean"), ("position", "v_composed")),
+)
+"""Nulls, each with the number that it questions; ``position`` is none, but what position alone explains."""
 
 
 def _null_rows(ratios: Ratios, layout: Layout, target: Target, index: int) -> Iterable[Row]:
@@ -168,7 +171,7 @@ def _null_rows(ratios: Ratios, layout: Layout, target: Target, index: int) -> It
     found: list[tuple[str, str, str, Key]] = [
         ("measured", "", kind, (*measured, kind)) for kind in ("clean", "v_composed")
     ]
-    found += [(null, "", kind, ("null", name, null, "", kind)) for null, kind in NULLS.items()]
+    found += [(null, "", kind, ("null", name, null, "", kind)) for null, kind in NULLS]
     found += [
         ("siblings", label, kind, ("null", name, "siblings", label, kind))
         for label in siblings(layout, target.writer)
