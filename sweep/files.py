@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from sweep.config import SweepConfig
 from workers.errors import SweepError, UsageError
 
-OWN_FILES = ("manifest.json", "compare.html", "run.log")
+OWN_FILES = ("manifest.json", "compare.html", "run.log", "replication.csv", "replication.md")
 """What stands in OUT beside the models' folders."""
 
 MODEL_PAGE = "figures/scan.html"

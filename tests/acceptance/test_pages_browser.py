@@ -18,7 +18,7 @@ pytestmark = pytest.mark.chromium
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
     models = [
-        fake_model("gelu-4l", 4, 8, seed=4, n_tokens=48, zero=("L1H3",), reading=True),
+        fake_model("gelu-4l", 4, 8, seed=4, n_tokens=48, zero=("L1H3",), reading=True, verify=True),
         # a run that measured no V-composition
         fake_model("a<b>&\"'", 2, 3, attn_only=True, n_tokens=24, folder="odd"),
     ]
@@ -86,6 +86,8 @@ def test_every_figure_draws_without_errors_or_requests(opened: Any, name: str) -
 def test_figures_draw_when_scrolled_to(browser: Any, pages: Path) -> None:
     page = browser.new_page(viewport={"width": 1000, "height": 600})
     page.goto((pages / "model.html").as_uri())
+    assert page.get_attribute('.plot[data-card="presence"]', "data-drawn") is None  # the trust table stands before it
+    page.locator("#presence").scroll_into_view_if_needed()
     page.wait_for_selector('.plot[data-card="presence"][data-drawn]')
     assert page.get_attribute('.plot[data-card="ledger"]', "data-drawn") is None
     page.locator("#ledger").scroll_into_view_if_needed()
