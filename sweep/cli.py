@@ -198,6 +198,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _guarded(arguments: list[str]) -> int:
+    _interrupted.clear()  # what ended an earlier command of this process does not end this one
     try:
         cli(arguments, prog_name="erasure-sweep", standalone_mode=False)
     except (KeyboardInterrupt, click.Abort):

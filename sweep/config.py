@@ -80,7 +80,7 @@ class SweepConfig(BaseModel):
     """How many writers, the most erased first, are verified and shown in the final table."""
     verify_prompts: Several = 32
     """On how many prompts verify measures: those of the corpus behind the ones that are scanned, since erasers are chosen
-    on these. Where the corpus holds no more, scanned prompts are taken again, and said to be."""
+    on these; fewer where the corpus ends, and scanned ones again where it holds not even two more. Both are said."""
     trust_prompts: Several = 16
     """How many of them, the first, tell for every writer how far its direct logit attribution can be trusted."""
     donors: Positive = 300

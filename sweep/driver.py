@@ -121,9 +121,10 @@ class Sweep:
         return models, find_room(self.config, self._background)
 
     def _discard_replaced(self, models: list[Resolved]) -> None:
-        """Remove the results of other weights whose place a model takes."""
+        """Remove results that will not be measured: of other weights whose place a model takes, or made anew."""
+        anew = self._fresh and self.config.stage != "verify"
         for model in models:
-            if self._manifest.holds_other(model):
+            if anew or self._manifest.holds_other(model):
                 self.folder.discard_results(self._manifest.entry(model.name)["folder"])
 
     def _step(self, executor: Executor) -> None:

@@ -92,6 +92,13 @@ def _prepare_verify(
             f"the corpus holds no more than {corpus.n_prompts} prompts of {resolved.seq_len} tokens, so verify measures "
             "on prompts that were scanned: what it finds is not held out",
         )
+    first, stop = resolved.verify_prompts
+    if resolved.held_out and stop - first < verify.prompts:
+        resolved = _noting(
+            resolved,
+            f"the corpus holds no more than {corpus.n_prompts} prompts of {resolved.seq_len} tokens, so verify measures "
+            f"on {stop - first} instead of {verify.prompts}",
+        )
     try:
         if model.tokenizer is not None:
             load_fitting_tokenizer(model.tokenizer, model.config.d_vocab)

@@ -33,6 +33,9 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+ALIGNMENT = 64
+"""Bytes that the addresses of torch's own CPU tensors are multiples of."""
+
 LOGITS_BYTES = 64 * 2**20
 """Bound on the logits that are in memory at a time."""
 
@@ -141,7 +144,7 @@ class LeanModel:
         self.config = config
         self.device = torch.device(device)
         self.dtype = dtype
-        self.weights = {name: weights[name].to(self.device, dtype) for name in weight_shapes(config)}
+        self.weights = {name: _aligned(weights[name].to(self.device, dtype)) for name in weight_shapes(config)}
         # Columns of W_U are gathered for every token: they should lie together in memory.
         self.weights["W_U"] = self.weights["W_U"].T.contiguous().T
         # One matrix product instead of three per head: [layer, d_model, (q k v) head d_head].
@@ -274,6 +277,15 @@ class LeanModel:
         rows = self.weights["W_U"].T
         difference = rows[first] - rows[second]
         return ((difference - difference.mean(dim=-1, keepdim=True)) * inverse_scale).view_as(resid)
+
+
+def _aligned(weight: Tensor) -> Tensor:
+    """A weight at an address as torch allocates it.
+
+    Weights that are mapped from a file or a buffer can lie anywhere, and products of matrices with vectors differ in the
+    last digits with the address: the same model would measure differently when it was staged under another path.
+    """
+    return weight if weight.data_ptr() % ALIGNMENT == 0 else weight.clone()
 
 
 def top_two(logits: Float[Tensor, "token d_vocab"]) -> Int[Tensor, "token 2"]:

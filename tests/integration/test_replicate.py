@@ -96,6 +96,8 @@ def test_the_prompts_are_measured_with_a_tokenizer(place: Path, capsys: pytest.C
 
 def test_a_second_time_measures_nothing_and_says_the_same(place: Path, capsys: pytest.CaptureFixture[str]):
     table = place / "out-like-4l" / "replication.csv"
+    assert replicate(place, "like-4l") == 0
+    capsys.readouterr()
     before = table.read_bytes()
     table.unlink()
     assert replicate(place, "like-4l") == 0

@@ -19,7 +19,7 @@ from workers import catalog, models
 from workers.bridges import boot_bridge, quiet
 from workers.catalog import find_entry, model_entries
 from workers.errors import DataError, SweepError, UsageError
-from workers.models import check_tokens, load_model, process_bridge, resolve_model
+from workers.models import check_tokens, content_hash, load_model, process_bridge, resolve_model
 from workers.sources import find_source
 from workers.trace import LeanModel, weight_shapes
 
@@ -503,3 +503,19 @@ def test_random_lean_is_processed_like():
     assert {name: tuple(value.shape) for name, value in weights.items()} == weight_shapes(config)
     assert weights["W_O"].mean(dim=-1).abs().max() < 1e-15
     assert model.trace(check_tokens(config)).mlp_out.shape[0] == 0
+
+
+def test_measures_the_same_wherever_its_weights_lie(tmp_path: Path) -> None:
+    """Staged files of different headers put weights at different addresses, and a buffer at another one still."""
+    found = random_lean(3, n_layers=2, n_heads=4, d_model=32, d_head=16)
+    weights = {name: weight.float() for name, weight in found.weights.items()}
+    metadata = {"config": json.dumps(found.config.to_json()), "hash": content_hash(found.config, weights)}
+    models = []
+    for origin in ("a", "a longer path", "one that is longer still", "0123456"):
+        path = tmp_path / f"{len(models)}.safetensors"
+        save_file(weights, path, {**metadata, "origin": origin})
+        models += [load_model(path)[1], load_model(path.read_bytes())[1]]
+    assert all(weight.data_ptr() % 64 == 0 for model in models for weight in model.weights.values())
+    direction = torch.randn(32, generator=torch.Generator().manual_seed(0))
+    first, *others = [model.weights["W_O"][1, 2] @ direction for model in models]
+    assert all(torch.equal(first, other) for other in others)

@@ -101,7 +101,8 @@ def _scene(model: LeanModel, place: Place, ids: Int[Tensor, "pos"]) -> _Scene:
     trace = model.trace(ids, last, keep_resid=True)
     assert trace.resid_pre is not None
     final = trace.resid_pre[-1, 0, -1:]
-    logits = model.normalize(final) @ model.weights["W_U"] + model.weights["b_U"]
+    # The very product that the trace takes its top two from: near ties must not be decided otherwise here.
+    logits = torch.addmm(model.weights["b_U"], model.normalize(final), model.weights["W_U"])
     top = top_two(logits.clone())[0]
     direction = trace.logit_direction[0, 0]
     dla = torch.einsum("lhe,lhed,d->lh", trace.z[:, 0, -1], model.weights["W_O"], direction)

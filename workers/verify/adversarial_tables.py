@@ -18,6 +18,11 @@ from workers.verify.words import Words
 
 Row = dict[str, Any]
 
+COLUMNS = (
+    *("writer", "source", "prompt", "position", "text", "top_id", "top", "second_id", "second", "logit_diff"),
+    *("component", "role", "clean", "inputs", *QUANTILES, "change", "rank", "n"),
+)
+
 DECIMALS = 4
 """Changes that are alike up to these go by the attribution, the higher first: what is left is rounding."""
 
@@ -51,25 +56,31 @@ def adversarial_rows(places: Sequence[Place], states: Sequence[dict[str, State]]
     """
     patched = np.concatenate([state["patched"]["patched"] for state in states], axis=-1)
     clean = states[0]["places"]
-    change = _change(clean["clean"][:, 0], np.nanmedian(patched[:, 0, 0], axis=-1))
-    ranks = _ranks(places, np.round(change, DECIMALS))
+    spread = _quantiles(patched)
+    change = _change(clean["clean"][..., None], spread[..., list(QUANTILES).index("median")])
+    ranks = _ranks(places, np.round(change[:, 0, 0], DECIMALS), clean["clean"][:, 0])
+    donors = np.isfinite(patched).sum(axis=-1)
     rows: list[Row] = []
     for index, place in enumerate(places):
-        about = _about(place, index, clean, words)
+        about = _about(place, index, clean, words) | {"rank": ranks[index]}
         for role, name in enumerate(ROLES):
-            if not clean["component"][index, role]:
-                continue
-            value = float(clean["clean"][index, role])
-            for inputs, values in zip(INPUTS, patched[index, role], strict=True):
-                known = values[np.isfinite(values)]
-                quantiles = (
-                    np.quantile(known, list(QUANTILES.values())) if len(known) else np.full(len(QUANTILES), np.nan)
-                )
-                spread = {label: float(number) for label, number in zip(QUANTILES, quantiles, strict=True)}
-                row = about | {"component": str(clean["component"][index, role]), "role": name, "clean": value}
-                row |= {"inputs": inputs, **spread, "change": float(_change(value, spread["median"]))}
-                rows.append(row | {"rank": ranks[index], "n": len(known)})
-    return rows
+            label = str(clean["component"][index, role])
+            tested = about | {"component": label, "role": name, "clean": float(clean["clean"][index, role])}
+            for number, inputs in enumerate(INPUTS if label else ()):
+                at = (index, role, number)
+                found = dict(zip(QUANTILES, spread[at].tolist(), strict=True))
+                rows.append(tested | {"inputs": inputs, **found, "change": float(change[at]), "n": int(donors[at])})
+    return [{column: row[column] for column in COLUMNS} for row in rows]
+
+
+def _quantiles(patched: Float[np.ndarray, "place role input donor"]) -> Float[np.ndarray, "place role input q"]:
+    """Quantiles over the donors that count; NaN where none does."""
+    found = np.full((*patched.shape[:-1], len(QUANTILES)), np.nan)
+    for at in np.ndindex(patched.shape[:-1]):
+        known = patched[at][np.isfinite(patched[at])]
+        if len(known):
+            found[at] = np.quantile(known, list(QUANTILES.values()))
+    return found
 
 
 def _about(place: Place, index: int, clean: State, words: Words) -> Row:
@@ -89,17 +100,18 @@ def _about(place: Place, index: int, clean: State, words: Words) -> Row:
 
 
 def _change(
-    clean: float | Float[np.ndarray, "place"], median: float | Float[np.ndarray, "place"]
-) -> Float[np.ndarray, "..."]:
+    clean: Float[np.ndarray, "place role one"], median: Float[np.ndarray, "place role input"]
+) -> Float[np.ndarray, "place role input"]:
     """How far the replaced input moves an attribution, relative to it."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.abs(np.asarray(median) - clean) / np.abs(np.asarray(clean)))
+        return np.asarray(np.abs(median - clean) / np.abs(clean))
 
 
-def _ranks(places: Sequence[Place], change: Float[np.ndarray, "place"]) -> list[int]:
+def _ranks(places: Sequence[Place], change: Float[np.ndarray, "place"], clean: Float[np.ndarray, "place"]) -> list[int]:
     ranks = [0] * len(places)
     for group in dict.fromkeys((place.writer, place.source) for place in places):
         members = [i for i, place in enumerate(places) if (place.writer, place.source) == group]
-        for rank, index in enumerate(sorted(members, key=lambda i: (np.isnan(change[i]), change[i], i)), start=1):
+        order = sorted(members, key=lambda i: (np.isnan(change[i]), change[i], -clean[i], i))
+        for rank, index in enumerate(order, start=1):
             ranks[index] = rank
     return ranks

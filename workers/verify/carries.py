@@ -65,10 +65,11 @@ class CarriesRecorder:
 
     def export(self) -> State:
         """Sums of squares, [writer_part, …], in the order of writers and their parts."""
-        by_position, by_token = torch.cat(self._positions), torch.cat(self._tokens)
+        # On the CPU, where sums have one order.
+        by_position, by_token = torch.cat(self._positions).cpu(), torch.cat(self._tokens).cpu()
         rows, means = [], []
         for vectors in (torch.cat(chunks, dim=1) for chunks in self._parts.values()):
-            for part in vectors.double():
+            for part in vectors.cpu().double():
                 mean = part.mean(dim=0)
                 means.append(mean)
                 cells = [number for labels in (by_position, by_token) for number in _within(part, labels)]

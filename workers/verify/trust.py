@@ -99,7 +99,7 @@ def trust_word(slope: float) -> str | None:
 TRUST: tuple[tuple[float, str], ...] = (
     (0.75, "trust"),
     (0.25, "partly cancelled"),
-    (-0.25, "cancelled"),
+    (math.nextafter(-0.25, 0.0), "cancelled"),
     (float("-inf"), "reversed"),
 )
 """From which slope on which word holds."""

@@ -38,11 +38,10 @@ class PromptView:
         corpus_prompt: int,
         seed: int,
         tokens: Int[Tensor, "pos"],
-        partner: PromptView | None = None,
     ) -> None:
         self.model, self.trace, self.index = model, trace, index
         self.corpus_prompt, self.seed, self.tokens = corpus_prompt, seed, tokens
-        self.partner = partner or self
+        self.partner = self
         self.positions: Int[Tensor, "token"] = trace.positions[index]
         self.logit_direction: Float[Tensor, "token d_model"] = trace.logit_direction[index]
         self._outputs: dict[str, Tensor] = {}
