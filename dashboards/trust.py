@@ -19,8 +19,9 @@ from dashboards.document import Column, Markup, Table, escape
 from dashboards.style import BLUE, GREY, ORANGE, SKY, VERMILLION, figure, shade, text
 from dashboards.tables import ModelTables, numeric, strings, table_of
 from dashboards.wording import amount, interval
+from workers.verify.trust_words import WORDS
 
-TRUSTED, PARTLY, CANCELLED, REVERSED = WORDS = ("trust", "partly cancelled", "cancelled", "reversed")
+TRUSTED, PARTLY, CANCELLED, REVERSED = WORDS
 UNKNOWN = "not measured"
 RANGES = "trust: slope at least 0.75; partly cancelled: 0.25 to 0.75; cancelled: −0.25 to 0.25; reversed: −0.25 or less"
 _CLASSES = {TRUSTED: "trusted", PARTLY: "partly", CANCELLED: "cancelled", REVERSED: "reversed"}

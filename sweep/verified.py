@@ -10,9 +10,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from workers.components import layer_of
-
-TRUST = ("trust", "partly cancelled", "cancelled", "reversed")
-"""What the table ``dla_trust`` says of a writer, from the most to the least that its attribution can be trusted."""
+from workers.verify.trust_words import WORDS
 
 
 class Verified(NamedTuple):
@@ -82,8 +80,8 @@ def _slope(table: pd.DataFrame | None, writer: str, label: str) -> float:
 
 
 def trust_counts(tables: Mapping[str, pd.DataFrame]) -> dict[str, int]:
-    """How many writers there are of each word of ``TRUST``; empty where trust was not measured."""
+    """How many writers there are of each word of ``WORDS``; empty where trust was not measured."""
     if "dla_trust" not in tables:
         return {}
     found = Counter(tables["dla_trust"]["trust"].dropna())
-    return {word: found[word] for word in TRUST}
+    return {word: found[word] for word in WORDS}

@@ -45,20 +45,6 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     bench.close()
 
 
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out"
-
-
-@pytest.fixture(scope="module")
-def measured(bench: Bench) -> Ran:
-    """An undisturbed run."""
-    (bench.root / "measured").mkdir()
-    ran = bench.run(bench.root / "measured" / "out")
-    assert_finished(ran, "good")
-    return ran
-
-
 def test_a_run_that_goes_well_says_nothing_on_stderr(measured: Ran):
     assert measured.stderr == ""
     assert "good" in measured.stdout

@@ -32,20 +32,6 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     bench.close()
 
 
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out"
-
-
-@pytest.fixture(scope="module")
-def measured(bench: Bench) -> Ran:
-    """An undisturbed run."""
-    (bench.root / "measured").mkdir()
-    ran = bench.run(bench.root / "measured" / "out")
-    assert_finished(ran, "good")
-    return ran
-
-
 def log_of(ran: Ran) -> str:
     return (ran.out / "run.log").read_text()
 

@@ -43,20 +43,6 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Verifying]:
     bench.close()
 
 
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out"
-
-
-@pytest.fixture(scope="module")
-def measured(bench: Verifying) -> Ran:
-    """An undisturbed run: 4 shards of scan, 3 of group, 1 of trust, 1 of adversarial."""
-    (bench.root / "measured").mkdir()
-    ran = bench.run(bench.root / "measured" / "out")
-    assert_finished(ran, "good")
-    return ran
-
-
 def names(ran: Ran) -> set[str]:
     return {Path(path).stem for path in ran.tables()}
 

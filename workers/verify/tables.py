@@ -21,7 +21,8 @@ from workers.verify.mlps import later_mlps
 from workers.verify.patched import PATCHES, later_components
 from workers.verify.places import writers_of
 from workers.verify.ratios import Key, Ratios
-from workers.verify.trust import EFFECT, NET, RECOMPUTED, trust_word
+from workers.verify.trust import EFFECT, NET, RECOMPUTED
+from workers.verify.trust_words import trust_word
 from workers.verify.words import Words
 
 Row = dict[str, Any]

@@ -9,7 +9,6 @@ all later heads are added (net), which needs no rerun.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -87,19 +86,3 @@ def _together(view: PromptView, writers: tuple[str, ...]) -> Iterator[tuple[list
     for start, labels in by_start.items():
         for first in range(0, len(labels), most):
             yield labels[first : first + most], start
-
-
-def trust_word(slope: float) -> str | None:
-    """What a slope of the total effect on the direct one says of the attribution; ``None`` where there is no slope."""
-    if math.isnan(slope):
-        return None
-    return next(word for least, word in TRUST if slope >= least)
-
-
-TRUST: tuple[tuple[float, str], ...] = (
-    (0.75, "trust"),
-    (0.25, "partly cancelled"),
-    (math.nextafter(-0.25, 0.0), "cancelled"),
-    (float("-inf"), "reversed"),
-)
-"""From which slope on which word holds."""
