@@ -3,7 +3,7 @@
 TransformerLens is the source of names, weights and processing (LayerNorm folded, writing weights and unembedding
 centred, value biases folded into ``b_O``); the forward here runs over those processed weights without hooks, with
 fused attention and without the unembedding, because the hooked forward costs two to three times as much.
-``workers.models`` refuses a model on which the two disagree.
+``workers.conversion`` refuses a model on which the two disagree.
 
 The output of head h is ``z_h W_O^h`` with ``z_h`` the pattern-weighted sum of values, so a trace keeps ``z`` and
 measures multiply where they need the vectors (Elhage et al. 2021, "A Mathematical Framework for Transformer

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.random_models import random_config, random_processed_weights
-from workers.models import content_hash
+from workers.staged import content_hash
 from workers.trace import ModelConfig
 
 GELU_4L = "gelu-4l"

@@ -13,8 +13,9 @@ import torch
 from tests.hub import Hub, run_environment
 from tests.random_models import write_hf_gpt2_directory, write_tl_directory
 from workers.bridges import quiet
+from workers.conversion import check_tokens
 from workers.errors import DataError
-from workers.models import check_tokens, load_model, resolve_model
+from workers.models import load_model, resolve_model
 
 ROOT = Path(__file__).parents[2]
 GELU = "NeelNanda/GELU_1L512W_C4_Code"

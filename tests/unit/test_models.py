@@ -15,12 +15,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tests.random_models import random_config, random_lean, tl_state_dict, write_hf_gpt2_directory, write_tl_directory
-from workers import catalog, models
+from workers import catalog, conversion, staged
 from workers.bridges import boot_bridge, quiet
 from workers.catalog import find_entry, model_entries
+from workers.conversion import check_tokens, process_bridge
 from workers.errors import DataError, SweepError, UsageError
-from workers.models import check_tokens, content_hash, load_model, process_bridge, resolve_model
+from workers.models import load_model, resolve_model
 from workers.sources import find_source
+from workers.staged import content_hash
 from workers.trace import LeanModel, weight_shapes
 
 ROOT = Path(__file__).parents[2]
@@ -139,7 +141,7 @@ class TestAgainstTransformerLens:
             config, weights = process_bridge(bridge)
             return config, weights | {"W_O": weights["W_O"] * 1.5}
 
-        monkeypatch.setattr(models, "process_bridge", skewed)
+        monkeypatch.setattr(conversion, "process_bridge", skewed)
         message = refusal(tl_directory, staging)
         assert "model tiny cannot be measured: the trace's logits differ from TransformerLens' by" in message
 
@@ -178,7 +180,7 @@ class TestStaging:
     def test_same_content_elsewhere_is_not_converted_again(self, tl_directory, tmp_path, staging, monkeypatch):
         first = resolve_model(str(tl_directory), staging)
         moved = tl_directory.rename(tmp_path / "moved")
-        monkeypatch.setattr(models, "boot_bridge", None)
+        monkeypatch.setattr(conversion, "boot_bridge", None)
         second = resolve_model(str(moved), staging)
         assert (second.name, second.hash, second.weights) == ("moved", first.hash, first.weights)
 
@@ -194,11 +196,11 @@ class TestStaging:
 
     def test_hash_covers_config_names_and_values(self):
         config, weights, _ = random_lean(n_layers=1, n_heads=2, d_model=8)
-        same = models.content_hash(config, dict(reversed(weights.items())))
-        assert models.content_hash(config, weights) == same
+        same = content_hash(config, dict(reversed(weights.items())))
+        assert content_hash(config, weights) == same
         changed = weights | {"b_Q": weights["b_K"], "b_K": weights["b_Q"]}
         other_config = random_lean(n_layers=1, n_heads=2, d_model=8, eps=1e-6).config
-        assert len({same, models.content_hash(config, changed), models.content_hash(other_config, weights)}) == 3
+        assert len({same, content_hash(config, changed), content_hash(other_config, weights)}) == 3
 
     @pytest.mark.parametrize("damage", ["flipped", "truncated", "empty", "no-metadata"])
     def test_damaged_file_is_found_and_made_anew(self, damage, tl_directory, staging):
@@ -234,7 +236,7 @@ class TestStaging:
             path.write_bytes(b"half")
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(models, "save_file", full)
+        monkeypatch.setattr(staged, "save_file", full)
         message = refusal(tl_directory, staging)
         assert message.startswith(f"cannot stage model tiny in {staging / 'models'}")
         assert "No space left on device" in message
