@@ -22,7 +22,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from workers.errors import DataError
-from workers.sources import Source, one_line, quiet_hub
+from workers.hub_files import one_line, quiet_hub
+from workers.sources import Source
 from workers.trace import ACTIVATIONS, ModelConfig, default_attn_scale
 
 ACTIVATION_ALIASES = {"gelu_pytorch_tanh": "gelu_new", "swish": "silu"}

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from workers.bridges import LOAD_ERRORS, boot_bridge, check_finite, model_config, quiet
 from workers.errors import DataError
-from workers.sources import Source, one_line
+from workers.hub_files import one_line
+from workers.sources import Source
 from workers.staged import StagedModel, content_hash, write_staged
 from workers.trace import LeanModel, ModelConfig
 

@@ -7,12 +7,9 @@ hub, so that a model once staged works where there is no network. Nothing here r
 
 from __future__ import annotations
 
-import errno
 import json
-import logging
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
@@ -20,12 +17,11 @@ from typing import Any, Literal, NamedTuple
 
 from workers.catalog import NANDA_REPOS, find_entry, model_entries
 from workers.errors import DataError, UsageError, nearest
+from workers.hub_files import hub_file, one_line
 
 PROCESSING_VERSION = "1"
 """Raised by hand when the same files are to be turned into other weights, so that staged ones are made anew."""
-PROBE_TIMEOUT_S = 10.0
 
-_LOG = logging.getLogger(__name__)
 _REPO_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 _HASHED_BYTES = 1 << 20
 
@@ -83,9 +79,9 @@ def hub_source(name: str, repo: str) -> Source:
     """A model of the hub, fetched into the Hugging Face cache unless it is there."""
     weights_file = "model_final.pth" if repo.startswith(NANDA_REPOS) else "model.safetensors"
     files = ("config.json", weights_file)
-    config_path = _hub_file(repo, "config.json", files)
+    config_path = hub_file(repo, "config.json", files)
     revision = config_path.parent.name
-    weights = _hub_file(repo, weights_file, files, revision)
+    weights = hub_file(repo, weights_file, files, revision)
     config = read_config(config_path.parent)
     layout = layout_of(config)
     tokenizer = _named_tokenizer(config_path.parent, config) if layout == "transformer_lens" else repo
@@ -171,73 +167,3 @@ def _named_tokenizer(directory: Path, config: dict[str, Any]) -> str | None:
     if path.is_file():
         return str(path)
     return name if _REPO_ID.fullmatch(name) else None
-
-
-def _hub_file(repo: str, file: str, files: tuple[str, ...], revision: str | None = None) -> Path:
-    """One file of a repository, from the cache or else from the hub.
-
-    ``hf_hub_download`` tries a hub that does not answer for minutes, so one request with a short limit goes before it.
-    """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
-
-    cached = try_to_load_from_cache(repo, file, revision=revision)
-    if isinstance(cached, str):
-        return Path(cached)
-    try:
-        found = get_hf_file_metadata(hf_hub_url(repo, file, revision=revision), timeout=PROBE_TIMEOUT_S)
-    except (HTTPError, OSError) as error:
-        raise _refusal(repo, file, files, error) from error
-    _LOG.info("fetching %s of %s (%.1f MB)", file, repo, (found.size or 0) / 1e6)
-    try:
-        with quiet_hub():
-            return Path(hf_hub_download(repo, file, revision=revision))
-    # The transfer may end in errors of three libraries (HTTP client, file system, Xet); all of them mean the same here.
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise DataError(f"no room on disk for {file} of {repo} in the Hugging Face cache") from error
-        raise DataError(f"the download of {file} of {repo} broke off: run again ({one_line(error)})") from error
-
-
-@contextmanager
-def quiet_hub() -> Iterator[None]:
-    """Keep huggingface_hub's progress bars and warnings of retries off the terminal."""
-    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    had_bars, disabled = not are_progress_bars_disabled(), logging.root.manager.disable
-    disable_progress_bars()
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(disabled)
-        if had_bars:
-            enable_progress_bars()
-
-
-def _refusal(repo: str, file: str, files: tuple[str, ...], error: Exception) -> DataError:
-    """What a first request that failed means, and what to do about it."""
-    from huggingface_hub import constants, errors
-
-    hub, where = constants.ENDPOINT, f"{file} of {repo}"
-    if isinstance(error, errors.GatedRepoError):
-        return DataError(f"{repo} is gated: accept its terms on {hub}/{repo}, then `hf auth login`")
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return DataError(f"{hub} has no repository {repo}, or it is private: check the name, or `hf auth login`")
-    if isinstance(error, errors.EntryNotFoundError | errors.RevisionNotFoundError):
-        return DataError(f"{repo} on {hub} holds no {file}")
-    remedy = (
-        f"stage it where there is a network (`hf download {repo} {' '.join(files)}`) and copy it to "
-        f"{constants.HF_HUB_CACHE}, or give --model DIR"
-    )
-    if isinstance(error, errors.OfflineModeIsEnabled):
-        return DataError(f"{where} is not in the Hugging Face cache and HF_HUB_OFFLINE is set: {remedy}")
-    if isinstance(error, errors.HfHubHTTPError):
-        return DataError(f"{hub} answers {error.response.status_code} for {where}: try later, or {remedy}")
-    return DataError(f"{hub} cannot be reached for {where} ({one_line(error)}): {remedy}")
-
-
-def one_line(error: Exception, limit: int = 200) -> str:
-    """An error's first line, with its type where it says nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0].strip()[:limit] if lines else type(error).__name__

@@ -20,7 +20,8 @@ from safetensors.torch import load, load_file, save_file
 from torch import Tensor
 
 from workers.errors import DataError
-from workers.sources import Source, one_line
+from workers.hub_files import one_line
+from workers.sources import Source
 from workers.trace import ModelConfig
 
 
