@@ -1,8 +1,10 @@
 """A loopback stand-in for the Hugging Face hub: what huggingface_hub and datasets ask of it, and its failures.
 
     with Hub() as hub:
-        hub.add_tl_model("NeelNanda/GELU_1L512W_C4_Code", tl_directory)
+        repo = hub.add_model("NeelNanda/GELU_1L512W_C4_Code", tl_directory)
+        repo.revisions["step100"] = repo.files | {"model_final.pth": earlier}
         subprocess.run(..., env=os.environ | hub.environment(cache))
+        hub.served[repo.repo_id, "model_final.pth"]  # Served(bytes=…, transfers=1)
 
 ``environment`` is for subprocesses, because huggingface_hub reads its variables when it is imported; ``use_in_process``
 patches the module instead. A repository's ``status`` decides whether it is served, its ``faults`` how its files are.
@@ -13,25 +15,34 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
 import os
 import socket
 import threading
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Literal, Self
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import Literal, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-Fault = Literal["cut", "drop-once", "short"]
+from tests.hub_server import HubServer
+
+Fault = Literal["cut", "drop-once", "short", "damaged", "slow", "stall"]
 Status = Literal["open", "gated", "private", "broken"]
 
-_REFUSALS = {"gated": (403, "GatedRepo"), "private": (401, "RepoNotFound"), "broken": (503, "")}
+LFS_SUFFIXES = (".pth", ".safetensors", ".bin", ".parquet")
+"""Files that the hub keeps beside git and knows by the sha256 of their content; others by git's own hash."""
+
+
+class Served(NamedTuple):
+    """How much of a file went out, over all revisions."""
+
+    bytes: int = 0
+    transfers: int = 0
+    """Answers with a body, whole or a range; a question for the headers alone is none."""
 
 
 @dataclass
@@ -41,39 +52,88 @@ class Repo:
     repo_id: str
     kind: Literal["models", "datasets"]
     files: dict[str, bytes] = field(default_factory=dict)
+    """Of the branch main."""
+    revisions: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    """Further branches and tags by name, each with all of its files."""
     status: Status = "open"
     faults: dict[str, Fault] = field(default_factory=dict)
     """By file. ``cut``: the connection closes halfway, each time; ``drop-once``: only the first time; ``short``: half
-    the file is served as the whole."""
+    the file is served as the whole; ``damaged``: right in length, one byte flipped; ``slow``: it drips; ``stall``: half
+    of it, then silence."""
+    cdn: bool = False
+    """Whether large files are handed on to another host, as the real hub does."""
+    ranges: bool = True
+    """Whether a request for the rest of a file is given the rest, not the whole."""
 
     @property
     def sha(self) -> str:
-        """A commit hash that follows the content."""
+        """The commit that main points to."""
+        return self.sha_of("main")
+
+    def sha_of(self, revision: str) -> str:
+        """A commit hash that follows the content of a branch or tag; a commit's own is itself."""
+        files = self.files if revision == "main" else self.revisions.get(revision)
+        if files is None:
+            return revision
         digest = hashlib.sha1(self.repo_id.encode())
-        for name, content in sorted(self.files.items()):
+        for name, content in sorted(files.items()):
             digest.update(name.encode() + content)
         return digest.hexdigest()
 
-    def info(self) -> dict[str, object]:
-        siblings = [{"rfilename": name} for name in sorted(self.files)]
-        return {"id": self.repo_id, "sha": self.sha, "siblings": siblings, "private": False, "tags": []}
+    def files_at(self, revision: str) -> dict[str, bytes] | None:
+        """The files of a branch, a tag or a commit; ``None`` where there is no such revision."""
+        branches = {"main": self.files} | self.revisions
+        commits = {self.sha_of(name): files for name, files in branches.items()}
+        return (commits | branches).get(revision)
 
-    def tree(self, folder: str) -> list[dict[str, object]]:
-        """All files below a folder, and the folders between, as the hub lists them recursively."""
+    def info(self, revision: str = "main", with_sizes: bool = False) -> dict[str, object]:
+        siblings: list[dict[str, object]] = []
+        for name, content in sorted((self.files_at(revision) or {}).items()):
+            entry = self.entry(name, content)
+            sizes = {"size": entry["size"], "blobId": entry["oid"]} if with_sizes else {}
+            if with_sizes and "lfs" in entry:
+                sizes["lfs"] = {"sha256": etag(name, content), "size": len(content), "pointerSize": 130}
+            siblings.append({"rfilename": name} | sizes)
+        return {"id": self.repo_id, "sha": self.sha_of(revision), "siblings": siblings, "private": False, "tags": []}
+
+    def tree(self, files: Mapping[str, bytes], folder: str, recursive: bool) -> list[dict[str, object]]:
+        """Files below a folder and the folders between, as the hub lists them."""
         prefix = f"{folder}/" if folder else ""
-        names = [name for name in sorted(self.files) if name.startswith(prefix)]
-        folders = {str(parent) for name in names for parent in Path(name).parents if str(parent) not in (".", folder)}
-        entries: list[dict[str, object]] = [
-            {"type": "directory", "path": path, "oid": "0" * 40, "size": 0} for path in sorted(folders)
-        ]
-        return entries + [self.entry(name) for name in names]
+        names = [name for name in sorted(files) if name.startswith(prefix)]
+        folders = {str(parent) for name in names for parent in Path(name).parents}
+        folders = {path for path in folders if path != "." and path.startswith(prefix)}
+        entries = [{"type": "directory", "path": path, "oid": "0" * 40, "size": 0} for path in sorted(folders)]
+        entries += [self.entry(name, files[name]) for name in names]
+        return [entry for entry in entries if recursive or "/" not in str(entry["path"]).removeprefix(prefix)]
 
-    def entry(self, name: str) -> dict[str, object]:
-        return {"type": "file", "path": name, "oid": etag(self.files[name]), "size": len(self.files[name])}
+    def entry(self, name: str, content: bytes) -> dict[str, object]:
+        """One file of a listing."""
+        entry: dict[str, object] = {"type": "file", "path": name, "size": len(content)}
+        if not self.is_lfs(name):
+            return entry | {"oid": git_hash(content)}
+        lfs = {"oid": etag(name, content), "size": len(content), "pointerSize": 130}
+        return entry | {"oid": git_hash(_pointer(content)), "lfs": lfs}
+
+    def is_lfs(self, name: str) -> bool:
+        return name.endswith(LFS_SUFFIXES)
+
+    def etag(self, name: str, content: bytes) -> str:
+        return etag(name, content)
 
 
-def etag(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def etag(name: str, content: bytes) -> str:
+    """What the hub says of a file's content: sha256 of large files, git's hash of small ones."""
+    return hashlib.sha256(content).hexdigest() if name.endswith(LFS_SUFFIXES) else git_hash(content)
+
+
+def git_hash(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def _pointer(content: bytes) -> bytes:
+    """The text that git holds in the place of a large file."""
+    digest = hashlib.sha256(content).hexdigest()
+    return f"version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize {len(content)}\n".encode()
 
 
 class Hub:
@@ -83,9 +143,17 @@ class Hub:
         self.repos: dict[tuple[str, str], Repo] = {}
         self.requests: list[str] = []
         """Method and path of every request, in order."""
+        self.authorized: list[tuple[str, str]] = []
+        """Host and header of every request that carried a token."""
+        self.served: defaultdict[tuple[str, str], Served] = defaultdict(Served)
+        """By repository and file."""
         self.connections: list[socket.socket] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
+        self.drips, self.drip_s = 12, 0.25
+        """A slow file comes in so many parts, with so many seconds after each."""
+        self.stall_s = 120.0
+        self.stopped = threading.Event()
+        self._counting = threading.Lock()
+        self._server = HubServer(self)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
     @property
@@ -101,12 +169,23 @@ class Hub:
 
     def stop(self) -> None:
         """Close the port and every connection that clients keep alive; a second call does nothing."""
+        self.stopped.set()
         self._server.shutdown()
         self._server.server_close()
         for connection in self.connections:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
         self.connections.clear()
+
+    def count_transfer(self, repo: Repo, name: str) -> None:
+        with self._counting:
+            total, transfers = self.served[repo.repo_id, name]
+            self.served[repo.repo_id, name] = Served(total, transfers + 1)
+
+    def count_bytes(self, repo: Repo, name: str, n_bytes: int) -> None:
+        with self._counting:
+            total, transfers = self.served[repo.repo_id, name]
+            self.served[repo.repo_id, name] = Served(total + n_bytes, transfers)
 
     def environment(self, cache: Path, offline: bool = False) -> dict[str, str]:
         """Variables for a subprocess that is to see this hub alone and keep its caches in ``cache``."""
@@ -118,7 +197,7 @@ class Hub:
             "HF_HUB_OFFLINE": "1" if offline else "0",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_DISABLE_XET": "1",
-            "NO_PROXY": "127.0.0.1",
+            "NO_PROXY": "127.0.0.1,localhost",
         }
 
     def use_in_process(self, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
@@ -138,10 +217,10 @@ class Hub:
         return repo
 
     def add_model(self, repo_id: str, directory: Path, rename: dict[str, str] | None = None) -> Repo:
-        """Serve a model's directory, files renamed where ``rename`` says so."""
+        """Serve a model's directory and the folders in it, files renamed where ``rename`` says so."""
         names = rename or {}
-        files = {names.get(path.name, path.name): path.read_bytes() for path in directory.iterdir() if path.is_file()}
-        return self.add("models", repo_id, files)
+        paths = {path.relative_to(directory).as_posix(): path for path in directory.rglob("*") if path.is_file()}
+        return self.add("models", repo_id, {names.get(name, name): path.read_bytes() for name, path in paths.items()})
 
     def add_token_dataset(self, repo_id: str, rows: Iterable[Sequence[int]], shards: int = 1) -> Repo:
         """Serve a pre-tokenized set: parquet with a column ``tokens``, as NeelNanda/c4-tokenized-2b."""
@@ -158,138 +237,6 @@ class Hub:
             pq.write_table(table, buffer)
             files[f"data/train-{shard:05d}-of-{shards:05d}.parquet"] = buffer.getvalue()
         return self.add("datasets", repo_id, files)
-
-
-def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
-    """The request handler of one hub."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def setup(self) -> None:
-            super().setup()
-            hub.connections.append(self.connection)
-
-        def do_HEAD(self) -> None:
-            self._answer()
-
-        def do_GET(self) -> None:
-            self._answer()
-
-        def do_POST(self) -> None:
-            self._answer()
-
-        def log_message(self, *_: object) -> None:
-            """Requests are kept in ``hub.requests`` instead."""
-
-        def _answer(self) -> None:
-            path = unquote(urlsplit(self.path).path).strip("/")
-            hub.requests.append(f"{self.command} /{path}")
-            length = int(self.headers.get("Content-Length") or 0)
-            body = self.rfile.read(length)
-            if path.startswith("api/"):
-                self._answer_api(path.removeprefix("api/"), body)
-            elif "/resolve/" in path:
-                self._answer_file(path)
-            else:
-                self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
-
-        def _find(self, kind: str, path: str) -> tuple[Repo | None, str]:
-            """The repository at the start of a path, and what follows it."""
-            found = [r for (k, repo_id), r in hub.repos.items() if k == kind and f"{path}/".startswith(f"{repo_id}/")]
-            if not found:
-                return None, path
-            repo = max(found, key=lambda repo: len(repo.repo_id))
-            return repo, path[len(repo.repo_id) :].strip("/")
-
-        def _refuse(self, repo: Repo | None) -> bool:
-            """Send the refusal of a repository that is missing or not open."""
-            if repo is None:
-                self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
-            elif repo.status != "open":
-                status, code = _REFUSALS[repo.status]
-                self._send(status, b"", {"X-Error-Code": code} if code else {})
-            return repo is None or repo.status != "open"
-
-        def _answer_api(self, path: str, body: bytes) -> None:
-            kind, _, rest = path.partition("/")
-            repo, what = self._find(kind, rest)
-            if self._refuse(repo):
-                return
-            assert repo is not None
-            if what == "" or what.startswith("revision/"):
-                self._send_json(repo.info())
-            elif what.startswith("tree/"):
-                folder = "/".join(what.split("/")[2:])
-                entries = repo.tree(folder)
-                missing = folder and not entries
-                self._send(404, b"", {"X-Error-Code": "EntryNotFound"}) if missing else self._send_json(entries)
-            elif what.startswith("paths-info/"):
-                paths = json.loads(body)["paths"] if body.startswith(b"{") else parse_qs(body.decode())["paths"]
-                self._send_json([repo.entry(name) for name in paths if name in repo.files])
-            else:
-                self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
-
-        def _answer_file(self, path: str) -> None:
-            kind = "datasets" if path.startswith("datasets/") else "models"
-            repo, what = self._find(kind, path.removeprefix("datasets/"))
-            if self._refuse(repo):
-                return
-            assert repo is not None
-            _, revision, name = what.split("/", 2)
-            headers = {"X-Repo-Commit": repo.sha}
-            if revision not in ("main", repo.sha):
-                self._send(404, b"", headers | {"X-Error-Code": "RevisionNotFound"})
-            elif name not in repo.files:
-                self._send(404, b"", headers | {"X-Error-Code": "EntryNotFound"})
-            else:
-                self._send_file(repo, name, headers)
-
-        def _send_file(self, repo: Repo, name: str, headers: dict[str, str]) -> None:
-            content, fault = repo.files[name], repo.faults.get(name)
-            headers = headers | {"ETag": f'"{etag(content)}"', "Accept-Ranges": "bytes"}
-            if self.command == "HEAD":
-                self._send(200, content, headers)
-                return
-            if fault == "short":
-                content = content[: len(content) // 2]
-            status, part = 200, content
-            requested = self.headers.get("Range")
-            if requested:
-                first, _, last = requested.removeprefix("bytes=").partition("-")
-                start, end = int(first), min(int(last) if last else len(content) - 1, len(content) - 1)
-                status, part = 206, content[start : end + 1]
-                headers["Content-Range"] = f"bytes {start}-{end}/{len(content)}"
-            if fault in ("cut", "drop-once"):
-                repo.faults = {other: kind for other, kind in repo.faults.items() if kind == "cut" or other != name}
-                self._break_off(status, part, headers)
-            else:
-                self._send(status, part, headers)
-
-        def _send_json(self, value: object) -> None:
-            self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
-
-        def _break_off(self, status: int, content: bytes, headers: dict[str, str]) -> None:
-            """Promise the whole, send half, and close the connection."""
-            self._send_head(status, content, headers)
-            self.wfile.write(content[: len(content) // 2])
-            self.wfile.flush()
-            self.close_connection = True
-            self.connection.shutdown(socket.SHUT_WR)
-
-        def _send(self, status: int, content: bytes, headers: dict[str, str]) -> None:
-            self._send_head(status, content, headers)
-            if self.command != "HEAD":
-                self.wfile.write(content)
-
-        def _send_head(self, status: int, content: bytes, headers: dict[str, str]) -> None:
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-
-    return Handler
 
 
 def run_environment(hub: Hub, cache: Path, offline: bool = False) -> dict[str, str]:
