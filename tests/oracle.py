@@ -84,6 +84,9 @@ def activate(name: str, x: np.ndarray) -> np.ndarray:
         return np.maximum(x, 0.0)
     if name == "silu":
         return x / (1.0 + np.exp(-x))
+    if name == "solu_ln":
+        weight = np.exp(x - x.max(axis=-1, keepdims=True))
+        return x * weight / weight.sum(axis=-1, keepdims=True)
     raise ValueError(f"the oracle has no activation {name!r}")
 
 
@@ -92,6 +95,14 @@ def head_pattern(config: ModelConfig, w: Mapping[str, np.ndarray], layer: int, h
     query = x @ w["W_Q"][layer, head] + w["b_Q"][layer, head]
     key = x @ w["W_K"][layer, head] + w["b_K"][layer, head]
     return causal_softmax(query @ key.T / config.attn_scale)
+
+
+def mlp_out(config: ModelConfig, w: Mapping[str, np.ndarray], layer: int, x: np.ndarray) -> np.ndarray:
+    """Output of one MLP whose normalised input is ``x``; SoLU's is normalised once more before it is read."""
+    hidden = activate(config.act_fn, x @ w["W_in"][layer] + w["b_in"][layer])
+    if config.act_fn == "solu_ln":
+        hidden, _ = layer_norm(hidden, config.eps)
+    return hidden @ w["W_out"][layer] + w["b_out"][layer]
 
 
 def forward(config: ModelConfig, weights: Mapping[str, Tensor | np.ndarray], tokens: Sequence[int]) -> Activations:
@@ -123,8 +134,7 @@ def forward(config: ModelConfig, weights: Mapping[str, Tensor | np.ndarray], tok
             continue
         x, scale = layer_norm(resid, config.eps)
         ln2_scales.append(scale)
-        hidden = activate(config.act_fn, x @ w["W_in"][layer] + w["b_in"][layer])
-        terms[f"MLP{layer}"] = hidden @ w["W_out"][layer] + w["b_out"][layer]
+        terms[f"MLP{layer}"] = mlp_out(config, w, layer, x)
         resid = resid + terms[f"MLP{layer}"]
         states[f"resid_post{layer}"], last_term[f"resid_post{layer}"] = resid, f"MLP{layer}"
     x, final_scale = layer_norm(resid, config.eps)

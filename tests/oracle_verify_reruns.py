@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tests.oracle import Activations, activate, causal_softmax, layer_norm, layer_of_head
+from tests.oracle import Activations, causal_softmax, layer_norm, layer_of_head, mlp_out
 from workers.trace import ModelConfig
 
 Weights = Mapping[str, np.ndarray]
@@ -44,7 +44,7 @@ def run_head(
 def run_mlp(config: ModelConfig, w: Weights, layer: int, stream: np.ndarray) -> np.ndarray:
     """Output [pos, d_model] of an MLP that reads a stream [pos, d_model]."""
     x, _ = layer_norm(stream, config.eps)
-    return activate(config.act_fn, x @ w["W_in"][layer] + w["b_in"][layer]) @ w["W_out"][layer] + w["b_out"][layer]
+    return mlp_out(config, w, layer, x)
 
 
 def rerun(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -131,6 +132,8 @@ def tl_state_dict(config: ModelConfig, seed: int = 0) -> dict[str, Tensor]:
             block |= {"ln2.w": draw(d_model, mean=1.0), "ln2.b": draw(d_model)}
             block |= {"mlp.W_in": draw(d_model, d_mlp, std=width), "mlp.b_in": draw(d_mlp)}
             block |= {"mlp.W_out": draw(d_mlp, d_model, std=1 / math.sqrt(d_mlp)), "mlp.b_out": draw(d_model)}
+        if config.act_fn == "solu_ln" and not config.attn_only:
+            block |= {"mlp.ln.w": draw(d_mlp, mean=1.0), "mlp.ln.b": draw(d_mlp)}
         state |= {f"blocks.{layer}.{name}": values for name, values in block.items()}
     state |= {"ln_final.w": draw(d_model, mean=1.0), "ln_final.b": draw(d_model)}
     return state | {"unembed.W_U": draw(d_model, config.d_vocab, std=width), "unembed.b_U": draw(config.d_vocab)}
@@ -201,6 +204,29 @@ def write_hf_gpt2_directory(
         save_file(state, path / weights_file, metadata={"format": "pt"})
     _write_config(path, gpt2_config_json(config), overrides)
     return path
+
+
+def write_hf_gpt2_shards(path: Path, config: ModelConfig, seed: int = 0, dtype: torch.dtype = torch.float16) -> Path:
+    """Write a random GPT-2 of any size, a shard for every layer and one for the rest, and return its directory."""
+    path.mkdir(parents=True, exist_ok=True)
+    shards = [f"model-{i + 1:05}-of-{config.n_layers + 1:05}.safetensors" for i in range(config.n_layers + 1)]
+    weight_map = {}
+    for layer, shard in enumerate(shards, start=-1):
+        state = _rest_or_layer(config, seed, layer)
+        save_file({name: values.to(dtype) for name, values in state.items()}, path / shard, {"format": "pt"})
+        weight_map |= dict.fromkeys(state, shard)
+    index = {"metadata": {}, "weight_map": weight_map}
+    (path / "model.safetensors.index.json").write_text(json.dumps(index) + "\n")
+    _write_config(path, gpt2_config_json(config), None)
+    return path
+
+
+def _rest_or_layer(config: ModelConfig, seed: int, layer: int) -> dict[str, Tensor]:
+    """The weights outside of all layers, which count as layer −1, or those of one layer."""
+    if layer < 0:
+        return gpt2_state_dict(replace(config, n_layers=0), seed)
+    state = gpt2_state_dict(replace(config, n_layers=1, n_ctx=1, d_vocab=1), seed + 1 + layer)
+    return {name.replace("h.0.", f"h.{layer}."): v for name, v in state.items() if name.startswith("h.0.")}
 
 
 def gpt2_config_json(config: ModelConfig) -> dict[str, object]:

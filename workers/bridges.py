@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 import pickle
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from safetensors import SafetensorError
@@ -31,7 +32,9 @@ ACTIVATION_ALIASES = {"gelu_pytorch_tanh": "gelu_new", "swish": "silu"}
 _SHAPE_KEYS = ("n_layers", "d_model", "n_heads", "d_head", "n_ctx", "d_vocab")
 _KINDS: dict[str, tuple[Any, str]] = {"act_fn": (str, "a name"), "eps": ((int, float), "a positive number")}
 _IGNORED_BUFFERS = (".mask", ".IGNORE")
-_HF_KEYS = ("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "add_cross_attention", "do_layer_norm_before")
+HF_BUFFERS = (".attn.bias", ".attn.masked_bias")
+"""Causal masks that old files of GPT-2 hold beside the weights."""
+HF_KEYS = ("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "add_cross_attention", "do_layer_norm_before")
 LOAD_ERRORS = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError, OSError, EOFError)
 
 
@@ -107,7 +110,16 @@ def _activation(name: object) -> str:
     return ACTIVATION_ALIASES.get(str(name), str(name))
 
 
-def _refuse_unsupported(name: str, values: Mapping[str, Any]) -> None:
+def refuse_unsupported(name: str, values: Mapping[str, Any]) -> None:
+    """Refuse an architecture that the lean trace cannot express.
+
+    Args:
+        name: of the model, as shown.
+        values: as ``unsupported`` takes them.
+
+    Raises:
+        DataError: with every reason.
+    """
     try:
         reasons = unsupported(values)
     except (TypeError, ValueError) as error:
@@ -138,7 +150,7 @@ def model_config(bridge_config: Any, weights: Mapping[str, Tensor]) -> ModelConf
 def _boot_native(source: Source) -> Any:
     """TransformerLens' layout → its native bridge, loaded strictly."""
     values = _native_config(source)
-    _refuse_unsupported(source.name, source.config | values)
+    refuse_unsupported(source.name, source.config | values)
     state = read_weights(source.weights[0])
     _check_fit(source, state, values)
     check_finite(source.name, state)
@@ -173,12 +185,18 @@ def _native_config(source: Source) -> dict[str, Any]:
     return values | {"attn_only": attn_only, "normalization_type": normalization}
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict from a safetensors file, or from a torch file read with ``weights_only``."""
+def read_weights(path: Path, mapped: bool = False) -> dict[str, Tensor]:
+    """A state dict from a safetensors file, or from a torch file read with ``weights_only``.
+
+    Args:
+        path: of the file.
+        mapped: leave a torch file's tensors on the disk until they are used, where its format allows that.
+    """
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        mapped = mapped and is_zipfile(path)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped or None)
     except pickle.UnpicklingError as error:
         raise DataError(f"{path} is not a safe weights file: it holds more than tensors, or is damaged") from error
     except (SafetensorError, *LOAD_ERRORS) as error:
@@ -197,13 +215,18 @@ def _check_fit(source: Source, state: Mapping[str, Tensor], values: Mapping[str,
     problems = [f"{name} is missing" for name in missing]
     problems += [f"{name} has shape {tuple(state[name].shape)}, expected {shapes[name]}" for name in wrong]
     problems += [f"{name} is not part of such a model" for name in extra]
-    _refuse_misfit(source, problems)
+    refuse_misfit(source.name, problems)
 
 
-def _refuse_misfit(source: Source, problems: list[str]) -> None:
+def refuse_misfit(name: str, problems: Sequence[str]) -> None:
+    """Refuse a model whose weights are not those of its config, if there are problems: the first is said.
+
+    Raises:
+        DataError: there are.
+    """
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise DataError(f"model {source.name}: weights do not fit config.json: {problems[0]}{more}")
+        raise DataError(f"model {name}: weights do not fit config.json: {problems[0]}{more}")
 
 
 def _native_shapes(values: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -223,6 +246,7 @@ def _native_shapes(values: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         block |= {"ln2.w": (d_model,), "ln2.b": (d_model,)} if norms else {}
         block |= {"mlp.W_in": (d_model, d_mlp), "mlp.b_in": (d_mlp,)}
         block |= {"mlp.W_out": (d_mlp, d_model), "mlp.b_out": (d_model,)}
+        block |= {"mlp.ln.w": (d_mlp,), "mlp.ln.b": (d_mlp,)} if values["act_fn"] == "solu_ln" else {}
     for layer in range(values["n_layers"]):
         shapes |= {f"blocks.{layer}.{name}": shape for name, shape in block.items()}
     shapes |= {"ln_final.w": (d_model,), "ln_final.b": (d_model,)} if norms else {}
@@ -249,8 +273,8 @@ def _boot_hugging_face(source: Source) -> Any:
         )
     except LOAD_ERRORS as error:
         raise DataError(f"model {source.name}: TransformerLens cannot load it: {one_line(error)}") from error
-    extra = {key: getattr(model.config, key) for key in _HF_KEYS if hasattr(model.config, key)}
-    _refuse_unsupported(source.name, vars(bridge.cfg) | extra)
+    extra = {key: getattr(model.config, key) for key in HF_KEYS if hasattr(model.config, key)}
+    refuse_unsupported(source.name, vars(bridge.cfg) | extra)
     return bridge
 
 
@@ -278,6 +302,6 @@ def _load_hugging_face(source: Source) -> Any:
         f"{key} has shape {tuple(found)}, expected {tuple(expected)}"
         for key, found, expected in sorted(info["mismatched_keys"])
     ]
-    problems += [f"{key} is not part of such a model" for key in sorted(info["unexpected_keys"])]
-    _refuse_misfit(source, problems)
+    extra = [key for key in sorted(info["unexpected_keys"]) if not key.endswith(HF_BUFFERS)]
+    refuse_misfit(source.name, problems + [f"{key} is not part of such a model" for key in extra])
     return model

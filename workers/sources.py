@@ -2,27 +2,32 @@
 
 Both a bundled model and one on the hub end as a directory: the hub's files go through the Hugging Face cache, whose
 snapshot of a revision has the layout of the repository. What the cache holds is used as it is, without asking the
-hub, so that a model once staged works where there is no network. Nothing here reads weights or imports torch.
+hub. Nothing here reads weights or imports torch.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from workers.catalog import NANDA_REPOS, find_entry, model_entries
-from workers.errors import DataError, UsageError, nearest
-from workers.hub_files import hub_file, one_line
+from workers.catalog import Location, find_entry, is_repo, locate
+from workers.checkpoints import (
+    LOG,
+    SEPARATOR,
+    final_counts,
+    find_checkpoint,
+    find_training,
+    read_log,
+    revision_steps,
+    split_point,
+)
+from workers.errors import DataError, UsageError
+from workers.hub_files import hub_file, list_files, one_line
+from workers.layouts import CONFIG, INDEX, Layout, layout_of, read_config, shard_names, weights_name
+from workers.remembered import Checkpoint, processing
 
-PROCESSING_VERSION = "1"
-"""Raised by hand when the same files are to be turned into other weights, so that staged ones are made anew."""
-
-_REPO_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 _HASHED_BYTES = 1 << 20
 
 
@@ -38,103 +43,148 @@ class Source(NamedTuple):
     """Hash of what determines the processed weights: the files (or their revision) and the code that processes them."""
     origin: str
     tokenizer: str | None
+    """A file, a folder, or a hub repository, ``REPO@REVISION`` where it may be another one in that revision."""
+    base: str = ""
+    """The name without checkpoint or revision; as ``name`` where there is none of these."""
+    training_tokens: int | None = None
+    """On how many tokens the weights were trained, where that is known."""
+    training_steps: int | None = None
+    remote: bool = False
+    """Whether it came from the hub."""
 
 
-def find_source(spec: str) -> Source:
-    """The files that ``spec`` names: a name of the catalog, a hub repository of Neel Nanda's, or a directory.
+Accept = Callable[[str, Path, dict[str, Any]], None]
+"""Sees name, directory and config of a model before its weights are fetched, and raises ``DataError`` to refuse it."""
+
+
+def find_source(spec: str, staging: Path | None = None, refresh: bool = False, accept: Accept | None = None) -> Source:
+    """The files that ``spec`` names.
+
+    Args:
+        spec: a name of the catalog or of TransformerLens, a hub repository or a directory; behind an ``@`` a checkpoint
+            or, in Hugging Face's layout, a revision.
+        staging: the folder that remembers which checkpoints the hub has.
+        refresh: ask the hub even for what its cache holds.
+        accept: what sees a model's config before its weights are fetched.
 
     Raises:
-        UsageError: nothing has this name.
+        UsageError: nothing has this name, or there is no such checkpoint.
         DataError: the files cannot be used or fetched.
     """
-    entry = find_entry(spec)
-    if entry is not None and entry.kind == "hub":
-        return hub_source(entry.name, entry.location)
-    if entry is not None:
-        return directory_source(Path(entry.location), entry.name, f"bundled {entry.name}")
-    path = Path(spec).expanduser()
-    if path.is_dir():
-        path = path.resolve()
-        return directory_source(path, path.name, str(path))
-    if spec.startswith(NANDA_REPOS) and _REPO_ID.fullmatch(spec):
-        return hub_source(spec.removeprefix(NANDA_REPOS), spec)
-    if path.exists():
-        raise UsageError(f"model {spec} is a file: give the directory that holds its config.json and weights")
-    if "/" in spec or "\\" in spec or spec.startswith("~"):
-        raise UsageError(f"model directory {spec} does not exist")
-    raise UsageError(f"unknown model {spec!r}: {nearest(spec, [e.name for e in model_entries()])}")
+    name, point = split_point(spec)
+    location = locate(name)
+    training = None if point is None else find_training(location, staging, refresh)
+    checkpoint = find_checkpoint(training, str(point), name) if training else None
+    if location.kind == "directory":
+        if point is not None and checkpoint is None:
+            raise UsageError(f"{spec}: checkpoints in Hugging Face's layout are folders of their own: give that folder")
+        return directory_source(location, checkpoint)
+    if training is not None:
+        return hub_source(location, training.revision, checkpoint, accept=accept)
+    return hub_source(location, point, refresh=refresh, accept=accept)
 
 
-def directory_source(directory: Path, name: str, origin: str) -> Source:
-    """A model in a directory, TransformerLens' layout or Hugging Face's."""
+def directory_source(location: Location, checkpoint: Checkpoint | None = None) -> Source:
+    """A model in a directory, TransformerLens' layout or Hugging Face's, or one of its checkpoints."""
+    directory = Path(location.place)
     config = read_config(directory)
     layout = layout_of(config)
-    weights = _weight_files(directory, layout)
-    fingerprint = _fingerprint(_file_digest(path) for path in (directory / "config.json", *weights))
+    weights = _local_weights(directory, layout) if checkpoint is None else (directory / checkpoint.file,)
+    fingerprint = _fingerprint(_file_digest(path) for path in (directory / CONFIG, *weights))
     tokenizer = _local_tokenizer(directory) or _named_tokenizer(directory, config)
-    return Source(name, layout, directory, config, weights, fingerprint, origin, tokenizer)
+    source = Source(location.name, layout, directory, config, weights, fingerprint, location.origin, tokenizer)
+    return _at(source, checkpoint)
 
 
-def hub_source(name: str, repo: str) -> Source:
-    """A model of the hub, fetched into the Hugging Face cache unless it is there."""
-    weights_file = "model_final.pth" if repo.startswith(NANDA_REPOS) else "model.safetensors"
-    files = ("config.json", weights_file)
-    config_path = hub_file(repo, "config.json", files)
-    revision = config_path.parent.name
-    weights = hub_file(repo, weights_file, files, revision)
-    config = read_config(config_path.parent)
+def hub_source(
+    location: Location,
+    revision: str | None = None,
+    checkpoint: Checkpoint | None = None,
+    *,
+    refresh: bool = False,
+    accept: Accept | None = None,
+) -> Source:
+    """A model of the hub, fetched into the Hugging Face cache unless it is there.
+
+    Args:
+        location: its name and repository.
+        revision: branch, tag or commit; ``None`` for the branch main. It is part of the name, but for a checkpoint's.
+        checkpoint: the one that is meant.
+        refresh, accept: as ``find_source`` takes them.
+    """
+    repo = location.place
+    folder = _config_on_hub(location, revision, refresh)
+    config, commit = read_config(folder), folder.name
     layout = layout_of(config)
-    tokenizer = _named_tokenizer(config_path.parent, config) if layout == "transformer_lens" else repo
-    fingerprint = _fingerprint([repo, revision])
-    return Source(name, layout, config_path.parent, config, (weights,), fingerprint, f"{repo}@{revision}", tokenizer)
+    named = revision is not None and checkpoint is None
+    name = f"{location.name}{SEPARATOR}{revision}" if named else location.name
+    if accept is not None:
+        accept(name, folder, config)
+    if checkpoint is None:
+        weights = _hub_weights(repo, folder, layout)
+    else:
+        weights = (hub_file(repo, checkpoint.file, (CONFIG, checkpoint.file), commit),)
+    tokenizer: str | None = f"{repo}{SEPARATOR}{commit}" if named else repo
+    if layout == "transformer_lens":
+        tokenizer = _named_tokenizer(folder, config)
+    fingerprint = _fingerprint([repo, commit, *([checkpoint.file] if checkpoint else [])])
+    origin = f"{repo}{SEPARATOR}{commit}"
+    source = Source(name, layout, folder, config, weights, fingerprint, origin, tokenizer, remote=True)
+    if named:
+        return source._replace(base=location.name, training_steps=revision_steps(str(revision)))
+    return _at(source, checkpoint)
 
 
-def read_config(directory: Path) -> dict[str, Any]:
-    """``config.json`` of a directory."""
-    path = directory / "config.json"
+def _config_on_hub(location: Location, revision: str | None, refresh: bool) -> Path:
+    """The snapshot of a revision, with its config.json."""
+    entry, repo = find_entry(location.place), location.place
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{directory} holds no config.json: a model directory is TransformerLens' (with n_layers, d_model, …) "
-            "or Hugging Face's (with model_type)"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {one_line(error)}") from error
-    if not isinstance(config, dict):
-        raise DataError(f"{path} holds {type(config).__name__} where an object with the model's shape is expected")
-    return config
+        return hub_file(repo, CONFIG, (CONFIG, entry.weights_file) if entry else (), revision, refresh=refresh).parent
+    except DataError as error:
+        if entry is not None:
+            raise
+        raise DataError(f"{error} (nor is there a directory {repo} here)") from error
 
 
-def layout_of(config: dict[str, Any]) -> Literal["transformer_lens", "hugging_face"]:
-    """Hugging Face's configs name a ``model_type``; TransformerLens' do not."""
-    return "hugging_face" if "model_type" in config else "transformer_lens"
+def _at(source: Source, checkpoint: Checkpoint | None) -> Source:
+    """The source with what is known of its training: of a checkpoint, or of the final weights."""
+    if checkpoint is None:
+        tokens, steps = final_counts(source.config, read_log(source.directory))
+        return source._replace(base=source.name, training_tokens=tokens, training_steps=steps)
+    return source._replace(
+        base=source.name,
+        name=f"{source.name}{SEPARATOR}{checkpoint.point}",
+        origin=f"{source.origin} {checkpoint.file}",
+        training_tokens=checkpoint.tokens,
+        training_steps=checkpoint.steps,
+    )
 
 
-def _weight_files(directory: Path, layout: str) -> tuple[Path, ...]:
-    """The files that hold the weights: one, or the shards of a Hugging Face model with their index."""
-    sharded = sorted(directory.glob("model-*-of-*.safetensors"))
-    if layout == "hugging_face" and not (directory / "model.safetensors").is_file() and sharded:
-        return (directory / "model.safetensors.index.json", *sharded)
-    preferred = ["model.safetensors", "pytorch_model.bin" if layout == "hugging_face" else "model_final.pth"]
-    for name in preferred:
-        if (directory / name).is_file():
-            return (directory / name,)
-    if layout == "hugging_face":
-        raise DataError(f"{directory} holds a config.json but no weights: expected {' or '.join(preferred)}")
-    found = sorted(path for path in directory.iterdir() if path.suffix in (".safetensors", ".pth"))
-    if not found:
-        raise DataError(f"{directory} holds a config.json but no weights: expected *.safetensors or *.pth")
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found[:4])
-        raise DataError(
-            f"{directory} holds several weights ({names}): name the one meant {preferred[0]} or {preferred[1]}"
-        )
-    return (found[0],)
+def _local_weights(directory: Path, layout: Layout) -> tuple[Path, ...]:
+    """The files that hold the weights: one, or the shards of a Hugging Face model behind their index."""
+    names = [path.name for path in directory.iterdir() if path.is_file()]
+    first = directory / weights_name(names, layout, str(directory))
+    return (first,) if first.name != INDEX else (first, *(directory / name for name in shard_names(first)))
+
+
+def _hub_weights(repo: str, folder: Path, layout: Layout) -> tuple[Path, ...]:
+    """The weights of a snapshot, fetched unless they are there, and with them what the training wrote down."""
+    cached = [path.name for path in folder.iterdir()]
+    try:
+        name = weights_name(cached, layout, repo)
+    except DataError:
+        names = list_files(repo, folder.name)[1]
+        name = weights_name(names, layout, repo)
+        if LOG in names:
+            hub_file(repo, LOG, (LOG,), folder.name)
+    first = hub_file(repo, name, (CONFIG, name), folder.name)
+    if name != INDEX:
+        return (first,)
+    return (first, *(hub_file(repo, shard, (CONFIG, name, shard), folder.name) for shard in shard_names(first)))
 
 
 def _fingerprint(parts: Iterable[str]) -> str:
-    text = "\n".join([PROCESSING_VERSION, version("transformer_lens"), *parts])
+    text = "\n".join([processing(), *parts])
     return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -166,4 +216,4 @@ def _named_tokenizer(directory: Path, config: dict[str, Any]) -> str | None:
         return _local_tokenizer(path)
     if path.is_file():
         return str(path)
-    return name if _REPO_ID.fullmatch(name) else None
+    return name if is_repo(name) else None

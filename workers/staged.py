@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +23,13 @@ from workers.errors import DataError
 from workers.hub_files import one_line
 from workers.sources import Source
 from workers.trace import ModelConfig
+
+
+class StagedHeader(NamedTuple):
+    """What a staged file is."""
+
+    config: ModelConfig
+    hash: str
 
 
 class StagedModel(NamedTuple):
@@ -53,22 +60,61 @@ def read_staged(weights: Path | bytes) -> StagedModel:
 
 def content_hash(config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
     """Hash of an architecture and its processed weights, the same on every machine."""
+    return _hash(config, ((name, weights[name]) for name in sorted(weights)))
+
+
+def _hash(config: ModelConfig, tensors: Iterable[tuple[str, Tensor]]) -> str:
     digest = blake2b(json.dumps(config.to_json(), sort_keys=True).encode(), digest_size=16)
-    for name in sorted(weights):
-        tensor = weights[name].detach().cpu().contiguous()
+    for name, weight in tensors:
+        tensor = weight.detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def find_staged(path: Path) -> StagedModel | None:
-    """A staged model that was made before; None where there is none or it is damaged, so that it is made anew."""
+def find_staged(path: Path) -> StagedHeader | None:
+    """A staged model that was made before; None where there is none or it is damaged, so that it is made anew.
+
+    Its content is hashed tensor by tensor: there is never more than one of them in memory.
+    """
     if not path.exists():
         return None
     try:
-        return read_staged(path)
-    except DataError:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            config = ModelConfig(**json.loads(metadata["config"]))
+            tensors = ((name, file.get_tensor(name)) for name in sorted(file.keys()))
+            found = _hash(config, tensors)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
         return None
+    return StagedHeader(config, found) if found == metadata.get("hash") else None
+
+
+@contextmanager
+def locked(path: Path, name: str) -> Iterator[None]:
+    """Hold the lock of a staged file while it is made; other processes wait.
+
+    Args:
+        path: of the staged file.
+        name: of the model, for errors.
+
+    Raises:
+        DataError: its folder cannot be written.
+    """
+    from filelock import FileLock
+
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise DataError(f"cannot stage model {name} in {path.parent}: {one_line(error)}") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # gone while it is held: who waits for it sees that and begins anew
+            Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def write_staged(staged: StagedModel, source: Source, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A model's tokenizer, read from a file, a folder or the Hugging Face hub.
+"""A model's tokenizer, read from a file, a folder or the Hugging Face hub, and staged where it came from the hub.
 
 Nearly every tokenizer is a ``tokenizer.json`` that the ``tokenizers`` library reads by itself; transformers, which
 takes seconds to import, is asked only where there is none. Text is text here: a special token that is spelled out in a
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from workers.errors import DataError, UsageError
+from workers.hub_files import hub_file, list_files
+from workers.remembered import files_hash, recall_tokenizer, remember_tokenizer, write_whole
 
 if TYPE_CHECKING:
     import tokenizers
@@ -22,7 +24,10 @@ if TYPE_CHECKING:
 BOS_TOKEN = "<|BOS|>"
 _KNOWN_BOS = (BOS_TOKEN, "<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "<|endoftext|>")
 _SPECIAL_TOKEN_FILES = ("tokenizer_config.json", "special_tokens_map.json")
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w.-]+)?")
+_FAST_FILE = "tokenizer.json"
+_SLOW_FILES = ("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+_SLOW_EXTRAS = ("added_tokens.json", "config.json")
 
 
 @runtime_checkable
@@ -83,6 +88,12 @@ class _FastTokenizer:
         ends = f"{self.bos_id} {self.separator_id} "
         return blake2b(ends.encode() + self._backend.to_str().encode(), digest_size=16).hexdigest()
 
+    def to_files(self) -> dict[str, bytes]:
+        """The files from which ``load_tokenizer`` makes the same tokenizer."""
+        ends = {"bos_token": self.bos_id, "eos_token": self.separator_id}
+        named = {name: self._backend.id_to_token(token_id) for name, token_id in ends.items()}
+        return {_FAST_FILE: self._backend.to_str().encode(), _SPECIAL_TOKEN_FILES[0]: json.dumps(named).encode()}
+
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._backend.encode_batch(texts, add_special_tokens=False)]
 
@@ -97,7 +108,8 @@ def load_tokenizer(source: str) -> Tokenizer:
     """Load the tokenizer that ``source`` names.
 
     Args:
-        source: a ``tokenizer.json``, a folder with it or another tokenizer of Hugging Face's, or a hub repository.
+        source: a ``tokenizer.json``, a folder with it or another tokenizer of Hugging Face's, or a hub repository,
+            ``REPO@REVISION`` for another than its main branch.
 
     Raises:
         UsageError: there is no such file, folder or repository name.
@@ -108,10 +120,39 @@ def load_tokenizer(source: str) -> Tokenizer:
         return _from_json(path, path.parent, source)
     if path.is_dir():
         found = path / "tokenizer.json"
-        return _from_json(found, path, source) if found.is_file() else _from_transformers(source, str(path))
+        return _from_json(found, path, source) if found.is_file() else _from_transformers(source, path)
     if source.endswith(".json") or not _HUB_ID.fullmatch(source):
         raise UsageError(f"there is no tokenizer at {source}: give a tokenizer.json, its folder, or a hub repository")
     return _from_hub(source)
+
+
+def stage_tokenizer(source: str, staging: Path, refresh: bool = False) -> str:
+    """Put a tokenizer of the hub into the staging folder, unless it is there, and say where; others stay where they are.
+
+    Args:
+        source: as ``load_tokenizer`` takes it.
+        staging: the folder; a tokenizer lies in ``tokenizers/``, by the hash of its files.
+        refresh: ask the hub for what is staged as well.
+
+    Raises:
+        DataError: the hub has no such tokenizer or cannot be reached, or the folder cannot be written.
+    """
+    if not _HUB_ID.fullmatch(source):
+        return source
+    known = None if refresh else recall_tokenizer(source, staging)
+    if known is not None:
+        return str(known)
+    folder = _snapshot(source, refresh)
+    if (folder / _FAST_FILE).is_file():
+        found = (folder / name for name in (*_SPECIAL_TOKEN_FILES, _FAST_FILE))
+        files = {path.name: path.read_bytes() for path in found if path.is_file()}
+    else:
+        files = _from_transformers(source, folder).to_files()
+    target = staging / "tokenizers" / files_hash(files)
+    for name, content in files.items():
+        write_whole(target / name, content)
+    remember_tokenizer(source, target / _FAST_FILE, staging)
+    return str(target / _FAST_FILE)
 
 
 def _from_json(path: Path, folder: Path, source: str) -> Tokenizer:
@@ -142,31 +183,53 @@ def _special_tokens(paths: Iterable[Path]) -> dict[str, str]:
     return special
 
 
-def _from_hub(repo: str) -> Tokenizer:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+def _from_hub(source: str) -> Tokenizer:
+    folder = _snapshot(source)
+    path = folder / _FAST_FILE
+    return _from_json(path, folder, source) if path.is_file() else _from_transformers(source, folder)
 
+
+def _snapshot(source: str, refresh: bool = False) -> Path:
+    """The folder of the Hugging Face cache with a hub repository's tokenizer, fetched unless it is there."""
+    repo, _, revision = source.partition("@")
+    cached = None if refresh else _cached(repo, revision, (_FAST_FILE,))
+    if cached is not None:
+        return cached
     try:
-        path = Path(hf_hub_download(repo, "tokenizer.json"))
-    except LocalEntryNotFoundError as error:
-        raise _unreachable(repo, "out of reach, and not in the local cache") from error
-    except EntryNotFoundError:
-        return _from_transformers(repo, repo)
-    except Exception as error:  # the hub's client raises httpx', requests' and its own, by version
-        raise _unreachable(repo, _first_line(error)) from error
-    for name in _SPECIAL_TOKEN_FILES:
-        try:
-            hf_hub_download(repo, name)
-        except EntryNotFoundError:
-            continue  # both are optional; a file of the snapshot that was never fetched counts as absent too
-    return _from_json(path, path.parent, repo)
+        return _fetch(repo, revision)
+    except DataError as error:
+        cached = None if refresh else _cached(repo, revision, _SLOW_FILES)
+        if cached is not None:
+            return cached
+        raise DataError(
+            f"tokenizer.json of {repo} cannot be loaded: {error}; or give ready tokens (--corpus FILE.npy)"
+        ) from error
 
 
-def _from_transformers(source: str, name_or_path: str) -> Tokenizer:
+def _cached(repo: str, revision: str, names: Iterable[str]) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = (try_to_load_from_cache(repo, name, revision=revision or None) for name in names)
+    return next((Path(path).parent for path in found if isinstance(path, str)), None)
+
+
+def _fetch(repo: str, revision: str) -> Path:
+    """Fetch a tokenizer's files, tokenizer.json last: where it is, the others are. A revision may have none of its own."""
+    commit, names = list_files(repo, revision or None)
+    known = (*_SPECIAL_TOKEN_FILES, *([_FAST_FILE] if _FAST_FILE in names else (*_SLOW_EXTRAS, *_SLOW_FILES)))
+    wanted = [name for name in known if name in names]
+    if not {_FAST_FILE, *_SLOW_FILES} & set(wanted):
+        if revision:
+            return _fetch(repo, "")
+        raise DataError(f"{repo} holds no tokenizer")
+    return [hub_file(repo, name, tuple(wanted), commit) for name in wanted][-1].parent
+
+
+def _from_transformers(source: str, folder: Path) -> _FastTokenizer:
     from transformers import AutoTokenizer
 
     try:
-        loaded = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
+        loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and what its converters raise
         raise DataError(f"there is no tokenizer that can be read in {source} ({_first_line(error)})") from error
     backend = getattr(loaded, "backend_tokenizer", None)
@@ -176,13 +239,6 @@ def _from_transformers(source: str, name_or_path: str) -> Tokenizer:
         )
     named = {name: getattr(loaded, name, None) for name in ("bos_token", "eos_token")}
     return _FastTokenizer(backend, {name: str(token) for name, token in named.items() if token}, source)
-
-
-def _unreachable(repo: str, why: str) -> DataError:
-    return DataError(
-        f"tokenizer.json of {repo} cannot be loaded from the Hugging Face hub ({why}): check the name, the"
-        " connection and HF_HUB_OFFLINE, or give a tokenizer's folder or ready tokens (--corpus FILE.npy)"
-    )
 
 
 def _first_line(error: Exception) -> str:

@@ -25,13 +25,20 @@ from torch.nn import functional
 
 from workers.components import Layout
 
+
+def solu(hidden: Float[Tensor, "*batch d_mlp"]) -> Float[Tensor, "*batch d_mlp"]:
+    """x · softmax(x) over the neurons (Elhage et al. 2022, "Softmax Linear Units")."""
+    return hidden * hidden.softmax(dim=-1)
+
+
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
     "gelu_new": partial(functional.gelu, approximate="tanh"),
     "relu": functional.relu,
     "silu": functional.silu,
+    "solu_ln": solu,
 }
-
+"""The nonlinearity of the MLPs; behind that of ``solu_ln`` comes a LayerNorm, its affine part folded into ``W_out``."""
 
 ALIGNMENT = 64
 """Bytes that the addresses of torch's own CPU tensors are multiples of."""
@@ -148,13 +155,12 @@ class LeanModel:
         # Columns of W_U are gathered for every token: they should lie together in memory.
         self.weights["W_U"] = self.weights["W_U"].T.contiguous().T
         # One matrix product instead of three per head: [layer, d_model, (q k v) head d_head].
-        stacked = torch.stack([self.weights.pop(f"W_{name}") for name in "QKV"], dim=2)
-        self._w_qkv = stacked.permute(0, 3, 2, 1, 4).flatten(2).contiguous()
-        biases = [
-            self.weights.pop("b_Q"),
-            self.weights.pop("b_K"),
-            torch.zeros(stacked.shape[0], config.n_heads, config.d_head),
-        ]
+        n_layers, heads = config.n_layers, (config.n_heads, config.d_head)
+        w_qkv = torch.empty(n_layers, config.d_model, 3, *heads, device=self.device, dtype=dtype)
+        for index, name in enumerate("QKV"):
+            w_qkv[:, :, index] = self.weights.pop(f"W_{name}").transpose(1, 2)
+        self._w_qkv = w_qkv.flatten(2)
+        biases = [self.weights.pop("b_Q"), self.weights.pop("b_K"), torch.zeros(n_layers, *heads)]
         self._b_qkv = torch.stack([b.to(self.device, dtype) for b in biases], dim=1).flatten(1).contiguous()
         self.compositions: dict[tuple[int, int], Tensor] = {}
         """Matrices of ``workers.composition``, computed once per model."""
@@ -196,7 +202,10 @@ class LeanModel:
         """Output of an MLP layer whose input is ``resid``, before LayerNorm."""
         w = self.weights
         hidden = torch.addmm(w["b_in"][layer], self.normalize(resid).flatten(0, -2), w["W_in"][layer])
-        return torch.addmm(w["b_out"][layer], self._activation(hidden), w["W_out"][layer]).view_as(resid)
+        hidden = self._activation(hidden)
+        if self.config.act_fn == "solu_ln":
+            hidden = functional.layer_norm(hidden, (self.config.d_mlp,), eps=self.config.eps)
+        return torch.addmm(w["b_out"][layer], hidden, w["W_out"][layer]).view_as(resid)
 
     def _embed(self, tokens: Int[Tensor, "batch pos"]) -> tuple[Tensor, Tensor]:
         return self.weights["W_E"][tokens], self.weights["W_pos"][: tokens.shape[1]].expand(*tokens.shape, -1)

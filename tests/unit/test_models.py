@@ -17,7 +17,6 @@ from safetensors.torch import load_file, save_file
 from tests.random_models import random_config, random_lean, tl_state_dict, write_hf_gpt2_directory, write_tl_directory
 from workers import catalog, conversion, staged
 from workers.bridges import boot_bridge, quiet
-from workers.catalog import find_entry, model_entries
 from workers.conversion import check_tokens, process_bridge
 from workers.errors import DataError, SweepError, UsageError
 from workers.models import load_model, resolve_model
@@ -31,6 +30,7 @@ WRITERS = {
     "gelu": lambda path: write_tl_directory(path, 1, n_layers=3, n_heads=2, d_model=24),
     "attn-only": lambda path: write_tl_directory(path, 2, attn_only=True, weights_file="model_final.pth"),
     "wide-heads": lambda path: write_tl_directory(path, 3, n_heads=3, d_model=16, d_head=12, d_mlp=20, act_fn="relu"),
+    "solu": lambda path: write_tl_directory(path, 6, n_layers=3, n_heads=2, d_model=24, d_mlp=40, act_fn="solu_ln"),
     "gpt2": lambda path: write_hf_gpt2_directory(path, 4),
     "gpt2-bin": lambda path: write_hf_gpt2_directory(path, 5, weights_file="pytorch_model.bin"),
 }
@@ -135,6 +135,20 @@ class TestAgainstTransformerLens:
         directory = write_tl_directory(tmp_path / "m", n_layers=1, n_heads=2, d_model=16, state=state)
         weights = load_file(resolve_model(str(directory), staging).weights)
         assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+
+    def test_solu_norm_is_folded(self, tmp_path, staging):
+        weights = load_file(resolve_model(str(WRITERS["solu"](tmp_path / "m")), staging).weights)
+        assert weights["W_out"].mean(dim=1).abs().max() < 1e-6, "the activations have no mean over the neurons"
+
+    @pytest.mark.parametrize("act_fn", ["gelu", "solu_ln"])
+    def test_square_mlp_is_refused(self, act_fn, tmp_path, staging):
+        """TransformerLens mistakes the sides of its weights, or says that it cannot tell them apart."""
+        directory = write_tl_directory(tmp_path / "m", n_heads=2, d_model=16, d_mlp=16, act_fn=act_fn)
+        expected = {
+            "gelu": "the trace's logits differ from the unprocessed model's by",
+            "solu_ln": "its weights cannot be processed: Cannot resolve the neuron axis",
+        }
+        assert expected[act_fn] in refusal(directory, staging)
 
     def test_disagreement_is_refused(self, tl_directory, staging, monkeypatch):
         def skewed(bridge):
@@ -249,7 +263,8 @@ class TestSpecs:
         assert "gelu-4l" in message
 
     def test_missing_directory_and_file(self, tl_directory, staging):
-        assert refusal("some/where", staging, UsageError) == "model directory some/where does not exist"
+        for spec in ("./some/where", "some/where/else", "~/nowhere", str(tl_directory / "deeper"), "some\\where"):
+            assert refusal(spec, staging, UsageError) == f"model directory {spec} does not exist"
         weights = tl_directory / "model.safetensors"
         assert "is a file: give the directory" in refusal(weights, staging, UsageError)
 
@@ -264,34 +279,6 @@ class TestSpecs:
         assert named.hash != beside.hash
         assert other.hash == beside.hash
         assert [model.name for model in (named, beside, other)] == ["toy", "toy", "other"]
-
-    def test_catalog(self, tmp_path, monkeypatch):
-        write_tl_directory(tmp_path / "toy", n_layers=3)
-        write_tl_directory(tmp_path / "unfinished", weights_file="step.safetensors")
-        monkeypatch.setattr(catalog, "BUNDLED", tmp_path)
-        entries = model_entries()
-        assert [entry.name for entry in entries] == [
-            "toy", "gelu-1l", "gelu-2l", "gelu-3l", "gelu-4l", "attn-only-1l", "attn-only-2l", "attn-only-3l",
-            "attn-only-4l", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl",
-        ]  # fmt: skip
-        assert entries[0][:6] == ("toy", "bundled", str(tmp_path / "toy"), 3, 32, 4)
-        assert find_entry("NeelNanda/GELU_4L512W_C4_Code") == find_entry("gelu-4l")
-        assert find_entry("openai-community/gpt2-xl")[3:8] == (48, 1600, 25, 64, 6400)
-        assert find_entry("gelu") is None
-
-    def test_catalog_agrees_with_transformer_lens(self):
-        from transformer_lens.supported_models import OFFICIAL_MODEL_NAMES
-
-        assert {entry.location for entry in model_entries() if entry.kind == "hub"} <= set(OFFICIAL_MODEL_NAMES)
-
-    def test_catalog_imports_nothing_heavy(self):
-        code = (
-            "import sys, workers.catalog as c; c.model_entries(); print('torch' in sys.modules, 'numpy' in sys.modules)"
-        )
-        output = subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout
-        assert output.split() == ["False", "False"]
 
     def test_preferred_weights(self, tl_directory):
         torch.save({}, tl_directory / "model_final.pth")
@@ -367,7 +354,7 @@ class TestRefusals:
             ({"parallel_attn_mlp": True}, "it has attention and MLP in parallel"),
             ({"n_key_value_heads": 1}, "it has grouped-query attention (2 heads on 1 keys)"),
             ({"gated_mlp": True}, "it has a gated MLP"),
-            ({"act_fn": "solu_ln"}, "it has the activation solu_ln"),
+            ({"act_fn": "solu"}, "it has the activation solu"),
             ({"attn_scores_soft_cap": 50.0}, "it has soft-capped scores or logits"),
             ({"use_local_attn": True}, "it has local attention"),
             ({"attn_scale": 1.0}, "it has attention not scaled by 1/sqrt(d_head = 4)"),
@@ -457,7 +444,7 @@ class TestRefusals:
                 {"n_layer": 3},
                 "weights do not fit config.json: transformer.h.2.attn.c_attn.bias is missing (and 11 more)",
             ),
-            ({"n_layer": 1}, "h.1.attn.c_attn.weight is not part of such a model (and 10 more)"),
+            ({"n_layer": 1}, "fit config.json: h.1.attn.c_attn.bias is not part of such a model (and 11 more)"),
             ({"n_positions": 16}, "transformer.wpe.weight has shape (64, 32), expected (16, 32)"),
             ({"n_head": 5}, "transformers cannot load it: `embed_dim` must be divisible"),
             ({"n_head": "four"}, "transformers cannot load it"),
@@ -475,7 +462,7 @@ class TestRefusals:
         weights = write_hf_gpt2_directory(tmp_path / "m") / "model.safetensors"
         content = weights.read_bytes()
         weights.write_bytes(content[: int(kept * len(content)) if kept < 1 else kept])
-        assert "model m: transformers cannot load it: " in refusal(weights.parent, staging)
+        assert f"{weights} is damaged or cut short: " in refusal(weights.parent, staging)
 
     def test_hugging_face_nan(self, tmp_path, staging):
         weights = write_hf_gpt2_directory(tmp_path / "m") / "model.safetensors"

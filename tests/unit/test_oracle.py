@@ -30,6 +30,7 @@ SHAPES = {
         "attn_only": False,
     },
     "narrow heads": {"n_layers": 2, "n_heads": 3, "d_model": 20, "d_head": 5, "d_mlp": 24, "act_fn": "relu"},
+    "solu": {"n_layers": 2, "n_heads": 3, "d_model": 20, "d_head": 5, "d_mlp": 24, "act_fn": "solu_ln"},
     "attention only": {"n_layers": 2, "n_heads": 2, "d_model": 16, "d_head": 8, "d_mlp": 64, "attn_only": True},
 }
 

@@ -22,6 +22,7 @@ SHAPES: list[dict[str, Any]] = [
     {"n_layers": 4, "n_heads": 2, "d_model": 40},
     {"n_layers": 2, "n_heads": 4, "d_model": 32, "attn_only": True},
     {"n_layers": 4, "n_heads": 1, "d_model": 12, "attn_only": True},
+    {"n_layers": 3, "n_heads": 2, "d_model": 24, "act_fn": "solu_ln"},
 ]
 
 

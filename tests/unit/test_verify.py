@@ -25,6 +25,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "gpt2": {"n_layers": 3, "n_heads": 2, "d_model": 20, "d_head": 6, "act_fn": "gelu_new"},
     "attention only": {"n_layers": 3, "n_heads": 3, "d_model": 24, "attn_only": True},
     "wide heads": {"n_layers": 3, "n_heads": 2, "d_model": 18, "d_head": 11},
+    "solu": {"n_layers": 3, "n_heads": 2, "d_model": 24, "act_fn": "solu_ln"},
 }
 GIVEN = ((3, 1, 4, 1, 5, 9, 2), (11,), tuple(range(30)))
 
