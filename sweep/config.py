@@ -54,7 +54,10 @@ class SweepConfig(BaseModel):
     """Models to measure: bundled or hub names (`erasure-sweep models` lists them) or directories."""
     corpus: Text = "stdlib"
     """What the models read: `stdlib` (the running interpreter's standard library), a .npy token array, a text file or
-    folder, JSONL or parquet, or a Hugging Face set."""
+    folder, JSONL or parquet, or a Hugging Face set; or `own`, each model its own training mix."""
+    own_corpora: dict[Text, Text] = {}
+    """With `corpus: own`, what a model reads in place of the training mix that is known, or where none is: {MODEL: CORPUS},
+    MODEL as in `models` or without checkpoint and revision."""
     prompts: Positive = 64
     """How many prompts; the first N of a longer run are the same prompts."""
     seq_len: Annotated[int, Field(ge=2)] = 256
@@ -128,7 +131,21 @@ class SweepConfig(BaseModel):
                 raise ValueError(f"{key}: {', '.join(doubles)} is listed more than once")
         if self.erasers is not None and not self.writers:
             raise ValueError(f"erasers = {self.erasers!r}: needs writers, the components (L0H2) that these heads erase")
+        self._check_own_corpora()
         return self
+
+    def _check_own_corpora(self) -> None:
+        if not self.own_corpora:
+            return
+        from workers.corpora import OWN, find_corpus
+
+        if self.corpus != OWN:
+            raise ValueError(f"own_corpora: needs corpus = {OWN!r}, by which each model reads its own training mix")
+        for model, corpus in self.own_corpora.items():
+            try:
+                find_corpus(corpus)
+            except UsageError as error:
+                raise ValueError(f"own_corpora: {model}: {error}") from error
 
     @property
     def _eraser_labels(self) -> list[str]:
@@ -165,7 +182,7 @@ class SweepConfig(BaseModel):
     def protocol(self) -> dict[str, Any]:
         """What determines the numbers, whatever the models and the machines."""
         keys = (
-            *("corpus", "prompts", "seq_len", "seed", "tau", "block_prompts", "dtype", "ln"),
+            *("corpus", "own_corpora", "prompts", "seq_len", "seed", "tau", "block_prompts", "dtype", "ln"),
             *("verify_prompts", "trust_prompts", "donors", "places", "adversarial_prompts"),
         )
         groups = ", ".join(f"{group.writer}: {group.label}" for group in self.groups) or "none"

@@ -2,27 +2,37 @@
 
 Whatever a corpus is made of, workers read one array of token ids, ``int32 [prompt, position]``. It is made once: a
 staged array is found again by a hash of what determines it (names, sizes and times of the files, the request, the
-tokenizer), and taken only if its content still has the fingerprint that was noted beside it.
+tokenizer), and taken only if its content still has the fingerprint that was noted beside it. None of that asks the
+network: what was staged once is read from the folder alone.
+
+``own`` is no corpus but stands for each model's own training mix, which ``own_corpus`` names.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import tempfile
-from collections.abc import Callable
+import re
+from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Integer
 
+from workers.catalog import find_entry
 from workers.corpus_files import FileCorpus, find_files, find_standard_library, standard_library_files
 from workers.corpus_hub import KNOWN_SETS, GeluMix, HubCorpus, parse_hub_corpus
 from workers.errors import DataError, UsageError, nearest
 from workers.sampling import CorpusRequest, Draw, check_count
+from workers.staged_tokens import (
+    ResolvedCorpus,
+    drawing,
+    find_tokens,
+    fingerprint_tokens,
+    load_tokens,
+    write_tokens,
+)
 from workers.tokenization import BOS_TOKEN, Tokenizer, load_tokenizer
 
 __all__ = [
@@ -40,21 +50,17 @@ __all__ = [
     "standard_library_files",
 ]
 
+OWN = "own"
 KNOWN_CORPORA = ("stdlib", "gelu-mix", *KNOWN_SETS)
-DRAWS_VERSION = 1
+DRAWS_VERSION = 2
 """Raised by hand when the same request gives other tokens, so that arrays staged before are not taken."""
 
-
-class ResolvedCorpus(NamedTuple):
-    """A corpus as workers read it."""
-
-    tokens: Path
-    """.npy, int32 [prompts, seq_len]."""
-    fingerprint: str
-    n_prompts: int
-    seq_len: int
-    description: str
-    """What was read and how it was cut, in one line."""
+_TRAINING_MIXES = {
+    r"(gelu|attn-only|solu)-\d+l|NeelNanda/\w+_C4_Code": "gelu-mix",
+    r"(openai-community/)?gpt2(-small|-medium|-large|-xl)?": "openwebtext-10k",
+    r"toy-[\w-]+": "stdlib",
+}
+"""What models were trained on, by their name: GPT-2's own text was never published, OpenWebText is its replication."""
 
 
 class ArrayCorpus(NamedTuple):
@@ -110,10 +116,17 @@ def resolve_corpus(
         corpus = find_corpus(request.corpus)
         needed = tokenizer is not None and corpus.needs_tokenizer
         loaded = load_fitting_tokenizer(tokenizer, d_vocab) if tokenizer is not None and needed else None
-        identity = [DRAWS_VERSION, corpus.identity, list(request[1:]), d_vocab, loaded.fingerprint if loaded else None]
-        key = blake2b(json.dumps(identity).encode(), digest_size=16).hexdigest()
-        stem = staging / "corpora" / key
-        return _find_staged(stem, request) or _stage(stem, corpus.draw(request, loaded), request, d_vocab)
+        cut = [request.seq_len, request.seed, d_vocab, loaded.fingerprint if loaded else None]
+        identity = json.dumps([DRAWS_VERSION, corpus.identity, *cut])
+        key = blake2b(identity.encode(), digest_size=16).hexdigest()
+        folder = staging / "corpora"
+        found = find_tokens(folder, key, request)
+        if found is not None:
+            return found
+        with drawing(folder, key):
+            return find_tokens(folder, key, request) or _stage(
+                folder, key, corpus.draw(request, loaded), request, d_vocab
+            )
     except OSError as error:
         raise DataError(f"{error.filename or request.corpus} cannot be read ({error.strerror or error})") from error
 
@@ -133,6 +146,11 @@ def find_corpus(name: str) -> Corpus:
     Raises:
         UsageError: there is none; the nearest known names are offered.
     """
+    if name == OWN:
+        raise UsageError(
+            f"corpus {OWN} stands for each model's own training mix: where one corpus is meant, name it (known: "
+            f"{', '.join(KNOWN_CORPORA)})"
+        )
     if name == "stdlib":
         return find_standard_library()
     if name == "gelu-mix":
@@ -152,6 +170,40 @@ def find_corpus(name: str) -> Corpus:
     )
 
 
+def own_corpus(name: str, base: str, spec: str, given: Mapping[str, str]) -> str:
+    """The corpus that a model reads where the corpus is ``own``: its training mix, unless the user says another.
+
+    Args:
+        name: the model's, as it is shown.
+        base: the model of whose training it is a checkpoint; its own name where it is none.
+        spec: as the user wrote it, or one of the checkpoints that it stands for.
+        given: corpora by spec, name or base, which go in this order, and before what is known.
+
+    Raises:
+        UsageError: neither the user nor this module says one.
+    """
+    for key in (spec, name, base):
+        if key in given:
+            return given[key]
+    for known in _public_names(name, base, spec):
+        for pattern, corpus in _TRAINING_MIXES.items():
+            if re.fullmatch(pattern, known):
+                return corpus
+    model = base or name
+    raise UsageError(f"corpus = {OWN}: no training mix is known for {model}: add own_corpora: {{{model}: CORPUS}}")
+
+
+def _public_names(name: str, base: str, spec: str) -> tuple[str, ...]:
+    """By what names of a model its training may be known.
+
+    A folder, or another owner's repository, may be called like a model of the study without being it.
+    """
+    model = spec.rpartition("@")[0] or spec
+    if find_entry(model) is None and Path(model).expanduser().is_dir():
+        return ()
+    return (model,) if "/" in model else (base, name)
+
+
 def load_fitting_tokenizer(source: str, d_vocab: int) -> Tokenizer:
     """Load a tokenizer whose every id the model has.
 
@@ -168,34 +220,9 @@ def load_fitting_tokenizer(source: str, d_vocab: int) -> Tokenizer:
     return tokenizer
 
 
-def load_tokens(path: Path | bytes) -> Integer[np.ndarray, "prompt pos"]:
-    """An array of token ids from a .npy file or its content; a file is mapped, not read.
-
-    Raises:
-        DataError: it is damaged, no array of integers, or not two-dimensional.
-    """
-    name = "the token array" if isinstance(path, bytes) else str(path)
-    try:
-        if isinstance(path, bytes):
-            tokens = np.load(io.BytesIO(path), allow_pickle=False)
-        else:
-            tokens = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{name} is damaged or no .npy file ({error})") from error
-    if not isinstance(tokens, np.ndarray):
-        raise DataError(f"{name} is an archive of arrays, not a .npy file: save one array with numpy.save")
-    if not np.issubdtype(tokens.dtype, np.integer):
-        raise DataError(f"{name} holds {tokens.dtype}, not integer token ids")
-    if tokens.ndim != 2:
-        raise DataError(f"{name} has shape {tokens.shape}, not [prompt, position]")
-    return tokens
-
-
-def fingerprint_tokens(tokens: Integer[np.ndarray, "prompt pos"]) -> str:
-    """blake2b over shape and ids, the same on every machine."""
-    digest = blake2b(np.array(tokens.shape, dtype="<i8").tobytes(), digest_size=16)
-    digest.update(np.ascontiguousarray(tokens, dtype="<i4").tobytes())
-    return digest.hexdigest()
+def _stage(folder: Path, key: str, drawn: Draw, request: CorpusRequest, d_vocab: int) -> ResolvedCorpus:
+    _check_ids(drawn.tokens, d_vocab, request.corpus)
+    return write_tokens(folder, key, request.prompts, drawn.tokens, f"{request.corpus}: {drawn.description}")
 
 
 def _check_ids(tokens: Integer[np.ndarray, "prompt pos"], d_vocab: int, corpus: str) -> None:
@@ -206,50 +233,3 @@ def _check_ids(tokens: Integer[np.ndarray, "prompt pos"], d_vocab: int, corpus: 
             f"corpus {corpus} has token id {tokens[prompt, position]} at prompt {prompt}, position {position}: the"
             f" model's ids go from 0 to {d_vocab - 1}"
         )
-
-
-def _find_staged(stem: Path, request: CorpusRequest) -> ResolvedCorpus | None:
-    """The array staged before; ``None`` where there is none, or one that is damaged and has to be made again."""
-    path = stem.with_suffix(".npy")
-    try:
-        record = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
-        tokens = load_tokens(path)
-    except (OSError, ValueError, DataError):
-        return None
-    if not isinstance(record, dict) or tokens.dtype != np.int32 or tokens.shape[1] != request.seq_len:
-        return None
-    n_prompts = len(tokens)
-    if not request.needed <= n_prompts <= request.prompts or record.get("fingerprint") != fingerprint_tokens(tokens):
-        return None
-    return ResolvedCorpus(path, record["fingerprint"], n_prompts, request.seq_len, str(record.get("description")))
-
-
-def _stage(stem: Path, drawn: Draw, request: CorpusRequest, d_vocab: int) -> ResolvedCorpus:
-    """Keep an array, and behind it the record by which it counts as finished."""
-    _check_ids(drawn.tokens, d_vocab, request.corpus)
-    tokens = np.ascontiguousarray(drawn.tokens, dtype=np.int32)
-    fingerprint = fingerprint_tokens(tokens)
-    description = f"{request.corpus}: {drawn.description}"
-    record = {"fingerprint": fingerprint, "description": description}
-    path = stem.with_suffix(".npy")
-    _write(path, lambda stream: np.save(stream, tokens, allow_pickle=False))
-    _write(stem.with_suffix(".json"), lambda stream: stream.write(json.dumps(record).encode()))
-    return ResolvedCorpus(path, fingerprint, len(tokens), request.seq_len, description)
-
-
-def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write to a temporary name, sync, rename."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as stream:
-            temporary = Path(stream.name)
-            try:
-                write(stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            except BaseException:
-                temporary.unlink()
-                raise
-        temporary.replace(path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written ({error.strerror or error})") from error

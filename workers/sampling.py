@@ -4,13 +4,16 @@ A document is divided into slots of ``BYTES_PER_TOKEN * seq_len`` bytes; its pas
 end in slot k to the first in slot k + 1 (a space or any character stands in where a slot holds no line end). So
 passages follow from the sizes of the files alone, every byte lies in exactly one of them, and nothing has to be read
 but what is used. Passages are put into the order of a hash of (seed, document name, k), which depends neither on the
-file system nor on how many prompts are asked for. Every passage has the same chance to come early, so text is drawn in
-proportion to its length. It is close to a uniform sample of the text: what remains is that the end of a passage, left
-over when its prompt is full, is drawn less often, and so the beginning of a document, where its first passage begins,
-a little more often.
+file system nor on how many prompts are asked for; those of nothing but white space are left out and not counted. Every
+passage has the same chance to come early, so text is drawn in proportion to its length. It is close to a uniform sample
+of the text: what remains is that the end of a passage, left over when its prompt is full, is drawn less often, and so
+the beginning of a document, where its first passage begins, a little more often.
 
-A prompt is BOS and the tokens of passages; where one ends too early, a separator and the next passage follow. What a
-passage has left over when its prompt is full is dropped. So the first N prompts of a longer run are the same.
+Prompt i is BOS and the tokens of passage i. Where that ends too early, a separator and a passage from the end of the
+order follow, taken backwards and each once; what a passage has left over when its prompt is full is dropped. Prompts
+end where front and back meet. So prompt i begins with the same text whatever the tokenizer: one that spells with fewer
+tokens takes more from the back, and only has fewer prompts in the end. (A passage in which a tokenizer finds no token
+at all leaves its prompt to those from the back.) And the first N prompts of a longer run are the same.
 """
 
 from __future__ import annotations
@@ -36,7 +39,8 @@ class CorpusRequest(NamedTuple):
     """What a sweep wants to read."""
 
     corpus: str
-    """``stdlib``, a .npy, text, JSONL or parquet file, a folder, a known name, or ``hf:REPO[:CONFIG][:SPLIT]``."""
+    """``stdlib``, a .npy, text, JSONL or parquet file, a folder, a known name, or ``hf:REPO[:CONFIG][:SPLIT]``;
+    not ``own``."""
     prompts: int
     """How many prompts are taken, where the corpus holds as many."""
     seq_len: int
@@ -92,17 +96,17 @@ def draw_text(documents: Sequence[Document], request: CorpusRequest, tokenizer: 
     """
     width = BYTES_PER_TOKEN * request.seq_len
     order = order_passages(documents, width, request.seed)
-    texts = (
-        read_passage(documents[document], slot, width)
-        for document, slot in zip(order.document.tolist(), order.slot.tolist(), strict=True)
-    )
-    packed = list(islice(pack_prompts(texts, tokenizer, request.seq_len), request.prompts))
+
+    def read(place: int) -> str:
+        return read_passage(documents[order.document[place]], int(order.slot[place]), width)
+
+    packed = list(islice(pack_prompts(read, len(order.slot), tokenizer, request.seq_len), request.prompts))
     check_count(len(packed), request)
     size = sum(document.n_bytes for document in documents)
     return Draw(
         np.array(packed, dtype=np.int64),
-        f"{len(documents)} documents, {size:,} bytes, cut into {len(order.slot)} passages of about {width} bytes,"
-        f" in the order of seed {request.seed}, packed behind BOS",
+        f"{len(documents)} documents, {size:,} bytes, cut into {len(order.slot)} passages of about {width} bytes;"
+        f" each prompt is BOS and a passage, in the order of seed {request.seed}, filled up from the end of that order",
     )
 
 
@@ -208,21 +212,33 @@ def _decode(data: bytes, offset: int, document: Document) -> str:
         raise DataError(f"{document.name} is not UTF-8 text ({where}): {remedy}") from error
 
 
-def pack_prompts(texts: Iterable[str], tokenizer: Tokenizer, seq_len: int) -> Iterator[list[int]]:
-    """Prompts of exactly ``seq_len`` ids, made as they are asked for; an unfinished last one is dropped."""
-    prompt = [tokenizer.bos_id]
-    for ids in _encode(texts, tokenizer):
-        if not ids:
-            continue
-        if len(prompt) > 1:
-            prompt.append(tokenizer.separator_id)
-        prompt += ids
-        if len(prompt) >= seq_len:
-            yield prompt[:seq_len]
-            prompt = [tokenizer.bos_id]
+def pack_prompts(
+    read: Callable[[int], str], n_passages: int, tokenizer: Tokenizer, seq_len: int
+) -> Iterator[list[int]]:
+    """Prompts of exactly ``seq_len`` ids, made as they are asked for; one that cannot be filled is dropped.
+
+    Args:
+        read: the passage at a place in the order of drawing, 0 to ``n_passages`` - 1.
+        n_passages: how many there are, those of white space among them.
+    """
+    front = _encode(range(n_passages), read, tokenizer)
+    back = _encode(range(n_passages - 1, -1, -1), read, tokenizer)
+    taken_from = n_passages
+    for place, ids in front:
+        prompt = [tokenizer.bos_id, *ids]
+        while place < taken_from and len(prompt) < seq_len:
+            taken_from, more = next(back)  # which comes upon this prompt's own passage before it ends
+            if more and len(prompt) > 1:
+                prompt.append(tokenizer.separator_id)
+            prompt += more
+        if place >= taken_from:
+            return
+        yield prompt[:seq_len]
 
 
-def _encode(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[list[int]]:
-    remaining = iter(texts)
-    while batch := list(islice(remaining, _PASSAGES_PER_BATCH)):
-        yield from tokenizer.encode_batch(batch)
+def _encode(places: Iterable[int], read: Callable[[int], str], tokenizer: Tokenizer) -> Iterator[tuple[int, list[int]]]:
+    """Ids of the passages that are more than white space, each behind its place."""
+    texts = ((place, read(place)) for place in places)
+    written = ((place, text) for place, text in texts if text.strip())
+    while batch := list(islice(written, _PASSAGES_PER_BATCH)):
+        yield from zip((place for place, _ in batch), tokenizer.encode_batch([text for _, text in batch]), strict=True)

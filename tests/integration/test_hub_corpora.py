@@ -5,15 +5,20 @@ Requests run in processes of their own, because huggingface_hub and datasets rea
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -27,9 +32,13 @@ import json, sys
 from pathlib import Path
 from workers.corpora import CorpusRequest, load_tokens, resolve_corpus
 from workers.errors import SweepError
-import datasets
+from workers import corpus_hub
 
-datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0.5  # 5 s for each stream, for the sake of far larger files
+corpus_hub.ROW_TIMEOUT_S, streams = float(sys.argv[3]), sys.argv[4] == "True"
+if streams:
+    import datasets
+
+    datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0.5  # 5 s for each stream, for the sake of far larger files
 for corpus, prompts, tokenizer in json.loads(sys.argv[2]):
     try:
         found = resolve_corpus(CorpusRequest(corpus, prompts, 12, 0), tokenizer, 2000, 64, Path(sys.argv[1]))
@@ -37,6 +46,7 @@ for corpus, prompts, tokenizer in json.loads(sys.argv[2]):
     except SweepError as error:
         answer = {"error": f"{type(error).__name__}: {error}"}
     print(json.dumps(answer))
+assert streams or "datasets" not in sys.modules, "nothing was to be streamed"
 """
 
 
@@ -46,22 +56,40 @@ def hub() -> Iterator[Hub]:
         yield served
 
 
-def resolve(hub: Hub, tmp_path: Path, *asked: tuple[str, int, str | None]) -> list[dict[str, Any]]:
-    """What a fresh process makes of requests (corpus, prompts, tokenizer), one after the other."""
+def resolve(
+    hub: Hub,
+    tmp_path: Path,
+    *asked: tuple[str, int, str | None],
+    offline: bool = False,
+    row_timeout_s: float = 60,
+    streams: bool = True,
+) -> list[dict[str, Any]]:
+    """What a fresh process makes of requests (corpus, prompts, tokenizer), one after the other, and prints of itself."""
     finished = subprocess.run(
-        [sys.executable, "-c", RESOLVE, str(tmp_path / "staging"), json.dumps(asked)],
+        [sys.executable, "-c", RESOLVE, str(tmp_path / "staging"), json.dumps(asked), str(row_timeout_s), str(streams)],
         cwd=ROOT,
-        env=run_environment(hub, tmp_path / "cache") | {"OMP_NUM_THREADS": "1"},
+        env=run_environment(hub, tmp_path / "cache", offline) | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=180,
         check=False,
     )
     assert finished.returncode == 0, finished.stderr
-    answers = [json.loads(line) for line in finished.stdout.splitlines() if line.startswith("{")]
+    assert finished.stderr == ""
+    answers = [json.loads(line) for line in finished.stdout.splitlines()]
     assert len(answers) == len(asked)
     assert not any("\n" in answer.get("error", "") for answer in answers)
     return answers
+
+
+def parquet(column: str, rows: list[Any]) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({column: rows}), buffer)
+    return buffer.getvalue()
+
+
+def nothing_staged(tmp_path: Path) -> bool:
+    return not [path for path in (tmp_path / "staging").rglob("*") if path.is_file() and path.suffix != ".lock"]
 
 
 def tokenizer_files() -> dict[str, bytes]:
@@ -85,8 +113,23 @@ def test_ready_tokens_are_streamed_and_staged(hub: Hub, tmp_path: Path) -> None:
     assert (tokens == tokens[:, :1]).all()
     assert short["tokens"] == long["tokens"][:7]
     assert too_many["error"].startswith(f"UsageError: corpus {name} has 300 prompts")
+    hub.requests.clear()
+    again, cut = resolve(hub, tmp_path, (name, 40, None), (name, 9, None), streams=False)
+    assert (again, cut["tokens"]) == (long, long["tokens"][:9])
+    assert hub.requests == []
+    shutil.copytree(tmp_path / "staging", tmp_path / "elsewhere" / "staging")
+    (more,) = resolve(hub, tmp_path / "elsewhere", (name, 41, None), offline=True, streams=False)
+    assert more["error"].startswith("DataError: data set NeelNanda/c4-tokenized-2b is not staged and HF_HUB_OFFLINE is")
     hub.stop()
-    assert resolve(hub, tmp_path, (name, 40, None)) == [long]
+    assert resolve(hub, tmp_path / "elsewhere", (name, 40, None), streams=False) == [long]
+
+
+def test_two_processes_draw_once(hub: Hub, tmp_path: Path) -> None:
+    hub.add_token_dataset("owner/name", [[i] * 16 for i in range(50)]).files["README.md"] = b"text"
+    with ThreadPoolExecutor(2) as threads:
+        both = list(threads.map(lambda _: resolve(hub, tmp_path, ("hf:owner/name", 20, None)), range(2)))
+    assert both[0] == both[1]
+    assert hub.requests.count("GET /api/datasets/owner/name") == 1, "the other one did not ask the hub at all"
 
 
 def test_the_authors_mix(hub: Hub, tmp_path: Path) -> None:
@@ -124,40 +167,107 @@ def test_a_tokenizer_that_only_transformers_reads(hub: Hub, tmp_path: Path) -> N
     assert found["tokens"] == [[257] + [256] * (SEQ_LEN - 1)] * 2
 
 
-@pytest.mark.parametrize("status", ["missing", "gated", "private"])
+REFUSED = {
+    "missing": "{hub} has no data set owner/name, or it is private: check the name, or `hf auth login`",
+    "gated": "data set owner/name is gated: accept its terms on {hub}/datasets/owner/name, then `hf auth login`",
+    "private": "{hub} has no data set owner/name, or it is private: check the name, or `hf auth login`",
+    "broken": "{hub} answers 503 for data set owner/name: try later, or fetch it where there is a network",
+}
+
+
+@pytest.mark.parametrize("status", REFUSED)
 def test_what_the_hub_does_not_give(status: Any, hub: Hub, tmp_path: Path) -> None:
     if status != "missing":
         hub.add_token_dataset("owner/name", [[1] * 16]).status = status
+    start = time.monotonic()
+    (rows,) = resolve(hub, tmp_path, ("hf:owner/name", 1, None), streams=False)
+    assert rows["error"].startswith("DataError: " + REFUSED[status].format(hub=hub.url))
+    assert time.monotonic() - start < 20
+    assert nothing_staged(tmp_path)
+
+
+@pytest.mark.parametrize("status", ["missing", "gated"])
+def test_a_tokenizer_that_the_hub_does_not_give(status: Any, hub: Hub, tmp_path: Path) -> None:
+    if status != "missing":
         hub.add("models", "owner/tokenizer", tokenizer_files()).status = status
-    rows, tokenizer = resolve(hub, tmp_path, ("hf:owner/name", 1, None), ("stdlib", 1, "owner/tokenizer"))
-    assert rows["error"].startswith("DataError: data set owner/name cannot be loaded from the Hugging Face hub")
-    assert tokenizer["error"].startswith("DataError: tokenizer.json of owner/tokenizer cannot be loaded")
-    assert not (tmp_path / "staging" / "corpora").exists()
+    (found,) = resolve(hub, tmp_path, ("stdlib", 1, "owner/tokenizer"))
+    assert found["error"].startswith("DataError: tokenizer.json of owner/tokenizer cannot be loaded")
 
 
-def test_no_such_split_or_column(hub: Hub, tmp_path: Path) -> None:
-    hub.add_token_dataset("owner/name", [[1] * 16])
-    hub._add_parquet("owner/other", "body", ["text"], 1)
-    split, column = resolve(hub, tmp_path, ("hf:owner/name::test", 1, None), ("hf:owner/other", 1, None))
-    assert "data set owner/name cannot be loaded" in split["error"]
-    assert "test" in split["error"]
+def test_configurations_and_splits(hub: Hub, tmp_path: Path) -> None:
+    listed = [("en", True, "train", 1), ("en", True, "test", 2), ("de", False, "train", 3)]
+    files = {f"{config}/{split}-0.parquet": parquet("tokens", [[token] * 16] * 4) for config, _, split, token in listed}
+    card = """---
+configs:
+- config_name: de
+  data_files: [{split: train, path: de/train-*}]
+- config_name: en
+  default: true
+  data_files: [{split: train, path: en/train-*}, {split: test, path: en/test-*}]
+---
+"""
+    hub.add("datasets", "owner/name", files | {"README.md": card.encode()})
+    names = ("hf:owner/name", "hf:owner/name:en:test", "hf:owner/name:de", "hf:owner/name::test")
+    *found, no_config, no_split = resolve(
+        hub, tmp_path, *((name, 2, None) for name in (*names, "hf:owner/name:fr", "hf:owner/name:de:test"))
+    )
+    assert [one["tokens"][0][0] for one in found] == [1, 2, 3, 2]
+    assert no_config["error"].startswith(f"DataError: data set owner/name cannot be loaded from {hub.url} (")
+    assert "'fr'" in no_config["error"]
+    assert "'de', 'en'" in no_config["error"]
+    assert "test" in no_split["error"]
+    assert "train" in no_split["error"]
+
+
+def test_a_set_that_is_a_script(hub: Hub, tmp_path: Path) -> None:
+    """As stas/openwebtext-10k: ``datasets`` runs no scripts, and the hub keeps their rows as parquet in a branch."""
+    hub.add("models", "owner/tokenizer", tokenizer_files())
+    for name, configs in (("stas/openwebtext-10k", ["plain_text"]), ("owner/two", ["a", "b"])):
+        repo = hub.add("datasets", name, {f"{name.split('/')[1]}.py": b"import datasets\n", "README.md": b"text\n"})
+        texts = {config: parquet("text", [f"{config} {i} " * 12 for i in range(30)]) for config in configs}
+        branch = {f"{config}/train/0000.parquet": content for config, content in texts.items()}
+        repo.revisions["refs/convert/parquet"] = branch | {".gitattributes": b"\n"}
+    tokenizer = "owner/tokenizer"
+    corpora = ("openwebtext-10k", "hf:owner/two:b", "hf:owner/two")
+    only, one, either = resolve(hub, tmp_path, *((corpus, 5, tokenizer) for corpus in corpora))
+    assert (len(only["tokens"]), len(one["tokens"])) == (5, 5)
+    assert one["tokens"] != only["tokens"]
+    assert "(it has the configurations a, b: write hf:owner/two:CONFIG)" in either["error"]
+
+
+def test_no_such_column(hub: Hub, tmp_path: Path) -> None:
+    hub.add("datasets", "owner/other", {"data/train-0.parquet": parquet("body", ["text"])})
+    (column,) = resolve(hub, tmp_path, ("hf:owner/other", 1, None))
     assert "its columns: body" in column["error"]
 
 
-@pytest.mark.parametrize("fault", ["cut", "short"])
+@pytest.mark.parametrize("fault", ["cut", "short", "stall"])
 def test_a_torn_transfer(fault: Any, hub: Hub, tmp_path: Path) -> None:
     repo = hub.add_token_dataset("owner/name", [[i] * 16 for i in range(500)])
     repo.faults = dict.fromkeys(repo.files, fault)
     start = time.monotonic()
-    (answer,) = resolve(hub, tmp_path, ("hf:owner/name", 5, None))
-    assert answer["error"].startswith("DataError: data set owner/name cannot be loaded")
-    assert time.monotonic() - start < 90
+    (answer,) = resolve(hub, tmp_path, ("hf:owner/name", 5, None), row_timeout_s=8 if fault == "stall" else 60)
+    assert answer["error"].startswith(f"DataError: data set owner/name cannot be loaded from {hub.url} (")
+    assert ("no row in 8 seconds" in answer["error"]) == (fault == "stall")
+    assert time.monotonic() - start < 60
+    assert nothing_staged(tmp_path)
+
+
+def test_a_slow_line_and_one_that_broke_once(hub: Hub, tmp_path: Path) -> None:
+    hub.drip_s = 0.05
+    for name, fault in (("owner/slow", "slow"), ("owner/broke", "drop-once")):
+        repo = hub.add_token_dataset(name, [[i] * 16 for i in range(500)])
+        repo.faults = dict.fromkeys(repo.files, fault)  # type: ignore[arg-type]
+    hub.add_token_dataset("owner/good", [[i] * 16 for i in range(500)])
+    slow, broke, good = resolve(hub, tmp_path, *((f"hf:owner/{n}", 5, None) for n in ("slow", "broke", "good")))
+    assert slow["tokens"] == broke["tokens"] == good["tokens"]
 
 
 def test_a_hub_that_is_gone(hub: Hub, tmp_path: Path) -> None:
     hub.stop()
     start = time.monotonic()
-    (answer,) = resolve(hub, tmp_path, ("gelu-mix", 5, None))
-    assert answer["error"].startswith("DataError: data set NeelNanda/c4-tokenized-2b cannot be loaded")
+    (answer,) = resolve(hub, tmp_path, ("gelu-mix", 5, None), streams=False)
+    assert answer["error"].startswith("DataError: data set NeelNanda/c4-tokenized-2b cannot be loaded from http://")
+    assert "erasure-sweep fetch" in answer["error"]
     assert "--corpus stdlib" in answer["error"]
-    assert time.monotonic() - start < 90
+    assert time.monotonic() - start < 20

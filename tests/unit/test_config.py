@@ -8,7 +8,7 @@ import pytest
 
 from sweep.config import SweepConfig, build_config, load_config, preset_names, reference
 from workers.catalog import find_entry
-from workers.corpora import KNOWN_CORPORA
+from workers.corpora import KNOWN_CORPORA, OWN
 from workers.errors import UsageError
 from workers.records import Group, VerifyRequest
 
@@ -38,7 +38,7 @@ def test_presets_name_what_exists(name: str):
     config = load_config(name)
     assert config.name == name
     assert all(find_entry(model) is not None for model in config.models if not model.startswith("toy-"))
-    assert config.corpus in KNOWN_CORPORA
+    assert config.corpus in (*KNOWN_CORPORA, OWN)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +86,27 @@ def test_a_sweep_is_named_after_its_file(tmp_path: Path, file: str, name: str):
         ({"gpus_per_worker": 2}, "gpus_per_worker = 2: should be less than or equal to 1"),
         ({"corpus": "a\0b"}, "corpus = 'a\\x00b': should be a line of text"),
         ({"out": ""}, "out = '': should be a line of text"),
+        (
+            {"own_corpora": {"a": "stdlib"}},
+            "own_corpora: needs corpus = 'own', by which each model reads its own training mix",
+        ),
+        ({"corpus": "own", "own_corpora": {"a": 3}}, "own_corpora = 3: should be a valid string"),
+        ({"corpus": "own", "own_corpora": {1: "stdlib"}}, "own_corpora = 1: should be a valid string"),
+        ({"corpus": "own", "own_corpora": ["a"]}, "own_corpora = ['a']: should be a valid dictionary"),
+        (
+            {"corpus": "own", "own_corpora": {"a": "stdlib", "b": "c4-10"}},
+            "own_corpora: b: corpus c4-10 is neither a known name nor a file or folder: did you mean c4-10k, code-10k?"
+            " (write hf:OWNER/NAME for a data set on the Hugging Face hub)",
+        ),
+        (
+            {"corpus": "own", "own_corpora": {"a": "hf:a:b:c:d"}},
+            "own_corpora: a: corpus hf:a:b:c:d is not of the form hf:REPO[:CONFIG][:SPLIT]",
+        ),
+        (
+            {"corpus": "own", "own_corpora": {"a": "own"}},
+            "own_corpora: a: corpus own stands for each model's own training mix: where one corpus is meant, name it"
+            f" (known: {', '.join(KNOWN_CORPORA)})",
+        ),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_the_key(values: dict[str, object], line: str):
@@ -157,6 +178,8 @@ def test_what_determines_numbers_leaves_out_models_and_machines():
     more = build_config({"models": ["a"], "stage": "verify", "writers": ["L0H1"]})
     assert more.protocol() == config.protocol()
     assert same.protocol() == config.protocol()
+    own = build_config({"models": ["a"], "corpus": "own"})
+    assert build_config({"models": ["a"], "corpus": "own", "own_corpora": {"a": "stdlib"}}).protocol() != own.protocol()
     for key, value in {
         "seed": 1,
         "prompts": 3,

@@ -1,4 +1,4 @@
-"""Names, arrays, requests and the staged array: found again when nothing changed, refused in one line when unusable."""
+"""Names, arrays and requests: taken as they are, refused in one line when unusable."""
 
 from __future__ import annotations
 
@@ -128,7 +128,13 @@ class TestRequests:
         assert "did you mean stdlib?" in refusal(UsageError, "stdlb", tmp_path)
         assert "did you mean c4-tokenized-2b" in refusal(UsageError, "c4-tokenised", tmp_path)
         assert "known: " in refusal(UsageError, "/no/such/file.npy", tmp_path)
-        assert "hf:REPO" in refusal(UsageError, "hf:a:b:c:d", tmp_path)
+        for name in ("hf:a:b:c:d", "hf:", "hf:a/b/c", "hf:a b", "hf:../x/y"):
+            assert "hf:REPO[:CONFIG][:SPLIT]" in refusal(UsageError, name, tmp_path)
+
+    def test_own_is_no_corpus_and_no_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path("own").write_text("text\n" * 1000)
+        assert "each model's own training mix" in refusal(UsageError, "own", tmp_path)
 
     def test_a_known_name_goes_before_a_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
@@ -157,7 +163,7 @@ class TestFewerThanAsked:
         whole = resolve(corpus, tmp_path, tokenizer, prompts=500, least=4)
         assert 10 <= whole.n_prompts < 500
         assert len(load_tokens(whole.tokens)) == whole.n_prompts
-        some = tokens_of(corpus, tmp_path, tokenizer, prompts=4)
+        some = tokens_of(corpus, tmp_path / "new", tokenizer, prompts=4)
         assert some.tolist() == load_tokens(whole.tokens)[:4].tolist()
         assert resolve(corpus, tmp_path, tokenizer, prompts=6, least=4).n_prompts == 6
 
@@ -171,69 +177,6 @@ class TestFewerThanAsked:
     def test_too_few_are_refused(self, corpus: Path, tmp_path: Path, tokenizer: str) -> None:
         message = refusal(UsageError, corpus, tmp_path, tokenizer, prompts=500, least=400)
         assert "400 were asked for: give --prompts " in message
-
-
-class TestStaging:
-    def test_it_is_made_once(
-        self, texts: Path, tmp_path: Path, tokenizer: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        first = resolve(texts, tmp_path, tokenizer)
-        assert first.tokens.parent == tmp_path / "staging" / "corpora"
-        assert sorted(path.suffix for path in first.tokens.parent.iterdir()) == [".json", ".npy"]
-        monkeypatch.setattr(corpora, "_stage", lambda *_: pytest.fail("made again"))
-        assert resolve(texts, tmp_path, tokenizer) == first
-
-    @pytest.mark.parametrize("keep", [0, 60, -4])
-    def test_a_torn_array_is_made_again(self, keep: int, texts: Path, tmp_path: Path, tokenizer: str) -> None:
-        first = resolve(texts, tmp_path, tokenizer)
-        content = first.tokens.read_bytes()
-        first.tokens.write_bytes(content[:keep])
-        assert resolve(texts, tmp_path, tokenizer) == first
-        assert first.tokens.read_bytes() == content
-
-    @pytest.mark.parametrize("record", ["", "[]", "{}", '{"fingerprint": "0"}'])
-    def test_a_torn_record_is_made_again(self, record: str, texts: Path, tmp_path: Path, tokenizer: str) -> None:
-        first = resolve(texts, tmp_path, tokenizer)
-        first.tokens.with_suffix(".json").write_text(record)
-        assert resolve(texts, tmp_path, tokenizer) == first
-
-    def test_flipped_ids_are_noticed(self, texts: Path, tmp_path: Path, tokenizer: str) -> None:
-        first = resolve(texts, tmp_path, tokenizer)
-        content = bytearray(first.tokens.read_bytes())
-        content[-4] ^= 1
-        first.tokens.write_bytes(content)
-        assert resolve(texts, tmp_path, tokenizer) == first
-        assert corpora.fingerprint_tokens(load_tokens(first.tokens)) == first.fingerprint
-
-    def test_what_determines_it(self, texts: Path, tmp_path: Path, tokenizer: str) -> None:
-        first = resolve(texts, tmp_path, tokenizer)
-        other = write_tokenizer(tmp_path / "other", ("<|EOS|>", "<|BOS|>"))
-        assert resolve(texts, tmp_path, other).tokens != first.tokens
-        for path in texts.rglob("*.*"):
-            path.write_text("changed\n" * 100)
-        changed = resolve(texts, tmp_path, tokenizer)
-        assert changed.tokens != first.tokens
-        assert changed.fingerprint != first.fingerprint
-
-    def test_a_folder_that_cannot_be_written(self, texts: Path, tmp_path: Path, tokenizer: str) -> None:
-        (tmp_path / "staging").write_text("a file is in the way")
-        assert "cannot be written" in refusal(DataError, texts, tmp_path, tokenizer)
-
-    def test_nothing_is_left_of_a_write_that_failed(self, texts: Path, tmp_path: Path, tokenizer: str) -> None:
-        def no_room(*_: object, **__: object) -> None:
-            raise OSError(28, "No space left on device")
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("numpy.save", no_room)
-            assert "No space left on device" in refusal(DataError, texts, tmp_path, tokenizer)
-        assert list((tmp_path / "staging" / "corpora").iterdir()) == []
-
-    def test_fingerprint_tells_shapes_apart_and_not_types(self) -> None:
-        flat = np.arange(12)
-        assert corpora.fingerprint_tokens(flat.reshape(3, 4)) != corpora.fingerprint_tokens(flat.reshape(4, 3))
-        assert corpora.fingerprint_tokens(flat.reshape(3, 4)) == corpora.fingerprint_tokens(
-            flat.reshape(3, 4).astype(">i2")
-        )
 
 
 def test_local_corpora_need_neither_torch_nor_datasets() -> None:

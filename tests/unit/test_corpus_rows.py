@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import datasets
 import numpy as np
@@ -10,6 +13,8 @@ import pytest
 import torch
 
 from tests.corpus_requests import BOS, SEQ_LEN, refusal, tokens_of, write_rows, write_tokenizer
+from workers import corpus_hub
+from workers.catalog import BUNDLED
 from workers.corpora import load_tokenizer
 from workers.corpus_hub import torch_permutation
 from workers.errors import DataError, UsageError
@@ -27,7 +32,7 @@ class TestRows:
         rows += [{"id": 30, "text": ""}, {"id": 31, "text": None}]
         path = write_rows(tmp_path / f"rows{suffix}", rows)
         found = tokens_of(path, tmp_path, tokenizer, prompts=20)
-        assert np.array_equal(tokens_of(path, tmp_path, tokenizer, prompts=5), found[:5])
+        assert np.array_equal(tokens_of(path, tmp_path / "new", tokenizer, prompts=5), found[:5])
         decoded = [load_tokenizer(tokenizer).decode(row[1:].tolist()) for row in found]
         assert len(set(decoded)) > 10
         whole = "\n".join(str(row["text"]) for row in rows)
@@ -40,7 +45,7 @@ class TestRows:
         found = tokens_of(path, tmp_path, prompts=24)
         assert sorted(found[:, 0].tolist()) == list(range(6, 30))
         assert (found == found[:, :1]).all()
-        assert np.array_equal(tokens_of(path, tmp_path, prompts=5), found[:5])
+        assert np.array_equal(tokens_of(path, tmp_path / "new", prompts=5), found[:5])
         assert found[:, 0].tolist() != sorted(found[:, 0].tolist())
         assert not np.array_equal(tokens_of(path, tmp_path, prompts=24, seed=1), found)
         assert "has 24 prompts" in refusal(UsageError, path, tmp_path, prompts=25)
@@ -98,6 +103,7 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch, rows: dict[str, list[dict[str, obj
         return datasets.IterableDataset.from_generator(lambda: iter(rows[repo]))
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(corpus_hub, "probe", lambda repo: None)
     return asked
 
 
@@ -109,19 +115,56 @@ class TestHub:
         assert found.shape == (100, SEQ_LEN)
         assert len(set(found[:, 0].tolist())) == 100
         assert not any(i % 5 == 0 for i in found[:, 0].tolist())
-        assert np.array_equal(tokens_of("code-tokenized", tmp_path, prompts=9), found[:9])
+        assert np.array_equal(tokens_of("code-tokenized", tmp_path / "new", prompts=9), found[:9])
         assert not np.array_equal(tokens_of("code-tokenized", tmp_path, prompts=100, seed=1), found)
-        tokens_of("code-tokenized", tmp_path, prompts=9)
-        assert len(asked) == 3, "the last one was staged"
+        assert np.array_equal(tokens_of("code-tokenized", tmp_path, prompts=9), found[:9])
+        assert len(asked) == 3, "the last one was cut from what was staged"
         assert "has 160 prompts" in refusal(UsageError, "code-tokenized", tmp_path, prompts=161)
 
     def test_texts(self, tmp_path: Path, tokenizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
         fake_hub(monkeypatch, {"o/n": [{"text": f"document {i} " * 9} for i in range(40)], "e/e": []})
         found = tokens_of("hf:o/n", tmp_path, tokenizer, prompts=20)
         assert (found[:, 0] == BOS).all()
-        assert np.array_equal(tokens_of("hf:o/n", tmp_path, tokenizer, prompts=3), found[:3])
+        assert np.array_equal(tokens_of("hf:o/n", tmp_path / "new", tokenizer, prompts=3), found[:3])
         assert ".npy" in refusal(UsageError, "hf:o/n", tmp_path)
         assert "holds no rows" in refusal(DataError, "hf:e/e", tmp_path, tokenizer)
+
+    def test_texts_begin_prompts_alike_whatever_the_tokenizer(
+        self, tmp_path: Path, tokenizer: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        texts = [" \n" * 60 if i % 7 == 0 else f"document {i} says {i * i} and ends\n" * 4 for i in range(40)]
+        fake_hub(monkeypatch, {"o/n": [{"text": text} for text in texts]})
+        begun = []
+        for source in (tokenizer, str(BUNDLED / "tokenizer")):
+            loaded = load_tokenizer(source)
+            found = tokens_of("hf:o/n", tmp_path, source, prompts=12, d_vocab=100_000)
+            begun.append([loaded.decode(row[1:].tolist()) for row in found])
+        assert all(one[:12].strip() and other.startswith(one[:12]) for one, other in zip(*begun, strict=True))
+
+    def test_gated_files_behind_an_open_listing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refused(repo: str, *_: object, **__: object) -> NoReturn:
+            told = f"Dataset '{repo}' is a gated dataset on the Hub. You must be authenticated to access it."
+            raise datasets.exceptions.DatasetNotFoundError(told)
+
+        fake_hub(monkeypatch, {})
+        monkeypatch.setattr(datasets, "load_dataset", refused)
+        message = refusal(DataError, "hf:o/n", tmp_path)
+        assert message.startswith(
+            "data set o/n is gated: accept its terms on https://huggingface.co/datasets/o/n, then"
+        )
+
+    def test_no_row_in_time(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def stalls() -> Iterator[dict[str, object]]:
+            yield {"tokens": [1] * 16}
+            time.sleep(30)
+
+        fake_hub(monkeypatch, {})
+        monkeypatch.setattr(corpus_hub.HubCorpus, "_shuffled", lambda *_: stalls())
+        monkeypatch.setattr(corpus_hub, "ROW_TIMEOUT_S", 0.2)
+        start = time.monotonic()
+        assert "(no row in 0 seconds)" in refusal(DataError, "hf:o/n", tmp_path)
+        assert time.monotonic() - start < 10
+        assert not list(tmp_path.rglob("*.npy"))
 
     def test_out_of_reach(self, tmp_path: Path, tokenizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
         fake_hub(monkeypatch, {})
@@ -162,7 +205,7 @@ class TestHub:
         for r in (0, 1):
             expected = np.array(c4[240 * r : 240 * r + 240] + code[60 * r : 60 * r + 60])[order.numpy()]
             assert found[300 * r : 300 * r + 300].tolist() == expected.tolist()
-        prefix = tokens_of("gelu-mix", tmp_path, prompts=40, d_vocab=2000, seed=8)[:, 0]
+        prefix = tokens_of("gelu-mix", tmp_path / "new", prompts=40, d_vocab=2000, seed=8)[:, 0]
         assert np.array_equal(prefix, found[:40])
         assert "has 600 prompts" in refusal(UsageError, "gelu-mix", tmp_path, prompts=601, d_vocab=2000)
 

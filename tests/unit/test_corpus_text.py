@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from tests.corpus_requests import BOS, SEQ_LEN, refusal, resolve, tokens_of, write_texts, write_tokenizer
+from workers.catalog import BUNDLED
 from workers.corpora import load_tokenizer
 from workers.errors import DataError, UsageError
 from workers.sampling import Document, order_passages, pack_prompts, read_passage
+
+BUNDLED_TOKENIZER = str(BUNDLED / "tokenizer")
 
 
 @pytest.fixture
@@ -38,7 +41,8 @@ class TestText:
     def test_first_prompts_of_a_longer_run_are_the_same(self, texts: Path, tmp_path: Path, tokenizer: str) -> None:
         long = tokens_of(texts, tmp_path, tokenizer, prompts=17)
         for prompts in (1, 4, 16):
-            assert np.array_equal(tokens_of(texts, tmp_path, tokenizer, prompts=prompts), long[:prompts])
+            short = tokens_of(texts, tmp_path / str(prompts), tokenizer, prompts=prompts)
+            assert np.array_equal(short, long[:prompts])
 
     def test_seed_changes_the_order(self, texts: Path, tmp_path: Path, tokenizer: str) -> None:
         first, other = (tokens_of(texts, tmp_path, tokenizer, prompts=12, seed=seed) for seed in (0, 1))
@@ -73,7 +77,8 @@ class TestText:
 
     def test_without_an_end_token_the_separator_is_bos(self, tmp_path: Path) -> None:
         loaded = load_tokenizer(write_tokenizer(tmp_path, ("<|BOS|>",)))
-        assert list(pack_prompts(["ab", "", "cd", "efgh"], loaded, 6)) == [
+        passages = ["ab", "", "efgh", "cd"]
+        assert list(pack_prompts(passages.__getitem__, 4, loaded, 6)) == [
             [loaded.bos_id, *loaded.encode_batch(["ab"])[0], loaded.bos_id, *loaded.encode_batch(["cd"])[0]]
         ]
 
@@ -83,6 +88,22 @@ class TestText:
         assert BOS not in ids
         assert loaded.decode(ids) == "a<|BOS|>b"
         assert loaded.token_strings([BOS, *ids[:2]]) == ["<|BOS|>", "a", "<"]
+
+    def test_prompts_begin_with_the_same_text_whatever_the_tokenizer(
+        self, texts: Path, tmp_path: Path, tokenizer: str
+    ) -> None:
+        (texts / "blank.txt").write_text(" \n" * 300)
+        by_bytes, by_pieces = (begins(texts, tmp_path, source) for source in (tokenizer, BUNDLED_TOKENIZER))
+        assert len(by_bytes) > len(by_pieces) > 4, "larger tokens fill fewer prompts"
+        for one, other in zip(by_bytes, by_pieces, strict=False):
+            n_shared = min(len(one), len(other))
+            assert n_shared > 10
+            assert one[:n_shared] == other[:n_shared]
+
+    def test_blank_text_counts_for_nothing(self, texts: Path, tmp_path: Path, tokenizer: str) -> None:
+        before = tokens_of(texts, tmp_path, tokenizer, prompts=12)
+        (texts / "blank.txt").write_text(" \n" * 300)
+        assert tokens_of(texts, tmp_path, tokenizer, prompts=12).tolist() == before.tolist()
 
     def test_too_few_prompts(self, texts: Path, tmp_path: Path, tokenizer: str) -> None:
         message = refusal(UsageError, texts, tmp_path, tokenizer, prompts=1000)
@@ -123,6 +144,15 @@ class TestText:
         assert "holds no text" in refusal(UsageError, folder, tmp_path, tokenizer)
         (folder / "empty.txt").touch()
         assert "has 0 prompts" in refusal(UsageError, folder, tmp_path, tokenizer)
+
+
+def begins(corpus: Path, tmp_path: Path, tokenizer: str) -> list[str]:
+    """The text that each prompt begins with, up to the next passage."""
+    found = tokens_of(corpus, tmp_path, tokenizer, prompts=500, least=1, d_vocab=100_000)
+    loaded = load_tokenizer(tokenizer)
+    rows = [row[1:].tolist() for row in found]
+    ends = [row.index(loaded.separator_id) if loaded.separator_id in row else len(row) for row in rows]
+    return [loaded.decode(row[:end]) for row, end in zip(rows, ends, strict=True)]
 
 
 def document(name: str, content: bytes) -> Document:
