@@ -1,4 +1,4 @@
-"""Models side by side: how much of their writers is erased, by which layers, how long it lasts, how much is left.
+"""Models side by side: how erasure arises and grows, by which layers writers are erased, how long it lasts.
 
 Every figure is two steps, tables to what is shown and that to plotly. Depth is relative, from 0 (the first state) to 1
 (the last), so that models of any number of layers share an axis.
@@ -6,49 +6,41 @@ Every figure is two steps, tables to what is shown and that to plotly. Depth is 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from dashboards.compare_verify import verify_comparison
-from dashboards.document import Card, Column, Control, Markup, Table, escape
+from dashboards.document import Card, Control, Table
+from dashboards.lineup import count_of, display_names, family_of, is_checkpoint
 from dashboards.maps import READING_HOVER, Columns, Look, Map, Size, causal_map, colour_limit, plot_map
+from dashboards.overview import overview
 from dashboards.reading_cards import BETA_TITLE, OUTPUTS, x_title
-from dashboards.strips import ERASED, MAX_POINTS, OPPOSED, Measure, plot_strips, strip_points, strongest
+from dashboards.sizes import size_card
+from dashboards.strips import ERASED, MAX_POINTS, OPPOSED, Measure, plot_strips, strip_points
 from dashboards.style import (
     BLUE,
-    CYCLE,
     GREEN,
     GREY,
     RATIO_TITLE,
-    SYMBOLS,
     VERMILLION,
     figure,
+    look_of,
     robust_range,
     shade,
     single,
     text,
 )
-from dashboards.tables import (
-    Floats,
-    ModelTables,
-    grid_of,
-    is_ranked,
-    numeric,
-    reading_of,
-    top_writers,
-    writers_table,
-)
-from dashboards.wording import amount, number, protocol_warnings
+from dashboards.tables import Floats, ModelTables, grid_of, numeric, reading_of, top_writers, writers_table
+from dashboards.training import training_card
+from dashboards.wording import amount
 from dashboards.writers_table import most_erased
 
 KEPT_SHARE = 0.5
 _MAP_SIZE = Size(max_writers=60, top_rows=10)
-_NAMED_WRITERS = 3
 _COLUMNS: tuple[tuple[Columns, str], ...] = (("layers", "whole layers"), ("heads", "heads"))
 
 
@@ -71,16 +63,6 @@ class Removed(NamedTuple):
     n_layers: int | None
     n_writers: int
     share: float
-
-
-def display_names(models: Sequence[ModelTables]) -> list[str]:
-    """Names by which models are told apart: the folder is added where two have the same."""
-    names = [str(model.about.get("name") or "unnamed model") for model in models]
-    seen = Counter(names)
-    return [
-        f"{name} ({model.about.get('folder') or index})" if seen[name] > 1 else name
-        for index, (name, model) in enumerate(zip(names, models, strict=True), start=1)
-    ]
 
 
 def named_writers(models: Sequence[ModelTables]) -> list[tuple[str, pd.DataFrame]]:
@@ -140,28 +122,30 @@ def removed(models: Sequence[ModelTables]) -> list[Removed]:
         written, remaining = numeric(table, "written"), numeric(table, "remaining")
         counted = np.isfinite(written) & np.isfinite(remaining) & (written > 0)
         share = float((remaining[counted] < KEPT_SHARE * written[counted]).mean()) if counted.any() else float("nan")
-        layers = _count(model.about.get("n_layers"))
+        layers = count_of(model.about, "n_layers")
         found.append(Removed(name, layers, int(counted.sum()), share))
     return found
 
 
 def plot_removed(shown: Sequence[Removed]) -> go.Figure:
-    """Share of writers that are mostly gone at the end, against depth; one symbol and colour per model."""
+    """Share of writers that are mostly gone at the end, against depth; one symbol and colour per family of models."""
+    families: dict[str, list[Removed]] = {}
+    for one in shown:
+        families.setdefault(family_of(one.model), []).append(one)
     data = [
         go.Scatter(
-            x=[one.n_layers],
-            y=[one.share],
-            name=text(one.model),
+            x=[one.n_layers for one in members],
+            y=[one.share for one in members],
+            name=text(family),
+            hovertext=[f"<b>{text(one.model)}</b><br>{one.share:.1%} of {one.n_writers} writers" for one in members],
             mode="markers",
             marker={
-                "size": 12,
-                "color": CYCLE[index % len(CYCLE)],
-                "symbol": SYMBOLS[(index + index // len(CYCLE)) % len(SYMBOLS)],
-                "line": {"width": 1, "color": shade(GREY, 0.8)},
+                **dict(zip(("color", "symbol"), look_of(index), strict=True)),
+                **{"size": 12, "line": {"width": 1, "color": shade(GREY, 0.8)}},
             },
-            hovertemplate=f"<b>{text(one.model)}</b><br>%{{y:.1%}} of {one.n_writers} writers<extra></extra>",
+            hovertemplate="%{hovertext}<extra></extra>",
         )
-        for index, one in enumerate(shown)
+        for index, (family, members) in enumerate(families.items())
     ]
     layers = sorted({one.n_layers for one in shown if one.n_layers is not None})
     wide = bool(layers) and layers[-1] > 8 * layers[0] > 0
@@ -176,72 +160,19 @@ def plot_removed(shown: Sequence[Removed]) -> go.Figure:
     )
 
 
-def overview(models: Sequence[ModelTables], links: dict[str, str]) -> Table:
-    """The table of models: name (a link where there is a page), shape, tokens, the top writers.
-
-    Top writers are the most erased by reading; where a model lacks that, all have their most opposed too.
-    """
-    ranked = [is_ranked(table) for _, table in named_writers(models)]
-    tops = [(ERASED, "most erased by reading: share (written → remaining)")] if any(ranked) else []
-    tops += [] if ranked and all(ranked) else [(OPPOSED, "most opposed: written → remaining")]
-    rows = []
-    for name, model in zip(display_names(models), models, strict=True):
-        about = model.about
-        link = links.get(str(about.get("name"))) or links.get(name)
-        shown = Markup(f'<a href="{escape(link)}">{escape(name)}</a>') if link else name
-        sizes = [_count(about.get(key)) for key in ("n_layers", "d_model", "n_params", "n_tokens")]
-        rows.append([shown, *sizes, *(_top_three(model, measure) for measure, _ in tops)])
-    erased = "most erased because later heads read them" if any(ranked) else "that later components opposed most"
-    headings = ("layers", "width", "parameters", "tokens measured")
-    return Table(
-        "models",
-        "The models",
-        f"The three writers {erased}, with the share of their output in the stream where they write and at the end. "
-        "A model's name leads to its page.",
-        [Column("model"), *(Column(heading, "", True) for heading in headings), *(Column(title) for _, title in tops)],
-        rows,
-        empty="There are no models to compare.",
-    )
-
-
-def _count(value: object) -> int | None:
-    return int(value) if isinstance(value, int | float) and np.isfinite(value) else None
-
-
-def _top_three(model: ModelTables, measure: Measure) -> str | None:
-    """The model's strongest writers by one measure, in words; None where it was not measured."""
-    points = strip_points([("", writers_table(model))], measure)
-    said = []
-    for row in strongest(points, measure, _NAMED_WRITERS).itertuples():
-        kept = f"{number(row.written)}\u00a0→\u00a0{number(row.remaining)}"
-        said.append(
-            f"{row.writer}\u00a0{number(row.value)} ({kept})" if measure is ERASED else f"{row.writer}\u00a0{kept}"
-        )
-    return (", ".join(said) or "none") if len(points) else None
-
-
-def notices(models: Sequence[ModelTables], sweep: dict[str, Any]) -> str:
-    """Warnings as HTML: where protocols differ, what failed, and models of the sweep that are not on the page."""
-    warnings = protocol_warnings([model.about for model in models], display_names(models))
-    shown = {str(model.about.get("name")) for model in models}
-    absent = [str(entry.get("name")) for entry in sweep.get("models") or [] if str(entry.get("name")) not in shown]
-    warnings += [f"Not on this page, though in the sweep: {', '.join(absent)}."] if absent else []
-    warnings += [] if models else ["There are no models in this sweep."]
-    if not warnings:
-        return ""
-    items = "".join(f"<li>{escape(warning)}</li>" for warning in warnings)
-    return f'<div class="notice" role="status"><strong>Mind when comparing</strong><ul>{items}</ul></div>\n'
-
-
 def comparison_parts(models: Sequence[ModelTables], links: dict[str, str]) -> list[Card | Table]:
-    """The comparison's table and figures in reading order."""
+    """The comparison's table and figures in reading order; ``training`` comes first where there are checkpoints."""
+    training = training_card(models)
     return [
         overview(models, links),
+        *([training] if training.figures else []),
         _erased_card(models),
+        size_card(models),
         _causal_card(models),
         _opposed_card(models),
         _depth_card(models),
         _removed_card(models),
+        *([] if training.figures else [training]),
         *verify_comparison(list(zip(display_names(models), models, strict=True))),
     ]
 
@@ -320,9 +251,11 @@ def _causal_card(models: Sequence[ModelTables]) -> Card:
             for centred, one in enumerate(maps[columns, name]):
                 plot = plot_map(one, look, x_title=x_title(one.columns), least_height=380)
                 figures[f"{centred}.{choice}.{at}" if len(offered) > 1 else f"{centred}.{at}"] = plot
-    absent = [name for name in display_names(models) if name not in names]
-    # to begin with the two deepest, which have most to show
-    deepest = sorted(range(len(names)), key=lambda at: -len(maps["layers", names[at]][0].columns))[:2]
+    shown = display_names(models)
+    absent = [name for name in shown if name not in names]
+    # to begin with the two deepest, which have most to show; of checkpoints the first, against the final weights
+    unfinished = [is_checkpoint(model.about) for model, name in zip(models, shown, strict=True) if name in set(names)]
+    deepest = sorted(range(len(names)), key=lambda at: (-len(maps["layers", names[at]][0].columns), unfinished[at]))[:2]
     two = [Control("Model", names, chosen=at) for at in sorted(deepest)]
     controls = [OUTPUTS, Control("Erasers", [title for _, title in offered])]
     return Card(
@@ -366,13 +299,15 @@ def _depth_card(models: Sequence[ModelTables]) -> Card:
 
 
 def _removed_card(models: Sequence[ModelTables]) -> Card:
-    shown = [one for one in removed(models) if np.isfinite(one.share) and one.n_layers is not None]
+    final = [one for one, model in zip(removed(models), models, strict=True) if not is_checkpoint(model.about)]
+    shown = [one for one in final if np.isfinite(one.share) and one.n_layers is not None]
+    checkpoints = "" if len(final) == len(models) else " Checkpoints are left out: they are as deep as their model."
     counts = "; ".join(f"{one.model} {amount(one.n_writers)}" for one in shown)
     return Card(
         "removed",
         "How many writers are mostly gone at the end",
         "Share of a model's writers of which less than half of what was written remains in the last state. Counted are "
-        f"writers with a positive share written: {counts}.",
+        f"writers with a positive share written: {counts}.{checkpoints}",
         {"0": plot_removed(shown)} if shown else {},
-        empty="No model has writers with written and remaining measured.",
+        empty="No model has writers with written and remaining measured, checkpoints aside.",
     )

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from dashboards.document import Card, Control
-from dashboards.style import BLUE, GREY, figure, shade, text
+from dashboards.style import BLUE, GREY, figure, model_ticks, shade, text
 from dashboards.tables import ModelTables, kind_of, numeric, strings, table_of
 from dashboards.trust import RANGES, plot_trust, trust_bars
 from dashboards.wording import amount
@@ -57,7 +57,7 @@ def plot_significant(shown: Sequence[Significant]) -> go.Figure:
         y_title="share of tested pairs",
         height=380,
         bargap=0.4,
-        xaxis={"type": "category", "showgrid": False},
+        xaxis={"type": "category", "showgrid": False, **model_ticks([one.model for one in shown])},
         yaxis={"tickformat": ".1%", "range": [0, 1.15 * max([*shares, 0.001])]},
         showlegend=False,
     )

@@ -13,11 +13,13 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboards.compare import comparison_parts, notices
+from dashboards.compare import comparison_parts
 from dashboards.document import Card, Control, Table, escape, write_document
 from dashboards.figures import layer_steps, onto_writer, plot_layer, plot_onto, plot_presence, presence
 from dashboards.heatmaps import MAX_WRITERS, TOP_ROWS, heatmap, plot_heatmap
 from dashboards.ledger import ledger, plot_ledger
+from dashboards.lineup import in_order
+from dashboards.overview import notices, texts_line
 from dashboards.reading_cards import reading_cards
 from dashboards.tables import (
     Grid,
@@ -72,13 +74,14 @@ def write_model_page(model: ModelTables, path: Path, sweep: dict[str, Any]) -> N
 
 def write_comparison(models: list[ModelTables], path: Path, sweep: dict[str, Any], links: dict[str, str]) -> None:
     """One self-contained HTML page with the models side by side; ``links`` maps a model's name to its page's href."""
+    models = in_order(models)
     count = "1 model" if len(models) == 1 else f"{len(models)} models"
     intro = (
         "<p>What later components do to what earlier ones wrote, model beside model. A writer is a head, an MLP or an "
         "embedding; it is opposed where later components write against its output, erased by reading where heads do "
         "so because they read it, and what remains is the share of it that is left in the last state of the residual "
         f"stream.</p>\n{notices(models, sweep)}"
-        f'<p class="protocol">{escape(measured_line({}, sweep))}</p>'
+        f'<p class="protocol">{escape(f"{measured_line({}, sweep)} {texts_line(models, sweep)}".rstrip())}</p>'
     )
     write_document(path, f"Erasure across {count}", intro, comparison_parts(models, links))
 

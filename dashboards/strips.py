@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboards.style import GREY, KIND_COLOURS, KIND_NAMES, KIND_SYMBOLS, figure, shade, single, text
+from dashboards.style import GREY, KIND_COLOURS, KIND_NAMES, KIND_SYMBOLS, figure, model_ticks, shade, single, text
 from dashboards.tables import kind_of, numeric
 
 MAX_POINTS = 300
@@ -109,6 +109,7 @@ def plot_strips(
         xaxis={
             **{"tickmode": "array", "tickvals": list(range(len(groups))), "ticktext": [text(name) for name in groups]},
             **{"range": [-0.6, len(groups) - 0.4], "showgrid": False, "zeroline": False},
+            **model_ticks(groups),
         },
         yaxis={"range": [low - margin, high + margin]},
         showlegend=True,

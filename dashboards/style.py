@@ -8,6 +8,7 @@ escaped.
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,7 @@ KIND_NAMES = {
 }
 
 RATIO_TITLE = "projection ratio (share of the writer's output present)"
+_MOST_LETTERS = 70
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 # the middle of a diverging scale is the page's own background, so that "nothing there" looks like nothing
@@ -98,6 +100,17 @@ def figure(
     x_axis = {"title": {"text": x_title}, **layout.pop("xaxis", {})}
     y_axis = {"title": {"text": y_title}, **layout.pop("yaxis", {})}
     return go.Figure(data=data, layout={**base, "xaxis": x_axis, "yaxis": y_axis, **layout})
+
+
+def look_of(at: int) -> tuple[str, str]:
+    """Colour and symbol of the ``at``-th of several series; none is like another for as long as there are others."""
+    return CYCLE[at % len(CYCLE)], SYMBOLS[(at + at // len(CYCLE)) % len(SYMBOLS)]
+
+
+def model_ticks(names: Sequence[str]) -> dict[str, Any]:
+    """Ticks of an axis of models, slanted where their names are too long to stand side by side."""
+    crowded = sum(len(name) for name in names) > _MOST_LETTERS
+    return {"tickfont": {"size": 11 if crowded else 13}, **({"tickangle": -40} if crowded else {})}
 
 
 def robust_range(

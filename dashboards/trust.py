@@ -16,7 +16,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dashboards.document import Column, Markup, Table, escape
-from dashboards.style import BLUE, GREY, ORANGE, SKY, VERMILLION, figure, shade, text
+from dashboards.style import BLUE, GREY, ORANGE, SKY, VERMILLION, figure, model_ticks, shade, text
 from dashboards.tables import ModelTables, numeric, strings, table_of
 from dashboards.wording import amount, interval
 from workers.verify.trust_words import WORDS
@@ -182,7 +182,7 @@ def plot_trust(shown: TrustBars, as_share: bool = False) -> go.Figure:
         height=420,
         barmode="stack",
         bargap=0.35,
-        xaxis={"type": "category", "showgrid": False},
+        xaxis={"type": "category", "showgrid": False, **model_ticks(shown.models)},
         yaxis={"tickformat": ".0%", "range": [0, 1]} if as_share else {"rangemode": "tozero"},
         showlegend=True,
         legend={"traceorder": "normal"},

@@ -7,6 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from dashboards.lineup import count_of, is_checkpoint, series_of
+
+OWN = "own"
+"""The value of the config's ``corpus`` by which each model reads the mix that it was trained on."""
 _MISSING = "—"
 
 
@@ -56,17 +60,31 @@ def of_config(sweep: dict[str, Any], key: str) -> Any:
 
 
 def model_line(about: dict[str, Any]) -> str:
-    """A model's shape in one line."""
+    """A model's shape in one line, and how far it was trained where that is known."""
     layers, heads = about.get("n_layers"), about.get("n_heads")
     kind = "attention only, " if about.get("attn_only") else ""
     return (
         f"{amount(layers)} layers of {amount(heads)} heads ({kind}width {amount(about.get('d_model'))}), "
-        f"{amount(about.get('n_params'))} parameters."
+        f"{amount(about.get('n_params'))} parameters{_trained(about)}."
     )
 
 
+def _trained(about: dict[str, Any]) -> str:
+    tokens, steps = (count_of(about, f"training_{unit}") for unit in ("tokens", "steps"))
+    if tokens is None and steps is None:
+        return ""
+    if not tokens and not steps:
+        return ", before any training"
+    if tokens is None:
+        return f", trained for {amount(steps)} steps"
+    return f", trained on {amount(tokens)} tokens" + (f" in {amount(steps)} steps" if steps else "")
+
+
 def measured_line(about: dict[str, Any], sweep: dict[str, Any]) -> str:
-    """What was measured, in one line: prompts, length, positions, corpus, seed, precision, version."""
+    """What was measured, in one line: prompts, length, positions, corpus, seed, precision, version.
+
+    Of models that each read their own corpus, ``about`` says which; without it that they did is all there is to say.
+    """
 
     def said(key: str) -> Any:
         return about[key] if about.get(key) is not None else of_config(sweep, key)
@@ -77,13 +95,23 @@ def measured_line(about: dict[str, Any], sweep: dict[str, Any]) -> str:
     tokens = f" ({amount(about['n_tokens'])} tokens)" if about.get("n_tokens") is not None else ""
     facts = [
         f"Measured on {amount(prompts)} prompts of {amount(said('seq_len'))} tokens, {where}{tokens}",
-        f"corpus {said('corpus') or _MISSING}",
+        _corpus(about, said("corpus"), of_config(sweep, "corpus") == OWN),
         f"seed {_MISSING if said('seed') is None else said('seed')}",
     ]
     facts += [str(said("dtype"))] if said("dtype") else []
     facts += [f"on {sweep['device_type']}"] if sweep.get("device_type") else []
     facts += [f"erasure-sweep {sweep['version']}"] if sweep.get("version") else []
     return ", ".join(facts) + "."
+
+
+def _corpus(about: dict[str, Any], corpus: object, own: bool) -> str:
+    name = str(about.get("corpus_name") or "")
+    described = (name if corpus == OWN else str(corpus or "")) or name
+    if own and not described:
+        return "each model's own training mix"
+    # a corpus' description begins with its name
+    named = described if described.startswith(name) else f"{name} ({described})"
+    return f"corpus {named or _MISSING}" + (", its own training mix" if own else "")
 
 
 def protocol_warnings(abouts: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
@@ -93,10 +121,16 @@ def protocol_warnings(abouts: Sequence[dict[str, Any]], names: Sequence[str]) ->
         for name, about in zip(names, abouts, strict=True)
         if about.get("state") not in (None, "FINISHED")
     ]
+    corpora = corpora_read(abouts, names)
+    if len(corpora) > 1:
+        listed = "; ".join(f"{corpus}: {', '.join(readers)}" for corpus, readers in corpora.items())
+        warnings.append(
+            f"Models were measured on different corpora ({listed}): differences between them may come from the text."
+        )
     for key, what in (
         ("n_prompts", "on different numbers of prompts"),
         ("n_tokens", "on different numbers of measured tokens"),
-        ("corpus", "on different corpora"),
+        *([] if len(corpora) > 1 else [("corpus", "on different corpora")]),
         ("seq_len", "on different prompt lengths"),
         ("positions", "on different positions"),
         ("seed", "with different seeds"),
@@ -115,6 +149,25 @@ def protocol_warnings(abouts: Sequence[dict[str, Any]], names: Sequence[str]) ->
             "decimals."
         )
     return warnings
+
+
+def corpora_read(abouts: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, list[str]]:
+    """Corpora by name with those that read each; nothing where it is not known of every model.
+
+    Checkpoints of a model that read the same stand together, by the name of their model.
+    """
+    if not all(about.get("corpus_name") for about in abouts):
+        return {}
+    bases: dict[str, set[str]] = {}
+    for about in abouts:
+        bases.setdefault(series_of(about), set()).add(str(about["corpus_name"]))
+    found: dict[str, list[str]] = {}
+    for name, about in zip(names, abouts, strict=True):
+        series = series_of(about)
+        shown = series if is_checkpoint(about) and len(bases[series]) == 1 else name
+        readers = found.setdefault(str(about["corpus_name"]), [])
+        readers += [] if shown in readers else [shown]
+    return found
 
 
 def _reason(about: dict[str, Any]) -> str:

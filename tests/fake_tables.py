@@ -12,7 +12,7 @@ With ``verify=True`` it has verified some writers as well (``tests/fake_verify.p
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -125,10 +125,59 @@ def fake_model(
             "n_ctx": 1024,
         },
         **{"d_vocab": 50257, "attn_only": attn_only, "n_params": n_layers * 12 * d_model**2, "act_fn": "gelu"},
+        **{"base": name, "training_tokens": None, "training_steps": None, "corpus_name": "stdlib"},
         **{"corpus_fingerprint": "f" * 16, "n_prompts": 8, "n_tokens": n_tokens, "state": "FINISHED", "reason": None},
         **about,
     }
     return ModelTables(entry, tables)
+
+
+def fake_checkpoints(
+    base: str, tokens: Sequence[int], *, tokens_per_step: int = 4096, seed: int = 0, **options: Any
+) -> list[ModelTables]:
+    """A model at points of its training, the last of them its final weights; erasing grows, of each writer at its own time.
+
+    Args:
+        tokens: after how many tokens, in order.
+        options: of ``fake_model``.
+    """
+    final = fake_model(base, seed=seed, reading=True, **options)
+    midpoints = np.random.default_rng([seed, 3]).uniform(0.65, 0.95, len(final.tables["writers"]))
+    midpoint = dict(zip(final.tables["writers"]["writer"], midpoints, strict=True))
+    found = []
+    for n in tokens:
+        name = base if n == tokens[-1] else f"{base}@{n}"
+        progress = np.log1p(n) / np.log1p(tokens[-1])
+        tables = {key: _grown(table, name, midpoint, progress) for key, table in final.tables.items()}
+        about = {"name": name, "spec": name, "folder": name.replace("@", "_"), "base": base}
+        steps = {"training_tokens": n, "training_steps": n // tokens_per_step}
+        found.append(ModelTables({**final.about, **about, **steps}, tables))
+    return found
+
+
+def point(name: str, shares: dict[str, float], **about: object) -> ModelTables:
+    """A model of which nothing but what is erased of each writer is known."""
+    writers = pd.DataFrame({"writer": list(shares), "erased_by_reading": list(shares.values())})
+    return ModelTables({"name": name, "base": name.partition("@")[0], **about}, {"writers": writers})
+
+
+def _grown(table: pd.DataFrame, name: str, midpoint: dict[str, float], progress: float) -> pd.DataFrame:
+    """A table of an earlier point of training: what is erased by reading has grown to a part of what it will be."""
+    table = table.assign(model=name)
+    if "erased_by_reading" in table:
+        columns = ["erased_by_reading", "erased_by_reading_centred", "significant_erasers"]
+    elif "clean_median" in table:
+        columns = ["beta", "beta_centred"]
+    else:
+        return table
+    middles = table["writer"].map(midpoint).to_numpy(dtype=float)
+    share = 1 / (1 + np.exp(-40 * (progress - middles))) * (1 + np.exp(-40 * (1 - middles)))
+    grown = table.assign(**{column: table[column] * share for column in columns if column in table})
+    if "significant_erasers" in grown:
+        grown["significant_erasers"] = grown["significant_erasers"].round()
+    if "rank" in grown:
+        grown["rank"] = grown["erased_by_reading"].rank(ascending=False, method="first")
+    return grown
 
 
 def _frame(model: str, writer: str, column: str, labels: list[str], rows: dict[str, np.ndarray]) -> pd.DataFrame:

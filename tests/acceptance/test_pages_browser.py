@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dashboards.pages import write_comparison, write_model_page
-from tests.fake_tables import fake_manifest, fake_model
+from tests.fake_tables import fake_checkpoints, fake_manifest, fake_model
 
 pytestmark = pytest.mark.chromium
 
@@ -28,6 +28,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_comparison(models, folder / "compare.html", sweep, {"gelu-4l": "model.html"})
     deeper = [fake_model(f"toy-{n}l", n, 2, n_tokens=24, reading=True) for n in (1, 2, 6)]
     write_comparison(deeper, folder / "deeper.html", fake_manifest(deeper), {})
+    trained = fake_checkpoints("toy-2l", (0, 65_536, 1_048_576), n_layers=2, n_heads=2, n_tokens=24)
+    write_comparison(trained, folder / "trained.html", fake_manifest(trained), {})
     return folder
 
 
@@ -71,7 +73,7 @@ def opened(browser: Any, pages: Path) -> Iterator[Any]:
         context.close()
 
 
-@pytest.mark.parametrize("name", ["model", "odd", "compare", "deeper"])
+@pytest.mark.parametrize("name", ["model", "odd", "compare", "deeper", "trained"])
 def test_every_figure_draws_without_errors_or_requests(opened: Any, name: str) -> None:
     page = opened(name)
     assert page.complaints == []

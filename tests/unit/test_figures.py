@@ -8,19 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dashboards.compare import (
-    depth_lines,
-    display_names,
-    named_writers,
-    overview,
-    plot_depth,
-    plot_removed,
-    removed,
-)
+from dashboards.compare import depth_lines, named_writers, plot_depth, plot_removed, removed
 from dashboards.document import Markup
 from dashboards.figures import layer_spans, layer_steps, onto_writer, plot_layer, plot_onto, plot_presence, presence
 from dashboards.heatmaps import TOP_ROWS, heatmap, plot_heatmap
 from dashboards.ledger import ledger, plot_ledger
+from dashboards.lineup import display_names
+from dashboards.overview import overview
 from dashboards.strips import OPPOSED, plot_strips, strip_points
 from dashboards.tables import (
     ModelTables,

@@ -7,7 +7,6 @@ import itertools
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +14,7 @@ import pytest
 
 from dashboards.pages import ModelTables, write_comparison, write_model_page
 from tests.fake_tables import fake_manifest, fake_model
+from tests.written_pages import NASTY, broken, comparison, embedded, model_page, sections, without_plotly
 
 VERIFY_PARTS = [
     *("patched-states", "eraser-group", "dla-points", "dla-effects", "adversarial", "adversarial-prompts"),
@@ -22,53 +22,6 @@ VERIFY_PARTS = [
 ]
 CARDS = ["presence", "layers", "onto", "heatmaps", "ledger"]
 READING_CARDS = ["patched", "erased", "causal", "dla"]
-NASTY = "<img src=x onerror=\"alert(1)\"></script><script>alert('2')</script> & co"
-
-
-def embedded(page: str, card: str) -> dict[str, Any]:
-    """The figures that a page holds for one card."""
-    found = re.search(f'<script type="application/json" id="{card}-figures">(.*?)</script>', page, re.DOTALL)
-    assert found is not None
-    return json.loads(found[1])
-
-
-def model_page(model: ModelTables, folder: Path, **changes: Any) -> str:
-    path = folder / "deep" / "page.html"
-    write_model_page(model, path, fake_manifest([model], **changes))
-    assert [child.name for child in path.parent.iterdir()] == ["page.html"]
-    return path.read_text(encoding="utf-8")
-
-
-def comparison(models: list[ModelTables], folder: Path, links: dict[str, str] | None = None, **changes: Any) -> str:
-    path = folder / "compare.html"
-    write_comparison(models, path, fake_manifest(models, **changes), links or {})
-    return path.read_text(encoding="utf-8")
-
-
-def without_plotly(page: str) -> str:
-    return re.sub(r"<script>/\*\*.*?</script>", "", page, flags=re.DOTALL)
-
-
-def broken(model: ModelTables) -> dict[str, dict[str, pd.DataFrame]]:
-    """Ways in which tables can be less than the contract says."""
-    tables = model.tables
-    stats = ["q12_5", "q25", "median", "q75", "q87_5", "mean", "beta", "beta_centred"]
-    numbers = ["written", "remaining", "reinforced", "opposed", "opposed_centred", "written_centred"]
-    nulls = {
-        "residual_projection": tables["residual_projection"].assign(**dict.fromkeys(stats, None), n=0),
-        "component_projection": tables["component_projection"].assign(**dict.fromkeys(stats, None), n=0),
-        "writers": tables["writers"].assign(**dict.fromkeys(numbers, None), opposing=None),
-    }
-    return {
-        "no tables": {},
-        "only writers": {"writers": tables["writers"]},
-        "only residual": {"residual_projection": tables["residual_projection"]},
-        "only components": {"component_projection": tables["component_projection"]},
-        "no rows": {name: table.iloc[:0] for name, table in tables.items()},
-        "no columns": {name: pd.DataFrame() for name in tables},
-        "all null": nulls,
-        "infinite": {name: table.replace({1.0: np.inf}) for name, table in tables.items()},
-    }
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +74,7 @@ class TestModelPage:
     def test_says_what_was_measured(self, small: ModelTables, tmp_path: Path) -> None:
         page = model_page(small, tmp_path)
         assert "Measured on 8 prompts of 12 tokens, every position (24 tokens), corpus stdlib, seed 5235" in page
-        assert "2 layers of 3 heads (width 200)" in page
+        assert "2 layers of 3 heads (width 200), 960,000 parameters." in page
         assert "<h1>Erasure in small</h1>" in page
 
     def test_every_writer_has_its_row(self, small: ModelTables, tmp_path: Path) -> None:
@@ -240,10 +193,6 @@ def verified() -> ModelTables:
     """A run that verified three writers and a group that was named for one."""
     groups = {"L0H1": ("L1H0", "L2H1")}
     return fake_model("verified", 3, 3, seed=3, n_tokens=96, d_model=40, zero=("L1H1",), verify=True, groups=groups)
-
-
-def sections(page: str) -> list[str]:
-    return re.findall(r'<section class="card" id="(.*?)"', page)
 
 
 class TestVerifyOnAModelsPage:
@@ -366,7 +315,7 @@ class TestComparison:
     def test_no_models_at_all(self, tmp_path: Path) -> None:
         page = comparison([], tmp_path)
         assert "There are no models in this sweep." in page
-        assert page.count('class="note"') == 8
+        assert page.count('class="note"') == 10
 
     def test_one_model_that_is_empty(self, tmp_path: Path) -> None:
         page = comparison([ModelTables({}, {})], tmp_path)

@@ -1,0 +1,207 @@
+"""Erasure against size: a point per model for its most erased writer, and one for the mean over its writers.
+
+Models of a family, alike but for depth, width and training, share a colour and a symbol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import plotly.graph_objects as go
+
+from dashboards.document import Card, Control
+from dashboards.lineup import count_of, display_names, family_of, is_checkpoint, series_of
+from dashboards.logarithmic import axis_for
+from dashboards.style import DASHES, GREY, figure, look_of, robust_range, shade, text
+from dashboards.tables import ModelTables
+from dashboards.training import LIMIT, Erased, erased_of
+from dashboards.wording import amount, number
+from dashboards.writers_table import first_of
+
+_KEPT = (0.0, 0.2)
+
+
+class Sized(NamedTuple):
+    """A model's sizes, None where they are not known, and what is erased in it."""
+
+    model: str
+    family: str
+    series: str
+    checkpoint: bool
+    layers: int | None
+    width: int | None
+    parameters: int | None
+    tokens: int | None
+    erased: Erased
+
+
+class Choice(NamedTuple):
+    """What the x axis can be: its title, a model's place on it, and what models on one line have in common."""
+
+    title: str
+    place: Callable[[Sized], int | None]
+    held: Callable[[Sized], object]
+
+
+LAYERS = Choice("layers", lambda one: one.layers, lambda one: one.width)
+WIDTH = Choice("width", lambda one: one.width, lambda one: one.layers)
+PARAMETERS = Choice("parameters", lambda one: one.parameters, lambda one: one.width)
+TOKENS = Choice("training tokens", lambda one: one.tokens, lambda one: one.series)
+CHOICES = (LAYERS, WIDTH, PARAMETERS, TOKENS)
+
+
+def sized(models: Sequence[ModelTables]) -> list[Sized]:
+    """Models in which erasing by reading was measured."""
+    found = []
+    for name, model in zip(display_names(models), models, strict=True):
+        erased = erased_of(model)
+        if erased.by_writer:
+            keys = ("n_layers", "d_model", "n_params", "training_tokens")
+            layers, width, parameters, tokens = (count_of(model.about, key) for key in keys)
+            of_training = (series_of(model.about), is_checkpoint(model.about))
+            found.append(Sized(name, family_of(name), *of_training, layers, width, parameters, tokens, erased))
+    return found
+
+
+def against(models: Sequence[Sized], choice: Choice) -> list[Sized]:
+    """Models that have a place on this axis: checkpoints only where it is the tokens of their training."""
+    return [one for one in models if choice.place(one) is not None and (choice is TOKENS or not one.checkpoint)]
+
+
+def strands(models: Sequence[Sized], choice: Choice) -> list[list[Sized]]:
+    """Models of one family as lines along an axis.
+
+    A line has one model at each of its places. Where a family has several at one place, those on a line are alike in
+    another size; models that even this does not tell apart stand alone.
+    """
+    if not models:
+        return []
+    whole = sorted(models, key=lambda one: choice.place(one) or 0)
+    if choice is not TOKENS and _is_line(whole, choice):
+        return [whole]
+    alike: dict[object, list[Sized]] = {}
+    for one in whole:
+        alike.setdefault(choice.held(one), []).append(one)
+    return [
+        line for group in alike.values() for line in ([group] if _is_line(group, choice) else [[one] for one in group])
+    ]
+
+
+def _is_line(models: Sequence[Sized], choice: Choice) -> bool:
+    return len({choice.place(one) for one in models}) == len(models)
+
+
+def plot_sizes(models: Sequence[Sized], choice: Choice, families: Sequence[str]) -> go.Figure:
+    """Filled: the most erased writer. Hollow: the mean over writers that lose anything."""
+    shown = against(models, choice)
+    axis = axis_for(choice.title, [choice.place(one) or 0 for one in shown], whole=choice in (LAYERS, WIDTH))
+    data = []
+    for at, family in enumerate(families):
+        members = [one for one in shown if one.family == family]
+        for index, line in enumerate(strands(members, choice)):
+            x = axis.places(choice.place(one) or 0 for one in line)
+            data += [_trace(line, x, at, hollow, named=index == 0 and not hollow) for hollow in (True, False)]
+    values = np.array([value for one in shown for value in (one.erased.strongest[1], one.erased.mean)])
+    return figure(
+        [*data, *(_key(hollow) for hollow in (False, True))],
+        x_title="",
+        y_title="erased by reading<br>(share of the writer's output)",
+        height=440,
+        sentence=_sentence(shown),
+        xaxis=axis.layout,
+        yaxis={"range": robust_range(values, np.array([]), keep=_KEPT, limit=LIMIT)},
+        shapes=axis.shapes,
+        showlegend=True,
+    )
+
+
+def _trace(line: Sequence[Sized], x: Sequence[float], at: int, hollow: bool, named: bool) -> go.Scatter:
+    """One line of a family, ``at`` its place among the families."""
+    colour, symbol = look_of(at)
+    family = line[0].family
+    return go.Scatter(
+        x=x,
+        y=[one.erased.mean if hollow else one.erased.strongest[1] for one in line],
+        name=text(family),
+        legendgroup=text(family),
+        showlegend=named,
+        hovertext=[_hover(one, hollow) for one in line],
+        mode="lines+markers" if len(line) > 1 else "markers",
+        line={"color": shade(colour, 0.6), "dash": DASHES[at % len(DASHES)], "width": 1.5},
+        marker={
+            "symbol": f"{symbol}-open" if hollow else symbol,
+            "color": colour,
+            "size": 11,
+            "line": {"width": 1.5, "color": colour},
+        },
+        hovertemplate="%{hovertext}<extra></extra>",
+    )
+
+
+def _key(hollow: bool) -> go.Scatter:
+    """What filled and hollow points are, for the legend."""
+    return go.Scatter(
+        x=[None],
+        y=[None],
+        name="mean of the erased writers" if hollow else "most erased writer",
+        mode="markers",
+        marker={"symbol": "circle-open" if hollow else "circle", "color": GREY, "size": 10},
+        hoverinfo="skip",
+    )
+
+
+def _hover(one: Sized, hollow: bool) -> str:
+    writer, share = one.erased.strongest
+    n_erased, n_measured = len(one.erased.positive), len(one.erased.by_writer)
+    sizes = [
+        f"{amount(value)} {name}"
+        for value, name in ((one.layers, "layers"), (one.parameters, "parameters"), (one.tokens, "training tokens"))
+        if value is not None
+    ]
+    said = (
+        f"mean share erased {number(one.erased.mean, 3)}, of {n_erased} of {n_measured} measured writers"
+        if hollow
+        else f"most erased: {text(writer)}, {number(share, 3)}"
+    )
+    return f"<b>{text(one.model)}</b><br>{said}<br>{', '.join(sizes)}"
+
+
+def _sentence(shown: Sequence[Sized]) -> str:
+    strongest = max(shown, key=lambda one: one.erased.strongest[1])
+    writer, share = strongest.erased.strongest
+    return f"The most erased writer of these models: {writer} of {strongest.model}, {number(share)} of its output."
+
+
+def size_card(models: Sequence[ModelTables]) -> Card:
+    """A figure per choice of the x axis on which any model has a place."""
+    measured = sized(models)
+    offered = [choice for choice in CHOICES if against(measured, choice)]
+    # to begin with the first axis on which models stand apart
+    apart = [len({choice.place(one) for one in against(measured, choice)}) > 1 for choice in offered]
+    chosen = apart.index(True) if any(apart) else 0
+    families = list(dict.fromkeys(one.family for one in measured))
+    return Card(
+        "size",
+        "Erasure against size",
+        "Filled: the share of its output that a model's most erased writer loses because later heads read it. Hollow: "
+        "the mean of that share over the writers of which anything is erased. A colour and symbol is a family, models "
+        "alike in name but for depth, width and size; lines join models that differ in what is on the axis and "
+        "otherwise as little as may be. Checkpoints stand only against training tokens. Shares "
+        f"beyond ±{LIMIT:g} are outside the axis.{_unknown(models, measured)}",
+        {str(index): plot_sizes(measured, choice, families) for index, choice in enumerate(offered)},
+        [Control("Against", [choice.title for choice in offered], chosen=chosen)] if offered else [],
+        empty="Erasing by reading was measured in no model of known size.",
+    )
+
+
+def _unknown(models: Sequence[ModelTables], measured: Sequence[Sized]) -> str:
+    """Models that have no place in a figure, in words."""
+    known = {one.model for one in measured}
+    absent = [name for name in display_names(models) if name not in known]
+    said = [f" Erasing by reading was not measured: {first_of(absent)}."] if absent else []
+    for choice in CHOICES:
+        without = [one.model for one in measured if choice.place(one) is None and not one.checkpoint]
+        said += [f" Not known, so not drawn against {choice.title}: {first_of(without)}."] if without else []
+    return "".join(said)

@@ -1,0 +1,92 @@
+"""The comparison of a model's checkpoints as a page: their order, their cards, what was read, and what may be missing."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from dashboards.tables import ModelTables
+from tests.fake_tables import fake_checkpoints, fake_model
+from tests.written_pages import NASTY, broken, comparison, embedded, model_page, sections, without_plotly
+
+
+class TestComparingCheckpoints:
+    @pytest.fixture(scope="class")
+    def checkpoints(self) -> list[ModelTables]:
+        return fake_checkpoints("toy-3l", [0, 65536, 16777216], n_layers=3, n_heads=2, n_tokens=24, d_model=24, seed=1)
+
+    def test_training_comes_first_and_models_stand_in_its_order(
+        self, checkpoints: list[ModelTables], tmp_path: Path
+    ) -> None:
+        page = comparison([checkpoints[2], checkpoints[0], checkpoints[1]], tmp_path)
+        order = [
+            "models",
+            "training",
+            "erased",
+            "size",
+            "causal",
+            "opposed",
+            "depth",
+            "removed",
+            "trust",
+            "significant",
+        ]
+        assert sections(page) == order
+        names = ["toy-3l@0", "toy-3l@65536", "toy-3l"]
+        assert re.findall(r'<th scope="row">(.*?)</th>', page) == names
+        for card in ("erased", "opposed"):
+            assert embedded(page, card)["0"]["layout"]["xaxis"]["ticktext"] == names
+        assert re.findall(r"<h3>(.*?)</h3>", page) == names
+        # the untrained model stands beside the trained one
+        assert re.findall(r'data-control="causal" data-panel.*?selected>(.*?)<', page) == [names[0], names[2]]
+
+    def test_cards_hold_every_choice(self, checkpoints: list[ModelTables], tmp_path: Path) -> None:
+        page = comparison(checkpoints, tmp_path)
+        assert sorted(embedded(page, "training")) == ["0", "1"]
+        axis = embedded(page, "training")["0"]["layout"]["xaxis"]
+        assert axis["ticktext"][0] == "0"
+        assert sorted(embedded(page, "size")) == ["0", "1", "2", "3"]
+        # against depth there is one model; through training there are three
+        points = [len(embedded(page, "size")[choice]["data"][0]["x"]) for choice in "0123"]
+        assert points == [1, 1, 1, 3]
+        assert re.search(r'data-control="size".*?<option value="3" selected>training tokens', page)
+        assert [len(trace["x"]) for trace in embedded(page, "removed")["0"]["data"]] == [1]
+
+    def test_says_what_was_read(self, checkpoints: list[ModelTables], tmp_path: Path) -> None:
+        page = comparison(checkpoints, tmp_path)
+        assert "All models read the same text, stdlib, each through its own tokenizer." in page
+        assert "Mind when comparing" not in page
+        about = {**checkpoints[2].about, "corpus_name": "gelu-mix"}
+        mixed = [*checkpoints[:2], ModelTables(about, checkpoints[2].tables)]
+        page = comparison(mixed, tmp_path, config={"corpus": "own", "prompts": 8})
+        assert "Each model read its own training mix (stdlib: toy-3l@0, toy-3l@65536; gelu-mix: toy-3l)." in page
+        assert "differences between them may come from the text" in page.partition("Mind when comparing")[2]
+
+    def test_a_checkpoints_own_page_says_how_far_it_was_trained(
+        self, checkpoints: list[ModelTables], tmp_path: Path
+    ) -> None:
+        assert "parameters, before any training." in model_page(checkpoints[0], tmp_path)
+        assert "parameters, trained on 65,536 tokens in 16 steps." in model_page(checkpoints[1], tmp_path)
+
+    @pytest.mark.parametrize("case", list(broken(fake_model("x", 1, 1, n_tokens=4))))
+    def test_missing_tables_of_the_last_point(self, checkpoints: list[ModelTables], case: str, tmp_path: Path) -> None:
+        last = ModelTables(checkpoints[2].about, broken(checkpoints[2])[case])
+        page = comparison([*checkpoints[:2], last], tmp_path)
+        sentence = embedded(page, "training")["0"]["layout"]["meta"]["sentence"]
+        measured = case in ("only writers", "all null", "infinite")
+        assert f"→ {'16.8 million' if measured else '65,536'} tokens" in sentence or "No writer is erased" in sentence
+        assert ("another model stands at the same point: toy-3l." in page) != measured
+
+    def test_names_are_escaped(self, checkpoints: list[ModelTables], tmp_path: Path) -> None:
+        abouts = [{**m.about, "name": f"{NASTY}@{m.about['training_tokens']}", "base": NASTY} for m in checkpoints]
+        abouts = [{**about, "corpus_name": NASTY} for about in abouts]
+        tables = [{name: table.replace({"L0H1": NASTY}) for name, table in m.tables.items()} for m in checkpoints]
+        models = [ModelTables(about, table) for about, table in zip(abouts, tables, strict=True)]
+        page = without_plotly(comparison(models, tmp_path))
+        assert "<img" not in page
+        assert "<script>alert" not in page
+        # no point is the final weights of NASTY, so only training tokens tell sizes apart
+        assert sorted(embedded(page, "size")) == ["0"]
+        assert "<img" not in "".join(trace["name"] for trace in embedded(page, "training")["0"]["data"])
