@@ -72,6 +72,7 @@ def _config_options(*left_out: str) -> Callable[[Callable[..., Any]], Callable[.
         "ray_address": click.option("--ray-address", metavar="A", help="A running Ray cluster."),
         "out": click.option("--out", metavar="DIR", help="Folder for tables, figures and pages."),
         "store": click.option("--store", metavar="DIR", help="Folder for finished shards."),
+        "staging": click.option("--staging", metavar="DIR", help="Folder for processed weights and token arrays."),
         "tracking_uri": click.option("--tracking-uri", metavar="URI", help="MLflow tracking store."),
         "experiment": click.option("--experiment", metavar="NAME", help="MLflow experiment."),
     }
@@ -124,11 +125,27 @@ def replicate(model: str | None, fresh: bool, dry_run: bool, debug: bool, **flag
 
 
 @cli.command()
-def models() -> None:
+@click.option("--check", is_flag=True, help="Ask the Hugging Face hub for each of its models.")
+@click.option("--seq-len", type=int, metavar="N", help="Tokens of each prompt, for the memory of a scan.")
+@click.option("--staging", metavar="DIR", help="Folder for processed weights and token arrays.")
+def models(check: bool, seq_len: int | None, staging: str | None) -> None:
     """List the models that have a name here."""
     from sweep import console
+    from sweep.config import load_config
 
-    console.list_models()
+    console.list_models(load_config("demo", {"seq_len": seq_len, "staging": staging}), check)
+
+
+@cli.command()
+@click.argument("source", metavar="PRESET|CONFIG.yaml")
+@_config_options("device", "workers", "batch", "ray_address", "out", "store", "tracking_uri", "experiment")
+@click.option("--refresh", is_flag=True, help="Ask the hub for what is staged as well.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def fetch(source: str, refresh: bool, debug: bool, **flags: Any) -> None:
+    """Stage everything a sweep needs, so that it runs without a network."""
+    from sweep import console
+
+    console.fetch(_load(source, flags), refresh)
 
 
 @cli.command()

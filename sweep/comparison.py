@@ -16,6 +16,7 @@ from urllib.parse import quote
 from dashboards.pages import write_comparison
 from dashboards.tables import ModelTables, read_out
 from sweep.files import MODEL_PAGE
+from workers.corpora import OWN
 from workers.errors import SweepError, UsageError
 
 _PROTOCOL = ("prompts", "seq_len", "positions", "corpus", "seed", "dtype")
@@ -62,7 +63,10 @@ def _read(path: Path) -> _Folder:
     models = read_out(path)
     values = json.loads(manifest.read_text(encoding="utf-8"))
     shared = {key: _said(values, key) for key in (*_PROTOCOL, *_MADE_WITH)}
-    return _Folder(path, values, [ModelTables({**shared, **model.about}, model.tables) for model in models])
+    named = (
+        {"corpus_name": shared["corpus"]} if shared["corpus"] != OWN else {}
+    )  # as runs before did not say it of models
+    return _Folder(path, values, [ModelTables({**shared, **named, **model.about}, model.tables) for model in models])
 
 
 def _said(manifest: dict[str, Any], key: str) -> Any:

@@ -19,10 +19,11 @@ from sweep.config import SweepConfig
 from sweep.driver import Sweep, SweepOutcome
 from sweep.estimate import Estimate, estimate
 from sweep.files import MODEL_PAGE, RunFolder, write_error
+from sweep.plan import n_rows
 from sweep.progress import count, duration, reporter
 from sweep.tracking import default_uri, without_password
 from sweep.verified import Verified, trust_counts, verified_targets
-from workers.catalog import model_entries
+from workers.catalog import NANDA_REPOS
 from workers.errors import SweepError, UsageError
 
 PLAIN_WIDTH = 120
@@ -205,16 +206,68 @@ def _rounded(found: Estimate) -> tuple[str, str, str]:
     return duration(found.core_seconds), f"{found.memory_bytes / 2**30:.1f} GiB", f"{found.store_bytes / 2**20:.0f} MiB"
 
 
-def list_models() -> None:
-    """Print every model that has a name here."""
-    table = Table()
-    for heading in ("name", "from", "layers", "heads", "width"):
-        table.add_column(heading, justify="left" if heading in ("name", "from") else "right")
-    for entry in model_entries():
+def list_models(config: SweepConfig, check: bool) -> None:
+    """Print every model that has a name here.
+
+    Args:
+        config: the prompts that the memory is for, and where models are staged.
+        check: ask the hub for each of its models.
+    """
+    from sweep.inventory import list_models as listed
+
+    table = Table(title="Models that have a name", title_justify="left")
+    words = ("name", "from", "checkpoints", "staged")
+    headings = ("name", "from", "layers", "heads", "width", "checkpoints", "weights", "memory of a scan", "staged")
+    for heading in (*headings, *(["to download"] if check else [])):
+        table.add_column(heading, justify="left" if heading in words else "right")
+    models = listed(config, check)
+    for found in models:
+        entry = found.entry
         shape = (str(value) for value in (entry.n_layers, entry.n_heads, entry.d_model))
-        table.add_row(entry.name, "bundled" if entry.kind == "bundled" else f"hub: {entry.location}", *shape)
+        kept = str(entry.n_checkpoints) if entry.n_checkpoints else "–"
+        checkpoints = "on the hub" if entry.location.startswith(NANDA_REPOS) else kept
+        sizes = (f"{entry.weights_bytes / 1e6:,.0f} MB", f"{found.memory_bytes / 2**30:.1f} GiB")
+        asked = (found.hub or "–",) if check else ()
+        table.add_row(entry.name, entry.kind, *shape, checkpoints, *sizes, "yes" if found.staged else "no", *asked)
     console.print(table)
-    console.print("A directory with a model in TransformerLens' or Hugging Face's layout works as well: --model DIR")
+    for refusal in dict.fromkeys(found.refusal for found in models if found.refusal):
+        console.print(refusal, highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"Memory: of one worker at {config.seq_len} tokens a prompt. Checkpoints: --model NAME@TOKENS, NAME@INDEX, NAME@all, "
+        "NAME@log:8; of GPT-2 and its kin --model NAME@REVISION. Other names and repositories that TransformerLens boots, "
+        "and directories in its or Hugging Face's layout, work as well where the trace agrees with it: --model NAME|DIR",
+        highlight=False,
+        markup=False,
+    )
+
+
+def fetch(config: SweepConfig, refresh: bool) -> None:
+    """Stage everything that a sweep needs, and show what.
+
+    Raises:
+        SweepError: something cannot be had or does not fit.
+    """
+    from sweep.inventory import fetch as stage
+
+    progress = reporter(console)
+    try:
+        staged = stage(config, progress, refresh)
+    finally:
+        progress.close()
+    table = Table(title="Staged", title_justify="left")
+    for heading in ("model", "weights", "corpus", "prompts", "tokens each"):
+        table.add_column(heading, justify="left" if heading in ("model", "corpus") else "right", overflow="fold")
+    for model in staged.models:
+        counts = (str(n_rows(model)), str(model.seq_len))
+        table.add_row(escape(model.name), f"{model.weights_bytes / 1e6:,.1f} MB", escape(model.corpus), *counts)
+    console.print(table)
+    console.print(
+        f"Staged in {staged.folder}: `erasure-sweep run` with the same config and --staging {staged.folder} (or "
+        "ERASURE_SWEEP_STAGING) needs no network",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def compare(folders: list[Path], experiments: list[str], tracking_uri: str | None, to: Path) -> None:

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 _SHAPE = ("n_layers", "n_heads", "d_model", "d_mlp", "n_ctx", "d_vocab", "attn_only", "n_params")
-_MEASURED = ("n_prompts", "n_tokens")
-_NAMES = ("hash", "act_fn", "corpus_fingerprint")
+_MEASURED = ("n_prompts", "n_tokens", "training_tokens", "training_steps")
+_NAMES = ("hash", "act_fn", "corpus_fingerprint", "base", "corpus_name")
 _PROTOCOL = (
     *("prompts", "seq_len", "positions", "seed", "tau", "block_prompts", "results_version"),
-    *("verify_prompts", "trust_prompts", "donors", "places", "adversarial_prompts"),
+    *("verify_prompts", "trust_prompts", "donors", "places", "adversarial_prompts", "own_corpora"),
 )
 _PROTOCOL_NAMES = ("corpus", "dtype", "ln", "groups")
 

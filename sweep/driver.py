@@ -25,7 +25,7 @@ from sweep.progress import Reporter, count
 from sweep.queue import ShardQueue
 from sweep.room import Room, find_room
 from sweep.stages import Stages, Step
-from sweep.staging import begin_staging, finish_staging
+from sweep.staging import Staging
 from sweep.store import ShardStore
 from workers.errors import SweepError
 from workers.records import Resolved
@@ -40,6 +40,8 @@ class SweepOutcome(NamedTuple):
 
     folder: RunFolder
     manifest: dict[str, Any]
+    names: tuple[str, ...]
+    """Of the models that it was asked for."""
     problems: tuple[str, ...]
     """What was not measured or not logged, a line each; empty when everything was."""
 
@@ -111,13 +113,14 @@ class Sweep:
                     while not all(model.ended for model in self._models.values()):
                         self._step(executor)
                     self._compare()
-            return SweepOutcome(self.folder, self._manifest.values, tuple(self._problems + self._runs.problems))
+            names, problems = tuple(model.name for model in models), (*self._problems, *self._runs.problems)
+            return SweepOutcome(self.folder, self._manifest.values, names, problems)
 
     def _prepare(self) -> tuple[list[Resolved], Room]:
         """Stage everything: what can be wrong with the input is found here, before anything is measured."""
-        begun = begin_staging(self.config, self._background)
+        staging = Staging(self.config, self._background)
         self._runs.check()
-        models = finish_staging(self.config, begun, self._reporter)
+        models = staging.finish(self._reporter)
         return models, find_room(self.config, self._background)
 
     def _discard_replaced(self, models: list[Resolved]) -> None:

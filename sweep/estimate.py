@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import closing
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from sweep.background import Background
 from sweep.config import SweepConfig
-from sweep.plan import StagePlan, expected_stages, sketch_bytes
+from sweep.plan import StagePlan, expected_stages, sketch_bytes, writer_blocks
 from sweep.progress import SilentReporter
-from sweep.staging import begin_staging, finish_staging
+from sweep.staging import Staging
 from workers.records import AdversarialWork, GroupWork, Resolved, ShardTask, TrustWork
 
 EFFICIENCY = 0.6
@@ -53,7 +54,7 @@ def estimate(config: SweepConfig) -> list[Estimate]:
         SweepError: what ``run`` would refuse before measuring.
     """
     with closing(Background()) as background:
-        models = finish_staging(config, begin_staging(config, background), SilentReporter())
+        models = Staging(config, background).finish(SilentReporter())
     flops_per_s = _flops_per_s()
     return [_estimate(config, expected_stages(config, model, "cpu"), flops_per_s) for model in models]
 
@@ -62,8 +63,6 @@ def _estimate(config: SweepConfig, stages: list[StagePlan], flops_per_s: float) 
     plan, *later = stages
     model = plan.model
     n_blocks = len(plan.writer_blocks)
-    widest = max(sum(model.sketches[start:stop]) for start, stop in plan.writer_blocks)
-    activations = 4 * config.batch_on("cpu") * model.seq_len * model.architecture["d_model"]
     # Verify alone stands on a scan that was measured before.
     scanned = plan.tasks if config.stage != "verify" else ()
     verified = [task for stage in later for task in stage.tasks]
@@ -76,13 +75,24 @@ def _estimate(config: SweepConfig, stages: list[StagePlan], flops_per_s: float) 
         verify_shards=len(verified),
         writers_per_shard=max(stop - start for start, stop in plan.writer_blocks),
         core_seconds=flops / (EFFICIENCY * flops_per_s) + SMALL_STEPS_S * small_steps * model.architecture["n_layers"],
-        memory_bytes=2**29
-        + 2 * model.weights_bytes
-        + sketch_bytes(config) * widest
-        + activations * (7 * model.architecture["n_layers"] + 12),
+        memory_bytes=worker_memory(config, model.sketches, model.weights_bytes, model.seq_len, model.architecture),
         store_bytes=len(scanned) * sum(model.sketches) * STORED_BYTES_PER_SKETCH / n_blocks
         + sum(map(_stored_bytes, verified)),
     )
+
+
+def worker_memory(
+    config: SweepConfig, sketches: tuple[int, ...], weights_bytes: int, seq_len: int, shape: Mapping[str, Any]
+) -> float:
+    """Bytes that a worker takes for a scan on a CPU: torch, the weights twice, a shard's state and its activations.
+
+    Args:
+        sketches: how many each writer needs.
+        shape: the model's ``n_layers`` and ``d_model``.
+    """
+    widest = max(sum(sketches[start:stop]) for start, stop in writer_blocks(sketches, sketch_bytes(config)))
+    activations = 4 * config.batch_on("cpu") * seq_len * int(shape["d_model"]) * (7 * int(shape["n_layers"]) + 12)
+    return 2**29 + 2 * weights_bytes + sketch_bytes(config) * widest + activations
 
 
 def _stored_bytes(task: ShardTask) -> float:

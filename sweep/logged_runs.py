@@ -58,6 +58,8 @@ class LoggedRuns:
         for model in models:
             entry = manifest.entry(model.name)
             found = {key: entry[key] for key in (*shown, "hash", "corpus_fingerprint", "n_prompts", "n_tokens")}
+            training = ("base", "training_tokens", "training_steps", "corpus_name")
+            found |= {key: entry[key] for key in training if entry[key] is not None}
             params = {**found, **self._config.protocol()}
             self._tracker.start_model(model.name, model.hash, params, tags)
 
@@ -65,7 +67,7 @@ class LoggedRuns:
         """Log a finished model."""
         tables = folder.tables(entry["folder"])
         dataset = {
-            "name": Path(self._config.corpus).name,
+            "name": Path(model.corpus).name,
             "digest": model.corpus_fingerprint[:32],
             "source": model.corpus_description,
         }

@@ -152,6 +152,13 @@ class Resolved(NamedTuple):
     """Token ids of the prompts that the user gave, BOS first."""
     tokenizer: str | None = None
     """As ``workers.tokenization.load_tokenizer`` takes it; ``None`` where the model has none."""
+    base: str = ""
+    """The model of whose training this is a checkpoint; its own name where it is none."""
+    training_tokens: int | None = None
+    """On how many tokens it was trained; ``None`` where that is not known."""
+    training_steps: int | None = None
+    corpus: str = ""
+    """Name of the corpus that it reads."""
     notes: tuple[str, ...] = ()
     """What the user should hear before anything is measured, a line each."""
 

@@ -6,17 +6,21 @@ Workers never read a hub or a corpus: they get the files named here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
+from workers.components import Layout
 from workers.composition import check_groups
 from workers.corpora import (
+    OWN,
     CorpusRequest,
     ResolvedCorpus,
     fingerprint_tokens,
     load_fitting_tokenizer,
     load_tokens,
+    own_corpus,
     resolve_corpus,
 )
 from workers.errors import SweepError, UsageError
@@ -32,6 +36,8 @@ def resolve(
     groups: tuple[Group, ...] = (),
     writers: tuple[str, ...] = (),
     verify: VerifyRequest | None = None,
+    own_corpora: Mapping[str, str] | None = None,
+    refresh: bool = False,
 ) -> Resolved:
     """Stage one model and its corpus, and see that the named writers and groups of heads are there.
 
@@ -39,12 +45,16 @@ def resolve(
         request: the prompts to scan.
         groups, writers: what the user named.
         verify: what verify needs beside; ``None`` where nothing is verified.
+        own_corpora: what models read by name, beside the training mixes that are known, where the corpus is ``own``.
+        refresh: ask the hub for what is staged as well.
 
     Raises:
         SweepError: the model or the corpus cannot be had or does not fit; one clear line.
     """
     folder = Path(staging)
-    model = resolve_model(spec, folder)
+    model = resolve_model(spec, folder, refresh)
+    if request.corpus == OWN:
+        request = request._replace(corpus=own_corpus(model.name, model.base, spec, own_corpora or {}))
     config = model.config
     check_groups(config.layout, groups, writers)
     options = ScanOptions(groups=groups)
@@ -59,17 +69,24 @@ def resolve(
         weights_bytes=model.weights.stat().st_size,
         architecture=config.to_json(),
         n_params=config.n_params,
-        sketches=tuple(
-            map(sum, zip(*(measure.sketches(config.layout, options) for measure in SCAN.values()), strict=True))
-        ),
+        sketches=count_sketches(config.layout, options),
         tokens=str(corpus.tokens),
         corpus_fingerprint=fingerprint_tokens(scanned),
         corpus_description=corpus.description,
         n_prompts=request.prompts,
         seq_len=corpus.seq_len,
         tokenizer=model.tokenizer,
+        base=model.base,
+        training_tokens=model.training_tokens,
+        training_steps=model.training_steps,
+        corpus=request.corpus,
     )
     return resolved if verify is None else _prepare_verify(resolved, model, corpus, verify)
+
+
+def count_sketches(layout: Layout, options: ScanOptions) -> tuple[int, ...]:
+    """How many sketches a scan keeps of each writer."""
+    return tuple(map(sum, zip(*(measure.sketches(layout, options) for measure in SCAN.values()), strict=True)))
 
 
 def _with_more(request: CorpusRequest, n_prompts: int) -> CorpusRequest:

@@ -57,7 +57,7 @@ def test_a_run_that_goes_well_says_nothing_on_stderr(measured: Ran):
     ("changes", "said"),
     [
         ({"model": "gelu-4"}, ["unknown model 'gelu-4'", "did you mean gelu-4l"]),
-        ({"model": "nowhere/at-all"}, ["nowhere/at-all does not exist"]),
+        ({"model": "./nowhere/at-all"}, ["./nowhere/at-all does not exist"]),
         ({"model": ""}, ["models", "line of text"]),
         ({"corpus": "stdlb"}, ["corpus stdlb", "did you mean stdlib?"]),
         ({"corpus": "tokens-of-mine.npy"}, ["tokens-of-mine.npy is neither a known name nor a file"]),

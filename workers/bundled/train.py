@@ -51,16 +51,16 @@ class Shape(NamedTuple):
     attn_only: bool = False
 
     def tl_config(self) -> dict[str, object]:
-        """The model's ``config.json`` in TransformerLens' legacy layout."""
-        mlp = {} if self.attn_only else {"d_mlp": 4 * self.d_model, "act_fn": "gelu"}
+        """The model's ``config.json`` in TransformerLens' legacy layout, which names MLPs that are not there as well."""
         return {
             "n_layers": self.n_layers,
             "d_model": self.d_model,
             "n_heads": self.d_model // D_HEAD,
             "d_head": D_HEAD,
-            **mlp,
+            "d_mlp": 4 * self.d_model,
             "n_ctx": N_CTX,
             "d_vocab": D_VOCAB,
+            "act_fn": "gelu",
             "attn_only": self.attn_only,
             "normalization": "LN",
             "tokenizer_name": "../tokenizer",
