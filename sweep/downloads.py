@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 _SHAPE = ("n_layers", "n_heads", "d_model", "d_mlp", "n_ctx", "d_vocab", "attn_only", "n_params")
-_MEASURED = ("n_prompts", "n_tokens", "training_tokens", "training_steps")
+_MEASURED = ("n_prompts", "n_tokens")
+_TRAINING = ("training_tokens", "training_steps")
+"""Not logged where they are not known."""
 _NAMES = ("hash", "act_fn", "corpus_fingerprint", "base", "corpus_name")
 _PROTOCOL = (
     *("prompts", "seq_len", "positions", "seed", "tau", "block_prompts", "results_version"),
@@ -180,7 +182,8 @@ def _entry(run: Run) -> dict[str, Any]:
     return {
         "name": name,
         "spec": name,
-        **_params(run, (*_SHAPE, *_MEASURED), _NAMES),
+        **dict.fromkeys(_TRAINING),
+        **_params(run, (*_SHAPE, *_MEASURED, *_TRAINING), _NAMES),
         "hash": run.data.tags["model_hash"],
         "corpus": _corpus(run),
         "state": run.info.status,
