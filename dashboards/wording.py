@@ -12,6 +12,7 @@ from dashboards.lineup import count_of, is_checkpoint, series_of
 OWN = "own"
 """The value of the config's ``corpus`` by which each model reads the mix that it was trained on."""
 _MISSING = "—"
+_LARGE = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
 
 
 def number(value: object, digits: int = 2) -> str:
@@ -46,10 +47,11 @@ def amount(value: object) -> str:
         return value
     if not isinstance(value, int | float | np.number) or not np.isfinite(value):
         return _MISSING
-    for size, name in ((1e9, "billion"), (1e6, "million")):
-        if value >= size:
-            return f"{value / size:.3g} {name}"
-    return f"{value:,.0f}"
+    if value < 1e6:
+        return f"{value:,.0f}"
+    rounded = float(f"{value:.3g}")
+    size, name = next((size, name) for size, name in _LARGE if rounded >= size)
+    return f"{rounded / size:,.10g} {name}"
 
 
 def of_config(sweep: dict[str, Any], key: str) -> Any:

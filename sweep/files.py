@@ -143,7 +143,7 @@ def folder_names(names: list[str], taken: dict[str, str]) -> dict[str, str]:
     """A safe and unique folder for each model name.
 
     Args:
-        names: unique keys whose last path part is the model's name.
+        names: unique keys whose last path part is the model's name, with its checkpoint or revision behind an ``@``.
         taken: folders that an earlier run of the sweep gave, by key.
     """
     folders = dict(taken)
@@ -151,7 +151,8 @@ def folder_names(names: list[str], taken: dict[str, str]) -> dict[str, str]:
     for name in names:
         if name in folders:
             continue
-        stem = re.sub(r"[^A-Za-z0-9._-]+", "_", name.rstrip("/").rsplit("/", 1)[-1]).strip("._") or "model"
+        path, at, point = name.partition("@")  # a revision may hold slashes that part no folders
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "_", path.rstrip("/").rsplit("/", 1)[-1] + at + point).strip("._") or "model"
         candidates = [stem, *(f"{stem}-{i}" for i in range(2, len(refused) + 3))]
         folders[name] = next(c for c in candidates if c.lower() not in refused)
         refused.add(folders[name].lower())

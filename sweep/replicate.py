@@ -19,6 +19,7 @@ from sweep.published_numbers import Published, published
 from sweep.replicate_report import markdown, sections, show
 from sweep.replication import Results, as_table, compare
 from workers.catalog import find_entry
+from workers.checkpoints import names_several, split_point
 from workers.components import layer_of
 from workers.errors import SweepError, UsageError
 from workers.sources import find_source
@@ -76,7 +77,9 @@ class _Model(NamedTuple):
 
 def _look_up(spec: str) -> _Model:
     """A model of the catalog, all of which have a tokenizer, or of a directory by its config.json."""
-    entry = find_entry(spec)
+    if names_several(spec):
+        raise UsageError(f"{spec} names several models: replicate measures one, such as {split_point(spec)[0]}@-1")
+    entry = find_entry(split_point(spec)[0])
     if entry is not None:
         return _Model(entry.n_layers, entry.n_heads, entry.attn_only, has_tokenizer=True)
     source = find_source(spec)

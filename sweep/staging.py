@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
 
 from sweep.background import Background
 from sweep.config import SweepConfig
@@ -21,16 +21,15 @@ class Staging:
 
     Args:
         config: names models and corpus.
-        background: resolves them, one after the other.
+        background: resolves them, one after the other; which checkpoints there are comes first.
         refresh: ask the hub for what is staged as well.
     """
 
     def __init__(self, config: SweepConfig, background: Background, refresh: bool = False) -> None:
         self._config, self._background, self._refresh = config, background, refresh
         self._folder: Path = staging_folder(config)
-        self._begun: dict[str, Future[Any]] = {}
-        for spec in config.models:
-            self._begun[spec] = self._expand(spec) if names_several(spec) else self._resolve(spec)
+        self._expanding = {spec: self._expand(spec) for spec in config.models if names_several(spec)}
+        self._resolving = {spec: self._resolve(spec) for spec in config.models if spec not in self._expanding}
 
     def finish(self, reporter: Reporter) -> list[Resolved]:
         """Wait for the staged models, in the order of the config, checkpoints in the order of training.
@@ -39,33 +38,65 @@ class Staging:
             SweepError: a model or the corpus cannot be had or does not fit.
             UsageError: two models cannot be told apart.
         """
-        wanted = {spec: future for named in self._begun for spec, future in self._each(named, reporter)}
         models = []
-        for spec, future in wanted.items():
+        for spec in dict.fromkeys(spec for named in self._config.models for spec in self._specs(named, reporter)):
             reporter.say(f"preparing {spec}")
-            models.append(future.result())
+            models.append(self._resolving[spec].result())
             for note in models[-1].notes:
                 reporter.say(note)
+        for key in _unread(self._config, models):
+            reporter.say(f"own_corpora: {key} is none of these models")
+        models = _without_repeats(models, self._config.models, reporter)
         _refuse_twins(models)
         return models
 
-    def _each(self, named: str, reporter: Reporter) -> list[tuple[str, Future[Resolved]]]:
-        """The models that one entry of the config names: itself, or checkpoints."""
-        if not names_several(named):
-            return [(named, self._begun[named])]
-        specs = self._begun[named].result()
+    def _specs(self, named: str, reporter: Reporter) -> Sequence[str]:
+        """The models that one entry of the config names, itself or checkpoints, all on their way."""
+        if named not in self._expanding:
+            return (named,)
+        specs: tuple[str, ...] = self._expanding[named].result()
         reporter.say(f"{named}: {', '.join(specs)}")
-        return [(spec, self._begun.get(spec) or self._resolve(spec)) for spec in specs]
+        for spec in specs:
+            if spec not in self._resolving:
+                self._resolving[spec] = self._resolve(spec, named)
+        return specs
 
     def _expand(self, spec: str) -> Future[tuple[str, ...]]:
         return self._background.submit("workers.checkpoints:expand", spec, str(self._folder), self._refresh)
 
-    def _resolve(self, spec: str) -> Future[Resolved]:
-        config = self._config
+    def _resolve(self, spec: str, named: str | None = None) -> Future[Resolved]:
+        """Stage one model, ``named`` being the entry of the config that stands for it and others."""
+        config, own = self._config, self._config.own_corpora
+        if named in own:
+            own = {spec: own[named], **own}
         request = CorpusRequest(config.corpus, config.prompts, config.seq_len, config.seed)
-        named = (config.groups, tuple(config.writers), config.verify)
-        told = (str(self._folder), *named, config.own_corpora, self._refresh)
+        about = (config.groups, tuple(config.writers), config.verify)
+        told = (str(self._folder), *about, own, self._refresh)
         return self._background.submit("workers.resolve:resolve", spec, request, *told)
+
+
+def _unread(config: SweepConfig, models: Iterable[Resolved]) -> list[str]:
+    """Keys of ``own_corpora`` that name nothing here; a sweep may be measured in parts, so that is no error."""
+    known = {*config.models, *(name for model in models for name in (model.spec, model.name, model.base))}
+    return [key for key in config.own_corpora if key not in known]
+
+
+def _without_repeats(models: Sequence[Resolved], listed: Sequence[str], reporter: Reporter) -> list[Resolved]:
+    """Models but for checkpoints that nobody listed by themselves whose weights another of the same training has.
+
+    Trainings that keep their last checkpoint and their final weights have such.
+    """
+    first: dict[tuple[str, str], Resolved] = {}
+    for model in sorted(models, key=lambda model: model.spec not in listed):
+        first.setdefault((model.base, model.hash), model)
+    kept = []
+    for model in models:
+        twin = first[model.base, model.hash]
+        if twin is model or model.spec in listed:
+            kept.append(model)
+        else:
+            reporter.say(f"{model.name} is left out: its weights are those of {twin.name}")
+    return kept
 
 
 def _refuse_twins(models: list[Resolved]) -> None:

@@ -149,7 +149,7 @@ def model_config(bridge_config: Any, weights: Mapping[str, Tensor]) -> ModelConf
 
 def _boot_native(source: Source) -> Any:
     """TransformerLens' layout → its native bridge, loaded strictly."""
-    values = _native_config(source)
+    values = native_config(source)
     refuse_unsupported(source.name, source.config | values)
     state = read_weights(source.weights[0])
     _check_fit(source, state, values)
@@ -166,8 +166,12 @@ def _boot_native(source: Source) -> Any:
     return bridge
 
 
-def _native_config(source: Source) -> dict[str, Any]:
-    """Fields of TransformerLens' config from a config.json in its layout."""
+def native_config(source: Source) -> dict[str, Any]:
+    """Fields of TransformerLens' config from a config.json in its layout.
+
+    Raises:
+        DataError: one is missing, or is no such number or name.
+    """
     config, attn_only = source.config, bool(source.config.get("attn_only", False))
     required = _SHAPE_KEYS if attn_only else (*_SHAPE_KEYS, "d_mlp", "act_fn")
     missing = [key for key in required if config.get(key) is None]

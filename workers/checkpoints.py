@@ -68,6 +68,8 @@ def expand(spec: str, staging: str, refresh: bool = False) -> tuple[str, ...]:
     if training is None:
         raise UsageError(f"{spec}: {_only_revisions(location)}")
     _require_checkpoints(training, spec, name)
+    if training.unlisted is not None:
+        raise DataError(training.unlisted)
     moments = _moments(training)
     if point.startswith(_LOG_SPACED):
         moments = _log_spaced(moments, _count_of(spec, point))
@@ -102,10 +104,10 @@ def _training_on_hub(repo: str, staging: Path | None, refresh: bool) -> Training
         return None
     try:
         names = list_files(repo, folder.name)[1]
-    except DataError:
+    except DataError as error:
         cached = _training(_files_below(folder), config, read_log(folder), folder.name)
         if cached.checkpoints:
-            return cached
+            return cached._replace(unlisted=str(error))
         raise
     if LOG in names:
         hub_file(repo, LOG, (LOG,), folder.name)
@@ -120,6 +122,7 @@ def find_checkpoint(training: Training, point: str, name: str) -> Checkpoint:
 
     Raises:
         UsageError: there is none such.
+        DataError: only the hub could say, and it cannot be asked.
     """
     spec = f"{name}{SEPARATOR}{point}"
     _require_checkpoints(training, spec, name)
@@ -128,6 +131,8 @@ def find_checkpoint(training: Training, point: str, name: str) -> Checkpoint:
         raise UsageError(f"{spec}: give a count of tokens, a label, an index, all or log:N; {_available(training)}")
     by_number = [checkpoint for checkpoint in found if checkpoint.tokens == number]
     by_number += [checkpoint for checkpoint in found if checkpoint.label == number]
+    if not by_number and training.unlisted is not None:
+        raise DataError(training.unlisted)
     by_number += [found[number]] if -len(found) <= number < len(found) else []
     if not by_number:
         raise UsageError(f"{spec}: there is no such checkpoint; {name} {_available(training, number)}")

@@ -102,9 +102,11 @@ def load_model(
 def _find_remembered(spec: str, staging: Path) -> Remembered | None:
     """What a name of the hub was found to be, under this spelling or another that means the same."""
     name = split_point(spec)[0]
-    if find_entry(name) is None and Path(name).expanduser().exists():
+    entry = find_entry(name)
+    if entry is None and Path(name).expanduser().exists():
         return None
-    found = recall(spec, staging)
+    # what the name was last found to be counts for the repository written out as well
+    found = recall(spec if entry is None else entry.name + spec.removeprefix(name), staging)
     if found is not None or not (staging / "names").is_dir():
         return found
     canonical = _canonical(spec, staging)
@@ -131,6 +133,8 @@ def _stage_weights(source: Source, path: Path) -> StagedHeader:
     with locked(path, source.name):
         header = find_staged(path)
         if header is None:
+            for left in path.parent.glob(f".{path.name}.*.tmp"):  # by a process that was killed: this one has the lock
+                left.unlink(missing_ok=True)
             staged = convert(source, path)
             header = StagedHeader(staged.config, staged.hash)
     return header

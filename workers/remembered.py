@@ -65,6 +65,8 @@ class Training(NamedTuple):
     final_steps: int | None
     revision: str | None = None
     """The commit of the repository that holds them; ``None`` for a directory."""
+    unlisted: str | None = None
+    """Why the hub did not say which there are: these then are those that its cache holds, and there may be others."""
 
 
 def processing() -> str:

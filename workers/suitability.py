@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from workers.bridges import HF_KEYS, LOAD_ERRORS, _native_config, quiet, refuse_unsupported
+from workers.bridges import HF_KEYS, LOAD_ERRORS, native_config, quiet, refuse_unsupported
 from workers.errors import DataError
 from workers.hub_files import one_line
 from workers.layouts import layout_of
@@ -33,7 +33,7 @@ def refuse_unsuitable(name: str, directory: Path, config: dict[str, Any]) -> Non
         return
     if config.get("architecture") in _OLDER_LAYOUTS or name.endswith("_old"):
         raise DataError(f"model {name} cannot be measured: its weights are in a layout older than TransformerLens' own")
-    values = _native_config(Source(name, "transformer_lens", directory, config, (), "", "", None))
+    values = native_config(Source(name, "transformer_lens", directory, config, (), "", "", None))
     refuse_unsupported(name, config | values)
 
 

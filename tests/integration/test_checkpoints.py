@@ -173,6 +173,16 @@ class TestRemembered:
         hub.stop()
         assert resolve_model("gelu-2l@200", tmp_path / "elsewhere").hash == expected.hash
 
+    @pytest.mark.parametrize("spec", ["gelu-2l@all", "gelu-2l@log:2", "gelu-2l@-1", "gelu-2l@1", "gelu-2l@3000"])
+    def test_part_of_a_listing_is_not_taken_for_all_of_it(self, spec, hub, cache, tmp_path):
+        """Which is the last, or how many there are, a cache that holds two of four does not say."""
+        add_gelu(hub, tmp_path / "m")
+        for point in (0, 10):
+            resolve_model(f"gelu-2l@{point}", tmp_path / "staging")
+        hub.stop()
+        message = refusal(spec, tmp_path / "elsewhere", DataError)
+        assert message.startswith(f"{hub.url} cannot be reached for the list of files of {GELU}")
+
     def test_unreachable(self, hub, cache, tmp_path):
         hub.stop()
         message = refusal("gelu-2l@all", tmp_path / "staging", DataError)

@@ -278,6 +278,13 @@ class TestRefresh:
         assert second.hash == resolve_model(str(newer), staging).hash != first.hash
         assert resolve_model("gpt2", staging) == second
 
+    def test_another_spelling_is_the_same_model(self, hub, cache, staging, tmp_path):
+        resolve_model(GELU, staging)
+        other = write_tl_directory(tmp_path / "other", 9, weights_file="model_final.pth", tokenizer_name=TOKENIZER)
+        hub.add_model(GELU, other)
+        moved = resolve_model("gelu-1l", staging, refresh=True)
+        assert resolve_model(GELU, staging) == moved._replace(spec=GELU)
+
     def test_unchanged_is_not_converted_again(self, hub, cache, staging, monkeypatch):
         first = resolve_model("gpt2", staging)
         monkeypatch.setattr("workers.models.convert", None)

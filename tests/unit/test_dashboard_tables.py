@@ -163,6 +163,9 @@ class TestWords:
         assert [amount(v) for v in (912, 98304, 124_439_808, 1.5e9, None)] == [
             *("912", "98,304", "124 million", "1.5 billion", "—")
         ]
+        assert [amount(v) for v in (999_400, 999_600_000, 2.5e12, 1.23e15)] == [
+            *("999,400", "1 billion", "2.5 trillion", "1,230 trillion")
+        ]
 
     def test_what_was_measured(self, model: ModelTables) -> None:
         said = measured_line(model.about, fake_manifest([model]))

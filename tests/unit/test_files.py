@@ -169,6 +169,11 @@ def test_folders_are_safe_and_unique():
     }
 
 
+def test_folders_of_revisions_are_called_like_their_model():
+    names = ["gpt2@feature/x", "gpt2@refs/pr/1", "gelu-4l@65536"]
+    assert list(folder_names(names, {}).values()) == ["gpt2_feature_x", "gpt2_refs_pr_1", "gelu-4l_65536"]
+
+
 def test_folders_of_earlier_runs_stay():
     assert folder_names(["new/a", "old/a"], {"old/a": "a"}) == {"old/a": "a", "new/a": "a-2"}
 

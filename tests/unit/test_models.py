@@ -180,6 +180,16 @@ class TestStaging:
         assert metadata["origin"] == str(tl_directory)
         assert {k: tuple(v.shape) for k, v in load_file(resolved.weights).items()} == weight_shapes(resolved.config)
 
+    def test_what_a_killed_conversion_left_is_removed_by_the_next(self, tl_directory, staging):
+        made = resolve_model(str(tl_directory), staging).weights
+        made.unlink()
+        left = made.with_name(f".{made.name}.0123abcd.tmp")
+        another = made.with_name(".of-another-model.safetensors.0123abcd.tmp")
+        for path in (left, another):
+            path.write_bytes(b"half")
+        assert resolve_model(str(tl_directory), staging).weights == made
+        assert sorted(made.parent.iterdir()) == sorted([made, another])
+
     def test_second_resolve_needs_no_transformer_lens(self, tl_directory, staging):
         first = resolve_model(str(tl_directory), staging)
         code = (

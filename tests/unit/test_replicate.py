@@ -327,6 +327,16 @@ class TestConfig:
         with pytest.raises(UsageError, match="has 2 layers of 4 heads"):
             replication_config({"models": [model]})
 
+    def test_checkpoints_are_looked_up_without_a_hub(self):
+        config = replication_config({"models": ["gelu-4l@-1"]})
+        assert config.models == ["gelu-4l@-1"]
+        assert len(config.adversarial_prompts) == 4
+
+    @pytest.mark.parametrize("point", ["all", "log:3"])
+    def test_several_checkpoints_are_refused(self, point: str):
+        with pytest.raises(UsageError, match=f"^toy-gelu-4l@{point} names several models: replicate measures one"):
+            replication_config({"models": [f"toy-gelu-4l@{point}"]})
+
     def test_an_unknown_model_is_refused_with_the_nearest(self):
         with pytest.raises(UsageError, match=r"did you mean .*gelu-4l"):
             replication_config({"models": ["gelu-4"]})
