@@ -88,7 +88,15 @@ def write_scan(place: Path) -> Path:
     values = {"name": "xl", "models": [str(place / "model")], "corpus": str(place / "corpus.npy"), "stage": "scan"}
     places = {"out": str(place / "out"), "staging": str(place / "staging")}
     config = build_config(
-        {**values, **places, "prompts": 2, "seq_len": 128, "workers": 0, "tracking_uri": f"sqlite:///{place}/mlflow.db"}
+        {
+            **values,
+            **places,
+            "prompts": 2,
+            "seq_len": 128,
+            "workers": 0,
+            "cpus_per_worker": os.cpu_count() or 1,
+            "tracking_uri": f"sqlite:///{place}/mlflow.db",
+        }
     )
     path = place / "xl.yaml"
     path.write_text(json.dumps(config.model_dump(exclude_none=True)))  # JSON is YAML
