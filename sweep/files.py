@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from sweep.config import SweepConfig
 from workers.errors import SweepError, UsageError
+from workers.whole_file import whole_file
 
 OWN_FILES = ("manifest.json", "compare.html", "run.log", "replication.csv", "replication.md")
 """What stands in OUT beside the models' folders."""
@@ -29,19 +29,11 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         SweepError: the disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with whole_file(path) as temporary:
+            temporary.write_bytes(content)
     except OSError as error:
         raise write_error(path, error) from error
-    finally:
-        with suppress(OSError):  # an interrupt, too, leaves nothing half-written behind
-            temporary.unlink(missing_ok=True)
 
 
 def write_error(path: Path, error: OSError) -> SweepError:

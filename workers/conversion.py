@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import json
 import math
-import secrets
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from workers.sources import Source
 from workers.staged import StagedModel, content_hash, write_staged
 from workers.trace import LeanModel, ModelConfig, weight_shapes
 from workers.weights_file import WeightsFile
+from workers.whole_file import whole_file
 
 CHECK_PROMPTS = 2
 CHECK_TOKENS = 32
@@ -88,7 +88,6 @@ def _convert_streamed(source: Source, path: Path) -> StagedModel:
         with _processing(source):
             expected, whose = _expected_logits(source, gpt2)
             check_logits(source.name, LeanModel(config, weights), expected, whose)
-        temporary.replace(path)
     return StagedModel(config, found, weights)
 
 
@@ -139,16 +138,12 @@ def _processing(source: Source) -> Iterator[None]:
 
 @contextmanager
 def _temporary(source: Source, path: Path) -> Iterator[Path]:
-    """A path beside the staged file's; what is there in the end is removed."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    """A path beside the staged file's, whose name it takes in the end."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
+        with whole_file(path) as temporary:
+            yield temporary
     except OSError as error:
         raise DataError(f"cannot stage model {source.name} in {path.parent}: {one_line(error)}") from error
-    finally:
-        with suppress(OSError):  # it may be the folder itself that is not to be had
-            temporary.unlink(missing_ok=True)
 
 
 def process_bridge(bridge: Any) -> tuple[ModelConfig, dict[str, Tensor]]:

@@ -8,10 +8,7 @@ are written whole or not at all; one that is damaged, or that another version of
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Mapping
-from contextlib import suppress
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +16,7 @@ from typing import Any, NamedTuple
 
 from workers.catalog import find_entry
 from workers.errors import DataError
+from workers.whole_file import whole_file
 
 PROCESSING_VERSION = "2"
 """Raised by hand when the same files are to be turned into other weights, so that staged ones are made anew."""
@@ -149,19 +147,11 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         DataError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with whole_file(path) as temporary:
+            temporary.write_bytes(content)
     except OSError as error:
         raise DataError(f"{path.parent} cannot be written: {error}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _write(staging: Path, about: str, values: Mapping[str, Any]) -> None:

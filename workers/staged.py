@@ -6,8 +6,6 @@ The metadata of the file holds the architecture, the hash of both, and where the
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
@@ -23,6 +21,7 @@ from workers.errors import DataError
 from workers.hub_files import one_line
 from workers.sources import Source
 from workers.trace import ModelConfig
+from workers.whole_file import whole_file
 
 
 class StagedHeader(NamedTuple):
@@ -120,18 +119,11 @@ def locked(path: Path, name: str) -> Iterator[None]:
 def write_staged(staged: StagedModel, source: Source, path: Path) -> None:
     """Write under a temporary name, sync, rename: a file of the final name is whole."""
     metadata = {"config": json.dumps(staged.config.to_json()), "hash": staged.hash, "origin": source.origin}
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(staged.weights, temporary, metadata)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with whole_file(path) as temporary:
+            save_file(staged.weights, temporary, metadata)
     except (OSError, SafetensorError) as error:
         raise DataError(f"cannot stage model {source.name} in {path.parent}: {one_line(error)}") from error
-    finally:
-        with suppress(OSError):  # it may be the folder itself that is not to be had
-            temporary.unlink(missing_ok=True)
 
 
 def _read_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

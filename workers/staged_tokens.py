@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -24,6 +22,7 @@ from jaxtyping import Integer
 
 from workers.errors import DataError
 from workers.sampling import CorpusRequest
+from workers.whole_file import whole_file
 
 
 class ResolvedCorpus(NamedTuple):
@@ -158,18 +157,8 @@ def fingerprint_tokens(tokens: Integer[np.ndarray, "prompt pos"]) -> str:
 
 
 def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write to a temporary name, sync, rename."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as stream:
-            temporary = Path(stream.name)
-            try:
-                write(stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            except BaseException:
-                temporary.unlink()
-                raise
-        temporary.replace(path)
+        with whole_file(path) as temporary, temporary.open("wb") as stream:
+            write(stream)
     except OSError as error:
         raise DataError(f"{path} cannot be written ({error.strerror or error})") from error

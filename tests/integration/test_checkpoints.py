@@ -29,18 +29,6 @@ SHAPE = {"n_layers": 2, "n_heads": 2, "d_model": 16, "n_ctx": 32, "d_vocab": 41}
 STEPS = (0, 10, 200, 3000)
 
 
-@pytest.fixture
-def hub():
-    with Hub() as server:
-        yield server
-
-
-@pytest.fixture
-def cache(hub, monkeypatch, tmp_path):
-    hub.use_in_process(monkeypatch, tmp_path / "cache")
-    return tmp_path / "cache"
-
-
 def torch_file(state: dict[str, torch.Tensor]) -> bytes:
     buffer = io.BytesIO()
     torch.save(state, buffer)

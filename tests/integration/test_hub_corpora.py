@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -48,12 +47,6 @@ for corpus, prompts, tokenizer in json.loads(sys.argv[2]):
     print(json.dumps(answer))
 assert streams or "datasets" not in sys.modules, "nothing was to be streamed"
 """
-
-
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    with Hub() as served:
-        yield served
 
 
 def resolve(

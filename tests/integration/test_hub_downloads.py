@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hub import Hub, etag, run_environment
+from tests.hub import etag, run_environment
 from workers import hub_transfer
 from workers.errors import DataError
 from workers.hub_files import hub_file
@@ -41,17 +41,10 @@ except SweepError as error:
 
 
 @pytest.fixture
-def hub():
-    with Hub() as server:
-        yield server
-
-
-@pytest.fixture
-def cache(hub, monkeypatch, tmp_path):
-    """The hub, seen from this process with a cache of its own, retries without a pause between them."""
-    hub.use_in_process(monkeypatch, tmp_path / "cache")
+def cache(cache, monkeypatch):
+    """The same, retries without a pause between them."""
     monkeypatch.setattr(hub_transfer, "RETRY_PAUSE_S", 0.01)
-    return tmp_path / "cache"
+    return cache
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.hub import Hub, Served
+from tests.hub import Served
 from tests.random_models import random_config, write_hf_gpt2_directory, write_hf_gpt2_shards, write_tl_directory
 from workers.bridges import quiet
 from workers.conversion import check_tokens
@@ -28,19 +28,6 @@ LEGACY = {
 }
 """Names of models in TransformerLens' layout, the repository that each means, and its shape."""
 MESSAGE_LIMIT_S = 30
-
-
-@pytest.fixture
-def hub():
-    with Hub() as server:
-        yield server
-
-
-@pytest.fixture
-def cache(hub, monkeypatch, tmp_path):
-    """The hub, seen from this process with a cache of its own."""
-    hub.use_in_process(monkeypatch, tmp_path / "cache")
-    return tmp_path / "cache"
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hub import Hub, Repo
+from tests.hub import Repo
 from workers import hub_files
 from workers.errors import DataError
 from workers.hub_files import check_hub, hub_file, list_files
@@ -20,19 +20,6 @@ WEIGHTS = "model_final.pth"
 FILES = ("config.json", WEIGHTS)
 CONTENT = b"weights" * 1000
 MESSAGE_LIMIT_S = 30
-
-
-@pytest.fixture
-def hub():
-    with Hub() as server:
-        yield server
-
-
-@pytest.fixture
-def cache(hub, monkeypatch, tmp_path):
-    """The hub, seen from this process with a cache of its own."""
-    hub.use_in_process(monkeypatch, tmp_path / "cache")
-    return tmp_path / "cache"
 
 
 @pytest.fixture

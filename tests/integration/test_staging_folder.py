@@ -54,12 +54,6 @@ def hub(tmp_path):
 
 
 @pytest.fixture
-def cache(hub, monkeypatch, tmp_path):
-    hub.use_in_process(monkeypatch, tmp_path / "cache")
-    return tmp_path / "cache"
-
-
-@pytest.fixture
 def staging(tmp_path):
     return tmp_path / "staging"
 
