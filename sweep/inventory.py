@@ -53,7 +53,7 @@ def list_models(config: SweepConfig, check: bool) -> list[Listed]:
         return [
             Listed(
                 entry,
-                entry.kind == "bundled" or is_staged(entry.name, folder),
+                is_staged(entry.name, folder),
                 worker_memory(
                     config, count.result(), entry.weights_bytes, min(config.seq_len, entry.n_ctx), entry._asdict()
                 ),

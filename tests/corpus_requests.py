@@ -52,6 +52,16 @@ def write_rows(path: Path, rows: list[dict[str, object]]) -> Path:
     return path
 
 
+def corpus_of(kind: str, folder: Path, texts: Path) -> Path:
+    """Ten prompts as an ``array`` of tokens or as ``rows`` of them; else texts."""
+    if kind == "array":
+        np.save(folder / "ready.npy", np.arange(160).reshape(10, 16))
+        return folder / "ready.npy"
+    if kind == "rows":
+        return write_rows(folder / "rows.jsonl", [{"tokens": [i] * 16} for i in range(10)])
+    return texts
+
+
 def resolve(corpus: object, tmp_path: Path, tokenizer: str | None = None, **changes: int) -> ResolvedCorpus:
     request = CorpusRequest(
         str(corpus),

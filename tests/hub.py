@@ -18,8 +18,9 @@ import io
 import os
 import socket
 import threading
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
@@ -29,9 +30,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.hub_server import HubServer
+from workers.errors import DataError
 
 Fault = Literal["cut", "drop-once", "short", "damaged", "slow", "stall"]
 Status = Literal["open", "gated", "private", "broken"]
+
+MESSAGE_LIMIT_S = 30
+"""How long a refusal may take: a test of waiting for minutes, not of speed."""
 
 LFS_SUFFIXES = (".pth", ".safetensors", ".bin", ".parquet")
 """Files that the hub keeps beside git and knows by the sha256 of their content; others by git's own hash."""
@@ -237,6 +242,16 @@ class Hub:
             pq.write_table(table, buffer)
             files[f"data/train-{shard:05d}-of-{shards:05d}.parquet"] = buffer.getvalue()
         return self.add("datasets", repo_id, files)
+
+
+def refused_soon(ask: Callable[[], object]) -> str:
+    """The one line with which a request to a hub is refused."""
+    start = time.monotonic()
+    with pytest.raises(DataError) as caught:
+        ask()
+    assert time.monotonic() - start < MESSAGE_LIMIT_S, "the user must not wait for minutes"
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def run_environment(hub: Hub, cache: Path, offline: bool = False) -> dict[str, str]:

@@ -14,10 +14,10 @@ from tests.corpus_requests import (
     BOS,
     D_VOCAB,
     SEQ_LEN,
+    corpus_of,
     refusal,
     resolve,
     tokens_of,
-    write_rows,
     write_texts,
     write_tokenizer,
 )
@@ -152,12 +152,7 @@ class TestFewerThanAsked:
 
     @pytest.fixture(params=["array", "text", "rows"])
     def corpus(self, request: pytest.FixtureRequest, tmp_path: Path, texts: Path) -> Path:
-        if request.param == "array":
-            np.save(tmp_path / "ready.npy", np.arange(160).reshape(10, 16))
-            return tmp_path / "ready.npy"
-        if request.param == "rows":
-            return write_rows(tmp_path / "rows.jsonl", [{"tokens": [i] * 16} for i in range(10)])
-        return texts
+        return corpus_of(request.param, tmp_path, texts)
 
     def test_what_there_is_is_taken(self, corpus: Path, tmp_path: Path, tokenizer: str) -> None:
         whole = resolve(corpus, tmp_path, tokenizer, prompts=500, least=4)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from tests.corpus_requests import refusal, resolve, tokens_of, write_rows, write_texts, write_tokenizer
+from tests.corpus_requests import corpus_of, refusal, resolve, tokens_of, write_texts, write_tokenizer
 from workers import corpora
 from workers.corpora import CorpusRequest, load_tokens
 from workers.errors import DataError, UsageError
@@ -101,12 +101,7 @@ class TestOneArrayServesSeveral:
 
     @pytest.fixture(params=["array", "text", "rows"])
     def corpus(self, request: pytest.FixtureRequest, tmp_path: Path, texts: Path) -> Path:
-        if request.param == "array":
-            np.save(tmp_path / "ready.npy", np.arange(160).reshape(10, 16))
-            return tmp_path / "ready.npy"
-        if request.param == "rows":
-            return write_rows(tmp_path / "rows.jsonl", [{"tokens": [i] * 16} for i in range(10)])
-        return texts
+        return corpus_of(request.param, tmp_path, texts)
 
     @pytest.fixture
     def no_draws(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
