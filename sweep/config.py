@@ -101,11 +101,17 @@ class SweepConfig(BaseModel):
     dtype: Literal["float32", "float64"] = "float32"
     """Precision of the forward pass and of the products; sums are always float64."""
     workers: Annotated[int, Field(ge=0)] | None = None
-    """Worker processes; by default what the machine or cluster has. 0 measures in the driver's own process."""
+    """Worker processes; by default what the machine or cluster has, also when it grows or shrinks. 0 measures in the
+    driver's own process."""
+    max_workers: Positive | None = None
+    """Never more workers than this. A cluster that starts machines on demand is asked for so many."""
     cpus_per_worker: Positive = 1
     """CPU cores, and torch threads, of one worker."""
-    gpus_per_worker: Annotated[float, Field(gt=0, le=1, strict=False)] = 1.0
-    """Share of a GPU that one worker asks for when models run on GPUs."""
+    gpus_per_worker: Literal["auto"] | Annotated[float, Field(gt=0, le=1, strict=False)] = "auto"
+    """Share of a GPU that one worker asks for when models run on GPUs; `auto` lets four or two workers of a small model
+    share one of `gpu_memory_gib`."""
+    gpu_memory_gib: Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)] = 16.0
+    """Memory of the smallest GPU that may be given out, by which `auto` decides who shares one."""
     attempts: Positive = 3
     """How often a shard may fail before it is set aside."""
     shard_deadline_s: Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)] = 3600.0
@@ -115,7 +121,7 @@ class SweepConfig(BaseModel):
     out: Text | None = None
     """Folder for tables, figures and the comparison page; by default runs/NAME."""
     store: Text | None = None
-    """Folder for finished shards; by default .store inside OUT."""
+    """Folder or URI (s3://BUCKET/PREFIX and what else fsspec opens) for finished shards; by default .store inside OUT."""
     staging: Text | None = None
     """Folder for processed weights and token arrays; by default ERASURE_SWEEP_STAGING, else ~/.cache/erasure-sweep."""
     tracking_uri: Text | None = None
