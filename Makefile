@@ -19,12 +19,13 @@ NAMED := $(PYTHON)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint check bench soak ui runtime dev venv
+.PHONY: help run test lint check bench soak ui services runtime dev venv
 
 help:
 	@echo "make run      measure the bundled models: tables, figures, MLflow runs and a page in runs/demo"
 	@echo "make test     run the tests"
 	@echo "make ui       browse the logged runs in MLflow's UI"
+	@echo "make services PostgreSQL, S3 and MLflow's server with basic auth, on loopback until Ctrl-C, for runs to log to"
 	@echo "make check    linters, type checker, tests with coverage"
 	@echo "make lint     linters and type checker alone"
 	@echo "make bench    speed and memory beside plain forward passes, printed and saved as JSON"
@@ -36,6 +37,9 @@ run: runtime
 
 ui: runtime
 	@$(SWEEP) ui $(ARGS)
+
+services: dev
+	@$(BIN) -m tests.services $(ARGS)
 
 test: dev
 	@echo "running the tests (about 15 minutes on two cores)"

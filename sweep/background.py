@@ -9,6 +9,7 @@ import importlib
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import connection
@@ -26,8 +27,13 @@ class Background:
     def __init__(self, threads: int = 1) -> None:
         context = multiprocessing.get_context("spawn")
         self._kept, self._line = context.Pipe(duplex=False)
+        # The process may be ended in the midst of anything: what it has in temporary files goes with this folder.
+        self._temporary = tempfile.TemporaryDirectory(prefix="erasure-sweep-", ignore_cleanup_errors=True)
         self._pool = ProcessPoolExecutor(
-            max_workers=1, mp_context=context, initializer=_initialize, initargs=(threads, self._kept)
+            max_workers=1,
+            mp_context=context,
+            initializer=_initialize,
+            initargs=(threads, self._kept, self._temporary.name),
         )
 
     def submit(self, target: str, *args: Any) -> Future[Any]:
@@ -48,6 +54,7 @@ class Background:
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._line.close()
         self._kept.close()
+        self._temporary.cleanup()
 
 
 def _call(target: str, args: tuple[Any, ...]) -> Any:
@@ -55,7 +62,8 @@ def _call(target: str, args: tuple[Any, ...]) -> Any:
     return getattr(importlib.import_module(module), function)(*args)
 
 
-def _initialize(threads: int, line: Connection) -> None:
+def _initialize(threads: int, line: Connection, temporary: str) -> None:
+    tempfile.tempdir = temporary
     # Ctrl-C reaches the whole process group; the driver alone decides what follows from it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])

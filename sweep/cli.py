@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from workers.errors import SweepError, UsageError
 
 INTERRUPTED = 130
 _AGAIN_S = 0.05
+_EXIT_S = 3.0
 _interrupted = threading.Event()
 
 
@@ -37,6 +40,18 @@ class _Positions(click.ParamType[int | str]):
         if not str(value).isdecimal():
             self.fail(f"{value!r} is neither 'all' nor a number", param, ctx)
         return int(value)
+
+
+class _Age(click.ParamType[timedelta]):
+    """A number of days or hours: ``30d``, ``12h``."""
+
+    name = "30d|12h"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        found = re.fullmatch(r"(\d{1,6})([dh])", str(value))
+        if found is None:
+            self.fail(f"{value!r} is no age: give days or hours, such as 30d or 12h", param, ctx)
+        return timedelta(**{"days" if found[2] == "d" else "hours": int(found[1])})
 
 
 def _config_options(*left_out: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -66,12 +81,15 @@ def _config_options(*left_out: str) -> Callable[[Callable[..., Any]], Callable[.
         "workers": click.option(
             "--workers", type=int, metavar="N", help="Worker processes; 0 measures in this process."
         ),
+        "max_workers": click.option(
+            "--max-workers", type=int, metavar="N", help="At most so many; a cluster may start machines for them."
+        ),
         "device": click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where models run."),
         "dtype": click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision."),
         "batch": click.option("--batch", type=int, metavar="N", help="Prompts in one forward pass."),
         "ray_address": click.option("--ray-address", metavar="A", help="A running Ray cluster."),
         "out": click.option("--out", metavar="DIR", help="Folder for tables, figures and pages."),
-        "store": click.option("--store", metavar="DIR", help="Folder for finished shards."),
+        "store": click.option("--store", metavar="DIR|URI", help="Folder or s3://… for finished shards."),
         "staging": click.option("--staging", metavar="DIR", help="Folder for processed weights and token arrays."),
         "tracking_uri": click.option("--tracking-uri", metavar="URI", help="MLflow tracking store."),
         "experiment": click.option("--experiment", metavar="NAME", help="MLflow experiment."),
@@ -138,7 +156,9 @@ def models(check: bool, seq_len: int | None, staging: str | None) -> None:
 
 @cli.command()
 @click.argument("source", metavar="PRESET|CONFIG.yaml")
-@_config_options("device", "workers", "batch", "ray_address", "out", "store", "tracking_uri", "experiment")
+@_config_options(
+    *("device", "workers", "max_workers", "batch", "ray_address", "out", "store", "tracking_uri", "experiment")
+)
 @click.option("--refresh", is_flag=True, help="Ask the hub for what is staged as well.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def fetch(source: str, refresh: bool, debug: bool, **flags: Any) -> None:
@@ -146,6 +166,84 @@ def fetch(source: str, refresh: bool, debug: bool, **flags: Any) -> None:
     from sweep import console
 
     console.fetch(_load(source, flags), refresh)
+
+
+_address = click.option("--address", metavar="A", help="A cluster's dashboard: http://HOST:8265.")
+
+
+@cli.command()
+@click.argument("source", metavar="PRESET|CONFIG.yaml")
+@_address
+@click.option("--no-wait", is_flag=True, help="Do not follow what it prints.")
+@_config_options("ray_address")
+@click.option("--fresh", is_flag=True, help="Measure anew instead of going on from what is stored.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def submit(source: str, address: str | None, no_wait: bool, fresh: bool, debug: bool, **flags: Any) -> None:
+    """Measure a sweep on a Ray cluster, as a job on its head."""
+    from sweep import jobs
+
+    jobs.submit(_load(source, flags), address, fresh=fresh, wait=not no_wait)
+
+
+@cli.command()
+@click.argument("what", required=False, metavar="[OUT|JOB]")
+@_address
+def status(what: str | None, address: str | None) -> None:
+    """Show how a run or a job stands; without a name all runs below runs/, or a cluster's jobs."""
+    if _is_out(what) or (what is None and address is None):
+        from sweep import runs
+
+        runs.status(None if what is None else Path(what))
+    else:
+        from sweep import jobs
+
+        jobs.status(what, address)
+
+
+@cli.command()
+@click.argument("what", metavar="OUT|JOB")
+@_address
+def stop(what: str, address: str | None) -> None:
+    """End a run or a job; what it measured is kept."""
+    if _is_out(what):
+        from sweep import runs
+
+        runs.stop(Path(what))
+    else:
+        from sweep import jobs
+
+        jobs.stop(what, address)
+
+
+def _is_out(what: str | None) -> bool:
+    """Whether a run's folder is meant; any other name is a job's."""
+    left = ("manifest.json", ".driver.json", ".store")
+    return what is not None and ("/" in what or any((Path(what) / name).exists() for name in left))
+
+
+@cli.command()
+@click.argument("folders", nargs=-1, type=click.Path(path_type=Path), metavar="[OUT]...")
+@click.option("--store", "stores", multiple=True, metavar="DIR|URI", help="A --store, all its sweeps; again for more.")
+@click.option("--staged", is_flag=True, help="Staged weights and token arrays.")
+@click.option("--name", "names", multiple=True, metavar="NAME", help="Only of this sweep, model or corpus.")
+@click.option("--older-than", type=_Age(), help="Only what was last used so long ago.")
+@click.option("--staging", metavar="DIR", help="Folder for processed weights and token arrays.")
+@click.option("--dry-run", is_flag=True, help="Say what would be removed; remove nothing.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def clean(
+    folders: tuple[Path, ...],
+    stores: tuple[str, ...],
+    staged: bool,
+    names: tuple[str, ...],
+    older_than: timedelta | None,
+    staging: str | None,
+    dry_run: bool,
+    debug: bool,
+) -> None:
+    """Remove finished shards and staged files that nobody needs any more; tables and pages stay."""
+    from sweep.clean import clean as remove
+
+    remove(list(folders), list(stores), staged, list(names), older_than, staging, dry_run)
 
 
 @cli.command()
@@ -211,7 +309,18 @@ def main(arguments: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that knows no τ is no reason to fail
-    sys.exit(_guarded(arguments))
+    code = _guarded(arguments)
+    if code == INTERRUPTED:
+        _end_soon(code)
+    sys.exit(code)
+
+
+def _end_soon(code: int) -> None:
+    """Python waits for threads of libraries on its way out, and one that sends to a server that hangs would keep it."""
+    sys.stdout.flush()
+    end = threading.Timer(_EXIT_S, os._exit, (code,))
+    end.daemon = True
+    end.start()
 
 
 def _guarded(arguments: list[str]) -> int:
@@ -228,8 +337,13 @@ def _guarded(arguments: list[str]) -> int:
         if "--debug" in arguments:
             traceback.print_exc()
         # Libraries turn an interrupt that falls into them into errors of their own.
-        return _end_interrupted() if _interrupted.is_set() else _end_failed(error)
+        return _end_interrupted() if _interrupted.is_set() and not _says_so(error) else _end_failed(error)
     return 0
+
+
+def _says_so(error: Exception) -> bool:
+    """Whether an error is about the interrupt itself."""
+    return isinstance(error, SweepError) and error.exit_code == INTERRUPTED
 
 
 def _end_interrupted() -> int:

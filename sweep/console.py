@@ -18,13 +18,14 @@ from rich.table import Table
 from sweep.config import SweepConfig
 from sweep.driver import Sweep, SweepOutcome
 from sweep.estimate import Estimate, estimate
-from sweep.files import MODEL_PAGE, RunFolder, write_error
+from sweep.files import MODEL_PAGE, RunFolder
 from sweep.plan import n_rows
 from sweep.progress import count, duration, reporter
 from sweep.tracking import default_uri, without_password
 from sweep.verified import Verified, trust_counts, verified_targets
 from workers.catalog import NANDA_REPOS
 from workers.errors import SweepError, UsageError
+from workers.whole_file import write_error
 
 PLAIN_WIDTH = 120
 console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)

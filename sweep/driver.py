@@ -8,6 +8,8 @@ ends in the same tables.
 from __future__ import annotations
 
 import logging
+import time
+from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent import futures
 from contextlib import closing, contextmanager
@@ -21,6 +23,7 @@ from sweep.files import RunFolder
 from sweep.logged_runs import LoggedRuns
 from sweep.manifest import Manifest
 from sweep.plan import StagePlan
+from sweep.presence import Presence
 from sweep.progress import Reporter, count
 from sweep.queue import ShardQueue
 from sweep.room import Room, find_room
@@ -29,10 +32,14 @@ from sweep.staging import Staging
 from sweep.store import ShardStore
 from workers.errors import SweepError
 from workers.records import Resolved
+from workers.storage import open_storage
 
 log = logging.getLogger(__name__)
 
 POLL_S = 1.0
+PROGRESS_EVERY_S = 5.0
+LOOKAHEAD = 2_000
+"""Shards that may wait before another model is begun: so many models need no more of the driver's memory than a few."""
 
 
 class SweepOutcome(NamedTuple):
@@ -58,7 +65,7 @@ class _Model:
     missing: set[str] = field(default_factory=set)
     """Ids of its shards that are not in the store yet."""
     failed: dict[str, str] = field(default_factory=dict)
-    """Reason by id, of shards that were set aside."""
+    """Reason by id, of those missing that were set aside."""
     call: futures.Future[Any] | None = None
     """What is worked out before the next stage."""
     ended: bool = False
@@ -76,9 +83,14 @@ class Sweep:
         self.config = config
         self.folder = RunFolder(config)
         self._reporter = reporter
-        self._store = ShardStore(self.folder.store)
+        self._store = ShardStore(open_storage(self.folder.store))
         self._queue = ShardQueue(config.attempts)
         self._models: dict[str, _Model] = {}
+        self._unbegun: deque[_Model] = deque()
+        self._begun: list[_Model] = []
+        """Those whose shards wait, are measured or were just measured."""
+        self._noted = 0.0
+        """When progress was last noted, by the monotonic clock."""
         self._fresh = False
         self._problems: list[str] = []
 
@@ -94,25 +106,31 @@ class Sweep:
         """
         self._fresh = fresh
         self.folder.acquire()
-        with closing(self.folder), closing(Background()) as self._background:
+        with (
+            closing(self.folder),
+            closing(Presence(self.folder, self.config, self._reporter)) as self._presence,
+            closing(Background()) as self._background,
+            closing(LoggedRuns(self.config, self._reporter)) as self._runs,
+        ):
             self._manifest = Manifest(self.folder, self.config, fresh)
-            self._runs = LoggedRuns(self.config)
+            self._presence.start()
             models, room = self._prepare()
+            self._room = room
             self._manifest.refuse_other_weights(models)
             stages = [
                 Stages(self.config, model, room.device, self._store, self.folder, self._manifest) for model in models
             ]
             batch = self.config.batch_on(room.device)
             self._models = {each.model.hash: _Model(each.model, each.steps(), batch) for each in stages}
+            self._unbegun.extend(self._models.values())
             with self._noting_the_end():
                 self._manifest.start(models, room.device)
                 self._discard_replaced(models)
                 self._runs.start(self._manifest, models)
-                later = sum(each.later_shards() for each in stages)
-                with closing(LateExecutor(lambda: room.executor(max(later, len(self._queue))))) as executor:
-                    while not all(model.ended for model in self._models.values()):
+                with closing(LateExecutor(lambda: room.executor(self._store.share()))) as executor:
+                    while self._unbegun or self._begun:
                         self._step(executor)
-                    self._compare()
+                self._compare()
             names, problems = tuple(model.name for model in models), (*self._problems, *self._runs.problems)
             return SweepOutcome(self.folder, self._manifest.values, names, problems)
 
@@ -121,6 +139,7 @@ class Sweep:
         staging = Staging(self.config, self._background)
         self._runs.check()
         models = staging.finish(self._reporter)
+        self._presence.uses(models)
         return models, find_room(self.config, self._background)
 
     def _discard_replaced(self, models: list[Resolved]) -> None:
@@ -132,14 +151,16 @@ class Sweep:
 
     def _step(self, executor: Executor) -> None:
         """Take models further, hand out, take in."""
-        for model in self._models.values():
-            self._advance(model)
+        self._presence.check()
+        self._advance_models()
+        executor.scale(self._queue.waiting())
         if self._queue:
             self._hand_out(executor)
         outcomes = executor.wait(POLL_S)
         for outcome in outcomes:
             self._take_in(outcome)
-        calls = [model.call for model in self._models.values() if model.call]
+        self._note_progress()
+        calls = [model.call for model in self._begun if model.call]
         if calls and not outcomes and not self._queue:
             futures.wait(calls, timeout=POLL_S, return_when=futures.FIRST_COMPLETED)
 
@@ -147,7 +168,7 @@ class Sweep:
         idle = executor.idle()
         holders = executor.holders()
         for worker in idle:
-            if task := self._queue.take(worker.model_hash, holders):
+            if task := self._queue.take(worker.model_hash, holders, worker.gpus):
                 holders[task.model_hash] += 1
                 executor.submit(worker, task)
 
@@ -159,6 +180,7 @@ class Sweep:
             if task.id in model.missing:
                 self._store.put(task.id, outcome.result.state)
                 model.missing.discard(task.id)
+                model.failed.pop(task.id, None)
                 log.info("shard %s of %s measured (%s)", task.id, name, task.stage)
                 self._reporter.advance(name)
             self._note_batch(model, outcome.result.batch)
@@ -176,9 +198,26 @@ class Sweep:
             self._reporter.say(f"{name}: out of GPU memory, going on with {batch} prompts in a forward pass")
             self._manifest.update(name, batch=batch)
 
+    def _note_progress(self, every_s: float = PROGRESS_EVERY_S) -> None:
+        """Keep in the manifest how far the models are, for who looks at OUT meanwhile."""
+        if time.monotonic() - self._noted >= every_s:
+            self._noted = time.monotonic()
+            measured = [(model.resolved.name, model.plan, model.missing) for model in self._begun]
+            self._manifest.note_progress({n: len(plan.tasks) - len(left) for n, plan, left in measured if plan})
+
+    def _advance_models(self) -> None:
+        """Take every model that was begun further, and begin others while few shards wait."""
+        for model in self._begun:
+            self._advance(model)
+        self._begun = [model for model in self._begun if not model.ended]
+        while self._unbegun and len(self._queue) < LOOKAHEAD:
+            model = self._unbegun.popleft()
+            self._begun.append(model)
+            self._advance(model)
+
     def _advance(self, model: _Model) -> None:
         """Take a model from one step to the next, as far as it is ready."""
-        while not model.ended and not model.missing - set(model.failed):
+        while not model.ended and len(model.missing) == len(model.failed):
             if model.failed:
                 self._end_failed(model)
             elif model.call is None or model.call.done():
@@ -205,7 +244,9 @@ class Sweep:
             self._store.discard(ids)
         done = self._store.finished(ids)
         model.missing = set(ids) - done
-        self._queue.add(task for task in plan.tasks if task.id not in done)
+        gpus = self._room.gpus_for(model.resolved)
+        self._queue.add(task._replace(gpus=gpus) for task in plan.tasks if task.id not in done)
+        self._manifest.update(model.resolved.name, stage=plan.name, shards=len(ids), shards_done=len(done))
         log.info("%s: %s: %d shards, %d already measured", model.resolved.name, plan.name, len(ids), len(done))
         self._reporter.start_stage(model.resolved.name, plan.name, len(done), len(ids), plan.n_prompts / len(ids))
 
@@ -225,7 +266,8 @@ class Sweep:
         model.ended = True
         self._problems.append(line)
         self._reporter.say(line)
-        self._manifest.update(name, state="FAILED", reason=line)
+        done = len(model.plan.tasks) - len(model.missing)
+        self._manifest.update(name, state="FAILED", reason=line, shards_done=done)
         self._runs.end_model(model.resolved.hash, "FAILED", line)
 
     def _compare(self) -> None:
@@ -249,13 +291,12 @@ class Sweep:
         """What cannot be noted, on a full disk, must not hide why the run ends."""
         unfinished = [model.resolved for model in self._models.values() if not model.ended]
         try:
+            self._note_progress(0)
             for model in unfinished:
                 self._manifest.update(model.name, state=state, reason=reason)
         except SweepError:
             log.warning("the end could not be noted in the manifest", exc_info=True)
-        for model in unfinished:
-            self._runs.end_model(model.hash, state, reason)
-        self._runs.end_sweep(self.folder, state)
+        self._runs.end_early([model.hash for model in unfinished], self.folder, state, reason)
 
 
 def _next_of(steps: Generator[Step, Any, None], result: Any) -> Step | None:

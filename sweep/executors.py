@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import NamedTuple, Protocol
 
@@ -42,10 +42,20 @@ class Worker(NamedTuple):
 
     name: str
     model_hash: str | None
+    gpus: float | None
+    """Share of a GPU that it has, for shards that ask for the same; ``None`` where it takes any shard."""
 
 
 class Executor(Protocol):
     """Runs shards on its workers."""
+
+    def scale(self, waiting: Mapping[float, int]) -> None:
+        """Have as many workers as there is work and room for; cheap enough to be called in every step.
+
+        Args:
+            waiting: how many shards wait, by the share of a GPU that they ask for.
+        """
+        ...
 
     def idle(self) -> list[Worker]:
         """Workers that wait for a shard."""
@@ -82,8 +92,11 @@ class LocalExecutor:
         self._model_hash: str | None = None
         self._task: ShardTask | None = None
 
+    def scale(self, waiting: Mapping[float, int]) -> None:
+        """There is one worker, whatever waits."""
+
     def idle(self) -> list[Worker]:
-        return [] if self._task else [Worker("local", self._model_hash)]
+        return [] if self._task else [Worker("local", self._model_hash, None)]
 
     def holders(self) -> Counter[str]:
         return Counter([self._model_hash] if self._model_hash else [])
@@ -106,7 +119,7 @@ class LocalExecutor:
 
 
 class LateExecutor:
-    """Starts its workers when one is asked for: a sweep that is measured already needs none.
+    """Starts its workers when shards wait: a sweep that is measured already needs none.
 
     Args:
         start: makes the executor that has the workers.
@@ -116,15 +129,20 @@ class LateExecutor:
         self._start = start
         self._started: Executor | None = None
 
+    def scale(self, waiting: Mapping[float, int]) -> None:
+        if self._started is None and any(waiting.values()):
+            self._started = self._start()
+        if self._started:
+            self._started.scale(waiting)
+
     def idle(self) -> list[Worker]:
-        self._started = self._started or self._start()
-        return self._started.idle()
+        return self._started.idle() if self._started else []
 
     def holders(self) -> Counter[str]:
         return self._started.holders() if self._started else Counter()
 
     def submit(self, worker: Worker, task: ShardTask) -> None:
-        assert self._started is not None, "there is no worker before one was asked for"
+        assert self._started is not None, "there is no worker before shards wait"
         self._started.submit(worker, task)
 
     def wait(self, timeout_s: float) -> list[Outcome]:

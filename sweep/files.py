@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from sweep.config import SweepConfig
+from sweep.drivers import Driver, InUseError, read_driver, this_driver
+from sweep.plan import sweep_id
 from workers.errors import SweepError, UsageError
-from workers.whole_file import whole_file
+from workers.storage import joined
+from workers.whole_file import whole_file, write_error
 
 OWN_FILES = ("manifest.json", "compare.html", "run.log", "replication.csv", "replication.md")
 """What stands in OUT beside the models' folders."""
@@ -36,13 +39,6 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise write_error(path, error) from error
 
 
-def write_error(path: Path, error: OSError) -> SweepError:
-    """The line for a file that cannot be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return SweepError(f"no room on the disk for {path}: free some, then run again to go on")
-    return SweepError(f"{path} cannot be written ({error.strerror}): choose another --out or --store")
-
-
 class RunFolder:
     """The folder OUT of one sweep.
 
@@ -51,12 +47,27 @@ class RunFolder:
     """
 
     def __init__(self, config: SweepConfig) -> None:
-        self.out = Path(config.out) if config.out else Path("runs") / config.name
-        self.store = Path(config.store) if config.store else self.out / ".store"
+        self.out = Path(config.out).expanduser() if config.out else Path("runs") / config.name
+        self.store = joined(config.store, sweep_id(config)) if config.store else str(self.out / ".store")
+        """Address of the finished shards: a store that is named may hold those of several sweeps."""
         self.log = self.out / "run.log"
         self.manifest = self.out / "manifest.json"
         self.comparison = self.out / "compare.html"
+        self.driver = this_driver(config.name, sweep_id(config), self.out, os.getpid())
+        self._driver = self.out / ".driver.json"
         self._lock = FileLock(self.out / ".lock", timeout=0)
+
+    @classmethod
+    def found(cls, out: Path) -> RunFolder:
+        """An OUT as it stands, of whatever sweep.
+
+        Raises:
+            UsageError: the folder is no OUT.
+        """
+        folder = cls(SweepConfig(models=["any"], out=str(out)))
+        if not any(path.exists() for path in (folder.manifest, folder._driver, folder.out / ".store")):
+            raise UsageError(f"{out} holds no run (it has no manifest.json): name a run's folder, such as runs/demo")
+        return folder
 
     def tables(self, folder: str) -> Path:
         """Folder of a model's tables."""
@@ -79,18 +90,49 @@ class RunFolder:
         """Make OUT and take it for this process.
 
         Raises:
-            SweepError: it cannot be written, or another run works in it.
+            InUseError: another run works in it.
+            SweepError: it cannot be written.
         """
         try:
             self.out.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
         except Timeout as error:
-            raise SweepError(f"another run is working in {self.out}: wait for it or choose another --out") from error
+            raise self._refusal() from error
         except OSError as error:
             raise write_error(self.out, error) from error
+        try:
+            write_atomically(self._driver, json.dumps(self.driver._asdict()).encode())
+        except SweepError:
+            self.close()
+            raise
+
+    def _refusal(self) -> InUseError:
+        holder = self.read_driver()
+        who = f" ({holder.where})" if holder else ""
+        return InUseError(
+            f"another run{who} is working in {self.out}: wait for it, stop it (erasure-sweep stop {self.out}) or choose "
+            "another --out"
+        )
+
+    def read_driver(self) -> Driver | None:
+        """Who works in OUT, or was killed while it did; ``None`` where nobody does."""
+        try:
+            return read_driver(json.loads(self._driver.read_bytes()))
+        except (OSError, ValueError):
+            return None
+
+    def is_locked(self) -> bool:
+        """Whether another process holds OUT, as far as its file system tells."""
+        try:
+            with self._lock:
+                return False
+        except (Timeout, OSError):
+            return True
 
     def close(self) -> None:
         """Let other runs have OUT."""
+        with suppress(OSError):
+            self._driver.unlink(missing_ok=True)
         self._lock.release()
 
     def read_manifest(self) -> dict[str, Any] | None:

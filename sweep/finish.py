@@ -1,6 +1,7 @@
 """From finished shards to tables and pages, and to what the next stage is planned from: run in the background process.
 
-States are read in plan order, a block of writers at a time, so the tables depend on nothing but the plan.
+States are read in plan order, a block of writers at a time, so the tables depend on nothing but the plan, and no more than a
+block's are copied from a store that is elsewhere.
 """
 
 from __future__ import annotations
@@ -17,18 +18,20 @@ import pyarrow.parquet as pq
 from dashboards.pages import write_comparison, write_model_page
 from dashboards.tables import ModelTables, read_out
 from sweep.config import SCHEMA_VERSION
-from sweep.files import MODEL_PAGE, write_atomically, write_error
-from sweep.store import BlockFiles, VerifyFiles
+from sweep.files import MODEL_PAGE, write_atomically
+from sweep.store import BlockKeys, VerifyKeys
 from workers.encoding import decode_state, decode_states
 from workers.measures import SCAN
 from workers.measures.base import Columns
 from workers.measures.tables import scan_tables
 from workers.models import load_model
 from workers.records import Group, Place, Resolved, ScanOptions, State, Target, Thresholds, WriterBlock
+from workers.storage import Storage, open_storage
 from workers.trace import LeanModel
 from workers.verify.places import found_places
 from workers.verify.tables import TABLES, Told, verify_tables
 from workers.verify.targets import choose_targets
+from workers.whole_file import write_error
 
 SHARED = "dla_correlation"
 """The table that both stages have rows in, told apart by its column ``stage``."""
@@ -36,7 +39,8 @@ SHARED = "dla_correlation"
 
 def finish_scan(
     model: Resolved,
-    blocks: BlockFiles,
+    store: str,
+    blocks: BlockKeys,
     options: ScanOptions,
     thresholds: Thresholds,
     named: tuple[Sequence[str], tuple[Group, ...], int],
@@ -45,23 +49,26 @@ def finish_scan(
     """Merge a model's scan, write its tables, and say what to verify.
 
     Args:
+        store: location of the finished shards.
         named: the writers and groups that the user named, and how many writers to take where none is.
     """
     lean = load_model(Path(model.weights))[1]
-    columns = scan_tables(lean, _merged(lean, blocks, options), options, thresholds)
+    columns = scan_tables(lean, _merged(lean, open_storage(store), blocks, options), options, thresholds)
     _write_tables(model.name, columns, "scan", tables_folder)
     writers, groups, top = named
     return choose_targets(lean.config.layout, columns["writers"], groups, writers, top)
 
 
-def find_places(files: list[Path], targets: tuple[Target, ...], n: int) -> tuple[Place, ...]:
+def find_places(store: str, keys: list[str], targets: tuple[Target, ...], n: int) -> tuple[Place, ...]:
     """Where the verified writers have their highest attributions, from the shards of the substage ``group``."""
-    return found_places([{"places": decode_state(path.read_bytes(), "places")} for path in files], targets, n)
+    with open_storage(store).local(keys) as paths:
+        return found_places([{"places": decode_state(path.read_bytes(), "places")} for path in paths], targets, n)
 
 
 def finish_verify(
     model: Resolved,
-    files: VerifyFiles,
+    store: str,
+    shards: VerifyKeys,
     targets: tuple[Target, ...],
     places: tuple[Place, ...],
     tau: float,
@@ -70,16 +77,18 @@ def finish_verify(
     """Merge what verify measured of a model and write its tables.
 
     Args:
+        store: location of the finished shards.
         places: all that were tested.
         folder: for the tables.
     """
     told = Told(targets, model.held_out, tau, model.seq_len, places, model.given, model.tokens, model.tokenizer)
+    storage = open_storage(store)
     columns = verify_tables(
         load_model(Path(model.weights))[1],
         told,
-        [_states(path) for path in files.group],
-        [(writers, [_states(path) for path in paths]) for writers, paths in files.trust],
-        [_states(path) for path in files.adversarial],
+        _states(storage, shards.group),
+        [(writers, _states(storage, keys)) for writers, keys in shards.trust],
+        _states(storage, shards.adversarial),
     )
     for name in set(TABLES) - set(columns) - {SHARED}:  # of an earlier run that verified more
         (folder / f"{name}.parquet").unlink(missing_ok=True)
@@ -101,18 +110,21 @@ def write_page(about: dict[str, Any], tables_folder: Path, page: Path, sweep: di
 
 
 def _merged(
-    model: LeanModel, blocks: BlockFiles, options: ScanOptions
+    model: LeanModel, storage: Storage, blocks: BlockKeys, options: ScanOptions
 ) -> Iterator[tuple[WriterBlock, dict[str, State]]]:
-    for writers, paths in blocks:
-        yield writers, {name: m.merge(model, writers, options, _of_measure(paths, name)) for name, m in SCAN.items()}
+    for writers, keys in blocks:
+        with storage.local(keys) as paths:
+            merged = {name: m.merge(model, writers, options, _of_measure(paths, name)) for name, m in SCAN.items()}
+        yield writers, merged
 
 
 def _of_measure(paths: list[Path], measure: str) -> Iterator[State]:
     return (decode_state(path.read_bytes(), measure) for path in paths)
 
 
-def _states(path: Path) -> dict[str, State]:
-    return decode_states(path.read_bytes())
+def _states(storage: Storage, keys: list[str]) -> list[dict[str, State]]:
+    with storage.local(keys) as paths:
+        return [decode_states(path.read_bytes()) for path in paths]
 
 
 def _write_tables(model: str, tables: Mapping[str, Columns], stage: str, folder: Path) -> None:

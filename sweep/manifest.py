@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -116,6 +117,14 @@ class Manifest:
         self.entry(name).update(values)
         self._write()
 
+    def note_progress(self, done: Mapping[str, int]) -> None:
+        """Note how many shards of its stage are measured, of each of these models."""
+        changed = {name: n for name, n in done.items() if self.entry(name).get("shards_done") != n}
+        for name, n in changed.items():
+            self.entry(name)["shards_done"] = n
+        if changed:
+            self._write()
+
     def note_stage(self, name: str, stage: str) -> None:
         """Note that a stage of a model is measured and its tables are written."""
         self.update(name, stages=list(dict.fromkeys([*self.entry(name)["stages"], stage])))
@@ -146,7 +155,8 @@ def _described(model: Resolved, folder: str) -> dict[str, Any]:
 def _shown(config: SweepConfig) -> dict[str, Any]:
     """The config as it may be kept and logged: positions as they are measured, addresses without their passwords."""
     values = {**config.model_dump(), "positions": config.protocol()["positions"]}
-    return values | {"tracking_uri": without_password(config.tracking_uri) if config.tracking_uri else None}
+    addresses = {"tracking_uri": config.tracking_uri, "store": config.store}
+    return values | {key: without_password(address) if address else None for key, address in addresses.items()}
 
 
 def _difference(earlier: dict[str, Any], config: SweepConfig) -> str:

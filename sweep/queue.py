@@ -9,7 +9,7 @@ from workers.records import ShardTask
 
 
 class ShardQueue:
-    """Shards that wait, by model, with their failed attempts.
+    """Shards that wait, by model, with their failed attempts. All of a model ask for the same share of a GPU.
 
     Args:
         attempts: how often one shard may fail before it is set aside.
@@ -28,14 +28,25 @@ class ShardQueue:
     def __len__(self) -> int:
         return sum(len(tasks) for tasks in self._waiting.values())
 
-    def take(self, held: str | None, holders: Counter[str]) -> ShardTask | None:
+    def waiting(self) -> Counter[float]:
+        """How many shards wait, by the share of a GPU that they ask for."""
+        found: Counter[float] = Counter()
+        for tasks in self._waiting.values():
+            if tasks:
+                found[tasks[0].gpus] += len(tasks)
+        return found
+
+    def take(self, held: str | None, holders: Counter[str], gpus: float | None = None) -> ShardTask | None:
         """The next shard for a worker: of the model it holds, else of the model with most shards for each worker on it.
 
         Args:
             held: hash of the model that the worker holds.
             holders: how many workers hold each model now.
+            gpus: share of a GPU that the worker has; only shards that ask for the same are for it. ``None`` takes any.
         """
-        waiting = {model: tasks for model, tasks in self._waiting.items() if tasks}
+        waiting = {
+            model: tasks for model, tasks in self._waiting.items() if tasks and (gpus is None or tasks[0].gpus == gpus)
+        }
         if not waiting:
             return None
         model = held if held in waiting else max(waiting, key=lambda m: len(waiting[m]) / (1 + holders[m]))
@@ -43,7 +54,9 @@ class ShardQueue:
         return waiting[model].popleft()
 
     def put_back(self, task: ShardTask) -> None:
-        """A shard that was lost through no fault of its own goes first again."""
+        """A shard that was lost goes first again, unless it was set aside since it was taken."""
+        if self._failures[task.id] >= self._attempts:
+            return
         self._waiting.setdefault(task.model_hash, deque()).appendleft(task)
 
     def fail(self, task: ShardTask, *, waiting: bool = False) -> bool:

@@ -1,96 +1,36 @@
 """Shards on Ray: plain actors, one shard in flight on each, a deadline for each shard.
 
-What was tried on real clusters shaped this. Ray restarts a dead actor (``max_restarts``) but repeats no shard
-(``max_task_retries=0``). A worker whose shard was lost is left out until it answers a ping, because a dead node is noticed
-late and would swallow one shard after another. A worker that answers again had crashed by itself, which counts against the
-shard; one that never does was lost with its node, which does not.
+How many actors there are is the crew's affair (``sweep.ray_crew``). Here shards are handed to them, and what became of a
+shard is told: measured, failed by itself, lost with its node, which is nobody's fault, or lost because the process that
+measured it died, which counts against it. Which of the last two it was shows when the actor answers again.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import signal
-import socket
-import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sweep.executors import Fate, Outcome, Worker, describe
+from sweep.executors import Fate, Outcome, Worker
+from sweep.ray_crew import Crew
+from sweep.ray_session import Cluster
+from sweep.ray_workers import Answer, Loss, RayWorker, first_line
 from workers.errors import SweepError
-from workers.records import ShardTask
+from workers.records import ShardTask, SharedStore
 
 log = logging.getLogger(__name__)
 
-OBJECT_STORE_BYTES = 2**30
-PROBE_TIMEOUT_S = 5.0
 NO_WORKER_S = 300.0
 NO_WORKER_ON_CLUSTER_S = 1800.0
 """How long a sweep waits while none of its workers answers; a cluster may have to start machines first."""
-
-
-@dataclass
-class _Actor:
-    """One actor and what it is doing."""
-
-    name: str
-    handle: Any
-    model_hash: str | None = None
-    task: ShardTask | None = None
-    result: Any = None
-    deadline: float = 0.0
-    ping: Any = None
-    lost: ShardTask | None = None
-    """The shard it lost, while it is not yet known why."""
-
-
-@dataclass
-class Cluster:
-    """The Ray session: whether this process started it, and what it has."""
-
-    started_here: bool
-    resources: dict[str, float] = field(default_factory=dict)
-
-
-def connect(address: str | None, cpus: int | None) -> Cluster:
-    """Join the cluster at ``address`` (or RAY_ADDRESS), or start one on this machine.
-
-    Args:
-        cpus: CPU slots of a local cluster; by default the machine's.
-
-    Raises:
-        SweepError: there is no cluster at the address.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
-
-    address = address or os.environ.get("RAY_ADDRESS") or None
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
-    if address is None:
-        options |= {"num_cpus": max(cpus or 0, os.cpu_count() or 1), "include_dashboard": False}
-        options |= {"object_store_memory": OBJECT_STORE_BYTES}
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    try:
-        _probe(address)
-        ray.init(address=address or "local", **options)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler aborts the process
-    except Exception as error:
-        where = f"no Ray cluster answers at {address}" if address else "Ray does not start on this machine"
-        last = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise SweepError(f"{where}: {last} (--workers 0 measures without Ray)") from error
-    return Cluster(address is None, ray.cluster_resources())
-
-
-def _probe(address: str | None) -> None:
-    """One quick try, because Ray tries an address where nothing listens for minutes."""
-    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
-    if host and port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_TIMEOUT_S).close()
+NOTHING_TO_HEAR_S = 0.02
+"""A pause where no worker is asked anything, so that the driver does not spin."""
+NODE_GONE_S = 20.0
+"""How long Ray takes to notice that a node is gone, at most, where its settings are its own."""
+DIED = "the worker's process on {} died measuring it: it crashed, was killed, or the machine ran low on memory"
 
 
 class RayExecutor:
@@ -98,39 +38,56 @@ class RayExecutor:
 
     Args:
         cluster: from ``connect``.
-        n_workers: how many actors; by default as many as the cluster has room for.
-        cpus, gpus: what one actor asks for.
+        workers: how many actors are asked for, whether there is room or not; by default what there is room for.
+        max_workers: never more than these; where the cluster was joined they are asked for, so that it starts machines.
+        cpus: cores of one actor.
         deadline_s: how long one shard may take.
-        n_tasks: how many shards there are; more workers than that are not started.
+        device: kind of device that measures, ``cpu`` or ``cuda``.
+        shared: where workers may put states themselves.
     """
 
     def __init__(
-        self, cluster: Cluster, n_workers: int | None, cpus: int, gpus: float, deadline_s: float, n_tasks: int
+        self,
+        cluster: Cluster,
+        workers: int | None,
+        max_workers: int | None,
+        cpus: int,
+        deadline_s: float,
+        device: str = "cpu",
+        shared: SharedStore | None = None,
     ) -> None:
         from workers.actor import remote_worker
 
         self._cluster = cluster
-        self._deadline_s = deadline_s
+        self._deadline_s, self._device, self._shared = deadline_s, device, shared
+        actor, bounds = remote_worker(), [n for n in (workers, max_workers) if n is not None]
+        self._crew = Crew(
+            cluster,
+            cpus,
+            bound=min(bounds, default=None),
+            asks=workers is not None or (max_workers is not None and not cluster.started_here),
+            start=lambda share: actor.options(num_cpus=cpus, num_gpus=share).remote(threads=cpus),
+        )
         self._files: dict[str, Any] = {}
-        room = cluster.resources.get("GPU", 0) / gpus if gpus else cluster.resources.get("CPU", 1) / cpus
-        n = max(1, min(n_workers or max(1, int(room)), n_tasks))
-        actor = remote_worker().options(num_cpus=cpus, num_gpus=gpus)
-        self._actors = [_Actor(f"worker-{i}", actor.remote(threads=cpus)) for i in range(n)]
-        for started in self._actors:
-            started.ping = started.handle.ping.remote()
+        self._unclear: list[Loss] = []
+        """Shards whose worker answers from another node: perhaps the old one is dying, and Ray has not noticed."""
         self._last_seen = time.monotonic()
+        cluster.watch()
+
+    def scale(self, waiting: Mapping[float, int]) -> None:
+        if not self._crew:
+            self._last_seen = time.monotonic()
+        self._crew.scale(waiting)
 
     def idle(self) -> list[Worker]:
-        return [Worker(a.name, a.model_hash) for a in self._actors if a.task is None and a.ping is None]
+        return [Worker(worker.name, worker.model_hash, worker.share) for worker in self._crew if worker.free]
 
     def holders(self) -> Counter[str]:
-        return Counter(a.model_hash for a in self._actors if a.model_hash)
+        return Counter(worker.model_hash for worker in self._crew if worker.model_hash)
 
     def submit(self, worker: Worker, task: ShardTask) -> None:
-        actor = next(a for a in self._actors if a.name == worker.name)
-        actor.task, actor.model_hash = task, task.model_hash
-        actor.deadline = time.monotonic() + self._deadline_s
-        actor.result = actor.handle.measure_remote.remote(task, self._contents(task))
+        arguments = (self._contents(task), self._shared)
+        self._crew[worker.name].give(task, arguments, time.monotonic() + self._deadline_s)
 
     def _contents(self, task: ShardTask) -> dict[str, Any]:
         """References to the files that a worker on another machine cannot read; each is put once."""
@@ -139,87 +96,134 @@ class RayExecutor:
         import ray
 
         for path in (task.weights, task.tokens):
-            if path not in self._files:
-                self._files[path] = ray.put(Path(path).read_bytes())
+            try:
+                self._files[path] = self._files.get(path) or ray.put(Path(path).read_bytes())
+            except (OSError, ray.exceptions.RayError) as error:
+                raise SweepError(f"{path} cannot be lent to the workers: {first_line(error)}") from error
         return {path: self._files[path] for path in (task.weights, task.tokens)}
 
     def wait(self, timeout_s: float) -> list[Outcome]:
-        import ray
-
-        waiting = {a.result if a.task else a.ping: a for a in self._actors if a.task or a.ping is not None}
-        if not waiting:
-            return []
-        ready, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=0)
-        if not ready:
-            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=timeout_s)
-        outcomes = [o for ref in ready for o in (self._collect if waiting[ref].task else self._pinged)(waiting[ref])]
+        self._cluster.check()
+        self._ask_again()
+        outcomes = [outcome for worker in self._ready(timeout_s) for outcome in self._report(worker)]
         outcomes += self._overdue()
+        outcomes += self._judged()
         self._check_alive()
         return outcomes
 
-    def _collect(self, actor: _Actor) -> list[Outcome]:
-        """What became of an actor's shard."""
-        import ray
-        from ray.exceptions import RayActorError, RayTaskError
+    def _ask_again(self) -> None:
+        now = time.monotonic()
+        for worker in self._crew:
+            if worker.absent and worker.pending is None and now >= worker.again:
+                worker.ask()
 
-        task, actor.task = actor.task, None
-        assert task is not None
+    def _ready(self, timeout_s: float) -> list[RayWorker]:
+        """Workers of whom Ray has something to say."""
+        import ray
+
+        pending = {worker.pending: worker for worker in self._crew if worker.pending is not None}
+        if not pending:
+            time.sleep(min(timeout_s, NOTHING_TO_HEAR_S))
+            return []
         try:
-            outcome = Outcome(task, Fate.MEASURED, ray.get(actor.result))
+            ready, _ = ray.wait(list(pending), num_returns=len(pending), timeout=0)
+            if not ready:
+                ready, _ = ray.wait(list(pending), num_returns=1, timeout=timeout_s)
+        except (ConnectionError, ray.exceptions.RaySystemError) as error:
+            log.warning("Ray cannot be asked: %s", error)
+            raise self._cluster.gone() from error
+        return [pending[reference] for reference in ready]
+
+    def _report(self, worker: RayWorker) -> list[Outcome]:
+        """What a worker has to say: of its shard, or that it is there."""
+        if worker.task is None:
+            return self._heard(worker)
+        outcome = worker.collect()
+        if outcome.fate is not Fate.LOST:
             self._last_seen = time.monotonic()
-        except RayActorError as error:
-            log.warning("%s is gone with shard %s: %s", actor.name, task.id, str(error).splitlines()[0])
-            actor.model_hash, actor.lost = None, task
-            actor.ping = actor.handle.ping.remote()
-            outcome = Outcome(task, Fate.LOST, reason="its worker died")
-        except RayTaskError as error:
-            self._last_seen = time.monotonic()
-            outcome = Outcome(task, Fate.FAILED, reason=describe(error))
-        actor.result = None
+        if worker.lacked_files:
+            self._files.clear()
         return [outcome]
 
-    def _pinged(self, actor: _Actor) -> list[Outcome]:
-        """An actor answered, or is still gone."""
-        import ray
-        from ray.exceptions import RayActorError
-
-        try:
-            ray.get(actor.ping)
-        except RayActorError:
-            time.sleep(0.2)  # a restart takes seconds: ask again, but not in a tight loop
-            actor.ping = actor.handle.ping.remote()
+    def _heard(self, worker: RayWorker) -> list[Outcome]:
+        """A worker answered, is still gone, or will never come."""
+        before = worker.alive
+        answer = worker.hear()
+        if answer is Answer.NEVER and before is not None:
+            self._crew.end(worker, worker.unfit)
+        elif answer is Answer.NEVER:
+            worker.unfit += " (every node needs the same erasure-sweep as this one)"
+            log.warning("%s cannot be started: %s", worker.name, worker.unfit)
+        if answer is not Answer.ALIVE:
             return []
         self._last_seen = time.monotonic()
-        actor.ping, lost, actor.lost = None, actor.lost, None
-        return [] if lost is None else [Outcome(lost, Fate.CRASHED, reason="the worker's process died measuring it")]
+        self._check_gpu(worker)
+        loss, worker.lost = worker.lost, None
+        return [] if loss is None else self._why_lost(worker, loss)
+
+    def _check_gpu(self, worker: RayWorker) -> None:
+        """A worker whose GPU torch cannot use would fail every shard, and faster than others measure them."""
+        assert worker.alive is not None
+        if self._device == "cuda" and not worker.alive.gpu:
+            worker.unfit = (
+                f"Ray counts a GPU on {self._cluster.host(worker.alive.node)}, and torch finds none there: check its driver "
+                "and that torch is a CUDA build, or use --device cpu"
+            )
+            log.warning("%s gets no shards: %s", worker.name, worker.unfit)
+
+    def _why_lost(self, worker: RayWorker, loss: Loss) -> list[Outcome]:
+        """Whether a shard is to be blamed for what became of its worker, now that the worker answers."""
+        assert worker.alive is not None
+        if (worker.alive.pid, worker.alive.node) == (loss.alive.pid, loss.alive.node):
+            lived = "its worker lives, but what it measured could not be had: "
+            return [] if loss.by_worker else [Outcome(loss.task, Fate.CRASHED, reason=lived + loss.reason)]
+        if worker.alive.node == loss.alive.node:
+            return [self._crashed(loss)]
+        self._unclear.append(loss)
+        return []
+
+    def _judged(self) -> list[Outcome]:
+        """Shards lost on a node from which the worker has moved: Ray has noticed by now whether that node is gone."""
+        lost = [loss for loss in self._unclear if self._cluster.is_alive(loss.alive.node)]
+        crashed = [loss for loss in lost if time.monotonic() - loss.at > NODE_GONE_S]
+        self._unclear = [loss for loss in lost if loss not in crashed]
+        return [self._crashed(loss) for loss in crashed]
+
+    def _crashed(self, loss: Loss) -> Outcome:
+        reason = DIED.format(self._cluster.host(loss.alive.node))
+        return Outcome(loss.task, Fate.CRASHED, reason=f"{reason} ({loss.reason})" if loss.reason else reason)
 
     def _overdue(self) -> list[Outcome]:
         """Replace workers whose shard is past its deadline."""
-        import ray
-
-        late = [a for a in self._actors if a.task is not None and time.monotonic() > a.deadline]
-        outcomes = []
-        for actor in late:
-            assert actor.task is not None
-            reason = f"not measured within {self._deadline_s:g} s (shard_deadline_s)"
-            outcomes.append(Outcome(actor.task, Fate.FAILED, reason=reason))
-            ray.kill(actor.handle, no_restart=False)
-            actor.task, actor.result, actor.model_hash = None, None, None
-            actor.ping = actor.handle.ping.remote()
+        now, outcomes = time.monotonic(), []
+        for worker in self._crew:
+            if worker.task is None or now <= worker.deadline:
+                continue
+            gone = worker.node is not None and not self._cluster.is_alive(worker.node)
+            reason = "its node is gone" if gone else f"not measured within {self._deadline_s:g} s (shard_deadline_s)"
+            outcomes.append(Outcome(worker.task, Fate.LOST if gone else Fate.FAILED, reason=reason))
+            worker.replace()
         return outcomes
 
     def _check_alive(self) -> None:
-        busy = any(a.task is not None for a in self._actors)
+        """See that there is a worker, or may be one soon.
+
+        Raises:
+            SweepError: none can work, or none has answered for long.
+        """
+        workers = list(self._crew)
+        if not workers or any(worker.task or (worker.present and not worker.unfit) for worker in workers):
+            return
+        unfit = [worker.unfit for worker in workers if worker.unfit]
+        if len(unfit) == len(workers):
+            raise SweepError(f"no worker can measure: {unfit[0]}")
         patience_s = NO_WORKER_S if self._cluster.started_here else NO_WORKER_ON_CLUSTER_S
-        if not busy and not self.idle() and time.monotonic() - self._last_seen > patience_s:
+        if time.monotonic() - self._last_seen > patience_s:
             raise SweepError(
                 f"no worker has answered for {patience_s:.0f} s: check the cluster (`ray status`), then run again"
             )
 
     def close(self) -> None:
-        import ray
-
-        for actor in self._actors:
-            with contextlib.suppress(Exception):  # a worker that is already gone needs no killing
-                ray.kill(actor.handle)
-        ray.shutdown()
+        for worker in self._crew:
+            worker.end()
+        self._cluster.close()

@@ -7,9 +7,15 @@ from typing import NamedTuple
 
 from sweep.background import Background
 from sweep.config import SweepConfig
+from sweep.estimate import worker_memory
 from sweep.executors import Executor, LocalExecutor
-from sweep.ray_executor import Cluster, RayExecutor, connect
+from sweep.ray_executor import RayExecutor
+from sweep.ray_session import Cluster, connect
 from workers.errors import UsageError
+from workers.records import Resolved, SharedStore
+
+SHARES = (0.25, 0.5)
+"""Of a GPU, that workers of smaller models may ask for: so that they fill one."""
 
 
 class Room(NamedTuple):
@@ -22,14 +28,30 @@ class Room(NamedTuple):
     device: str
     cluster: Cluster | None
 
-    def executor(self, n_tasks: int) -> Executor:
-        """An executor for at most this many shards at a time; Ray is started here if it is needed and not running."""
+    def executor(self, shared: SharedStore | None) -> Executor:
+        """An executor, whose workers come with the shards; Ray is started here if it is needed and not running.
+
+        Args:
+            shared: where workers may put states themselves.
+        """
         config = self.config
         if config.workers == 0:
             return LocalExecutor(config.cpus_per_worker)
         cluster = self.cluster or connect(None, (config.workers or 1) * config.cpus_per_worker)
-        gpus = config.gpus_per_worker if self.device == "cuda" else 0.0
-        return RayExecutor(cluster, config.workers, config.cpus_per_worker, gpus, config.shard_deadline_s, n_tasks)
+        counts = (config.workers, config.max_workers, config.cpus_per_worker)
+        return RayExecutor(cluster, *counts, config.shard_deadline_s, self.device, shared)
+
+    def gpus_for(self, model: Resolved) -> float:
+        """Share of a GPU that workers of a model ask for; 0 where models run on CPUs."""
+        config = self.config
+        if self.device != "cuda":
+            return 0.0
+        if config.gpus_per_worker != "auto":
+            return config.gpus_per_worker
+        # What a worker takes is reckoned for the batch of a CPU, unless one is given.
+        on_gpu = config.model_copy(update={"batch": config.batch_on("cuda")})
+        needed = worker_memory(on_gpu, model.sketches, model.weights_bytes, model.seq_len, model.architecture)
+        return next((share for share in SHARES if needed <= share * config.gpu_memory_gib * 2**30), 1.0)
 
 
 def find_room(config: SweepConfig, background: Background) -> Room:
@@ -43,12 +65,13 @@ def find_room(config: SweepConfig, background: Background) -> Room:
     cluster = connect(address, None) if address and config.workers != 0 else None
     if cluster is not None:
         # A cluster that grows from nothing has no GPU yet: then it is enough that one is asked for.
-        has_gpu = cluster.resources.get("GPU", 0) > 0 or (config.device == "cuda" and config.workers is not None)
+        asked_for = config.workers is not None or config.max_workers is not None
+        has_gpu = cluster.gpus > 0 or (config.device == "cuda" and asked_for)
     else:
         has_gpu = background.submit("workers.resolve:has_gpu").result()
     if config.device == "cuda" and not has_gpu:
         raise UsageError(
             "device = 'cuda': no GPU is found here; use --device auto or cpu (a cluster that starts GPUs on demand needs "
-            "--workers N as well)"
+            "--workers N or --max-workers N as well)"
         )
     return Room(config, "cuda" if has_gpu and config.device != "cpu" else "cpu", cluster)

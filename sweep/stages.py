@@ -16,7 +16,6 @@ from sweep.files import RunFolder
 from sweep.manifest import Manifest
 from sweep.plan import (
     StagePlan,
-    expected_stages,
     given_places,
     layout_of,
     plan_adversarial,
@@ -24,7 +23,7 @@ from sweep.plan import (
     plan_verify,
     scan_options,
 )
-from sweep.store import ShardStore, VerifyFiles
+from sweep.store import ShardStore, VerifyKeys, block_keys, keys_of
 from workers.errors import UsageError
 from workers.records import Place, Resolved, Target, Thresholds
 from workers.verify.targets import choose_targets
@@ -77,14 +76,9 @@ class Stages:
         if missing and not self._config.groups:
             raise UsageError(
                 f"--stage verify needs the scan of {self.model.name}, and {missing} of its {len(ids)} shards are not in "
-                f"{self._store.root}: first `erasure-sweep run … --stage scan`, or name --writer and --erasers"
+                f"{self._store.address}: first `erasure-sweep run … --stage scan`, or name --writer and --erasers"
             )
         return not missing
-
-    def later_shards(self) -> int:
-        """How many shards the largest stage behind the scan has."""
-        later = expected_stages(self._config, self.model, self._device)[1:]
-        return max((len(plan.tasks) for plan in later), default=0)
 
     def steps(self) -> Generator[Step, Any, None]:
         """The stages to measure, and the calls between them, whose results are sent back."""
@@ -106,8 +100,10 @@ class Stages:
         yield plan
         told = (scan_options(config, model), Thresholds(config.tau))
         named = (config.writers, config.groups, config.top)
-        files = self._store.block_files(plan.tasks)
-        targets: tuple[Target, ...] = yield Call("sweep.finish:finish_scan", (model, files, *told, named, self._tables))
+        shards = (self._store.location, block_keys(plan.tasks))
+        targets: tuple[Target, ...] = yield Call(
+            "sweep.finish:finish_scan", (model, *shards, *told, named, self._tables)
+        )
         self._manifest.note_stage(model.name, "scan")
         return targets
 
@@ -118,17 +114,16 @@ class Stages:
         self._manifest.update(model.name, targets=chosen, n_verify_prompts=end - first, held_out=model.held_out)
         plan = plan_verify(config, model, self._device, targets)
         yield plan
-        group = [self._store.path(task.id) for task in plan.of("group")]
+        store, group = self._store.location, keys_of(plan.of("group"))
         found: tuple[Place, ...] = ()
         if group and config.places:
-            found = yield Call("sweep.finish:find_places", (group, targets, config.places))
+            found = yield Call("sweep.finish:find_places", (store, group, targets, config.places))
         places = (*found, *given_places(targets, model.given))
         tested = plan_adversarial(config, model, self._device, places)
         if tested.tasks:
             yield tested
-        trust = self._store.block_files(plan.of("trust"))
-        files = VerifyFiles(group, trust, [self._store.path(task.id) for task in tested.tasks])
-        yield Call("sweep.finish:finish_verify", (model, files, targets, places, config.tau, self._tables))
+        shards = VerifyKeys(group, block_keys(plan.of("trust")), keys_of(tested.tasks))
+        yield Call("sweep.finish:finish_verify", (model, store, shards, targets, places, config.tau, self._tables))
         self._manifest.note_stage(model.name, "verify")
 
     @property

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from workers.errors import SweepError, UsageError
 
@@ -27,10 +27,14 @@ PROBE_TIMEOUT_S = 5
 _QUIET_DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     # MLflow's own defaults, 7 retries of 120 s, keep a driver waiting for minutes on a server that is gone.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
+_USER_VARIABLES = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+_FOREIGN_HOST = "Invalid Host header"
+_STATUS_OF_WORD = {"UNAUTHENTICATED": 401, "PERMISSION_DENIED": 403}
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
@@ -135,6 +139,9 @@ class TrackingStore:
         except SweepError:
             raise
         except Exception as error:  # every storage library raises its own kind; the cause stays attached
+            if refusal := _refusal(error):
+                ways_out = "; ".join(filter(None, [refusal.way_out, way_out]))
+                raise kind(f"MLflow at {self.shown} {refusal.what}: {ways_out}") from error
             raise kind(f"MLflow at {self.shown} {_reason(error)}: {way_out or self.way_out}") from error
 
     def reading(self) -> AbstractContextManager[None]:
@@ -182,6 +189,44 @@ def _probe_database(uri: str) -> None:
             f"MLflow at {without_password(uri)} needs the Python package {error.name}: install it "
             "(PostgreSQL's comes with `pip install 'erasure-sweep[postgres]'`)"
         ) from error
+
+
+class _Refusal(NamedTuple):
+    """A server that answers, but not to us."""
+
+    what: str
+    way_out: str
+
+
+def _refusal(error: BaseException) -> _Refusal | None:
+    """What a server refuses, None where it did not refuse."""
+    status = _http_status(error)
+    if status not in (401, 403):
+        return None
+    from mlflow.utils.credentials import read_mlflow_creds
+
+    user = read_mlflow_creds().username
+    if status == 401 and not user:
+        return _Refusal("asks who you are (401)", f"set {_USER_VARIABLES}")
+    if status == 401:
+        return _Refusal(f"refuses the user {user} (401)", f"check {_USER_VARIABLES}")
+    if _FOREIGN_HOST in str(error):
+        return _Refusal("does not go by this name (403)", "start it with --allowed-hosts, or use a name that it knows")
+    who = f"the user {user}" if user else "you"
+    return _Refusal(f"does not let {who} do this (403)", f"ask for permission, or check {_USER_VARIABLES}")
+
+
+def _http_status(error: BaseException) -> int | None:
+    """What the server answered with: MLflow's own exceptions keep a word for it, those of requests the response."""
+    link: BaseException | None = error
+    while link is not None:
+        word = getattr(link, "error_code", None)
+        status = _STATUS_OF_WORD.get(word) if isinstance(word, str) else None
+        status = status or getattr(getattr(link, "response", None), "status_code", None)
+        if isinstance(status, int):
+            return status
+        link = link.__cause__ or link.__context__
+    return None
 
 
 def _reason(error: BaseException) -> str:

@@ -6,6 +6,7 @@ only place in this package that knows Ray.
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ import torch
 from workers.corpora import load_tokens
 from workers.encoding import encode_states
 from workers.models import load_model
-from workers.records import ShardResult, ShardTask
+from workers.records import Alive, ShardResult, ShardTask, SharedStore
 from workers.stages import STAGES
+from workers.storage import Storage, StorageError, find_shared, state_key
 from workers.trace import LeanModel
+
+log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -32,10 +36,8 @@ class ShardWorker:
     def __init__(self, threads: int) -> None:
         torch.set_num_threads(threads)
         self._held: tuple[tuple[str, str, str], LeanModel] | None = None
-
-    def ping(self) -> int:
-        """Answer with the process id: the worker is alive."""
-        return os.getpid()
+        self._fits: dict[tuple[str, str], int] = {}
+        """Prompts in one forward pass for which memory sufficed where it did not for more, by model and stage."""
 
     def measure(self, task: ShardTask, weights: bytes | None = None, tokens: bytes | None = None) -> ShardResult:
         """Measure one shard.
@@ -46,7 +48,8 @@ class ShardWorker:
         """
         model = self._model(task, weights)
         prompts = load_tokens(Path(task.tokens) if tokens is None else tokens)
-        batch = task.batch
+        kind = (task.model_hash, task.stage)
+        batch = min(task.batch, self._fits.get(kind, task.batch))
         while True:
             try:
                 return ShardResult(task.id, encode_states(STAGES[task.stage](model, task, prompts, batch)), batch)
@@ -55,6 +58,7 @@ class ShardWorker:
                 if batch == 1:
                     raise
                 batch //= 2
+                self._fits[kind] = batch
 
     def _model(self, task: ShardTask, weights: bytes | None) -> LeanModel:
         key = (task.model_hash, task.device, task.dtype)
@@ -66,15 +70,50 @@ class ShardWorker:
 
 
 class RemoteShardWorker(ShardWorker):
-    """A ``ShardWorker`` in a Ray actor: fetches from the object store what its node cannot read."""
+    """A ``ShardWorker`` in a Ray actor: fetches what its node cannot read, and puts states into the store where it can."""
 
-    def measure_remote(self, task: ShardTask, files: dict[str, Any]) -> ShardResult:
-        """Measure a shard; ``files`` maps paths to Ray references of their contents, empty where disks are shared."""
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        self._stores: dict[SharedStore, Storage | None] = {}
+
+    def ping(self) -> Alive:
+        """Answer: this worker is alive, and where it is."""
+        import ray
+
+        return Alive(os.getpid(), ray.get_runtime_context().get_node_id(), torch.cuda.is_available())
+
+    def measure_remote(self, task: ShardTask, files: dict[str, Any], shared: SharedStore | None = None) -> ShardResult:
+        """Measure a shard.
+
+        Args:
+            files: Ray references of files' contents, by path; empty where disks are shared.
+            shared: the store, in which the state is put if it is the same that this process sees there.
+
+        Returns:
+            The state is left out where it was put into the store.
+        """
         import ray
 
         weights = None if self._holds(task) or Path(task.weights).exists() else ray.get(files[task.weights])
         tokens = None if Path(task.tokens).exists() else ray.get(files[task.tokens])
-        return self.measure(task, weights, tokens)
+        result = self.measure(task, weights, tokens)
+        return result._replace(state=None) if self._put(result, shared) else result
+
+    def _put(self, result: ShardResult, shared: SharedStore | None) -> bool:
+        """Whether the state is in the store. If it cannot be put from here, the driver puts it, or says why it cannot."""
+        if shared is None or result.state is None:
+            return False
+        if shared not in self._stores:
+            self._stores = {shared: find_shared(shared)}
+        storage = self._stores[shared]
+        if storage is None:
+            return False
+        try:
+            storage.put(state_key(result.id), result.state)
+        except StorageError as error:
+            log.warning("shard %s goes to the driver: %s", result.id, error)
+            return False
+        return True
 
     def _holds(self, task: ShardTask) -> bool:
         return self._held is not None and self._held[0][0] == task.model_hash

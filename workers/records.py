@@ -187,12 +187,34 @@ class ShardTask(NamedTuple):
     """Prompts in one forward pass."""
     device: str
     dtype: str
+    gpus: float = 0.0
+    """Share of a GPU that its worker has; where it is measured, so no part of what it is."""
 
 
 class ShardResult(NamedTuple):
     """What a worker returns for a shard."""
 
     id: str
-    state: bytes
+    state: bytes | None
+    """``None`` where the worker itself has put it into the store."""
     batch: int
     """Prompts in one forward pass that fitted into memory: the task's own unless memory ran out."""
+
+
+class Alive(NamedTuple):
+    """What a worker on Ray answers to a ping."""
+
+    pid: int
+    node: str
+    """Ray's id of the node that it is on."""
+    gpu: bool
+    """Whether torch finds a GPU there."""
+
+
+class SharedStore(NamedTuple):
+    """Where workers may put states themselves, if what they find there is the driver's store and not one of that name."""
+
+    location: str
+    """As ``workers.storage.open_storage`` takes it; it may hold a password."""
+    mark: str
+    """What stands there under the key ``mark``: random, and another one in every run."""

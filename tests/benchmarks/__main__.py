@@ -19,6 +19,7 @@ from tests.benchmarks.positions import measure_positions
 from tests.benchmarks.report import machine_info, tables, write_json
 from tests.benchmarks.scan import measure_scans
 from tests.benchmarks.settings import Settings, full_settings, quick_settings
+from tests.benchmarks.shards import measure_shards
 from tests.benchmarks.timing import Row
 from tests.benchmarks.verify import measure_verify
 
@@ -28,6 +29,7 @@ SUBJECTS: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "verify": measure_verify,
     "memory": measure_memory,
     "overhead": measure_overhead,
+    "shards": measure_shards,
     "positions": measure_positions,
 }
 

@@ -226,7 +226,20 @@ def probe_sweep(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-PROBES = {"memory": probe_memory, "loop": probe_loop, "pairs": probe_pairs, "sweep": probe_sweep}
+def probe_noop(request: dict[str, Any]) -> dict[str, Any]:
+    """Shards that measure nothing, as ``tests.benchmarks.noop`` has them."""
+    from tests.benchmarks.noop import probe_noop as probe
+
+    return probe(request)
+
+
+PROBES = {
+    "memory": probe_memory,
+    "loop": probe_loop,
+    "pairs": probe_pairs,
+    "sweep": probe_sweep,
+    "noop": probe_noop,
+}
 
 if __name__ == "__main__":
     sys.stdout.write("\n" + json.dumps(PROBES[sys.argv[1]](json.loads(sys.argv[2]))) + "\n")

@@ -63,6 +63,8 @@ class Settings:
     work: Workload
     tiny: Workload
     sweep_rounds: int
+    n_shards: int
+    """Shards that measure nothing."""
 
 
 def full_settings(threads: int, rounds: int) -> Settings:
@@ -91,6 +93,7 @@ def full_settings(threads: int, rounds: int) -> Settings:
         work=Workload("small shards", 4, 4, 64, seq_len=256, n_prompts=640, block_prompts=8),
         tiny=Workload("tiny shards", 1, 1, 8, seq_len=8, n_prompts=500, block_prompts=1),
         sweep_rounds=2,
+        n_shards=10_000,
     )
 
 
@@ -120,6 +123,7 @@ def quick_settings(threads: int, rounds: int) -> Settings:
         work=Workload("small shards", 2, 2, 16, seq_len=32, n_prompts=80, block_prompts=8),
         tiny=Workload("tiny shards", 1, 1, 8, seq_len=8, n_prompts=20, block_prompts=1),
         sweep_rounds=1,
+        n_shards=50,
     )
 
 

@@ -1,8 +1,9 @@
-"""What modules share: a hub with a cache of its own; of those that disturb runs, each with its own ``bench``, the run."""
+"""What modules share: a hub with a cache of its own; an undisturbed run, for those with a ``bench``; cleaning up."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,23 @@ def measured(bench: Bench) -> Ran:
     ran = bench.run(bench.root / "measured" / "out")
     assert_finished(ran, "good")
     return ran
+
+
+@pytest.fixture
+def cleaned(capsys: pytest.CaptureFixture[str]) -> Callable[..., list[str]]:
+    """Cleans and returns the printed lines."""
+    from sweep.clean import clean
+
+    def call(
+        *outs: Path,
+        stores: tuple[str, ...] = (),
+        names: tuple[str, ...] = (),
+        older_than: timedelta | None = None,
+        staging: Path | None = None,
+        dry_run: bool = False,
+    ) -> list[str]:
+        capsys.readouterr()
+        clean(list(outs), list(stores), bool(staging), list(names), older_than, staging and str(staging), dry_run)
+        return capsys.readouterr().out.splitlines()
+
+    return call

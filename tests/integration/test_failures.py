@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -172,7 +173,11 @@ def test_interrupted_and_gone_on(bench: Bench, out: Path, tmp_path: Path, kind: 
     if kind is signal.SIGINT:
         other = bench.run(out, **long)
         assert other.code == 1
-        assert other.line == f"erasure-sweep: another run is working in {out}: wait for it or choose another --out"
+        assert re.fullmatch(
+            rf"erasure-sweep: another run \(\S+, process {process.pid}\) is working in {out}: wait for it, stop it "
+            rf"\(erasure-sweep stop {out}\) or choose another --out",
+            other.line,
+        )
         os.killpg(process.pid, kind)
     else:
         process.send_signal(kind)

@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlencode
@@ -18,16 +17,11 @@ import pytest
 
 from sweep.tracking import Tracker, TrackingError
 from sweep.ui import serve
+from tests.services import MlflowServer, free_port
 from workers.errors import DataError, SweepError, UsageError
 
 DATASET = {"name": "stdlib", "digest": "f" * 64, "source": "standard-library"}
 METRICS = {"erasure/most_opposed": -0.9, "erasure/remaining_median": 0.25, "erasure/embed_remaining": float("nan")}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def get(url: str, timeout_s: float = 60.0) -> str:
@@ -42,30 +36,9 @@ def get(url: str, timeout_s: float = 60.0) -> str:
             time.sleep(0.25)
 
 
-@contextmanager
-def mlflow_server(folder: Path):
-    """MLflow's own server on a free port of loopback, with its store and artifacts under ``folder``."""
-    port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(port)]
-    environment = os.environ | {
-        "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{folder}/server.db",
-        "MLFLOW_ARTIFACTS_DESTINATION": str(folder / "artifacts"),
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    with (folder / "server.log").open("w") as log:
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-
-    def stop():
-        if server.poll() is None:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
-
-    try:
-        get(f"http://127.0.0.1:{port}/health")
-        yield SimpleNamespace(uri=f"http://127.0.0.1:{port}", stop=stop)
-    finally:
-        stop()
+def mlflow_server(folder: Path) -> MlflowServer:
+    """MLflow's own server, with its store and artifacts under ``folder``."""
+    return MlflowServer(folder, f"sqlite:///{folder}/server.db", str(folder / "artifacts"))
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,11 @@ from sweep import cli
 from workers.errors import DataError, SweepError, UsageError
 
 HEAVY = ("torch", "ray", "mlflow", "transformer_lens", "pandas", "plotly", "datasets")
+
+
+@pytest.fixture(autouse=True)
+def _no_cluster_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
 
 
 def in_a_process(script: str) -> subprocess.CompletedProcess[str]:
@@ -52,6 +58,15 @@ sys.exit(" ".join(name for name in {HEAVY} if name in sys.modules))
         (["config", "--seed", "-1"], "demo: seed = -1: should be greater than or equal to 0"),
         (["config", "--corpus", ""], "demo: corpus = '': should be a line of text"),
         (["ui", "--port", "70000"], "Invalid value for '--port': 70000 is not in the range 1<=x<=65535"),
+        (["run", "--max-workers", "0"], "demo: max_workers = 0: should be greater than or equal to 1"),
+        (["submit"], "Missing argument 'PRESET|CONFIG.yaml' (see `erasure-sweep submit"),
+        (["submit", "demo"], "name the cluster with --address (or RAY_API_SERVER_ADDRESS)"),
+        (["submit", "demo", "--address", "auto"], "--address auto is no address of a Ray dashboard"),
+        (["submit", "demo", "--ray-address", "x"], "No such option"),
+        (["stop"], "Missing argument 'OUT|JOB'"),
+        (["stop", "demo-1"], "demo-1 is no folder of a run; if it is a job: name the cluster with --address"),
+        (["clean", "--older-than", "30"], "Invalid value for '--older-than': '30' is no age: give days or hours"),
+        (["clean", "--older-than", "-1d"], "Invalid value for '--older-than': '-1d' is no age: give days or hours"),
     ],
 )
 def test_usage_errors_are_one_line(arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]):
@@ -92,6 +107,69 @@ def test_debug_shows_where(capsys: pytest.CaptureFixture[str]):
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "Traceback (most recent call last):"
     assert lines[-1] == "erasure-sweep: no preset and no file 'papr': did you mean paper?"
+
+
+def called(monkeypatch: pytest.MonkeyPatch, *names: str) -> list[tuple[str, tuple[object, ...]]]:
+    """What is called of these functions, in place of them."""
+    calls: list[tuple[str, tuple[object, ...]]] = []
+    for name in names:
+        monkeypatch.setattr(name, lambda *arguments, name=name: calls.append((name, arguments)))
+    return calls
+
+
+@pytest.mark.parametrize("left", ["manifest.json", ".driver.json", ".store"])
+def test_what_is_a_run_and_what_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str):
+    """A folder that a run left something in is a run, and so is every path; another name is a job."""
+    calls = called(monkeypatch, "sweep.runs.status", "sweep.runs.stop", "sweep.jobs.status", "sweep.jobs.stop")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "trial").mkdir()
+    for arguments in (["status", "trial"], ["stop", "trial", "--address", "head"]):
+        assert cli._guarded(arguments) == 0
+    (tmp_path / "trial" / left).touch()
+    for arguments in (
+        ["status"],
+        ["status", "--address", "head"],
+        ["status", "trial"],
+        ["stop", "trial"],
+        ["stop", "x/y"],
+    ):
+        assert cli._guarded(arguments) == 0
+    assert calls == [
+        ("sweep.jobs.status", ("trial", None)),
+        ("sweep.jobs.stop", ("trial", "head")),
+        ("sweep.runs.status", (None,)),
+        ("sweep.jobs.status", (None, "head")),
+        ("sweep.runs.status", (Path("trial"),)),
+        ("sweep.runs.stop", (Path("trial"),)),
+        ("sweep.runs.stop", (Path("x/y"),)),
+    ]
+
+
+def test_what_is_cleaned(monkeypatch: pytest.MonkeyPatch):
+    calls = called(monkeypatch, "sweep.clean.clean")
+    assert cli._guarded(["clean", "a", "b", "--dry-run"]) == 0
+    arguments = ["--staged", "--store", "s3://x", "--name", "y", "--name", "z", "--older-than", "30d", "--staging", "w"]
+    assert cli._guarded(["clean", *arguments]) == 0
+    assert cli._guarded(["clean", "--staged", "--older-than", "12h"]) == 0
+    assert [given for _, given in calls] == [
+        ([Path("a"), Path("b")], [], False, [], None, None, True),
+        ([], ["s3://x"], True, ["y", "z"], timedelta(days=30), "w", False),
+        ([], [], True, [], timedelta(hours=12), None, False),
+    ]
+
+
+def test_an_error_that_says_how_to_go_on_after_an_interrupt_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def interrupted(*_: object) -> None:
+        cli._interrupted.set()
+        error = SweepError("it goes on there")
+        error.exit_code = 130
+        raise error
+
+    monkeypatch.setattr("sweep.config.load_config", interrupted)
+    assert cli._guarded(["config"]) == 130
+    assert capsys.readouterr().err == "erasure-sweep: it goes on there\n"
 
 
 def test_config_prints_what_can_be_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

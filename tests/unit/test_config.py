@@ -83,7 +83,7 @@ def test_a_sweep_is_named_after_its_file(tmp_path: Path, file: str, name: str):
         ({"tau": float("inf")}, "tau = inf: should be a finite number"),
         ({"tau": float("nan")}, "tau = nan: should be a finite number"),
         ({"shard_deadline_s": 0}, "shard_deadline_s = 0: should be greater than 0"),
-        ({"gpus_per_worker": 2}, "gpus_per_worker = 2: should be less than or equal to 1"),
+        ({"gpus_per_worker": 2}, "gpus_per_worker = 2: should be 'auto' or less than or equal to 1"),
         ({"corpus": "a\0b"}, "corpus = 'a\\x00b': should be a line of text"),
         ({"out": ""}, "out = '': should be a line of text"),
         (

@@ -46,9 +46,10 @@ def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
     elif request.param == "late":
         made = LateExecutor(lambda: LocalExecutor(threads=1))
     else:
-        from sweep.ray_executor import RayExecutor, connect
+        from sweep.ray_executor import RayExecutor
+        from sweep.ray_session import connect
 
-        made = RayExecutor(connect(None, 1), 1, 1, 0.0, 120.0, 5)
+        made = RayExecutor(connect(None, 1), workers=1, max_workers=None, cpus=1, deadline_s=120.0)
     yield made
     made.close()
 
@@ -56,6 +57,7 @@ def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
 def run_one(executor: Executor, task: ShardTask) -> Outcome:
     """Wait for an idle worker, give it the shard, wait for the report."""
     for _ in range(600):
+        executor.scale({task.gpus: 1})
         if executor.idle():
             break
         executor.wait(0.2)
@@ -83,7 +85,7 @@ def test_a_shard_that_raises_is_a_report_with_its_traceback(executor: Executor, 
     assert run_one(executor, task).fate is Fate.MEASURED
 
 
-def test_workers_start_when_one_is_asked_for(task: ShardTask) -> None:
+def test_workers_start_when_shards_wait(task: ShardTask) -> None:
     started: list[Executor] = []
 
     def start() -> Executor:
@@ -91,7 +93,8 @@ def test_workers_start_when_one_is_asked_for(task: ShardTask) -> None:
         return started[-1]
 
     executor = LateExecutor(start)
-    assert (executor.wait(0.01), executor.holders()) == ([], {})
+    executor.scale({})
+    assert (executor.wait(0.01), executor.holders(), executor.idle()) == ([], {}, [])
     executor.close()
     assert started == []
     assert run_one(executor, task).fate is Fate.MEASURED
@@ -99,10 +102,12 @@ def test_workers_start_when_one_is_asked_for(task: ShardTask) -> None:
 
 
 def test_nothing_to_wait_for_is_no_report(executor: Executor) -> None:
+    executor.scale({0.0: 1})
     for _ in range(100):
         if executor.idle():
             break
         executor.wait(0.2)
+    assert executor.idle()
     assert executor.wait(0.01) == []
 
 
@@ -138,7 +143,7 @@ def test_out_of_gpu_memory_halves_the_batch(task: ShardTask, monkeypatch: pytest
 
 
 def test_a_cluster_that_is_not_there_is_one_line_at_once() -> None:
-    from sweep.ray_executor import connect
+    from sweep.ray_session import connect
     from workers.errors import SweepError
 
     with pytest.raises(

@@ -12,6 +12,7 @@ import pytest
 from sweep.config import SweepConfig, build_config
 from sweep.files import RunFolder, folder_names, staging_folder, write_atomically
 from sweep.manifest import Manifest
+from sweep.plan import sweep_id
 from workers.errors import SweepError, UsageError
 
 
@@ -61,11 +62,15 @@ def test_an_interrupt_leaves_nothing_half_written(tmp_path: Path, monkeypatch: p
 
 def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = RunFolder(build_config({"models": ["a"], "name": "trial"}))
-    assert (folder.out, folder.store) == (Path("runs/trial"), Path("runs/trial/.store"))
-    folder = RunFolder(config_of(tmp_path / "out", store=str(tmp_path / "store")))
-    assert (folder.out, folder.store) == (tmp_path / "out", tmp_path / "store")
+    assert (folder.out, folder.store) == (Path("runs/trial"), "runs/trial/.store")
+    config = config_of(tmp_path / "out", store=f"{tmp_path}/store/")
+    folder = RunFolder(config)
+    assert (folder.out, folder.store) == (tmp_path / "out", f"{tmp_path}/store/{sweep_id(config)}")
+    other = RunFolder(config_of(tmp_path / "out", store="s3://bucket/shards", seed=1)).store
+    assert other.startswith("s3://bucket/shards/") and not other.endswith(sweep_id(config)), "sweeps are told apart"
     assert folder.tables("m") == tmp_path / "out" / "m" / "tables"
     assert not (tmp_path / "out").exists(), "naming places makes none"
+    assert RunFolder(config_of(Path("~/out"))).out == Path.home() / "out"
     monkeypatch.setenv("ERASURE_SWEEP_STAGING", "/elsewhere")
     assert staging_folder(folder_config := config_of(tmp_path)) == Path("/elsewhere")
     assert staging_folder(folder_config.model_copy(update={"staging": "/here"})) == Path("/here")
@@ -76,7 +81,7 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_a_folder_is_one_runs_at_a_time(tmp_path: Path):
     first, second = (RunFolder(config_of(tmp_path / "out")) for _ in range(2))
     first.acquire()
-    with pytest.raises(SweepError, match="another run is working in"):
+    with pytest.raises(SweepError, match=rf"another run \(\S+, process {os.getpid()}\) is working in"):
         second.acquire()
     first.close()
     second.acquire()

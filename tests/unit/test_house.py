@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from jaxtyping import TypeCheckError
 
 from sweep.config import load_config, preset_names
@@ -90,9 +89,10 @@ class TestImports:
     def test_workers_know_neither_sweep_nor_dashboards(self):
         assert files_importing("workers", "sweep", "dashboards", "mlflow") == set()
 
-    def test_ray_stands_in_one_file_of_each(self):
+    def test_ray_stands_in_few_files(self):
         assert files_importing("workers", "ray") == {"workers/actor.py"}
-        assert files_importing("sweep", "ray") == {"sweep/ray_executor.py"}
+        found = files_importing("sweep", "ray")
+        assert "sweep/ray_executor.py" in found and all(path.startswith("sweep/ray_") for path in found)
 
     def test_measures_read_no_files_and_know_no_services(self):
         assert files_importing("workers/measures", "ray", "mlflow", "pandas", "pathlib", "os", "io") == set()
@@ -172,37 +172,3 @@ class TestPresets:
     def test_an_unknown_one_is_refused_with_the_nearest(self):
         with pytest.raises(UsageError, match="did you mean scaling"):
             load_config("scalling")
-
-
-class TestCluster:
-    """The cluster file, through the checks of Ray's own launcher."""
-
-    @pytest.fixture(scope="class")
-    def cluster(self):
-        from ray.autoscaler._private.util import prepare_config, validate_config
-
-        prepared = prepare_config(yaml.safe_load((ROOT / "ray_cluster.yaml").read_text(encoding="utf-8")))
-        validate_config(prepared)
-        return prepared
-
-    def test_workers_have_gpus_and_start_from_none(self, cluster):
-        head = cluster["available_node_types"][cluster["head_node_type"]]
-        workers = [t for name, t in cluster["available_node_types"].items() if name != cluster["head_node_type"]]
-        assert "GPU" not in head["resources"]
-        assert all(t["resources"]["GPU"] > 0 and t["min_workers"] == 0 < t["max_workers"] for t in workers)
-        assert sum(t["max_workers"] for t in workers) <= cluster["max_workers"]
-
-    def test_the_image_holds_the_pinned_ray(self, cluster):
-        assert cluster["docker"]["image"] == f"rayproject/ray:{constraints()['ray']}-py311"
-
-    def test_this_package_is_installed_and_no_nightly(self, cluster):
-        commands = cluster["head_setup_commands"] + cluster["worker_setup_commands"]
-        assert any("/home/ray/dist/*.whl" in command for command in cluster["worker_setup_commands"])
-        assert not any("ray-wheels" in command or "ray[" in command for command in commands)
-
-    def test_usage_statistics_are_off_and_tokens_on(self, cluster):
-        assert {"--env RAY_USAGE_STATS_ENABLED=0", "--env RAY_AUTH_MODE=token"} <= set(cluster["docker"]["run_options"])
-
-    def test_nothing_secret(self):
-        text = (ROOT / "ray_cluster.yaml").read_text(encoding="utf-8")
-        assert not re.search(r"AKIA|aws_secret|password|BEGIN [A-Z ]*PRIVATE KEY", text, re.IGNORECASE)

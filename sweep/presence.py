@@ -1,0 +1,72 @@
+"""What a running driver lets others know: that it works on a sweep's store, and which staged files it uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from sweep.config import SweepConfig
+from sweep.files import RunFolder, staging_folder
+from sweep.lease import Heart, Lease
+from sweep.progress import Reporter
+from sweep.use import Use
+from workers.records import Resolved
+
+
+class Presence:
+    """A driver's lease on a store that others may see, and its use of the staging folder.
+
+    Args:
+        folder: OUT, whose lock is enough for a store of its own.
+        config: the sweep.
+        reporter: hears why it takes long.
+    """
+
+    def __init__(self, folder: RunFolder, config: SweepConfig, reporter: Reporter) -> None:
+        self._lease: Lease | None = None
+        if config.store:
+            from workers.storage import open_storage
+
+            self._lease = Lease(open_storage(folder.store), folder.driver, reporter.say)
+        self._use = Use(staging_folder(config), folder.driver)
+        self._heart = Heart(self._beat, self._end)
+
+    def start(self) -> None:
+        """Take the sweep for this driver.
+
+        Raises:
+            InUseError: another one works on it.
+            StorageError: the store cannot be read or written.
+        """
+        if self._lease:
+            self._lease.acquire()
+        self._use.start()
+        self._heart.start()
+
+    def uses(self, models: Iterable[Resolved]) -> None:
+        """Note the staged files of the models that are measured."""
+        paths = [Path(file) for model in models for file in (model.weights, model.tokens)]
+        self._use.of([*paths, *(path.with_suffix(".json") for path in paths if path.suffix == ".npy")])
+
+    def check(self) -> None:
+        """See that no other driver has taken the sweep.
+
+        Raises:
+            SweepError: one has, or it could not be noted for long that this one works on it.
+        """
+        if self._lease:
+            self._lease.check()
+
+    def close(self) -> None:
+        """Let others have it."""
+        self._heart.close()
+
+    def _beat(self) -> None:
+        self._use.beat()
+        if self._lease:
+            self._lease.beat()
+
+    def _end(self) -> None:
+        self._use.end()
+        if self._lease:
+            self._lease.release()

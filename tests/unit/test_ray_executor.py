@@ -1,0 +1,228 @@
+"""What is held against a shard that Ray lost: told by what Ray raises, where the worker answers from, and a clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+import ray
+from ray import exceptions
+
+from sweep.executors import Fate, Outcome
+from sweep.packing import Node
+from sweep.ray_executor import NODE_GONE_S, RayExecutor
+from workers.errors import SweepError
+from workers.records import Alive, ScanOptions, ScanWork, ShardResult, ShardTask, WriterBlock
+
+TASK = ShardTask(
+    "s0", "scan", "m", "w", "t", 0, 1, None, 0, ScanWork(WriterBlock(0, 1), ScanOptions()), 1, "cpu", "float32"
+)
+HERE, RESTARTED, MOVED = Alive(1, "a", False), Alive(2, "a", False), Alive(3, "b", False)
+
+
+class FakeCluster:
+    started_here = True
+
+    def __init__(self) -> None:
+        self.nodes = (Node("a", "anna", 1, 1), Node("b", "berta", 1, 1))
+
+    def is_alive(self, node: str) -> bool:
+        return node in {each.id for each in self.nodes}
+
+    def host(self, node: str) -> str:
+        return {"a": "anna", "b": "berta"}[node]
+
+    def gone(self) -> SweepError:
+        return SweepError("gone")
+
+    def watch(self) -> None: ...
+
+    def check(self) -> None: ...
+
+
+class Stage:
+    """One executor whose actor answers what ``answers`` says, one after the other."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, device: str = "cpu") -> None:
+        self.now = 1000.0
+        self.answers: list[object] = []
+        """What ``ray.get`` returns next, or raises."""
+        clock = SimpleNamespace(monotonic=lambda: self.now, sleep=lambda s: None)
+        for module in ("ray_crew", "ray_workers", "ray_executor"):
+            monkeypatch.setattr(f"sweep.{module}.time", clock)
+        monkeypatch.setattr(ray, "wait", lambda refs, num_returns, timeout: (refs if self.answers else [], []))
+        monkeypatch.setattr(ray, "get", self._get)
+        self.kills: list[bool] = []
+        monkeypatch.setattr(ray, "kill", lambda handle, no_restart=True: self.kills.append(no_restart))
+        method = SimpleNamespace(remote=lambda *told: object())
+        handle = SimpleNamespace(ping=method, measure_remote=method)
+        actor = SimpleNamespace(options=lambda **asked: SimpleNamespace(remote=lambda threads: handle))
+        monkeypatch.setattr("workers.actor.remote_worker", lambda: actor)
+        self.cluster = FakeCluster()
+        self.executor = RayExecutor(self.cluster, None, 1, 1, 60.0, device)  # type: ignore[arg-type]
+        self.executor.scale({0.0: 1})
+
+    def _get(self, reference: object) -> object:
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def hear(self, answer: object, after_s: float = 1.0) -> list[Outcome]:
+        self.now += after_s
+        self.answers = [answer]
+        return self.executor.wait(0.1)
+
+    def quiet(self, after_s: float) -> list[Outcome]:
+        self.now += after_s
+        return self.executor.wait(0.1)
+
+    def submit(self) -> None:
+        """A shard for the worker, which stands where ``HERE`` says."""
+        assert self.hear(HERE) == []
+        self.executor.submit(self.executor.idle()[0], TASK)
+
+    def lose(self, error: Exception) -> None:
+        """The shard, to this error: it is only known to be lost."""
+        self.submit()
+        (outcome,) = self.hear(error)
+        assert (outcome.task, outcome.fate) == (TASK, Fate.LOST)
+        assert self.executor.idle() == [] and self.executor.holders() == {}
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    yield Stage(monkeypatch)
+
+
+GONE = exceptions.ActorUnavailableError("The actor was restarted", b"0" * 16)
+NO_MEMORY = exceptions.OutOfMemoryError("Task was killed due to the node running low on memory.\nDetails: …")
+NO_RESULT = exceptions.ObjectLostError("ab" * 28, None, "")
+
+
+def died(what: str) -> Exception:
+    """An actor that Ray will not restart."""
+    error = exceptions.ActorDiedError()
+    error.error_msg = what
+    return error
+
+
+def test_a_process_that_died_on_a_node_that_lives_is_charged(stage: Stage):
+    stage.lose(GONE)
+    assert stage.hear(GONE) == []
+    (outcome,) = stage.hear(RESTARTED)
+    assert (outcome.task, outcome.fate) == (TASK, Fate.CRASHED)
+    assert outcome.reason.splitlines()[-1].startswith("the worker's process on anna died measuring it")
+    assert len(stage.executor.idle()) == 1
+
+
+def test_rays_memory_monitor_is_a_reason(stage: Stage):
+    stage.lose(NO_MEMORY)
+    (outcome,) = stage.hear(RESTARTED)
+    assert outcome.fate is Fate.CRASHED and outcome.reason.endswith(
+        "(Task was killed due to the node running low on memory.)"
+    )
+
+
+def test_a_node_that_is_gone_is_not(stage: Stage):
+    stage.lose(GONE)
+    stage.cluster.nodes = stage.cluster.nodes[1:]
+    assert stage.hear(MOVED) == []
+    assert len(stage.executor.idle()) == 1
+    assert stage.quiet(10 * NODE_GONE_S) == []
+
+
+def test_nor_one_that_is_noticed_late(stage: Stage):
+    stage.lose(GONE)
+    assert stage.hear(MOVED) == []
+    assert stage.quiet(NODE_GONE_S / 2) == []
+    stage.cluster.nodes = stage.cluster.nodes[1:]
+    assert stage.quiet(NODE_GONE_S) == []
+
+
+def test_a_worker_that_only_moved_is_charged_once_that_is_sure(stage: Stage):
+    stage.lose(GONE)
+    assert stage.hear(MOVED) == []
+    assert stage.quiet(NODE_GONE_S / 2) == []
+    assert [outcome.fate for outcome in stage.quiet(NODE_GONE_S)] == [Fate.CRASHED]
+    assert stage.quiet(NODE_GONE_S) == []
+
+
+def test_a_worker_that_was_out_of_reach_is_not_charged(stage: Stage):
+    stage.lose(GONE)
+    assert stage.hear(HERE) == []
+    assert stage.quiet(10 * NODE_GONE_S) == []
+
+
+def test_a_result_that_is_lost_with_its_node_is_not_charged_one_that_cannot_be_had_is(stage: Stage):
+    stage.lose(NO_RESULT)
+    (outcome,) = stage.hear(HERE)
+    assert outcome.fate is Fate.CRASHED and "could not be had" in outcome.reason
+    stage.executor.submit(stage.executor.idle()[0], TASK)
+    assert [outcome.fate for outcome in stage.hear(NO_RESULT)] == [Fate.LOST]
+    stage.cluster.nodes = stage.cluster.nodes[1:]
+    assert stage.hear(MOVED) == []
+    assert stage.quiet(10 * NODE_GONE_S) == []
+
+
+@pytest.mark.parametrize("error", [exceptions.RaySystemError("cannot be unpickled"), exceptions.TaskCancelledError()])
+def test_whatever_else_ray_says_is_a_failed_shard(stage: Stage, error: Exception):
+    stage.submit()
+    (outcome,) = stage.hear(error)
+    assert outcome.fate is Fate.FAILED and outcome.reason
+    assert len(stage.executor.idle()) == 1
+    stage.executor.submit(stage.executor.idle()[0], TASK)
+    assert stage.hear(ShardResult("s0", b"", 1))[0].fate is Fate.MEASURED
+
+
+def test_a_deadline_is_charged_unless_the_node_is_gone(stage: Stage):
+    stage.submit()
+    assert stage.quiet(59.0) == []
+    (outcome,) = stage.quiet(2.0)
+    assert outcome.fate is Fate.FAILED and outcome.reason == "not measured within 60 s (shard_deadline_s)"
+    assert stage.kills == [False] and stage.executor.idle() == []
+    assert stage.hear(RESTARTED) == []
+    stage.executor.submit(stage.executor.idle()[0], TASK)
+    stage.cluster.nodes = stage.cluster.nodes[1:]
+    assert [outcome.fate for outcome in stage.quiet(61.0)] == [Fate.LOST]
+
+
+def test_a_worker_that_cannot_start_says_why(stage: Stage):
+    error = died("The actor died in its creation task\nTraceback\nModuleNotFoundError: No module named 'workers'")
+    with pytest.raises(
+        SweepError, match=r"^no worker can measure: ModuleNotFoundError: No module named 'workers' \(every node "
+    ):
+        stage.hear(error)
+
+
+def test_a_worker_that_was_killed_for_good_is_replaced(stage: Stage):
+    assert stage.hear(HERE) == []
+    stage.executor.submit(stage.executor.idle()[0], TASK)
+    error = died("The actor was killed by `ray.kill`")
+    assert [outcome.fate for outcome in stage.hear(error)] == [Fate.LOST]
+    assert stage.hear(error) == []
+    stage.executor.scale({0.0: 1})
+    assert stage.hear(RESTARTED) == []
+    assert len(stage.executor.idle()) == 1
+
+
+def test_a_gpu_that_torch_does_not_find(monkeypatch: pytest.MonkeyPatch):
+    stage = Stage(monkeypatch, "cuda")
+    with pytest.raises(SweepError, match=r"^no worker can measure: Ray counts a GPU on anna, .*--device cpu$"):
+        stage.hear(HERE)
+
+
+def test_no_answer_for_long_ends_the_sweep(stage: Stage):
+    assert stage.quiet(299.0) == []
+    with pytest.raises(SweepError, match="no worker has answered for 300 s"):
+        stage.quiet(2.0)
+
+
+def test_a_cluster_that_cannot_be_asked_is_gone(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+    def broken(*told: object, **more: object) -> None:
+        raise ConnectionError("the client is disconnected")
+
+    monkeypatch.setattr(ray, "wait", broken)
+    with pytest.raises(SweepError, match=r"^gone$"):
+        stage.quiet(1.0)
