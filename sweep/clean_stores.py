@@ -8,19 +8,19 @@ import secrets
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from sweep.cleaning import Removable, clock_of, prune, size_of, unlink
-from sweep.drivers import this_driver
+from sweep.drivers import InUseError, this_driver
 from sweep.files import RunFolder
-from sweep.lease import KEY, Lease, LeaseRecord, read_lease
+from sweep.lease import KEY, Heart, Lease, LeaseRecord, read_lease
 from sweep.runs import worker_of
 from sweep.use import STALE_S
-from workers.errors import SweepError
 from workers.storage import MARK, Entry, FolderStorage, Storage, StorageError, joined, open_storage
 
+DELETED_AT_A_TIME = 1000
 _SWEEP = re.compile(r"(?P<sweep>[0-9a-f]{32})/(?P<key>.+)")
 _OURS = re.compile(rf"{re.escape(KEY)}|{re.escape(MARK)}|[0-9a-f]{{2}}/[0-9a-f]{{32}}\.state")
 
@@ -102,17 +102,28 @@ class _Sweep:
         return bool(alive) or beat is None or self._now - beat < STALE_S
 
     def _remove(self) -> None:
-        """Remove the sweep; a run that begins meanwhile waits until it is gone."""
+        """Remove the sweep; a run that begins meanwhile waits until it is gone.
+
+        Raises:
+            InUseError: one has begun since it was looked at.
+        """
+        now = read_lease(self._storage)
+        if now is not None and now != self._lease and not now.ended and now.driver.is_alive is not False:
+            raise InUseError(now.driver.where)
         name = self._lease.driver.name if self._lease else "clean"
         driver = this_driver(name, self._sweep_id, Path.cwd(), os.getpid())
         lease = Lease(self._storage, driver, say=lambda line: None)
         lease.seize()
+        heart = Heart(lease.beat, lease.release)
+        heart.start()
         try:
-            self._storage.delete(entry.key for entry in self._entries if entry.key != KEY)
-            self._storage.delete([KEY])
-        except SweepError:
-            lease.release()
-            raise
+            for some in _by(DELETED_AT_A_TIME, [entry.key for entry in self._entries if entry.key != KEY]):
+                lease.check()
+                self._storage.delete(some)
+        finally:
+            heart.close()
+        lease.check()
+        self._storage.delete([KEY])
         if isinstance(self._storage, FolderStorage):
             folder = Path(self._storage.address)
             with suppress(OSError):
@@ -120,11 +131,15 @@ class _Sweep:
             prune(folder)
 
 
+def _by(n: int, keys: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (keys[start : start + n] for start in range(0, len(keys), n))
+
+
 def _clock_of(storage: Storage) -> float:
     """The present by a store's clock; by this machine's where it says nothing of that, or cannot be written."""
     if isinstance(storage, FolderStorage):
         return clock_of(Path(storage.address))
-    key = f"clock-{secrets.token_hex(4)}"
+    key = f"clock-{secrets.token_hex(4)}/now"
     try:
         storage.put(key, b"")
         written = [entry.modified for entry in storage.keys(key)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -21,10 +22,11 @@ from sweep.estimate import Estimate, estimate
 from sweep.files import MODEL_PAGE, RunFolder
 from sweep.plan import n_rows
 from sweep.progress import count, duration, reporter
-from sweep.tracking import default_uri, without_password
+from sweep.tracking import default_uri
 from sweep.verified import Verified, trust_counts, verified_targets
 from workers.catalog import NANDA_REPOS
 from workers.errors import SweepError, UsageError
+from workers.storage import without_password
 from workers.whole_file import write_error
 
 PLAIN_WIDTH = 120
@@ -105,7 +107,8 @@ def _show_outcome(config: SweepConfig, outcome: SweepOutcome) -> None:
             line = f"{name}: DLA beside what resampling does, of {count(sum(counts.values()), 'writer')}: {said}"
             console.print(line, markup=False, highlight=False)
     experiment = config.experiment or config.name
-    store = f" --tracking-uri {without_password(config.tracking_uri)}" if config.tracking_uri else ""
+    logged = config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    store = f" --tracking-uri {without_password(logged)}" if logged else ""
     out = outcome.folder.out
     for what, where in (
         ("side by side", outcome.folder.comparison),

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from sweep.background import Background
 from sweep.config import SweepConfig
+from sweep.drivers import InUseError
 from sweep.executors import Executor, Fate, LateExecutor, Outcome
 from sweep.files import RunFolder
 from sweep.logged_runs import LoggedRuns
@@ -30,6 +31,7 @@ from sweep.room import Room, find_room
 from sweep.stages import Stages, Step
 from sweep.staging import Staging
 from sweep.store import ShardStore
+from sweep.tracking import Status
 from workers.errors import SweepError
 from workers.records import Resolved
 from workers.storage import open_storage
@@ -127,7 +129,7 @@ class Sweep:
                 self._manifest.start(models, room.device)
                 self._discard_replaced(models)
                 self._runs.start(self._manifest, models)
-                with closing(LateExecutor(lambda: room.executor(self._store.share()))) as executor:
+                with closing(LateExecutor(lambda: room.executor(self._store.share(), self._reporter.say))) as executor:
                     while self._unbegun or self._begun:
                         self._step(executor)
                 self._compare()
@@ -252,7 +254,7 @@ class Sweep:
 
     def _end_finished(self, model: _Model) -> None:
         name = model.resolved.name
-        model.ended = True
+        model.ended, model.plan = True, None
         self._manifest.update(name, state="FINISHED")
         self._runs.log_model(model.resolved, self.folder, self._manifest.entry(name))
 
@@ -267,6 +269,7 @@ class Sweep:
         self._problems.append(line)
         self._reporter.say(line)
         done = len(model.plan.tasks) - len(model.missing)
+        model.plan = None
         self._manifest.update(name, state="FAILED", reason=line, shards_done=done)
         self._runs.end_model(model.resolved.hash, "FAILED", line)
 
@@ -283,12 +286,19 @@ class Sweep:
         except KeyboardInterrupt:
             self._note_all("KILLED", "interrupted")
             raise
+        except InUseError as error:  # the runs in MLflow are the other driver's now
+            self._note_models("FAILED", str(error))
+            raise
         except Exception as error:
             self._note_all("FAILED", str(error) if isinstance(error, SweepError) else repr(error))
             raise
 
-    def _note_all(self, state: Any, reason: str) -> None:
-        """What cannot be noted, on a full disk, must not hide why the run ends."""
+    def _note_all(self, state: Status, reason: str) -> None:
+        unfinished = self._note_models(state, reason)
+        self._runs.end_early([model.hash for model in unfinished], self.folder, state, reason)
+
+    def _note_models(self, state: Status, reason: str) -> list[Resolved]:
+        """The models that are not measured whole, noted as such; what cannot be noted must not hide why the run ends."""
         unfinished = [model.resolved for model in self._models.values() if not model.ended]
         try:
             self._note_progress(0)
@@ -296,7 +306,7 @@ class Sweep:
                 self._manifest.update(model.name, state=state, reason=reason)
         except SweepError:
             log.warning("the end could not be noted in the manifest", exc_info=True)
-        self._runs.end_early([model.hash for model in unfinished], self.folder, state, reason)
+        return unfinished
 
 
 def _next_of(steps: Generator[Step, Any, None], result: Any) -> Step | None:

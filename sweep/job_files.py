@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import zipfile
 from collections.abc import Iterator
 from hashlib import blake2b
@@ -20,8 +19,9 @@ from typing import NamedTuple
 import yaml
 
 from sweep.config import SweepConfig
-from sweep.tracking_store import is_remote, sqlite_path, without_password
+from sweep.tracking_store import is_remote, sqlite_path
 from workers.errors import DataError, UsageError
+from workers.storage import without_password
 
 MOST_BYTES = 100 * 10**6
 """Of the files that travel; a dashboard takes 100 MiB at a time."""
@@ -33,7 +33,6 @@ _NOT_WHAT_IT_DOES = (
     *("attempts", "shard_deadline_s"),
 )
 """Keys that say with what and by which way something is measured, not what, nor where it is kept."""
-_SECRET = re.compile(r"[?&][^=&]*(password|passwd|pwd|secret|token)[^=&]*=", re.IGNORECASE)
 _LOST = "a job's own folder is removed after it: give an absolute path on the cluster's head"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -197,7 +196,7 @@ def _secret(key: str, value: str, variables: str) -> UsageError:
 
 def _has_secret(address: str) -> bool:
     user_of_server = is_remote(address) and "@" in address.partition("://")[2].partition("/")[0]
-    return without_password(address) != address or user_of_server or _SECRET.search(address) is not None
+    return without_password(address) != address or user_of_server
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:

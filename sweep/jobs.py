@@ -142,19 +142,20 @@ def _follow(jobs: RayJobs, job: str) -> JobState:
     """Print what a job prints until it is over. A lost connection is made anew."""
     state = _found(jobs, job)
     log = _Log(state.metadata.get(_ATTEMPT, ""))
-    answered = time.monotonic()
+    failing: float | None = None
     while True:
         log.again()
         try:
             asyncio.run(_print_tail(jobs, job, log))
             state = _found(jobs, job)
-            answered = time.monotonic()
+            failing = None
             if state.is_over:
                 log.again()
                 click.echo(log.take(jobs.log(job)), nl=False)
                 return state
         except SweepError:
-            if time.monotonic() - answered > GONE_S:
+            failing = failing or time.monotonic()
+            if time.monotonic() - failing > GONE_S:
                 raise
         time.sleep(RETRY_S)
 

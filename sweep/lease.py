@@ -169,8 +169,8 @@ class Lease:
         """
         if self._lost:
             raise InUseError(
-                f"another run ({self._lost.driver}) has taken over this sweep in {self._storage.address}, because this "
-                "one did not answer for a while: it goes on there"
+                f"another run ({self._lost.driver}) has taken over this sweep in {self._storage.address}: it goes on "
+                "there"
             )
         unnoted = self._clock() - self._noted
         if self._failure and unnoted > UNNOTED_S:

@@ -16,9 +16,9 @@ from typing import Any
 from sweep.config import SCHEMA_VERSION, SweepConfig
 from sweep.files import RunFolder, folder_names
 from sweep.plan import sweep_id
-from sweep.tracking import without_password
 from workers.errors import UsageError
 from workers.records import Resolved
+from workers.storage import without_password
 
 
 class Manifest:

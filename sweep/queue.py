@@ -18,6 +18,7 @@ class ShardQueue:
     def __init__(self, attempts: int) -> None:
         self._attempts = attempts
         self._waiting: dict[str, deque[ShardTask]] = {}
+        """No line is empty."""
         self._failures: Counter[str] = Counter()
 
     def add(self, tasks: Iterable[ShardTask]) -> None:
@@ -32,8 +33,7 @@ class ShardQueue:
         """How many shards wait, by the share of a GPU that they ask for."""
         found: Counter[float] = Counter()
         for tasks in self._waiting.values():
-            if tasks:
-                found[tasks[0].gpus] += len(tasks)
+            found[tasks[0].gpus] += len(tasks)
         return found
 
     def take(self, held: str | None, holders: Counter[str], gpus: float | None = None) -> ShardTask | None:
@@ -44,14 +44,15 @@ class ShardQueue:
             holders: how many workers hold each model now.
             gpus: share of a GPU that the worker has; only shards that ask for the same are for it. ``None`` takes any.
         """
-        waiting = {
-            model: tasks for model, tasks in self._waiting.items() if tasks and (gpus is None or tasks[0].gpus == gpus)
-        }
+        waiting = {model: tasks for model, tasks in self._waiting.items() if gpus is None or tasks[0].gpus == gpus}
         if not waiting:
             return None
         model = held if held in waiting else max(waiting, key=lambda m: len(waiting[m]) / (1 + holders[m]))
         assert model is not None
-        return waiting[model].popleft()
+        task = waiting[model].popleft()
+        if not waiting[model]:
+            del self._waiting[model]
+        return task
 
     def put_back(self, task: ShardTask) -> None:
         """A shard that was lost goes first again, unless it was set aside since it was taken."""
@@ -73,6 +74,6 @@ class ShardQueue:
             if not waiting:
                 self.put_back(task)
             return False
-        line = self._waiting.get(task.model_hash, deque())
-        self._waiting[task.model_hash] = deque(t for t in line if t.id != task.id)
+        if left := deque(t for t in self._waiting.pop(task.model_hash, ()) if t.id != task.id):
+            self._waiting[task.model_hash] = left
         return True

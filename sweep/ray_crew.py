@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from sweep.packing import Node, Packing
-from sweep.ray_workers import RayWorker
+from sweep.ray_workers import Loss, RayWorker
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ class Crew:
         self._workers: dict[str, RayWorker] = {}
         self._n_started = 0
         self._scaled = 0.0
+        self._losses: list[Loss] = []
 
     def __iter__(self) -> Iterator[RayWorker]:
         """Safe against workers that end meanwhile."""
@@ -82,8 +83,15 @@ class Crew:
     def end(self, worker: RayWorker, why: str) -> None:
         """Do without a worker."""
         log.info("%s is ended: %s", worker.name, why)
+        if worker.lost:
+            self._losses.append(worker.lost)
         del self._workers[worker.name]
         worker.end()
+
+    def take_losses(self) -> list[Loss]:
+        """Shards lost by workers that were ended before they could tell why, once."""
+        losses, self._losses = self._losses, []
+        return losses
 
     def _notice_lost_nodes(self) -> None:
         """Workers that were idle on a node that is gone get no shards until they are back; the unfit are forgotten."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ from workers.records import ShardTask, SharedStore
 log = logging.getLogger(__name__)
 
 NO_WORKER_S = 300.0
-NO_WORKER_ON_CLUSTER_S = 1800.0
-"""How long a sweep waits while none of its workers answers; a cluster may have to start machines first."""
+"""How long a sweep waits while none of its workers answers on this machine."""
+NO_PLACE_S = 60.0
+"""After so long without a worker on a cluster its user hears of it. Others may have it, or machines be hard to get: as long
+as the cluster itself answers, a sweep waits."""
 NOTHING_TO_HEAR_S = 0.02
 """A pause where no worker is asked anything, so that the driver does not spin."""
 NODE_GONE_S = 20.0
@@ -44,6 +46,7 @@ class RayExecutor:
         deadline_s: how long one shard may take.
         device: kind of device that measures, ``cpu`` or ``cuda``.
         shared: where workers may put states themselves.
+        say: tells people a line.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class RayExecutor:
         deadline_s: float,
         device: str = "cpu",
         shared: SharedStore | None = None,
+        say: Callable[[str], None] = log.info,
     ) -> None:
         from workers.actor import remote_worker
 
@@ -71,6 +75,7 @@ class RayExecutor:
         self._files: dict[str, Any] = {}
         self._unclear: list[Loss] = []
         """Shards whose worker answers from another node: perhaps the old one is dying, and Ray has not noticed."""
+        self._say, self._said = say, False
         self._last_seen = time.monotonic()
         cluster.watch()
 
@@ -95,12 +100,20 @@ class RayExecutor:
             return {}
         import ray
 
-        for path in (task.weights, task.tokens):
+        lent = (task.weights, task.tokens)
+        if not self._files.keys() >= set(lent):
+            self._forget_files()
+        for path in lent:
             try:
                 self._files[path] = self._files.get(path) or ray.put(Path(path).read_bytes())
             except (OSError, ray.exceptions.RayError) as error:
                 raise SweepError(f"{path} cannot be lent to the workers: {first_line(error)}") from error
-        return {path: self._files[path] for path in (task.weights, task.tokens)}
+        return {path: self._files[path] for path in lent}
+
+    def _forget_files(self) -> None:
+        """Let go of what no shard under way is lent, so that the object store does not hold every model of a sweep."""
+        used = {path for worker in self._crew if worker.task for path in (worker.task.weights, worker.task.tokens)}
+        self._files = {path: reference for path, reference in self._files.items() if path in used}
 
     def wait(self, timeout_s: float) -> list[Outcome]:
         self._cluster.check()
@@ -108,7 +121,8 @@ class RayExecutor:
         outcomes = [outcome for worker in self._ready(timeout_s) for outcome in self._report(worker)]
         outcomes += self._overdue()
         outcomes += self._judged()
-        self._check_alive()
+        if not outcomes:
+            self._check_alive()
         return outcomes
 
     def _ask_again(self) -> None:
@@ -184,6 +198,7 @@ class RayExecutor:
 
     def _judged(self) -> list[Outcome]:
         """Shards lost on a node from which the worker has moved: Ray has noticed by now whether that node is gone."""
+        self._unclear += self._crew.take_losses()
         lost = [loss for loss in self._unclear if self._cluster.is_alive(loss.alive.node)]
         crashed = [loss for loss in lost if time.monotonic() - loss.at > NODE_GONE_S]
         self._unclear = [loss for loss in lost if loss not in crashed]
@@ -213,14 +228,20 @@ class RayExecutor:
         """
         workers = list(self._crew)
         if not workers or any(worker.task or (worker.present and not worker.unfit) for worker in workers):
+            self._last_seen, self._said = time.monotonic(), False
             return
         unfit = [worker.unfit for worker in workers if worker.unfit]
         if len(unfit) == len(workers):
             raise SweepError(f"no worker can measure: {unfit[0]}")
-        patience_s = NO_WORKER_S if self._cluster.started_here else NO_WORKER_ON_CLUSTER_S
-        if time.monotonic() - self._last_seen > patience_s:
+        silent_s = time.monotonic() - self._last_seen
+        if self._cluster.started_here and silent_s > NO_WORKER_S:
             raise SweepError(
-                f"no worker has answered for {patience_s:.0f} s: check the cluster (`ray status`), then run again"
+                f"no worker has answered for {silent_s:.0f} s: see what this machine is doing, then run again"
+            )
+        if not self._cluster.started_here and silent_s > NO_PLACE_S and not self._said:
+            self._said = True
+            self._say(
+                "no worker has a place on the cluster yet: it is full, or starts machines (`ray status` shows it)"
             )
 
     def close(self) -> None:

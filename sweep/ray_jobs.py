@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from sweep.tracking_store import without_password
 from workers.errors import SweepError, UsageError
+from workers.storage import without_password
 
 T = TypeVar("T")
 

@@ -143,7 +143,7 @@ def connect(address: str | None, cpus: int | None) -> Cluster:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
-    address = address or os.environ.get("RAY_ADDRESS") or None
+    address = address or environment_address()
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
     if address is None:
         options |= {"num_cpus": max(cpus or 0, os.cpu_count() or 1), "include_dashboard": False}
@@ -159,6 +159,12 @@ def connect(address: str | None, cpus: int | None) -> Cluster:
         where = f"no Ray cluster answers at {address}" if address else "Ray does not start on this machine"
         last = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise SweepError(f"{where}: {last} (--workers 0 measures without Ray)") from error
+
+
+def environment_address() -> str | None:
+    """RAY_ADDRESS, unless it is a dashboard's, to which jobs are submitted."""
+    address = os.environ.get("RAY_ADDRESS") or None
+    return None if address is None or address.startswith("http") else address
 
 
 def _probe(address: str | None) -> None:

@@ -148,7 +148,7 @@ class RayWorker:
         except exceptions.ActorDiedError as error:  # Ray will not restart it
             self.unfit = last_line(error)
             return Answer.NEVER
-        except exceptions.RayActorError:
+        except (exceptions.RayActorError, *_killed()):
             self.ask_later()
             return Answer.LATER
         except exceptions.RayError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 from sweep.background import Background
@@ -10,7 +10,7 @@ from sweep.config import SweepConfig
 from sweep.estimate import worker_memory
 from sweep.executors import Executor, LocalExecutor
 from sweep.ray_executor import RayExecutor
-from sweep.ray_session import Cluster, connect
+from sweep.ray_session import Cluster, connect, environment_address
 from workers.errors import UsageError
 from workers.records import Resolved, SharedStore
 
@@ -28,18 +28,19 @@ class Room(NamedTuple):
     device: str
     cluster: Cluster | None
 
-    def executor(self, shared: SharedStore | None) -> Executor:
+    def executor(self, shared: SharedStore | None, say: Callable[[str], None]) -> Executor:
         """An executor, whose workers come with the shards; Ray is started here if it is needed and not running.
 
         Args:
             shared: where workers may put states themselves.
+            say: tells people a line.
         """
         config = self.config
         if config.workers == 0:
             return LocalExecutor(config.cpus_per_worker)
         cluster = self.cluster or connect(None, (config.workers or 1) * config.cpus_per_worker)
         counts = (config.workers, config.max_workers, config.cpus_per_worker)
-        return RayExecutor(cluster, *counts, config.shard_deadline_s, self.device, shared)
+        return RayExecutor(cluster, *counts, config.shard_deadline_s, self.device, shared, say)
 
     def gpus_for(self, model: Resolved) -> float:
         """Share of a GPU that workers of a model ask for; 0 where models run on CPUs."""
@@ -61,7 +62,7 @@ def find_room(config: SweepConfig, background: Background) -> Room:
         SweepError: no cluster answers at the address.
         UsageError: a GPU is asked for where there is none.
     """
-    address = config.ray_address or os.environ.get("RAY_ADDRESS")
+    address = config.ray_address or environment_address()
     cluster = connect(address, None) if address and config.workers != 0 else None
     if cluster is not None:
         # A cluster that grows from nothing has no GPU yet: then it is enough that one is asked for.

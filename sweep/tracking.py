@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import pandas as pd
 
 from sweep.headline import headline, model_metrics
-from sweep.tracking_store import TrackingStore, default_uri, is_remote, quieten, sqlite_path, without_password
+from sweep.tracking_store import TrackingStore, default_uri, is_remote, quieten, sqlite_path
 from workers.errors import DataError, SweepError, UsageError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 __all__ = ["DatasetInfo", "Status", "Tracker", "TrackingError", "default_uri", "is_remote", "model_metrics"]
-__all__ += ["sqlite_path", "without_password"]
+__all__ += ["sqlite_path"]
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -255,6 +255,8 @@ class Tracker:
             self._client.set_tag(run.info.run_id, "state", status.lower())
             if reason is not None:
                 self._client.set_tag(run.info.run_id, "reason", reason)
+            elif "reason" in self._client.get_run(run.info.run_id).data.tags:  # of another driver meanwhile
+                self._client.delete_tag(run.info.run_id, "reason")
             self._client.set_terminated(run.info.run_id, status)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from workers.errors import SweepError, UsageError
+from workers.storage import without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -48,11 +49,6 @@ def sqlite_path(uri: str) -> Path | None:
     scheme, separator, rest = uri.partition(":///")
     is_sqlite = separator and scheme.partition("+")[0] == "sqlite"
     return Path(rest.partition("?")[0]) if is_sqlite else None
-
-
-def without_password(uri: str) -> str:
-    """The address as it may be shown and logged."""
-    return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:***@", uri)
 
 
 def is_remote(uri: str) -> bool:

@@ -21,8 +21,9 @@ from typing import IO
 
 import click
 
-from sweep.tracking import Tracker, is_remote, sqlite_path, without_password
+from sweep.tracking import Tracker, is_remote, sqlite_path
 from workers.errors import SweepError, UsageError
+from workers.storage import without_password
 
 _START_TIMEOUT_S = 180.0
 _STOP_TIMEOUT_S = 10.0

@@ -101,7 +101,8 @@ class RemoteStorage:
         except OSError as error:
             if isinstance(error, FileExistsError) or _code(error) == "PreconditionFailed":
                 return False
-            raise
+            if _code(error) != "NotImplemented":
+                raise
         if self._files.exists(path):
             return False
         self._put(path, content)
@@ -154,7 +155,7 @@ class RemoteStorage:
 
     @contextmanager
     def local(self, keys: Sequence[str]) -> Iterator[list[Path]]:
-        with tempfile.TemporaryDirectory(prefix="erasure-sweep-") as folder:
+        with tempfile.TemporaryDirectory(prefix="erasure-sweep-", ignore_cleanup_errors=True) as folder:
             paths = [Path(folder, str(index)) for index in range(len(keys))]
 
             def fetch(index: int) -> None:
@@ -188,7 +189,7 @@ class RemoteStorage:
         try:
             yield from pool.map(attempt, items)
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)  # what is under way may take long, and nobody wants it
 
     def _ask(self, request: Callable[[], T], absent_is_told: bool = False) -> T:
         """Make a request, again while there is no answer.
@@ -224,7 +225,7 @@ def _failure(address: str, error: Exception) -> StorageError:
     elif _is_any(error, _NOT_ANSWERED):
         said, check = f"does not answer ({reason})", f"the network{endpoint}"
     else:
-        message = " ".join(str(error).split())[:200]
+        message = without_password(" ".join(str(error).split()))[:200]
         said, check = f"does not do what it is asked ({reason}: {message})", "the address"
     return StorageError(f"the store {address} {said}: check {check}, or choose another --store")
 
@@ -245,7 +246,9 @@ def _file_system(uri: str) -> tuple[Any, str]:
         raise StorageError(f"the store {without_password(uri)} {_missing(scheme, error)}") from error
     except ValueError as error:
         if not str(error).startswith("Protocol not known"):
-            raise UsageError(f"--store {without_password(uri)} cannot be opened: {error}") from error
+            raise UsageError(
+                f"--store {without_password(uri)} cannot be opened: {without_password(str(error))}"
+            ) from error
         raise UsageError(
             f"--store {without_password(uri)}: nothing opens {scheme}://; a folder does, s3:// and what else fsspec knows"
         ) from error

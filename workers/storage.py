@@ -176,8 +176,10 @@ def joined(address: str, *parts: str) -> str:
 
 
 def without_password(address: str) -> str:
-    """An address as it may be shown and logged."""
-    return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:***@", address)
+    """An address, or a line that holds one, as it may be shown and logged."""
+    # Passwords may hold slashes and at signs; a number before a slash is a port.
+    address = re.sub(r"(?<=://)([^/@:\s]*):(?!\d*(?:[/\s]|$))\S*@", r"\1:***@", address)
+    return re.sub(r"(?i)([?&][^=&\s]*(?:password|passwd|pwd|secret|token)[^=&\s]*=)[^&\s]*", r"\1***", address)
 
 
 def gone_error(address: str) -> StorageError:

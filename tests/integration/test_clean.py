@@ -224,6 +224,32 @@ class TestStore:
         lease.release()
         assert kept(store) == set()
 
+    def test_a_run_that_begins_while_others_are_removed_keeps_it(
+        self, cleaned, address: str, store: Storage, out: Path
+    ):
+        add_sweep(address, "one", out)
+        lease = add_sweep(address, "two", out)
+        storage = open_storage(f"{address}/{SWEEPS['one']}")
+
+        def delete(self: Storage, given: Iterable[str]) -> None:
+            doomed = list(given)
+            original(self, doomed)
+            if not any(key.endswith(".state") for key in doomed):
+                return  # what tells the time
+            if store.get(f"{SWEEPS['two']}/driver.json") and not began:
+                began.append(lease)
+                lease.acquire()
+
+        began: list[Lease] = []
+        original = type(storage).delete
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(storage), "delete", delete)
+            said = cleaned(stores=(address,), older_than=ALL)
+        assert "removed" in said[1] and "in use" in said[2]
+        assert began and kept(store) == keys("two")
+        lease.beat()
+        lease.check()
+
     def test_on_the_command_line(self, bench: Bench, address: str, store: Storage, out: Path):
         add_sweep(address, "one", out)
         ran = bench.call(out, ["clean", "--store", address, "--older-than", "0d"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -242,6 +243,26 @@ def test_a_model_that_cannot_be_measured_does_not_stop_the_others(
     again = bench.run(out, "--model", str(other))
     assert again.code == 0 and again.states == {"other": "FINISHED", "good": "FINISHED"}
     assert "other: 2 shards of scan, 1 already measured" in again.stdout
+
+
+def test_out_of_gpu_memory_is_said_once_and_recorded(bench: Bench, out: Path, monkeypatch: pytest.MonkeyPatch):
+    import torch
+
+    from workers.trace import LeanModel
+
+    trace = LeanModel.trace
+
+    def hungry(model: LeanModel, tokens: torch.Tensor, *told: object, **more: object) -> object:
+        if len(tokens) > 2:
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        return trace(model, tokens, *told, **more)
+
+    monkeypatch.setattr(LeanModel, "trace", hungry)
+    ran = bench.run(out)
+    assert_finished(ran, "good")
+    (entry,) = json.loads((out / "manifest.json").read_text())["models"]
+    assert entry["batch"] == 2
+    assert ran.stdout.count("good: out of GPU memory, going on with 2 prompts in a forward pass") == 1
 
 
 # MLflow goes down

@@ -226,7 +226,10 @@ class TestTwoRuns:
 
         monkeypatch.setattr(ShardStore, "put", put_late)
         ran = bench.run(out, store=tmp_path / "store")
-        assert_refused(ran, 1, "another run (far, process 7, ", "has taken over this sweep in")
+        assert ran.code == 1 and len(ran.stderr.splitlines()) == 1
+        assert "another run (far, process 7, " in ran.line and "has taken over this sweep in" in ran.line
+        assert ran.states == {"good": "FAILED"}
+        assert set(ran.runs.values()) == {"RUNNING"}, "the runs in MLflow are the other's by now"
         (record,) = (tmp_path / "store").glob("*/driver.json")
         assert record.read_text() == taken
 

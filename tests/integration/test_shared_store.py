@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import time
@@ -185,6 +186,30 @@ def test_a_store_that_fails_ends_the_run_and_the_next_one_goes_on(
     assert_refused(ran, 1, f"the store {store}/", "refuses (InvalidAccessKeyId): check the keys")
     assert ran.states == {"good": "FAILED"}
     assert set(shards_in(s3, store)) == {f"{shard}.state" for shard in measured[:4]}
+    again = run(bench, out, store)
+    assert_finished(again, "good")
+    assert again.tables() == undisturbed.tables()
+
+
+def test_a_store_that_falls_silent_ends_the_run(
+    bench: Bench, s3: S3Server, out: Path, store: str, undisturbed: Ran, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("workers.remote_storage.PATIENCE_S", 2.0)
+    monkeypatch.setattr("workers.remote_storage.ANSWER_S", 1)
+    measure = ShardWorker.measure
+    silence = contextlib.ExitStack()
+
+    def silent_after_three(worker: ShardWorker, task: ShardTask) -> ShardResult:
+        if len(shards_in(s3, store)) == 3:
+            silence.enter_context(s3.pause())
+        return measure(worker, task)
+
+    with monkeypatch.context() as patch, silence:
+        patch.setattr(ShardWorker, "measure", silent_after_three)
+        ran = run(bench, out, store)
+    monkeypatch.setattr("sweep.lease.LEASE_S", 1.0)  # its own lease could not be marked as ended
+    assert_refused(ran, 1, f"the store {store}/", "does not answer", "check the network")
+    assert len(shards_in(s3, store)) in (3, 4)  # what had reached the store may still have been put
     again = run(bench, out, store)
     assert_finished(again, "good")
     assert again.tables() == undisturbed.tables()

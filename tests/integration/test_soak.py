@@ -1,4 +1,4 @@
-"""The long trials: everything killed at random moments, again and again, until the sweep is through; and GPT-2 XL."""
+"""The long trials: things killed at random moments until a sweep is through, here and on a cluster; and GPT-2 XL."""
 
 from __future__ import annotations
 
@@ -20,8 +20,12 @@ from rich.console import Console
 
 import sweep
 from sweep.config import build_config
+from tests.chaos import KINDS, Chaos
+from tests.cluster import HandCluster
+from tests.integration.test_cluster_faults import LONGER, N_SHARDS, Trials
 from tests.integration.test_driver import Place, assert_same, kill_tree, read
 from tests.random_models import random_config, write_hf_gpt2_shards
+from tests.s3_server import S3Server
 
 pytestmark = [pytest.mark.soak, pytest.mark.xdist_group("ray"), pytest.mark.timeout(3600)]
 
@@ -145,3 +149,16 @@ def test_kills_at_random_moments_end_in_the_undisturbed_tables(
     assert process.returncode == 0, process.stderr.read() if process.stderr else ""
     assert kills > 0
     assert_same(read(place, "killed"), undisturbed)
+
+
+@pytest.mark.parametrize("seed", range(1, 11))
+def test_kills_on_a_cluster_end_in_the_undisturbed_tables(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Two workers, two nodes and the driver twice, in an order and at moments drawn by the seed."""
+    with S3Server() as s3, HandCluster(**s3.environment()) as cluster:
+        cluster.add_workers(2)
+        trials = Trials(tmp_path_factory.mktemp("chaos"), s3, cluster)
+        undisturbed = sweep.run(trials.place.config("undisturbed", workers=0, **LONGER))
+        chaos = Chaos(cluster, trials.config("killed"), lambda: trials.done("killed"), random.Random(seed))
+        chaos.run(N_SHARDS, KINDS * 2)
+        assert sorted(chaos.killed) == sorted(KINDS * 2)
+        assert_same(read(trials.place, "killed"), undisturbed)

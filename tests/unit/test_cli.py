@@ -247,3 +247,12 @@ def test_interrupts_always_arrive(name: str, action: str):
     done = in_a_process(script)
     assert done.returncode == 130, done.stderr
     assert done.stderr.strip() == "erasure-sweep: interrupted; the same command goes on from here"
+
+
+def test_a_thread_that_hangs_does_not_keep_an_interrupted_command():
+    """As those of clients that send to a server which does not answer."""
+    action = "threading.Thread(target=time.sleep, args=(600,)).start(); os.kill(os.getpid(), signal.SIGTERM)"
+    script = SIGNALLED.format(signal="signal.SIGTERM", action=action)
+    done = in_a_process("import threading\n" + script)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.strip() == "erasure-sweep: interrupted; the same command goes on from here"

@@ -11,6 +11,7 @@ import time
 import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -200,6 +201,29 @@ class TestSubmit:
             submit(cluster)
         assert raised.value.exit_code == code
         assert said in str(raised.value)
+
+    def test_a_connection_that_is_lost_after_hours_is_made_again(
+        self, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ):
+        """The tunnel drops: for a moment no question is answered either."""
+        now = [0.0]
+        monkeypatch.setattr(jobs, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=lambda s: None))
+        find, asked = cluster.find, []
+
+        def find_but_once(job: str) -> JobState | None:
+            asked.append(job)
+            if len(asked) == 3:
+                now[0] += 5 * 3600.0
+                raise SweepError("no Ray dashboard answers")
+            return find(job)
+
+        monkeypatch.setattr(cluster, "find", find_but_once)
+        cluster.will_print = "one\ntwo\n"
+        cluster.connections = lambda log: [[log], [log]]
+        cluster.ends = state("", "SUCCEEDED", 0)
+        submit(cluster)
+        assert capsys.readouterr().out.endswith("one\ntwo\n")
+        assert len(asked) > 3
 
     def test_a_cluster_that_is_gone_for_good(self, cluster: Cluster, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(jobs, "GONE_S", 0.2)

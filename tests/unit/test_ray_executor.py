@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -44,8 +45,9 @@ class FakeCluster:
 class Stage:
     """One executor whose actor answers what ``answers`` says, one after the other."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, device: str = "cpu") -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, device: str = "cpu", deadline_s: float = 60.0) -> None:
         self.now = 1000.0
+        self.said: list[str] = []
         self.answers: list[object] = []
         """What ``ray.get`` returns next, or raises."""
         clock = SimpleNamespace(monotonic=lambda: self.now, sleep=lambda s: None)
@@ -60,7 +62,7 @@ class Stage:
         actor = SimpleNamespace(options=lambda **asked: SimpleNamespace(remote=lambda threads: handle))
         monkeypatch.setattr("workers.actor.remote_worker", lambda: actor)
         self.cluster = FakeCluster()
-        self.executor = RayExecutor(self.cluster, None, 1, 1, 60.0, device)  # type: ignore[arg-type]
+        self.executor = RayExecutor(self.cluster, None, 1, 1, deadline_s, device, say=self.said.append)  # type: ignore[arg-type]
         self.executor.scale({0.0: 1})
 
     def _get(self, reference: object) -> object:
@@ -215,8 +217,71 @@ def test_a_gpu_that_torch_does_not_find(monkeypatch: pytest.MonkeyPatch):
 
 def test_no_answer_for_long_ends_the_sweep(stage: Stage):
     assert stage.quiet(299.0) == []
-    with pytest.raises(SweepError, match="no worker has answered for 300 s"):
+    with pytest.raises(SweepError, match="no worker has answered for 301 s"):
         stage.quiet(2.0)
+
+
+def test_the_only_worker_is_replaced_however_long_it_hung(monkeypatch: pytest.MonkeyPatch):
+    stage = Stage(monkeypatch, deadline_s=3600.0)
+    stage.submit()
+    assert stage.quiet(3599.0) == []
+    assert [outcome.fate for outcome in stage.quiet(2.0)] == [Fate.FAILED]
+    assert stage.quiet(1.0) == []
+    assert stage.hear(RESTARTED) == []
+    assert len(stage.executor.idle()) == 1
+
+
+def test_the_only_worker_may_die_after_it_measured_for_long(monkeypatch: pytest.MonkeyPatch):
+    stage = Stage(monkeypatch, deadline_s=3600.0)
+    stage.submit()
+    assert stage.quiet(2000.0) == []
+    assert [outcome.fate for outcome in stage.hear(GONE)] == [Fate.LOST]
+    assert stage.quiet(1.0) == []
+    assert [outcome.fate for outcome in stage.hear(RESTARTED)] == [Fate.CRASHED]
+
+
+def test_a_full_cluster_is_waited_for_and_that_is_said_once(stage: Stage):
+    stage.cluster.started_here = False
+    for _ in range(5):
+        assert stage.quiet(3000.0) == []
+    assert stage.said == [
+        "no worker has a place on the cluster yet: it is full, or starts machines (`ray status` shows it)"
+    ]
+    assert stage.hear(HERE) == []
+    assert len(stage.executor.idle()) == 1
+
+
+@pytest.mark.parametrize("error", [NO_MEMORY, exceptions.WorkerCrashedError(), GONE], ids=lambda e: type(e).__name__)
+def test_a_worker_that_is_killed_while_it_starts_is_asked_again(stage: Stage, error: Exception):
+    assert stage.hear(error) == []
+    assert stage.hear(HERE) == []
+    assert len(stage.executor.idle()) == 1
+
+
+def test_a_worker_that_is_ended_before_it_answers_is_charged_all_the_same(stage: Stage):
+    """At a sweep's end no other shard waits, so nothing waits for the one that restarts slowly."""
+    stage.lose(GONE)
+    stage.now += 11.0
+    stage.executor.scale({0.0: 0})
+    assert stage.quiet(1.0) == []
+    (outcome,) = stage.quiet(NODE_GONE_S)
+    assert (outcome.task, outcome.fate) == (TASK, Fate.CRASHED)
+
+
+def test_files_of_models_that_are_through_are_let_go_of(stage: Stage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    put: list[bytes] = []
+    monkeypatch.setattr(ray, "put", lambda content: put.append(content) or len(put))
+    stage.cluster.started_here = False
+    for name in ("one", "two", "tokens"):
+        (tmp_path / name).write_text(name)
+    assert stage.hear(HERE) == []
+    tokens = str(tmp_path / "tokens")
+    for name in ("one", "one", "two"):
+        task = TASK._replace(weights=str(tmp_path / name), tokens=tokens)
+        stage.executor.submit(stage.executor.idle()[0], task)
+        assert stage.hear(ShardResult("s0", b"", 1))[0].fate is Fate.MEASURED
+    assert put == [b"one", b"tokens", b"two", b"tokens"]
+    assert stage.executor._files.keys() == {str(tmp_path / "two"), tokens}
 
 
 def test_a_cluster_that_cannot_be_asked_is_gone(stage: Stage, monkeypatch: pytest.MonkeyPatch):

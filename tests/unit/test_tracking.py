@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from sweep.headline import headline
-from sweep.tracking import Tracker, default_uri, model_metrics, sqlite_path, without_password
+from sweep.tracking import Tracker, default_uri, model_metrics, sqlite_path
+from workers.storage import without_password
 
 LEDGER = {
     "writer": ["embed", "pos_embed", "L0H0", "MLP0"],
@@ -134,6 +135,10 @@ def test_sqlite_path(uri, path):
 def test_passwords_are_not_shown():
     assert without_password("postgresql://me:se:cret@host:5432/db") == "postgresql://me:***@host:5432/db"
     assert without_password("http://127.0.0.1:5000/a@b") == "http://127.0.0.1:5000/a@b"
+    for password in ("pa/ss", "p@ss", "p:a/s@s", "12345x/6"):
+        assert without_password(f"postgresql://me:{password}@host/db") == "postgresql://me:***@host/db"
+    asked = without_password("cannot connect to postgresql://host/db?user=me&Password=se/cret&x=1 now")
+    assert asked == "cannot connect to postgresql://host/db?user=me&Password=***&x=1 now"
 
 
 def test_construction_touches_nothing(tmp_path, monkeypatch):
