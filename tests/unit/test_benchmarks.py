@@ -42,6 +42,7 @@ from tests.benchmarks.probe import (
 from tests.benchmarks.report import machine_info, tables, write_json
 from tests.benchmarks.scan import ALL, BARE, Scan, compute_compositions, measure_scans
 from tests.benchmarks.settings import GELU_4L, Settings, Workload, quick_settings, random_prompts, random_weights
+from tests.benchmarks.shards import shard_rows
 from tests.benchmarks.timing import Row, Timing, interleave, ratio_row, spread
 from tests.benchmarks.verify import default_shares, literal_patched_pass, measure_verify, patched_pass, verified_targets
 from tests.random_models import random_config
@@ -347,6 +348,21 @@ def test_overhead_is_what_a_run_takes_beyond_the_loop() -> None:
     assert rows["driver, Ray and store, for each shard"].spread == (500.0, 250.0, 3000.0, 3)
     assert rows["the same in processor time, all processes together"].spread.median == pytest.approx(200.0)
     assert rows["… and how much it grows to the last"].spread.median == 2.0
+
+
+def test_shards_that_measure_nothing_show_what_a_shard_costs_and_whether_that_grows() -> None:
+    """21 shards: a millisecond each in the first tenth, two from then on; a MiB more of memory for each."""
+    ends = [0.0, 0.001, *(0.001 + 0.002 * i for i in range(1, 20))]
+    found = {"ends_s": ends, "rss_bytes": [i * 2**20 for i in range(21)], "own_cpu_s": [1.0, 1.01]}
+    rows = {row.measured: row.spread.median for row in shard_rows({**found, "descendants_cpu_s": [0.0, 0.0]})}
+    assert rows == {
+        "driver, Ray and store, for each shard": pytest.approx(1.95),
+        "… in the first tenth": pytest.approx(1.0),
+        "… in the last tenth": pytest.approx(2.0),
+        "the driver's processor time, for each shard": pytest.approx(0.5),
+        "the driver's memory after a tenth": 1.0,
+        "… and how much it grows from there to the end": 19.0,
+    }
 
 
 def test_the_report_can_be_read_and_kept(settings: Settings, tmp_path: Path) -> None:
