@@ -42,7 +42,7 @@ services: dev
 	@$(BIN) -m tests.services $(ARGS)
 
 test: dev
-	@echo "running the tests (about 15 minutes on two cores)"
+	@echo "running the tests (about half an hour on two cores)"
 	@$(PYTEST) $(ARGS)
 
 lint: dev

@@ -17,12 +17,14 @@ from tests.chaos import KINDS, Chaos
 from tests.cluster import ERASURE_SWEEP, HandCluster
 from tests.integration.test_driver import Place, assert_same, read
 from tests.s3_server import S3Server
+from workers.measures import tables as scan
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(1500)]
 
 LONGER = {"prompts": 40, "block_prompts": 1, "attempts": 10}
 """More shards, so that there is time to kill something, and patience with one that is killed again and again."""
 N_SHARDS = 3 * 40
+SCANNED = tuple(scan.TABLES)
 
 
 class Trials:
@@ -64,9 +66,10 @@ def test_kills_at_random_moments_end_in_the_undisturbed_tables(
     assert_same(read(trials.place, "killed"), undisturbed)
 
 
-def test_two_sweeps_at_once(trials: Trials, undisturbed: dict[str, pd.DataFrame]) -> None:
+def test_two_sweeps_at_once(trials: Trials) -> None:
     """Both on the same nodes and the same store; the second over fewer prompts, so another sweep."""
-    paths = [trials.config("first"), trials.config("second", prompts=12, store=trials.s3.uri("first"))]
+    sizes = {"first": 24, "second": 12}
+    paths = [trials.config(name, stage="scan", prompts=n, store=trials.s3.uri("both")) for name, n in sizes.items()]
     command = [ERASURE_SWEEP, "submit", "--address", trials.cluster.dashboard]
     jobs = [
         subprocess.Popen([*command, str(path)], env=trials.cluster.environment(), stderr=subprocess.PIPE, text=True)
@@ -75,8 +78,10 @@ def test_two_sweeps_at_once(trials: Trials, undisturbed: dict[str, pd.DataFrame]
     for job in jobs:
         _, stderr = job.communicate(timeout=600)
         assert job.returncode == 0, stderr
-    assert_same(read(trials.place, "first"), undisturbed)
-    fewer = sweep.run(trials.place.config("fewer", workers=0, **{**LONGER, "prompts": 12}))
-    assert_same(read(trials.place, "second"), fewer)
-    ids = {sweep_id(trials.place.config("x", **{**LONGER, "prompts": n})) for n in (40, 12)}
-    assert {key.split("/")[1] for key in trials.s3.keys("first/")} == ids
+    for name, n in sizes.items():
+        alone = trials.place.config(f"{name}-alone", workers=0, stage="scan", **{**LONGER, "prompts": n})
+        expected, found = sweep.run(alone), read(trials.place, name, *SCANNED)
+        for table in SCANNED:
+            pd.testing.assert_frame_equal(found[table], expected[table], check_exact=True)
+        assert any(key.startswith(f"both/{sweep_id(alone)}/") for key in trials.s3.keys("both/"))
+    assert len({key.split("/")[1] for key in trials.s3.keys("both/")}) == 2

@@ -72,10 +72,11 @@ def undisturbed(place: Place) -> dict[str, pd.DataFrame]:
     return sweep.run(place.config("undisturbed", workers=0))
 
 
-def read(place: Place, out: str) -> dict[str, pd.DataFrame]:
+def read(place: Place, out: str, *tables: str) -> dict[str, pd.DataFrame]:
+    """Tables that a run left, all that there can be unless some are named."""
     folder = place.root / out
     models = [entry["folder"] for entry in json.loads((folder / "manifest.json").read_text())["models"]]
-    paths = {name: [folder / model / "tables" / f"{name}.parquet" for model in models] for name in TABLES}
+    paths = {name: [folder / model / "tables" / f"{name}.parquet" for model in models] for name in tables or TABLES}
     return {
         name: pd.concat([pd.read_parquet(path) for path in found if path.exists()], ignore_index=True)
         for name, found in paths.items()
