@@ -204,9 +204,10 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_four_quarters_share_a_gpu_and_a_whole_one_has_it_alone(machines: Machines, start: Start, tokens: str) -> None:
     machines.add(num_cpus=8, num_gpus=1)
-    trial = Trial(start(), [*tasks("sleep 0.5", 12, 0.25, tokens), *tasks("sleep 0.4", 2, 1.0, tokens)])
-    trial.until_measured(14)
-    assert max(found[0.25] for found in trial.at_once()) == 4
+    trial = Trial(start(), [*tasks("sleep 0.5", 1_000, 0.25, tokens), *tasks("sleep 0.4", 2, 1.0, tokens)])
+    trial.until(lambda: any(found[0.25] == 4 for found in trial.at_once()))
+    trial.until_measured(len(trial.results) + 8)
+    assert sum(result["share"] == 1.0 for result in trial.results.values()) == 2
     assert all(found[0.25] * 0.25 + found[1.0] <= 1 for found in trial.at_once())
     assert trial.fates == []
 
@@ -215,13 +216,13 @@ def test_a_node_that_joins_is_used_and_one_that_leaves_is_not_missed(
     machines: Machines, start: Start, tokens: str
 ) -> None:
     machines.add()
-    trial = Trial(start(), tasks("sleep 0.3", 60, tokens=tokens)).until_measured(3)
+    trial = Trial(start(), tasks("sleep 0.3", 10_000, tokens=tokens)).until_measured(3)
     assert len(trial.nodes()) == 1
     joined = machines.add()
     trial.until(lambda: len(trial.nodes()) == 2)
     machines.remove(joined)
-    trial.until_measured(60)
-    trial.until(lambda: len(list(trial.executor._crew)) == 1)
+    trial.until(lambda: trial.fates and len(list(trial.executor._crew)) == 1)
+    trial.until_measured(len(trial.results) + 3)
     assert {fate for _, fate, _ in trial.fates} == {Fate.LOST}
 
 
@@ -241,7 +242,7 @@ def test_a_worker_that_hangs_is_replaced_and_its_shard_is_charged(
 ) -> None:
     """One in a loop that hears nothing, and one whose process is stopped from outside."""
     machines.add()
-    executor = start(deadline_s=2.0)
+    executor = start(deadline_s=4.0)
     trial = Trial(executor, tasks("sleep 0", 1, tokens=tokens)).until_measured(1)
     os.kill(trial.results["sleep 0 0"]["pid"], signal.SIGSTOP)
     trial = Trial(executor, [*tasks("sleep 0.1", 2, tokens=tokens), *tasks("hang 0", 1, tokens=tokens)], attempts=2)
@@ -249,7 +250,7 @@ def test_a_worker_that_hangs_is_replaced_and_its_shard_is_charged(
     assert trial.set_aside == {"hang 0 0"}
     charged = Counter(name.rpartition(" ")[0] for name, fate, _ in trial.fates if fate is Fate.FAILED)
     assert charged == {"sleep 0.1": 1, "hang 0": 2}
-    assert {reason for *_, reason in trial.fates} == {"not measured within 2 s (shard_deadline_s)"}
+    assert {reason for *_, reason in trial.fates} == {"not measured within 4 s (shard_deadline_s)"}
 
 
 def test_a_shard_that_kills_workers_is_set_aside_after_three(machines: Machines, start: Start, tokens: str) -> None:
