@@ -12,10 +12,12 @@ import re
 import socket
 import sqlite3
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+from filelock import FileLock
 
 from workers.errors import SweepError, UsageError
 from workers.storage import without_password
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 PROBE_TIMEOUT_S = 5
+ALONE_S = 60
+"""How long another process may take to make a new store."""
 
 _QUIET_DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -68,7 +72,10 @@ class TrackingStore:
         quieten()
         from mlflow import MlflowClient
 
-        return MlflowClient(tracking_uri=self.uri)
+        with _alone(sqlite_path(self.uri)):
+            client = MlflowClient(tracking_uri=self.uri)
+            client.search_experiments(max_results=1)
+            return client
 
     def check_readable(self) -> None:
         """See that runs can be read from the store now; unlike for logging, none is made where there is none.
@@ -144,6 +151,21 @@ class TrackingStore:
         """``reaching`` for what only reads."""
         is_file = sqlite_path(self.uri) is not None
         return self.reaching(way_out="see that this file is an MLflow store and not in use" if is_file else None)
+
+
+@contextmanager
+def _alone(path: Path | None) -> Iterator[None]:
+    """Nobody else opens the same file meanwhile: of two who make its tables at once, one would fail."""
+    if path is None:
+        yield
+        return
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    with suppress(OSError, NotImplementedError):  # a folder that cannot be written, or knows no locks
+        lock.acquire(timeout=ALONE_S)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def quieten() -> None:

@@ -250,6 +250,14 @@ class TestStoresThatFail:
         line = self.check_within(f"sqlite:///{tmp_path}/notes.db", 10)
         assert "file is not a database" in line
 
+    def test_several_that_make_one_store_at_once(self, tmp_path):
+        script = f"from sweep.tracking import Tracker; Tracker('sqlite:///{tmp_path}/new.db', 'trial').check()"
+        several = [
+            subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True) for _ in range(3)
+        ]
+        said = [process.communicate(timeout=300)[1] for process in several]
+        assert [process.returncode for process in several] == [0, 0, 0], said
+
     def test_a_locked_file(self, tmp_path):
         holder = sqlite3.connect(tmp_path / "mlflow.db")
         holder.execute("BEGIN EXCLUSIVE")
