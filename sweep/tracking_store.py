@@ -12,7 +12,7 @@ import re
 import socket
 import sqlite3
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -72,10 +72,9 @@ class TrackingStore:
         quieten()
         from mlflow import MlflowClient
 
-        with _alone(sqlite_path(self.uri)):
-            client = MlflowClient(tracking_uri=self.uri)
-            client.search_experiments(max_results=1)
-            return client
+        path = sqlite_path(self.uri)
+        with nullcontext() if path is None else _alone(path):
+            return MlflowClient(tracking_uri=self.uri)  # which makes the tables of a new file
 
     def check_readable(self) -> None:
         """See that runs can be read from the store now; unlike for logging, none is made where there is none.
@@ -154,11 +153,8 @@ class TrackingStore:
 
 
 @contextmanager
-def _alone(path: Path | None) -> Iterator[None]:
+def _alone(path: Path) -> Iterator[None]:
     """Nobody else opens the same file meanwhile: of two who make its tables at once, one would fail."""
-    if path is None:
-        yield
-        return
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     with suppress(OSError, NotImplementedError):  # a folder that cannot be written, or knows no locks
         lock.acquire(timeout=ALONE_S)

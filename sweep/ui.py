@@ -119,7 +119,7 @@ def _ending_on_signals() -> Iterator[None]:
 
 def _wait_until_up(server: subprocess.Popen[str], host: str, port: int, log: IO[str]) -> None:
     deadline = time.monotonic() + _START_TIMEOUT_S
-    while not _is_healthy(host, port):
+    while not is_healthy(host, port):
         if server.poll() is not None:
             raise SweepError(f"MLflow's server did not start: {_last_line(log)}")
         if time.monotonic() > deadline:
@@ -127,7 +127,8 @@ def _wait_until_up(server: subprocess.Popen[str], host: str, port: int, log: IO[
         time.sleep(0.25)
 
 
-def _is_healthy(host: str, port: int) -> bool:
+def is_healthy(host: str, port: int) -> bool:
+    """Whether an MLflow server answers there."""
     connection = HTTPConnection("127.0.0.1" if host == "0.0.0.0" else host, port, timeout=5)
     try:
         connection.request("GET", "/health")

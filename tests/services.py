@@ -18,19 +18,19 @@ import secrets
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, Self
 
 import click
 
+from sweep.ui import is_healthy
+from tests.cluster import free_port
 from tests.s3_server import S3Server
 from workers.errors import SweepError
 
@@ -38,13 +38,6 @@ START_S = 120
 STOP_S = 10
 USER = "admin"
 HOST = "127.0.0.1"
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 class Service:
@@ -216,14 +209,7 @@ class MlflowServer(Service):
         self._environment["MLFLOW_FLASK_SERVER_SECRET_KEY"] = password
 
     def is_up(self) -> bool:
-        connection = HTTPConnection(HOST, self.port, timeout=10)
-        try:
-            connection.request("GET", "/health")
-            return connection.getresponse().status == 200
-        except OSError:
-            return False
-        finally:
-            connection.close()
+        return is_healthy(HOST, self.port)
 
     def start(self) -> None:
         """Start, and return when it answers."""

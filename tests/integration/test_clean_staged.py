@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -16,14 +15,9 @@ from sweep.clean_staged import StagedFiles
 from sweep.drivers import InUseError, this_driver
 from sweep.use import Use
 from tests.bad_input import Bench, Ran, assert_finished
+from tests.integration.test_clean import ALL, GONE, LONG_AGO, MONTH
 from tests.random_models import write_tl_directory
 from workers.errors import SweepError
-
-LONG_AGO = 1e9
-GONE = 2**22 + 1
-"""No process has this number: Linux gives none beyond."""
-MONTH = timedelta(days=30)
-ALL = timedelta(0)
 
 
 @pytest.fixture(scope="module")

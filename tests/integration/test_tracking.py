@@ -17,7 +17,8 @@ import pytest
 
 from sweep.tracking import Tracker, TrackingError
 from sweep.ui import serve
-from tests.services import MlflowServer, free_port
+from tests.cluster import free_port
+from tests.services import MlflowServer
 from workers.errors import DataError, SweepError, UsageError
 
 DATASET = {"name": "stdlib", "digest": "f" * 64, "source": "standard-library"}
