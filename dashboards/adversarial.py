@@ -225,14 +225,10 @@ def adversarial_table(model: ModelTables) -> Table:
             rows.append(_row(str(writer), str(source), str(role), part))
     columns = [
         Column("component"),
-        Column(
-            "tested", "the verified writer, or the other head whose DLA is highest there", filtered=True, width="narrow"
-        ),
-        Column("prompt", "given for this run or found in the corpus, and its number", filtered=True, width="narrow"),
-        Column("most likely, second", "the two most likely next tokens", filtered=True, width="narrow"),
-        Column(
-            "end of its text", "up to the position at which the next token is predicted", filtered=True, width="broad"
-        ),
+        Column("tested", "the verified writer, or the other head whose DLA is highest there", width="narrow"),
+        Column("prompt", "given for this run or found in the corpus, and its number", width="narrow"),
+        Column("most likely, second", "the two most likely next tokens", width="narrow"),
+        Column("end of its text", "up to the position at which the next token is predicted", width="broad"),
         Column("logits apart", "difference of their logits", True),
         Column("DLA", "the component's, on that difference", True),
         Column("last input replaced", "median DLA over the other prompts", True),
@@ -250,6 +246,7 @@ def adversarial_table(model: ModelTables) -> Table:
         rows,
         empty="This run did not measure it: the table adversarial is missing or empty.",
         filter_by="component, text or token",
+        tables=("adversarial",),
     )
 
 

@@ -226,6 +226,8 @@ def carries_table(model: ModelTables, targets: Sequence[Target]) -> Table:
         columns,
         rows,
         empty="This run did not measure it: the table carries is missing or empty.",
+        filter_by="writer or part",
+        tables=("carries",),
     )
 
 
@@ -234,12 +236,17 @@ def loss_table(model: ModelTables) -> Table:
     table = table_of(model, "ablation_loss")
     columns = [
         Column("writer"),
-        Column("its output replaced by one", "", filtered=True),
+        Column("its output replaced by one"),
         Column("loss", "mean over tokens, in nats, of the next token", True),
         Column("mean increase", "in nats", True),
-        Column("95\u00a0%", "interval of the mean increase, from drawing blocks of prompts again", width="narrow"),
+        Column(
+            "95\u00a0%",
+            "interval of the mean increase, from drawing blocks of prompts again",
+            filtered=False,
+            width="narrow",
+        ),
         Column("median increase", "in nats", True),
-        Column("quartiles", "of the increase, in nats", width="narrow"),
+        Column("quartiles", "of the increase, in nats", filtered=False, width="narrow"),
         Column("tokens", "", True),
     ]
     values = {name: numeric(table, name) for name in ("clean_loss", "increase_mean", "median", "q25", "q75", "n")}
@@ -262,6 +269,8 @@ def loss_table(model: ModelTables) -> Table:
         columns,
         rows,
         empty="This run did not measure it: the table ablation_loss is missing or empty.",
+        filter_by="writer",
+        tables=("ablation_loss",),
     )
 
 
@@ -282,13 +291,14 @@ def aligned_table(model: ModelTables) -> Table:
         [
             Column("writer"),
             Column("rank", "", True),
-            Column("token", "", filtered=True),
+            Column("token"),
             Column("token id", width="narrow"),
             Column("mean direct logit", "", True),
         ],
         rows,
         empty="This run did not measure it: the table aligned_tokens is missing or empty.",
         filter_by="writer or token",
+        tables=("aligned_tokens",),
     )
 
 

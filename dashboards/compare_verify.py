@@ -9,10 +9,12 @@ import numpy as np
 import plotly.graph_objects as go
 
 from dashboards.document import Card, Control
+from dashboards.lineup import display_names
 from dashboards.style import BLUE, GREY, figure, model_ticks, shade, text
 from dashboards.tables import ModelTables, kind_of, numeric, strings, table_of
 from dashboards.trust import RANGES, plot_trust, trust_bars
 from dashboards.wording import amount
+from dashboards.writers_table import first_of
 
 
 class Significant(NamedTuple):
@@ -53,7 +55,7 @@ def plot_significant(shown: Sequence[Significant]) -> go.Figure:
     )
     return figure(
         [bars],
-        x_title="",
+        x_title="model",
         y_title="share of tested pairs",
         height=380,
         bargap=0.4,
@@ -63,12 +65,9 @@ def plot_significant(shown: Sequence[Significant]) -> go.Figure:
     )
 
 
-def verify_comparison(named: Sequence[tuple[str, ModelTables]]) -> list[Card]:
-    """The two cards in reading order; ``named`` are the models by the names that tell them apart."""
-    return [_trust_card(named), _significant_card(named)]
-
-
-def _trust_card(named: Sequence[tuple[str, ModelTables]]) -> Card:
+def trust_card(models: Sequence[ModelTables]) -> Card:
+    """Bars of the words of trust, as numbers and as shares."""
+    named = list(zip(display_names(models), models, strict=True))
     shown = trust_bars(named)
     figures = {str(int(as_share)): plot_trust(shown, as_share) for as_share in (False, True)} if shown.models else {}
     return Card(
@@ -81,10 +80,13 @@ def _trust_card(named: Sequence[tuple[str, ModelTables]]) -> Card:
         [Control("Bars", ["number of components", "share of components"])] if figures else [],
         min_width=min(1000, 90 * len(shown.models)),
         empty="This was not measured in any model: the sweep did not verify.",
+        tables=("dla_trust",),
     )
 
 
-def _significant_card(named: Sequence[tuple[str, ModelTables]]) -> Card:
+def significant_card(models: Sequence[ModelTables]) -> Card:
+    """Bars of the significant pairs."""
+    named = list(zip(display_names(models), models, strict=True))
     shown = significant(named)
     return Card(
         "significant",
@@ -96,9 +98,10 @@ def _significant_card(named: Sequence[tuple[str, ModelTables]]) -> Card:
         {"0": plot_significant(shown)} if shown else {},
         min_width=min(1000, 90 * len(shown)),
         empty="No model has pairs that were tested: that takes two blocks of prompts or more, and a writer with later heads.",
+        tables=("v_composition", "writers"),
     )
 
 
 def _absent(named: Sequence[tuple[str, ModelTables]], shown: Sequence[str]) -> str:
     absent = [name for name, _ in named if name not in set(shown)]
-    return f" Not measured: {', '.join(absent)}." if absent else ""
+    return f" Not measured: {first_of(absent)}." if absent else ""

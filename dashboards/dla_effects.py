@@ -165,11 +165,11 @@ def dla_effects_table(model: ModelTables, targets: list[Target]) -> Table:
     fits = [fit for target in targets for fit in dla_fits(model, target)]
     columns = [
         Column("writer ← erasers"),
-        Column("of the erasers' DLA", "what of it is set against the writer's", filtered=True),
+        Column("of the erasers' DLA", "what of it is set against the writer's"),
         Column("r", "Pearson's correlation over tokens", True),
-        Column("r, 95\u00a0%", "interval from drawing blocks of prompts again", width="narrow"),
+        Column("r, 95\u00a0%", "interval from drawing blocks of prompts again", filtered=False, width="narrow"),
         Column("slope", "of the erasers' DLA on the writer's: −1 is perfect erasure", True),
-        Column("slope, 95\u00a0%", "interval from drawing blocks of prompts again", width="narrow"),
+        Column("slope, 95\u00a0%", "interval from drawing blocks of prompts again", filtered=False, width="narrow"),
         Column("intercept", "in logits", True),
         Column("Spearman", "rank correlation over the sampled tokens", True),
         Column("tokens", "", True),
@@ -195,6 +195,7 @@ def dla_effects_table(model: ModelTables, targets: list[Target]) -> Table:
         rows,
         empty="This run did not measure it: dla_correlation holds no rows of verify.",
         filter_by="writer or effect",
+        tables=("dla_correlation",),
     )
 
 

@@ -1,122 +1,85 @@
-"""One HTML document from cards: everything inline, plotly.js once, nothing fetched.
+"""One HTML document from its parts: everything inline, plotly.js once, nothing fetched.
 
 A card is a title, one figure or several, and what they show in words. Where one card offers a choice (a writer, a
 layer), it holds a figure per choice, keyed by the controls' option numbers joined with dots; ``assets/page.js`` draws
 the chosen one when it comes into view. Panels stand side by side: each has a choice of its own, or always shows what
 its place in the row says, and follows the card's common controls; a panel's own number is the last of its key. A
 content security policy forbids every request, and every string from data is escaped.
+
+Controls that choose a writer follow the page's own choice of one, which stands in the address as ``#writer=L0H2`` so
+that other pages can lead to it. What is shown can be saved: figures as SVG, PNG and CSV, tables as CSV.
 """
 
 from __future__ import annotations
 
-import html
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from dashboards.homes import Home, link, numbers_line
+from dashboards.parts import Card, Column, Control, Markup, Part, Prose, Sorted, Table, chosen_key, escape, writers_of
 from dashboards.style import template
 from dashboards.wording import number
 
+__all__ = [
+    "Card",
+    "Column",
+    "Control",
+    "Home",
+    "Markup",
+    "Part",
+    "Prose",
+    "Sorted",
+    "Table",
+    "escape",
+    "write_document",
+]
+
 MISSING = "—"
+LEAST_FILTERED = 8
+_SCRIPTS = ("save.js", "tables.js", "page.js")
+_IMAGES = (("svg", "SVG"), ("png", "PNG"), ("csv", "CSV"))
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
 )
 
 
-class Control(NamedTuple):
-    """A choice above a figure: a drop-down list, or a slider over named steps; ``chosen`` is where it starts."""
-
-    label: str
-    options: Sequence[str]
-    kind: Literal["select", "range"] = "select"
-    chosen: int = 0
-
-
-@dataclass(frozen=True)
-class Card:
-    """One figure, or one per choice; ``empty`` is said where there is none.
-
-    ``panels`` stand side by side: a name has the figures of its place in the row, a ``Control`` those that it chooses.
-    """
-
-    key: str
-    title: str
-    caption: str
-    figures: dict[str, go.Figure]
-    controls: Sequence[Control] = ()
-    panels: Sequence[str | Control] = ()
-    min_width: int = 0
-    empty: str = "The tables hold nothing to draw here."
-
-
-class Column(NamedTuple):
-    """A table's column: its heading, what explains it, and whether it holds numbers.
-
-    ``filtered``: the table's filter looks into it as well as into the first column. ``width``: how long its strings are;
-    narrow ones stay in one line.
-    """
-
-    heading: str
-    title: str = ""
-    is_number: bool = False
-    filtered: bool = False
-    width: Literal["narrow", "wide", "broad"] = "wide"
-
-
-@dataclass(frozen=True)
-class Table:
-    """A sortable table; a cell is a number (NaN where missing), a string, or ready ``Markup``.
-
-    ``filter_by``: what a long table's filter looks for.
-    """
-
-    key: str
-    title: str
-    caption: str
-    columns: Sequence[Column]
-    rows: Sequence[Sequence[Any]] = field(default_factory=list)
-    empty: str = "The tables hold no rows to show here."
-    filter_by: str = "name"
-
-
-class Markup(str):
-    """A string that is HTML already."""
-
-    __slots__ = ()
-
-
-def escape(value: object) -> str:
-    """A string from data, safe in HTML text and attributes; ``Markup`` as it is."""
-    return value if isinstance(value, Markup) else html.escape(str(value))
-
-
-def write_document(path: Path, title: str, intro: str, parts: Sequence[Card | Table]) -> None:
+def write_document(
+    path: Path,
+    title: str,
+    intro: str,
+    parts: Sequence[Part],
+    homes: Mapping[str, Home] | None = None,
+    up: tuple[str, str] | None = None,
+) -> None:
     """Write the page under a temporary name, then rename it: a half-written page is never taken for one.
 
-    ``intro`` is HTML between the heading and the first part.
+    ``intro`` is HTML between the heading and the first part; ``homes`` says by a model's name where its tables and run
+    are; ``up`` is the href and words of a link above the title.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(_document(title, intro, parts), encoding="utf-8")
+        temporary.write_text(_document(title, intro, parts, homes or {}, up), encoding="utf-8")
         temporary.replace(path)
     finally:
         # gone already where it was renamed
         temporary.unlink(missing_ok=True)
 
 
-def _document(title: str, intro: str, parts: Sequence[Card | Table]) -> str:
-    links = "".join(f'<li><a href="#{part.key}">{escape(part.title)}</a></li>' for part in parts)
-    body = "\n".join(_card(part) if isinstance(part, Card) else _table(part) for part in parts)
+def _document(
+    title: str, intro: str, parts: Sequence[Part], homes: Mapping[str, Home], up: tuple[str, str] | None
+) -> str:
+    body = "\n".join(_part(part, homes) for part in parts)
+    above = f'<p class="up">{link(*up)}</p>\n' if up else ""
     themes = {scheme: template(scheme).to_plotly_json() for scheme in ("light", "dark")}
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -130,19 +93,47 @@ def _document(title: str, intro: str, parts: Sequence[Card | Table]) -> str:
 </head>
 <body>
 <main>
-<h1>{escape(title)}</h1>
+{above}<h1>{escape(title)}</h1>
 {intro}
-<nav aria-label="On this page"><ul>{links}</ul></nav>
-<noscript><p class="notice">The figures need JavaScript; the tables do not.</p></noscript>
+{_bar(parts)}<noscript><p class="notice">The figures need JavaScript; the tables do not.</p></noscript>
 {body}
 </main>
 <script type="application/json" id="themes">{_inline(json.dumps(themes))}</script>
 <script>{get_plotlyjs()}</script>
 <script>
-{_asset("page.js")}</script>
+{"".join(_asset(name) for name in _SCRIPTS)}</script>
 </body>
 </html>
 """
+
+
+def _bar(parts: Sequence[Part]) -> str:
+    """What stays at the top of the screen: the list of parts, and where several offer a writer, one choice for all."""
+    if len(parts) < 2:
+        return ""
+    links = "".join(f'<li><a href="#{part.key}">{escape(part.title)}</a></li>' for part in parts)
+    offered = [writers for part in parts for control in _choices(part) if (writers := writers_of(control))]
+    choice = ""
+    if len(offered) > 1:
+        named = dict.fromkeys(writer for writers in offered for writer in writers)
+        options = "".join(f'<option value="{escape(name)}">{escape(name)}</option>' for name in named)
+        choice = (
+            '<label hidden title="Sets every part of the page that offers this writer">Writer '
+            f'<select id="page-writer" autocomplete="off"><option value="">each part\'s own</option>{options}</select>'
+            '<output id="page-writer-note"></output></label>'
+        )
+    return (
+        '<div class="bar"><nav aria-label="On this page"><details><summary>On this page</summary>'
+        f"<ul>{links}</ul></details></nav>{choice}</div>\n"
+    )
+
+
+def _choices(part: Part) -> list[Control]:
+    """The controls of a part, those of its panels too."""
+    if isinstance(part, Table):
+        return []
+    panels = part.panels if isinstance(part, Card) else ()
+    return [*part.controls, *(panel for panel in panels if isinstance(panel, Control))]
 
 
 @cache
@@ -155,19 +146,38 @@ def _inline(text: str) -> str:
     return text.replace("<", "\\u003c")
 
 
-def _card(card: Card) -> str:
-    inside = _figures(card) if card.figures else f'<p class="note">{escape(card.empty)}</p>'
+def _part(part: Part, homes: Mapping[str, Home]) -> str:
+    if isinstance(part, Table):
+        inside = _table(part) if part.rows else ""
+    elif isinstance(part, Prose):
+        inside = _bodies(part) if part.bodies else ""
+    else:
+        inside = _figures(part) if part.figures else ""
+    # where there is nothing, there are no numbers to lead to
+    shown = f"{inside}\n{numbers_line(part.tables, homes)}" if inside else f'<p class="note">{escape(part.empty)}</p>\n'
     return (
-        f'<section class="card" id="{card.key}" aria-labelledby="{card.key}-title">\n'
-        f'<h2 id="{card.key}-title">{escape(card.title)}</h2>\n{inside}\n</section>'
+        f'<section class="card" id="{part.key}" aria-labelledby="{part.key}-title">\n'
+        f'<h2 id="{part.key}-title">{escape(part.title)}</h2>\n{shown}</section>'
     )
+
+
+def _bodies(prose: Prose) -> str:
+    first = chosen_key(prose.controls)
+    bodies = "".join(
+        f'<div data-card="{prose.key}" data-body="{key}"{"" if key == first else " hidden"}>{body}</div>\n'
+        for key, body in prose.bodies.items()
+    )
+    nothing = f'<p class="note" data-card="{prose.key}" data-body="" hidden>{escape(prose.empty)}</p>\n'
+    said = f'<p class="caption">{escape(prose.caption)}</p>' if prose.caption else ""
+    return f"{_controls(prose)}{bodies}{nothing}{said}"
 
 
 def _figures(card: Card) -> str:
     plots = [_panel(card, index, panel) for index, panel in enumerate(card.panels)] or [_plot(card, card.controls)]
-    wrapper = "panels" if card.panels else "scroll"
+    shown = "".join(f'<div class="figure">{plot}</div>' for plot in plots)
+    side_by_side = ' class="panels"' if card.panels else ""
     return (
-        f'{_controls(card)}<figure>\n<div class="{wrapper}">{"".join(plots)}</div>\n'
+        f'{_controls(card)}<figure aria-labelledby="{card.key}-title">\n<div{side_by_side}>{shown}</div>\n'
         f'<figcaption><p class="sentence" id="{card.key}-sentence" aria-live="polite"></p>'
         f'<p class="caption">{escape(card.caption)}</p></figcaption></figure>\n'
         f'<script type="application/json" id="{card.key}-figures">{_inline(_figures_json(card.figures))}</script>'
@@ -178,16 +188,24 @@ def _panel(card: Card, index: int, panel: str | Control) -> str:
     data = f' data-panel="{index}"'
     if isinstance(panel, Control):
         plot = _plot(card, [*card.controls, panel], data)
-        return f'<div><div class="controls">{_control(card.key, panel, data)}</div>{plot}</div>'
+        return f'<div class="controls">{_control(card.key, panel, data)}</div>{plot}'
     plot = _plot(card, [*card.controls, Control("", [], chosen=index)], f'{data} data-key="{index}"')
-    return f"<div><h3>{escape(panel)}</h3>{plot}</div>"
+    return f"<h3>{escape(panel)}</h3>{plot}"
 
 
 def _plot(card: Card, controls: Sequence[Control], data: str = "") -> str:
     """A place for the figure that the controls choose, as high as the one that they choose first."""
-    first = card.figures[".".join(str(control.chosen) for control in controls) or "0"]
+    first = card.figures[chosen_key(controls)]
     width = f"min-width:{card.min_width}px;" if card.min_width else ""
-    return f'<div class="plot" data-card="{card.key}"{data} style="{width}height:{first.layout.height}px"></div>'
+    # what can be scrolled must be within reach of the keyboard
+    reached = f' tabindex="0" role="region" aria-labelledby="{card.key}-title"' if width else ""
+    buttons = "".join(f'<button type="button" data-save="{kind}">{name}</button>' for kind, name in _IMAGES)
+    return (
+        f'<div class="scroll"{reached}><div class="plot" role="group" '
+        f'aria-labelledby="{card.key}-title {card.key}-sentence" data-card="{card.key}"{data} '
+        f'style="{width}height:{first.layout.height}px"></div></div>'
+        f'<div class="downloads" role="group" aria-label="Download what is shown">{buttons}</div>'
+    )
 
 
 def _figures_json(figures: dict[str, go.Figure]) -> str:
@@ -200,8 +218,8 @@ def _figures_json(figures: dict[str, go.Figure]) -> str:
     return "{" + ",".join(parts) + "}"
 
 
-def _controls(card: Card) -> str:
-    parts = [_control(card.key, control) for control in card.controls]
+def _controls(part: Card | Prose) -> str:
+    parts = [_control(part.key, control) for control in part.controls]
     return f'<div class="controls">{"".join(parts)}</div>\n' if parts else ""
 
 
@@ -216,29 +234,31 @@ def _control(key: str, control: Control, data: str = "") -> str:
         f'<option value="{index}"{" selected" if index == control.chosen else ""}>{escape(name)}</option>'
         for index, name in enumerate(control.options)
     )
-    select = f'<select data-control="{key}"{data} autocomplete="off">{options}</select>'
+    follows = " data-writers" if writers_of(control) else ""
+    select = f'<select data-control="{key}"{data}{follows} autocomplete="off">{options}</select>'
     return f"<label>{escape(control.label)} {select}</label>"
 
 
 def _table(table: Table) -> str:
     heads = "".join(_heading(column) for column in table.columns)
     rows = "\n".join(_row(table.columns, row) for row in table.rows)
-    filter_box = (
-        f'<div class="controls"><label>Filter by {escape(table.filter_by)} '
-        f'<input type="search" data-filter="{table.key}-table"></label></div>'
-        if len(table.rows) > 20
-        else ""
+    filter_box = _filter(table) if len(table.rows) >= LEAST_FILTERED else ""
+    save = (
+        '<div class="downloads" role="group" aria-label="Download what is shown">'
+        f'<button type="button" data-save-table="{table.key}-table">CSV</button></div>'
     )
-    inside = (
+    return (
         f'{filter_box}<div class="table" tabindex="0" role="region" aria-labelledby="{table.key}-title">'
-        f'<table id="{table.key}-table"><thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>\n'
+        f'<table id="{table.key}-table"><thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>\n{save}'
         f'<p class="caption">{escape(table.caption)}</p>'
     )
-    if not table.rows:
-        inside = f'<p class="note">{escape(table.empty)}</p>'
+
+
+def _filter(table: Table) -> str:
     return (
-        f'<section class="card" id="{table.key}">\n<h2 id="{table.key}-title">{escape(table.title)}</h2>\n'
-        f"{inside}\n</section>"
+        f'<div class="controls"><label>Filter by {escape(table.filter_by)} '
+        f'<input type="search" data-filter="{table.key}-table"></label>'
+        f"<output data-count>{len(table.rows)} rows</output></div>"
     )
 
 
@@ -249,16 +269,28 @@ def _heading(column: Column) -> str:
 
 
 def _row(columns: Sequence[Column], row: Sequence[Any]) -> str:
-    cells = [_cell(column, value) for column, value in zip(columns[1:], row[1:], strict=True)]
-    return f'<tr><th scope="row">{escape(row[0])}</th>{"".join(cells)}</tr>'
+    first, value = _sorted(row[0])
+    cells = [_cell(column, cell) for column, cell in zip(columns[1:], row[1:], strict=True)]
+    return f'<tr><th scope="row"{value}>{escape(first)}</th>{"".join(cells)}</tr>'
 
 
-def _cell(column: Column, value: Any) -> str:
-    if not column.is_number:
-        filtered = " data-filtered" if column.filtered else ""
-        return f'<td class="{column.width}"{filtered}>{escape(MISSING if value is None else value)}</td>'
-    measured = float("nan") if value is None else float(value)
-    if not np.isfinite(measured):
-        return f'<td class="number" data-value="">{MISSING}</td>'
-    shown = f"{measured:,.0f}" if isinstance(value, int) else number(measured, 3)
-    return f'<td class="number" data-value="{measured!r}">{shown}</td>'
+def _cell(column: Column, cell: Any) -> str:
+    kind = "number" if column.is_number else column.width
+    filtered = "" if column.is_number or not column.filtered else " data-filtered"
+    if isinstance(cell, Sorted) or not column.is_number:
+        shown, value = _sorted(cell)
+        return f'<td class="{kind}"{filtered}{value}>{escape(MISSING if shown is None else shown)}</td>'
+    measured = float("nan") if cell is None else float(cell)
+    shown = MISSING
+    if np.isfinite(measured):
+        shown = f"{measured:,.0f}" if isinstance(cell, int) else number(measured, 3)
+    return f'<td class="number"{_value(measured)}>{shown}</td>'
+
+
+def _sorted(cell: Any) -> tuple[Any, str]:
+    """What a cell of text shows, and the attribute by which it is sorted; none where that is what it shows."""
+    return (cell.markup, _value(cell.value)) if isinstance(cell, Sorted) else (cell, "")
+
+
+def _value(measured: float) -> str:
+    return f' data-value="{measured!r}"' if np.isfinite(measured) else ' data-value=""'

@@ -79,3 +79,29 @@ def in_order(models: Sequence[ModelTables]) -> list[ModelTables]:
         return (series.index(series_of(model.about)), not is_checkpoint(model.about), *known)
 
     return sorted(models, key=place)
+
+
+def is_one_training(models: Sequence[ModelTables]) -> bool:
+    """Whether these are points of one model's training and nothing else."""
+    return any(is_checkpoint(model.about) for model in models) and len(_by_series(models)) == 1
+
+
+def representatives(models: Sequence[ModelTables]) -> list[ModelTables]:
+    """The models that figures of whole models show: all points of one training, else what stands for each model."""
+    return list(models) if is_one_training(models) else final_models(models)
+
+
+def final_models(models: Sequence[ModelTables]) -> list[ModelTables]:
+    """Models without their checkpoints, as they came; the last checkpoint where the final weights are not among them."""
+    kept: set[int] = set()
+    for members in _by_series(models).values():
+        trained = any(is_checkpoint(model.about) for model in members)
+        kept |= {id(model) for model in (in_order(members)[-1:] if trained else members)}
+    return [model for model in models if id(model) in kept]
+
+
+def _by_series(models: Sequence[ModelTables]) -> dict[str, list[ModelTables]]:
+    found: dict[str, list[ModelTables]] = {}
+    for model in models:
+        found.setdefault(series_of(model.about), []).append(model)
+    return found

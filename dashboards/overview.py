@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dashboards.document import Column, Markup, Table, escape
+from dashboards.homes import Home, link
 from dashboards.lineup import count_of, display_names, is_checkpoint
 from dashboards.strips import ERASED, OPPOSED, Measure, strip_points, strongest
 from dashboards.tables import ModelTables, is_ranked, writers_table
@@ -17,7 +18,7 @@ _SIZES = {"n_layers": "layers", "d_model": "width", "n_params": "parameters"}
 _TRAINING = {"training_tokens": "training tokens", "training_steps": "training steps"}
 
 
-def overview(models: Sequence[ModelTables], links: dict[str, str]) -> Table:
+def overview(models: Sequence[ModelTables], homes: Mapping[str, Home]) -> Table:
     """The table of models: name (a link where there is a page), shape, training, tokens, corpus, the top writers.
 
     Top writers are the most erased by reading; where a model lacks that, all have their most opposed too. Training and
@@ -32,8 +33,7 @@ def overview(models: Sequence[ModelTables], links: dict[str, str]) -> Table:
     rows = []
     for name, model in zip(names, models, strict=True):
         about = model.about
-        link = links.get(str(about.get("name"))) or links.get(name)
-        shown = Markup(f'<a href="{escape(link)}">{escape(name)}</a>') if link else name
+        shown = Markup(link(homes.get(name, Home()).page, name))
         read = [about["corpus_name"]] if corpora else []
         rows.append([shown, *(count_of(about, key) for key in counted), *read])
         rows[-1] += [_top_three(model, measure) for measure, _ in tops]
@@ -51,6 +51,7 @@ def overview(models: Sequence[ModelTables], links: dict[str, str]) -> Table:
         ],
         rows,
         empty="There are no models to compare.",
+        tables=("writers",),
     )
 
 

@@ -1,4 +1,4 @@
-"""The page of one model, and the page that puts the models of a sweep side by side.
+"""The page of one model, single figures of it as pages of their own, and the page that puts models side by side.
 
 Each is one HTML file that works from disk without a network. Missing tables, writers that are zero and models that
 failed leave a page that says so in the place where the figure would be.
@@ -6,19 +6,21 @@ failed leave a page that says so in the place where the figure would be.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from dashboards.compare import comparison_parts
-from dashboards.document import Card, Control, Table, escape, write_document
+from dashboards.document import Card, Control, Part, escape, write_document
 from dashboards.figures import layer_steps, onto_writer, plot_layer, plot_onto, plot_presence, presence
 from dashboards.heatmaps import MAX_WRITERS, TOP_ROWS, heatmap, plot_heatmap
+from dashboards.homes import Home
 from dashboards.ledger import ledger, plot_ledger
-from dashboards.lineup import in_order
+from dashboards.lineup import display_names, in_order, name_of
 from dashboards.overview import notices, texts_line
 from dashboards.reading_cards import reading_cards
 from dashboards.tables import (
@@ -38,52 +40,148 @@ from dashboards.verify_cards import verdicts, verify_cards
 from dashboards.wording import measured_line, model_line, number
 from dashboards.writers_table import first_of, most_erased, writers_in_numbers
 
-__all__ = ["ModelTables", "read_out", "write_comparison", "write_model_page"]
+__all__ = ["ModelTables", "read_out"]
+__all__ += ["comparison_page_parts", "model_parts", "write_comparison", "write_figures", "write_model_page"]
 
 TOP_WRITERS = 5
 MAX_OFFERED = 60
+SINGLE_FIGURES = ("presence", "causal")
+"""Cards of a model's page that are pages of their own as well."""
+
+_FIRST = ("erased", "causal", "presence", "ledger")
+"""What a model's page shows first, behind whose DLA to trust."""
 
 
-def write_model_page(model: ModelTables, path: Path, sweep: dict[str, Any]) -> None:
-    """One self-contained HTML page with every figure of one model; ``sweep`` is the manifest."""
-    name = str(model.about.get("name") or "unnamed model")
+def write_model_page(
+    model: ModelTables,
+    path: Path,
+    sweep: dict[str, Any],
+    home: Home | None = None,
+    up: tuple[str, str] | None = None,
+    parts: Sequence[Part] | None = None,
+) -> None:
+    """One self-contained HTML page with every figure of one model.
+
+    Args:
+        sweep: the manifest.
+        home: where the model's tables and run are, as seen from the page.
+        up: href and words of a link above the title.
+        parts: what ``model_parts`` made, where that is at hand.
+    """
+    name = name_of(model.about)
+    shown = model_parts(model, sweep) if parts is None else parts
+    intro = _model_intro(model, sweep, writers_table(model))
+    write_document(path, f"Erasure in {name}", intro, shown, {name: home or Home()}, up)
+
+
+def write_figures(
+    model: ModelTables,
+    folder: Path,
+    home: Home | None = None,
+    up: tuple[str, str] | None = None,
+    parts: Sequence[Part] | None = None,
+) -> None:
+    """Each of ``SINGLE_FIGURES`` as a page of its own in ``folder``; none of those that have nothing to draw.
+
+    Arguments are those of ``write_model_page``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    name = name_of(model.about)
+    shown = model_parts(model, {}) if parts is None else parts
+    drawn = {part.key: part for part in shown if isinstance(part, Card) and part.figures}
+    intro = f'<p class="protocol">{escape(model_line(model.about))}</p>'
+    for key in SINGLE_FIGURES:
+        path = folder / f"{key}.html"
+        if key in drawn:
+            title = f"{drawn[key].title}: {name}"
+            write_document(path, title, intro, [drawn[key]], {name: home or Home()}, up)
+        else:
+            path.unlink(missing_ok=True)  # of an earlier run that measured it
+
+
+def model_parts(model: ModelTables, sweep: dict[str, Any]) -> list[Part]:
+    """The tables, figures and texts of one model's page in reading order; ``sweep`` is the manifest."""
+    read = _read(model)
+    trust = trust_table(model)
+    parts = [
+        *reading_cards(model, read.reading, read.writers, read.top, read.offered),
+        _presence_card(read.residual, read.offered, read.most),
+        _ledger_card(read.components, read.writers, read.offered),
+        _layer_card(read.residual),
+        _onto_card(read.components, read.offered),
+        *verify_cards(model),
+        *([] if trust.rows or not was_verified(model) else [trust]),
+        _heatmap_card(read.residual, read.components, read.top, read.most),
+        writers_in_numbers(read.writers, read.reading, read.components),
+    ]
+    first = [part for key in _FIRST for part in parts if part.key == key]
+    return [*([trust] if trust.rows else []), *first, *(part for part in parts if part.key not in _FIRST)]
+
+
+class _Read(NamedTuple):
+    """A model's tables as its figures take them."""
+
+    residual: Grid
+    components: Grid
+    reading: Grid
+    writers: pd.DataFrame
+    top: list[str]
+    """All measured writers, the most erased first."""
+    offered: list[str]
+    """Those with figures of their own."""
+    most: str
+
+
+def _read(model: ModelTables) -> _Read:
     residual = grid_of(model.tables.get("residual_projection"), "state")
     components = grid_of(model.tables.get("component_projection"), "component")
-    reading = reading_of(model)
     writers = writers_table(model)
     # without a writers table nothing says who is erased: then all measured writers, in stream order
     top = top_writers(model) or residual.measured or components.measured
-    most = most_erased(writers)
     # a figure for each of many more writers would make the page slow to write and heavy to open
     offered = top if len(top) <= MAX_OFFERED else top[:TOP_ROWS]
-    trust = trust_table(model)
-    parts: list[Card | Table] = [
-        *([trust] if trust.rows else []),
-        _presence_card(residual, offered, most),
-        _layer_card(residual),
-        _onto_card(components, offered),
-        *reading_cards(model, reading, writers, top, offered),
-        *verify_cards(model),
-        *([] if trust.rows or not was_verified(model) else [trust]),
-        _heatmap_card(residual, components, top, most),
-        _ledger_card(components, writers, offered),
-        writers_in_numbers(writers, reading, components),
-    ]
-    write_document(path, f"Erasure in {name}", _model_intro(model, sweep, writers), parts)
+    return _Read(residual, components, reading_of(model), writers, top, offered, most_erased(writers))
 
 
-def write_comparison(models: list[ModelTables], path: Path, sweep: dict[str, Any], links: dict[str, str]) -> None:
-    """One self-contained HTML page with the models side by side; ``links`` maps a model's name to its page's href."""
+def write_comparison(
+    models: list[ModelTables], path: Path, sweep: dict[str, Any], homes: Mapping[str, Home] | None = None
+) -> None:
+    """One self-contained HTML page with the models side by side.
+
+    Args:
+        sweep: the manifest; its ``left_out`` are lines on models that could not be read.
+        homes: where each model's page, tables and run are, by the name in its ``about``.
+    """
     models = in_order(models)
+    shown = _by_display_name(models, homes)
     count = "1 model" if len(models) == 1 else f"{len(models)} models"
     intro = (
         "<p>What later components do to what earlier ones wrote, model beside model. A writer is a head, an MLP or an "
         "embedding; it is opposed where later components write against its output, erased by reading where heads do "
         "so because they read it, and what remains is the share of it that is left in the last state of the residual "
-        f"stream.</p>\n{notices(models, sweep)}"
+        f"stream.</p>\n{notices(models, sweep)}{_left_out(sweep)}"
         f'<p class="protocol">{escape(f"{measured_line({}, sweep)} {texts_line(models, sweep)}".rstrip())}</p>'
     )
-    write_document(path, f"Erasure across {count}", intro, comparison_parts(models, links))
+    write_document(path, f"Erasure across {count}", intro, comparison_page_parts(models, sweep, homes), shown)
+
+
+def comparison_page_parts(
+    models: list[ModelTables], sweep: dict[str, Any], homes: Mapping[str, Home] | None = None
+) -> list[Part]:
+    """The tables, figures and texts of the page that puts models side by side; arguments as of ``write_comparison``."""
+    models = in_order(models)
+    return list(comparison_parts(models, _by_display_name(models, homes), sweep))
+
+
+def _by_display_name(models: Sequence[ModelTables], homes: Mapping[str, Home] | None) -> dict[str, Home]:
+    found = [(homes or {}).get(name_of(model.about), Home()) for model in models]
+    return dict(zip(display_names(models), found, strict=True))
+
+
+def _left_out(sweep: dict[str, Any]) -> str:
+    """The models that could not be read, as HTML; nothing where all could."""
+    items = "".join(f"<li>{escape(line)}</li>" for line in sweep.get("left_out") or [])
+    return f'<div class="notice" role="status"><strong>Left out</strong><ul>{items}</ul></div>\n' if items else ""
 
 
 def _model_intro(model: ModelTables, sweep: dict[str, Any], writers: pd.DataFrame) -> str:
@@ -156,6 +254,7 @@ def _presence_card(residual: Grid, offered: list[str], most: str) -> Card:
         figures,
         [Control("Writer", names)] if names else [],
         empty="The table residual_projection is missing or holds no measured writer.",
+        tables=("residual_projection",),
     )
 
 
@@ -174,6 +273,7 @@ def _layer_card(residual: Grid) -> Card:
         figures,
         [Control("Layer", [name for name, _ in steps], "range")] if steps else [],
         empty="The table residual_projection is missing or holds no measured writer.",
+        tables=("residual_projection",),
     )
 
 
@@ -192,6 +292,7 @@ def _onto_card(components: Grid, offered: list[str]) -> Card:
         [Control("Writer", writers)] if writers else [],
         min_width=min(900, 14 * len(components.columns)),
         empty="The table component_projection is missing or holds no measured writer.",
+        tables=("component_projection",),
     )
 
 
@@ -223,6 +324,7 @@ def _heatmap_card(residual: Grid, components: Grid, top: list[str], most: str) -
         [Control("Columns", names)] if names else [],
         min_width=520,
         empty="Neither residual_projection nor component_projection holds a measured writer.",
+        tables=("residual_projection", "component_projection"),
     )
 
 
@@ -246,6 +348,7 @@ def _ledger_card(components: Grid, writers: pd.DataFrame, offered: list[str]) ->
         [Control("Writer", names), Control("Outputs", ["as they are", "means removed"])] if names else [],
         min_width=min(800, 24 * _most_steps(figures)),
         empty="The ledger needs the tables component_projection and writers with a measured writer.",
+        tables=("component_projection", "writers"),
     )
 
 

@@ -160,6 +160,7 @@ def plot_erased_by_layer(writers: pd.DataFrame, centred: bool = False) -> go.Fig
         drawn,
         [name for name, _ in strips],
         ERASED,
+        x_title="layer of the writer",
         named=_NAMED_POINTS,
         sentence=sentence + (f" No later heads, or not measured: {', '.join(absent)}." if absent else ""),
     )

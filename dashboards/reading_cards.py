@@ -72,6 +72,7 @@ def _patched_card(reading: Grid, writers: pd.DataFrame, offered: Sequence[str]) 
         [Control("Writer", names), _ERASERS] if names else [],
         min_width=min(900, 18 * max((len(one.data[0].x) for one in figures.values()), default=0)),
         empty=f"{_NOT_MEASURED}: the table v_composition is missing or holds none.",
+        tables=("v_composition", "writers"),
     )
 
 
@@ -90,6 +91,7 @@ def _layers_card(writers: pd.DataFrame) -> Card:
         [OUTPUTS] if measured else [],
         min_width=520,
         empty=f"{_NOT_MEASURED}: the table writers holds no erased_by_reading.",
+        tables=("writers",),
     )
 
 
@@ -135,6 +137,7 @@ def _causal_card(reading: Grid, top: Sequence[str]) -> Card:
         _map_controls(OUTPUTS, reading) if figures else [],
         min_width=520,
         empty=f"{_NOT_MEASURED}: the table v_composition is missing or holds none.",
+        tables=("v_composition",),
     )
 
 
@@ -159,6 +162,7 @@ def _dla_card(model: ModelTables, top: Sequence[str]) -> Card:
         _map_controls(effects, grids[0][1]) if grids else [],
         min_width=520,
         empty=f"{_NOT_MEASURED}: the table dla_correlation is missing or holds none.",
+        tables=("dla_correlation",),
     )
 
 

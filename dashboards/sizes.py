@@ -38,18 +38,27 @@ class Sized(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What the x axis can be: its title, a model's place on it, and what models on one line have in common."""
+    """What the x axis can be: its title, a model's place on it, what models on one line have in common, and in words."""
 
     title: str
     place: Callable[[Sized], int | None]
     held: Callable[[Sized], object]
+    said: Callable[[Sized], str]
 
 
-LAYERS = Choice("layers", lambda one: one.layers, lambda one: one.width)
-WIDTH = Choice("width", lambda one: one.width, lambda one: one.layers)
-PARAMETERS = Choice("parameters", lambda one: one.parameters, lambda one: one.width)
-TOKENS = Choice("training tokens", lambda one: one.tokens, lambda one: one.series)
+LAYERS = Choice("layers", lambda one: one.layers, lambda one: one.width, lambda one: f"width {amount(one.width)}")
+WIDTH = Choice("width", lambda one: one.width, lambda one: one.layers, lambda one: f"{amount(one.layers)} layers")
+PARAMETERS = Choice("parameters", lambda one: one.parameters, lambda one: one.width, LAYERS.said)
+TOKENS = Choice("training tokens", lambda one: one.tokens, lambda one: one.series, lambda one: one.series)
 CHOICES = (LAYERS, WIDTH, PARAMETERS, TOKENS)
+ALL_WRITERS, HEADS = "all writers, with embeddings and MLPs", "attention heads"
+_NOUNS = {ALL_WRITERS: "writer", HEADS: "head"}
+
+
+def of_heads(measured: Sequence[Sized]) -> list[Sized]:
+    """The same with heads alone: models of which a head was measured, which takes two layers."""
+    found = [one._replace(erased=one.erased.heads) for one in measured]
+    return [one for one in found if one.erased.by_writer]
 
 
 def sized(models: Sequence[ModelTables]) -> list[Sized]:
@@ -93,23 +102,26 @@ def _is_line(models: Sequence[Sized], choice: Choice) -> bool:
     return len({choice.place(one) for one in models}) == len(models)
 
 
-def plot_sizes(models: Sequence[Sized], choice: Choice, families: Sequence[str]) -> go.Figure:
+def plot_sizes(models: Sequence[Sized], choice: Choice, families: Sequence[str], kind: str = ALL_WRITERS) -> go.Figure:
     """Filled: the most erased writer. Hollow: the mean over writers that lose anything."""
     shown = against(models, choice)
     axis = axis_for(choice.title, [choice.place(one) or 0 for one in shown], whole=choice in (LAYERS, WIDTH))
     data = []
     for at, family in enumerate(families):
         members = [one for one in shown if one.family == family]
-        for index, line in enumerate(strands(members, choice)):
+        lines = strands(members, choice)
+        names = _names(lines, choice)
+        for index, (line, name) in enumerate(zip(lines, names, strict=True)):
             x = axis.places(choice.place(one) or 0 for one in line)
-            data += [_trace(line, x, at, hollow, named=index == 0 and not hollow) for hollow in (True, False)]
+            look = _Look(at, index, name, named=name not in names[:index])
+            data += [_trace(line, x, look, hollow) for hollow in (True, False)]
     values = np.array([value for one in shown for value in (one.erased.strongest[1], one.erased.mean)])
     return figure(
-        [*data, *(_key(hollow) for hollow in (False, True))],
+        [*data, *(_key(hollow, _NOUNS[kind]) for hollow in (False, True))],
         x_title="",
         y_title="erased by reading<br>(share of the writer's output)",
         height=440,
-        sentence=_sentence(shown),
+        sentence=_sentence(shown, _NOUNS[kind]),
         xaxis=axis.layout,
         yaxis={"range": robust_range(values, np.array([]), keep=_KEPT, limit=LIMIT)},
         shapes=axis.shapes,
@@ -117,19 +129,32 @@ def plot_sizes(models: Sequence[Sized], choice: Choice, families: Sequence[str])
     )
 
 
-def _trace(line: Sequence[Sized], x: Sequence[float], at: int, hollow: bool, named: bool) -> go.Scatter:
-    """One line of a family, ``at`` its place among the families."""
-    colour, symbol = look_of(at)
-    family = line[0].family
+class _Look(NamedTuple):
+    """A line's family and its place within that, and what the legend calls it, once where several have one name."""
+
+    family: int
+    strand: int
+    name: str
+    named: bool
+
+
+def _names(lines: Sequence[Sequence[Sized]], choice: Choice) -> list[str]:
+    """Families by name, and where one has several lines what is the same along each."""
+    several = sum(len(line) > 1 for line in lines) > 1
+    return [f"{line[0].family}, {choice.said(line[0])}" if several else line[0].family for line in lines]
+
+
+def _trace(line: Sequence[Sized], x: Sequence[float], look: _Look, hollow: bool) -> go.Scatter:
+    colour, symbol = look_of(look.family)
     return go.Scatter(
         x=x,
         y=[one.erased.mean if hollow else one.erased.strongest[1] for one in line],
-        name=text(family),
-        legendgroup=text(family),
-        showlegend=named,
+        name=text(look.name),
+        legendgroup=text(look.name),
+        showlegend=look.named and not hollow,
         hovertext=[_hover(one, hollow) for one in line],
         mode="lines+markers" if len(line) > 1 else "markers",
-        line={"color": shade(colour, 0.6), "dash": DASHES[at % len(DASHES)], "width": 1.5},
+        line={"color": shade(colour, 0.6), "dash": DASHES[look.strand % len(DASHES)], "width": 1.5},
         marker={
             "symbol": f"{symbol}-open" if hollow else symbol,
             "color": colour,
@@ -140,12 +165,12 @@ def _trace(line: Sequence[Sized], x: Sequence[float], at: int, hollow: bool, nam
     )
 
 
-def _key(hollow: bool) -> go.Scatter:
+def _key(hollow: bool, noun: str) -> go.Scatter:
     """What filled and hollow points are, for the legend."""
     return go.Scatter(
         x=[None],
         y=[None],
-        name="mean of the erased writers" if hollow else "most erased writer",
+        name=f"mean of the erased {noun}s" if hollow else f"most erased {noun}",
         mode="markers",
         marker={"symbol": "circle-open" if hollow else "circle", "color": GREY, "size": 10},
         hoverinfo="skip",
@@ -168,10 +193,10 @@ def _hover(one: Sized, hollow: bool) -> str:
     return f"<b>{text(one.model)}</b><br>{said}<br>{', '.join(sizes)}"
 
 
-def _sentence(shown: Sequence[Sized]) -> str:
+def _sentence(shown: Sequence[Sized], noun: str) -> str:
     strongest = max(shown, key=lambda one: one.erased.strongest[1])
     writer, share = strongest.erased.strongest
-    return f"The most erased writer of these models: {writer} of {strongest.model}, {number(share)} of its output."
+    return f"The most erased {noun} of these models: {writer} of {strongest.model}, {number(share)} of its output."
 
 
 def size_card(models: Sequence[ModelTables]) -> Card:
@@ -182,16 +207,29 @@ def size_card(models: Sequence[ModelTables]) -> Card:
     apart = [len({choice.place(one) for one in against(measured, choice)}) > 1 for choice in offered]
     chosen = apart.index(True) if any(apart) else 0
     families = list(dict.fromkeys(one.family for one in measured))
+    heads = of_heads(measured)
+    # embeddings are erased in models of any size: heads alone show best what size does
+    of = [(HEADS, heads)] if offered and all(against(heads, choice) for choice in offered) else []
+    of += [(ALL_WRITERS, measured)]
+    several = len(of) > 1
+    controls = [Control("Against", [choice.title for choice in offered], chosen=chosen)]
+    controls += [Control("Of", [kind for kind, _ in of])] if several else []
     return Card(
         "size",
         "Erasure against size",
-        "Filled: the share of its output that a model's most erased writer loses because later heads read it. Hollow: "
-        "the mean of that share over the writers of which anything is erased. A colour and symbol is a family, models "
-        "alike in name but for depth, width and size; lines join models that differ in what is on the axis and "
-        "otherwise as little as may be. Checkpoints stand only against training tokens. Shares "
-        f"beyond ±{LIMIT:g} are outside the axis.{_unknown(models, measured)}",
-        {str(index): plot_sizes(measured, choice, families) for index, choice in enumerate(offered)},
-        [Control("Against", [choice.title for choice in offered], chosen=chosen)] if offered else [],
+        "Filled: the share of its output that a model's most erased head, or writer of any kind, loses because later heads "
+        "read it; 1 is all of it, above 1 they write more against it than it wrote. Hollow: the mean of that share over "
+        "the heads, or writers, of which anything is erased. Heads are erased by later layers alone, so models of one "
+        "layer have no point among heads. A colour and symbol is a family, models alike in name but for depth, width and "
+        "size; lines join models that differ in what is on the axis and otherwise as little as may be. Checkpoints stand "
+        f"only against training tokens. Shares beyond ±{LIMIT:g} are outside the axis.{_unknown(models, measured)}",
+        {
+            f"{at}.{index}" if several else str(at): plot_sizes(members, choice, families, kind)
+            for at, choice in enumerate(offered)
+            for index, (kind, members) in enumerate(of)
+        },
+        controls if offered else [],
+        tables=("writers",),
         empty="Erasing by reading was measured in no model of known size.",
     )
 

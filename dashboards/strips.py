@@ -17,6 +17,8 @@ from dashboards.style import GREY, KIND_COLOURS, KIND_NAMES, KIND_SYMBOLS, figur
 from dashboards.tables import kind_of, numeric
 
 MAX_POINTS = 300
+_FEWEST_POINTS = 20
+_ALL_POINTS = 6000
 COLUMNS = ["group", "writer", "kind", "value", "written", "remaining"]
 _OFFSETS = {"embeddings": -0.25, "head": 0.0, "MLP": 0.25, "other": 0.25}
 # within this every value is on the axis; beyond, only where many are
@@ -28,15 +30,23 @@ _LEAST_FOR_QUARTILES = 4
 
 
 class Measure(NamedTuple):
-    """A column of ``writers``, what it is called, and the sign of its strongest values."""
+    """A column of ``writers``, what it is called, the sign of its strongest values, and what its numbers are."""
 
     column: str
     name: str
     sign: int
+    unit: str = "share of the writer's output"
 
 
 OPPOSED = Measure("opposed", "opposed", -1)
 ERASED = Measure("erased_by_reading", "erased by reading", 1)
+DLA_SLOPE = Measure("dla_slope", "DLA slope", -1, "later heads' part per unit of the writer's own")
+DLA_R = Measure("dla_r", "DLA r", -1, "correlation of the two over tokens")
+
+
+def most_points(n_groups: int) -> int:
+    """How many writers of a group are drawn: fewer where there are so many groups that a page would grow heavy."""
+    return max(_FEWEST_POINTS, min(MAX_POINTS, _ALL_POINTS // max(n_groups, 1)))
 
 
 def strip_points(
@@ -87,10 +97,14 @@ def plot_strips(
     groups: Sequence[str],
     measure: Measure,
     *,
+    x_title: str = "model",
     named: int = 0,
     sentence: str = "",
 ) -> go.Figure:
-    """A strip per group with the quartiles of what is drawn; the ``named`` strongest have their names beside them."""
+    """A strip per group with the quartiles of what is drawn; the ``named`` strongest have their names beside them.
+
+    ``x_title``: what the groups are.
+    """
     position = {name: index for index, name in enumerate(groups)}
     low, high = strip_range(points, measure)
     names = set(strongest(points, measure, named)["writer"])
@@ -102,8 +116,8 @@ def plot_strips(
     margin = 0.05 * (high - low)
     return figure(
         data,
-        x_title="",
-        y_title=f"{measure.name}<br>(share of the writer's output)",
+        x_title=x_title,
+        y_title=f"{measure.name}<br>({measure.unit})",
         height=460,
         sentence=sentence,
         xaxis={
@@ -158,6 +172,8 @@ def _strip(
         textfont={"size": 11},
         hovertext=[text(writer) for writer in part["writer"]],
         customdata=single(part[["value", "written", "remaining"]].to_numpy(dtype=float)),
+        # a file of what is drawn has the values themselves, also of points on the edge
+        meta={"y": [round(value, 6) for value in values.tolist()]} if beyond.any() else None,
         name=KIND_NAMES[kind],
         mode="markers+text" if named else "markers",
         marker={

@@ -81,6 +81,8 @@ def template(scheme: str) -> go.layout.Template:
                 "font": {"color": ink, "family": FONT},
                 "align": "left",
             },
+            # plotly would choose them for a black page, as which it takes the transparent background
+            "modebar": {"bgcolor": card, "color": ink, "activecolor": BLUE if scheme == "light" else SKY},
             "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "title": {"text": ""}},
             "margin": {"l": 60, "r": 16, "t": 24, "b": 48},
             "coloraxis": {"colorscale": diverging, "colorbar": {"thickness": 12, "outlinewidth": 0}},

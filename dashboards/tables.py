@@ -48,6 +48,12 @@ class ModelTables(NamedTuple):
     tables: dict[str, pd.DataFrame]
 
 
+class SchemaError(DataError):
+    """A manifest or a table of another schema; ``found`` is the version that it names, None where it names none."""
+
+    found: str | None = None
+
+
 class Place(NamedTuple):
     """Where a component adds to the stream: sublayer 0 is attention, 1 the MLP; embeddings come before layer 0."""
 
@@ -220,26 +226,42 @@ def read_out(out: Path) -> list[ModelTables]:
     """Every model that the manifest in a sweep's folder names, with the tables found for it.
 
     Raises:
-        DataError: there is no readable manifest, a table is damaged, or either is of another schema version.
+        SchemaError: the manifest or a table is of another schema version.
+        DataError: there is no readable manifest, or a table is damaged.
     """
-    manifest = _read_manifest(out / "manifest.json")
-    models = []
-    for about in manifest.get("models", []):
-        folder = out / str(about.get("folder") or about.get("name")) / "tables"
-        models.append(ModelTables(about, {path.stem: _read_table(path) for path in sorted(folder.glob("*.parquet"))}))
-    return models
+    return [read_model(out, about) for about in read_manifest(out / "manifest.json").get("models", [])]
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def read_model(out: Path, about: dict[str, Any]) -> ModelTables:
+    """The tables of one model of a sweep's folder; ``about`` is its entry in the manifest.
+
+    Raises:
+        SchemaError: a table is of another schema version.
+        DataError: a table is damaged.
+    """
+    folder = out / str(about.get("folder") or about.get("name")) / "tables"
+    return ModelTables(about, {path.stem: _read_table(path) for path in sorted(folder.glob("*.parquet"))})
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """A sweep's manifest.
+
+    Raises:
+        SchemaError: it is of another schema version.
+        DataError: it is missing, damaged or no manifest.
+    """
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path} is missing: {path.parent} is not the folder of a finished sweep") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error}): run the sweep again, finished shards are kept") from error
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("models", []), list):
+    if not isinstance(manifest, dict):
         raise DataError(f"{path} is no manifest of a sweep: run the sweep again, finished shards are kept")
+    # first the version: a manifest of another one may say what it holds in another way
     _check_version(path, manifest.get("schema_version"))
+    if not isinstance(manifest.get("models", []), list):
+        raise DataError(f"{path} is no manifest of a sweep: run the sweep again, finished shards are kept")
     return manifest
 
 
@@ -256,7 +278,9 @@ def _read_table(path: Path) -> pd.DataFrame:
 
 def _check_version(path: Path, found: object) -> None:
     if found != SCHEMA_VERSION:
-        raise DataError(
+        error = SchemaError(
             f"{path} has schema_version {found!r}, this version reads {SCHEMA_VERSION!r}: "
             "run the sweep again with this version, or read it with the one that wrote it"
         )
+        error.found = None if found is None else str(found)
+        raise error

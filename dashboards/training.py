@@ -17,8 +17,9 @@ from dashboards.lineup import count_of, display_names, is_checkpoint, series_of
 from dashboards.logarithmic import Axis, axis_for
 from dashboards.strips import NOTICEABLE
 from dashboards.style import BLUE, CYCLE, DASHES, GREEN, SYMBOLS, figure, robust_range, single, text
-from dashboards.tables import Floats, ModelTables, numeric, table_of
+from dashboards.tables import Floats, ModelTables, kind_of, numeric, table_of
 from dashboards.wording import amount, number
+from dashboards.writers_table import first_of
 
 LIMIT = 4.0
 """Where axes of shares end: beyond it are writers that write next to nothing."""
@@ -38,6 +39,11 @@ class Erased(NamedTuple):
     def strongest(self) -> tuple[str, float]:
         """The most erased writer and its share; NaN where none was measured."""
         return max(self.by_writer.items(), key=lambda item: item[1], default=("", float("nan")))
+
+    @property
+    def heads(self) -> Erased:
+        """The attention heads among them."""
+        return Erased({writer: share for writer, share in self.by_writer.items() if kind_of(writer) == "head"})
 
     @property
     def positive(self) -> list[float]:
@@ -259,6 +265,7 @@ def training_card(models: Sequence[ModelTables]) -> Card:
         [Control("Shown", [shown.name for shown in choices])] if figures else [],
         panels=[] if len(names) < 2 else names if len(names) == 2 else two,
         empty=_why_empty(models),
+        tables=("writers",),
     )
 
 
@@ -287,7 +294,7 @@ def _left_out(models: Sequence[ModelTables], found: Sequence[Trained]) -> str:
     ]
     return (
         f" Not drawn, since reading was not measured, their training is not known, or another model stands at the same "
-        f"point: {', '.join(absent)}."
+        f"point: {first_of(absent)}."
         if absent
         else ""
     )

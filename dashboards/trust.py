@@ -95,10 +95,13 @@ def trust_table(model: ModelTables) -> Table:
     slope, *others = _MEASURES
     columns = [
         Column("component"),
-        Column("its DLA", "what resampling it says of its DLA", filtered=True, width="narrow"),
+        Column("its DLA", "what resampling it says of its DLA", width="narrow"),
         Column(slope.heading, slope.title, True),
         Column(
-            "95\u00a0% interval", "of the share that survives, from drawing blocks of prompts again", width="narrow"
+            "95\u00a0% interval",
+            "of the share that survives, from drawing blocks of prompts again",
+            filtered=False,
+            width="narrow",
         ),
         *(Column(one.heading, one.title, True) for one in others),
         Column("tokens", "measured tokens", True),
@@ -126,6 +129,7 @@ def trust_table(model: ModelTables) -> Table:
         rows,
         empty="This run did not measure it: the table dla_trust, which verify makes, is missing or empty.",
         filter_by="component or word",
+        tables=("dla_trust",),
     )
 
 
@@ -177,7 +181,7 @@ def plot_trust(shown: TrustBars, as_share: bool = False) -> go.Figure:
         )
     return figure(
         data,
-        x_title="",
+        x_title="model",
         y_title="share of components" if as_share else "components",
         height=420,
         barmode="stack",

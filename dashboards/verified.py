@@ -17,7 +17,7 @@ from dashboards.wording import number, percent, with_interval
 
 VERIFY_TABLES = (
     *("eraser_group", "nulls", "patched_residual_projection", "dla_points", "mlp_erasure", "aligned_tokens"),
-    *("adversarial", "ablation_loss", "carries", "position_profile", "later_use", "dla_trust"),
+    *("adversarial", "adversarial_tokens", "ablation_loss", "carries", "position_profile", "later_use", "dla_trust"),
 )
 _BY_TARGET = ("nulls", "patched_residual_projection", "position_profile", "later_use", "dla_points", "carries")
 

@@ -27,10 +27,11 @@ from dashboards.dla_effects import (
     effects_drawn,
     plot_cloud,
 )
-from dashboards.document import Card, Control, Table, escape
+from dashboards.document import Card, Control, Part, escape
 from dashboards.erasers import BANDS, eraser_group, patched_states, plot_group, plot_states
 from dashboards.style import figure
 from dashboards.tables import ModelTables, strings, table_of, top_writers
+from dashboards.token_text import token_text
 from dashboards.verified import Target, Verdict, verdict_line, verdict_of, verified_targets, was_verified
 
 MOST_TARGETS = 40
@@ -65,7 +66,7 @@ def _verified_on(found: Sequence[Verdict]) -> str:
     )
 
 
-def verify_cards(model: ModelTables) -> list[Card | Table]:
+def verify_cards(model: ModelTables) -> list[Part]:
     """The cards in reading order; one that says so where nothing was verified."""
     if not was_verified(model):
         return [Card("verify", "Verified writers", "", {}, empty=NOT_VERIFIED)]
@@ -77,6 +78,7 @@ def verify_cards(model: ModelTables) -> list[Card | Table]:
         _cloud_card(model, shown),
         dla_effects_table(model, targets),
         _adversarial_card(model),
+        token_text(model, _writers(model, "adversarial_tokens")),
         adversarial_table(model),
         _profile_card(model, shown),
         _mlp_card(model),
@@ -123,6 +125,7 @@ def _states_card(model: ModelTables, targets: Sequence[Target]) -> Card:
         if names
         else [],
         empty="This run did not measure it: the table patched_residual_projection is missing or holds none.",
+        tables=("patched_residual_projection",),
     )
 
 
@@ -144,6 +147,7 @@ def _group_card(model: ModelTables, targets: Sequence[Target]) -> Card:
         [Control(_TARGET, [group.target.name for group in shown])] if shown else [],
         min_width=min(1000, 40 * (widest + 5)) if shown else 0,
         empty="This run did not measure it: the table eraser_group is missing or holds none.",
+        tables=("eraser_group", "nulls"),
     )
 
 
@@ -167,6 +171,7 @@ def _cloud_card(model: ModelTables, targets: Sequence[Target]) -> Card:
         figures,
         [Control(_TARGET, names), Control("Erasers' DLA", [EFFECTS[effect] for effect in effects])] if names else [],
         empty="This run did not measure it: the table dla_points is missing or empty.",
+        tables=("dla_points", "dla_correlation"),
     )
 
 
@@ -205,6 +210,7 @@ def _adversarial_card(model: ModelTables) -> Card:
         else [],
         min_width=min(1100, 58 * most),
         empty="This run did not measure it: the table adversarial is missing or empty.",
+        tables=("adversarial",),
     )
 
 
@@ -219,6 +225,7 @@ def _profile_card(model: ModelTables, targets: Sequence[Target]) -> Card:
         {str(index): plot_profile(profile) for index, profile in enumerate(shown)},
         [Control(_TARGET, [profile.target.name for profile in shown])] if shown else [],
         empty="This run did not measure it: the table position_profile is missing or holds none.",
+        tables=("position_profile",),
     )
 
 
@@ -233,6 +240,7 @@ def _mlp_card(model: ModelTables) -> Card:
         {str(index): plot_mlps(runs) for index, runs in enumerate(shown)},
         [Control("Writer", [runs.writer for runs in shown])] if shown else [],
         empty="This was not measured, or the model has no MLP behind a verified writer: the table mlp_erasure holds none.",
+        tables=("mlp_erasure",),
     )
 
 
@@ -249,6 +257,7 @@ def _later_card(model: ModelTables, targets: Sequence[Target]) -> Card:
         [Control(_TARGET, [target.name for target, _ in pairs])] if pairs else [],
         min_width=min(900, 18 * max((len(runs.labels) for _, runs in pairs), default=0)),
         empty="This was not measured, or nothing comes behind the erasers: the table later_use holds none.",
+        tables=("later_use",),
     )
 
 

@@ -12,6 +12,7 @@ from dashboards.lineup import count_of, is_checkpoint, series_of
 OWN = "own"
 """The value of the config's ``corpus`` by which each model reads the mix that it was trained on."""
 _MISSING = "—"
+_MOST_LISTED = 8
 _LARGE = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
 
 
@@ -52,6 +53,14 @@ def amount(value: object) -> str:
     rounded = float(f"{value:.3g}")
     size, name = next((size, name) for size, name in _LARGE if rounded >= size)
     return f"{rounded / size:,.10g} {name}"
+
+
+def listed(words: Sequence[str], most: int | None = None) -> str:
+    """Words in a row for reading, ``a, b and c``; of more than ``most`` the first and how many more there are."""
+    if most is not None and len(words) > most:
+        words = [*words[:most], f"{amount(len(words) - most)} more"]
+    *before, last = [*words] or [_MISSING]
+    return f"{', '.join(before)} and {last}" if before else last
 
 
 def of_config(sweep: dict[str, Any], key: str) -> Any:
@@ -125,9 +134,9 @@ def protocol_warnings(abouts: Sequence[dict[str, Any]], names: Sequence[str]) ->
     ]
     corpora = corpora_read(abouts, names)
     if len(corpora) > 1:
-        listed = "; ".join(f"{corpus}: {', '.join(readers)}" for corpus, readers in corpora.items())
+        read = "; ".join(f"{corpus}: {', '.join(readers)}" for corpus, readers in corpora.items())
         warnings.append(
-            f"Models were measured on different corpora ({listed}): differences between them may come from the text."
+            f"Models were measured on different corpora ({read}): differences between them may come from the text."
         )
     for key, what in (
         ("n_prompts", "on different numbers of prompts"),
@@ -137,13 +146,15 @@ def protocol_warnings(abouts: Sequence[dict[str, Any]], names: Sequence[str]) ->
         ("positions", "on different positions"),
         ("seed", "with different seeds"),
         ("dtype", "in different precisions"),
+        ("tau", "with different τ"),
+        ("ln", "with another LayerNorm scale in patched runs"),
         ("device_type", "on different devices"),
         ("version", "with different versions of erasure-sweep"),
+        ("git_commit", "with different commits of erasure-sweep"),
     ):
         values = {name: about[key] for name, about in zip(names, abouts, strict=True) if about.get(key) is not None}
         if len({str(value) for value in values.values()}) > 1:
-            listed = ", ".join(f"{name} {_shown(key, value)}" for name, value in values.items())
-            warnings.append(f"Models were measured {what}: {listed}.")
+            warnings.append(f"Models were measured {what}: {_who(key, values)}.")
     prints = {about["corpus_fingerprint"] for about in abouts if about.get("corpus_fingerprint")}
     if len(prints) > 1:
         warnings.append(
@@ -151,6 +162,16 @@ def protocol_warnings(abouts: Sequence[dict[str, Any]], names: Sequence[str]) ->
             "decimals."
         )
     return warnings
+
+
+def _who(key: str, values: dict[str, Any]) -> str:
+    """What each model has of a field; of many models each value and the first that have it."""
+    if len(values) <= _MOST_LISTED:
+        return ", ".join(f"{name} {_shown(key, value)}" for name, value in values.items())
+    having: dict[str, list[str]] = {}
+    for name, value in values.items():
+        having.setdefault(_shown(key, value), []).append(name)
+    return "; ".join(f"{value}: {listed(names, _MOST_LISTED // 2)}" for value, names in having.items())
 
 
 def corpora_read(abouts: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, list[str]]:
@@ -178,5 +199,5 @@ def _reason(about: dict[str, Any]) -> str:
 
 def _shown(key: str, value: object) -> str:
     # a seed is a name, not a quantity
-    is_count = isinstance(value, int | float) and not isinstance(value, bool) and key != "seed"
+    is_count = isinstance(value, int | float) and not isinstance(value, bool) and key not in ("seed", "tau")
     return amount(value) if is_count else str(value)

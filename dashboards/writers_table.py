@@ -81,6 +81,8 @@ def writers_in_numbers(writers: pd.DataFrame, reading: Grid, components: Grid) -
         columns,
         rows,
         empty="The table writers is missing or empty.",
+        filter_by="writer or eraser" if ranked else "writer or opposing head",
+        tables=("writers", "component_projection", *(["v_composition"] if ranked else [])),
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import signal
 import sys
 import threading
@@ -21,37 +20,13 @@ from typing import Any
 
 import click
 
+from sweep.cli_values import Age, Choice, Positions
 from workers.errors import SweepError, UsageError
 
 INTERRUPTED = 130
 _AGAIN_S = 0.05
 _EXIT_S = 3.0
 _interrupted = threading.Event()
-
-
-class _Positions(click.ParamType[int | str]):
-    """``all`` or a number."""
-
-    name = "all|N"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value == "all" or isinstance(value, int):
-            return value
-        if not str(value).isdecimal():
-            self.fail(f"{value!r} is neither 'all' nor a number", param, ctx)
-        return int(value)
-
-
-class _Age(click.ParamType[timedelta]):
-    """A number of days or hours: ``30d``, ``12h``."""
-
-    name = "30d|12h"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        found = re.fullmatch(r"(\d{1,6})([dh])", str(value))
-        if found is None:
-            self.fail(f"{value!r} is no age: give days or hours, such as 30d or 12h", param, ctx)
-        return timedelta(**{"days" if found[2] == "d" else "hours": int(found[1])})
 
 
 def _config_options(*left_out: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -61,7 +36,7 @@ def _config_options(*left_out: str) -> Callable[[Callable[..., Any]], Callable[.
         "corpus": click.option("--corpus", metavar="NAME|FILE|DIR", help="What the models read."),
         "prompts": click.option("--prompts", type=int, metavar="N", help="How many prompts."),
         "seq_len": click.option("--seq-len", type=int, metavar="N", help="Tokens of each prompt."),
-        "positions": click.option("--positions", type=_Positions(), help="Measured positions of each prompt."),
+        "positions": click.option("--positions", type=Positions(), help="Measured positions of each prompt."),
         "seed": click.option("--seed", type=int, metavar="N", help="Seed of everything drawn."),
         "stage": click.option(
             "--stage",
@@ -226,7 +201,7 @@ def _is_out(what: str | None) -> bool:
 @click.option("--store", "stores", multiple=True, metavar="DIR|URI", help="A --store, all its sweeps; again for more.")
 @click.option("--staged", is_flag=True, help="Staged weights and token arrays.")
 @click.option("--name", "names", multiple=True, metavar="NAME", help="Only of this sweep, model or corpus.")
-@click.option("--older-than", type=_Age(), help="Only what was last used so long ago.")
+@click.option("--older-than", type=Age(), help="Only what was last used so long ago.")
 @click.option("--staging", metavar="DIR", help="Folder for processed weights and token arrays.")
 @click.option("--dry-run", is_flag=True, help="Say what would be removed; remove nothing.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
@@ -259,16 +234,53 @@ def compare(folders: tuple[Path, ...], experiments: tuple[str, ...], tracking_ur
 
 
 @cli.command()
+@click.argument("folders", nargs=-1, type=click.Path(path_type=Path), metavar="[OUT]...")
+@click.option("--experiment", "experiments", multiple=True, metavar="E", help="An MLflow experiment; again for more.")
+@click.option("--tracking-uri", metavar="URI", help="MLflow tracking store.")
+@click.option("--figure", "figures", multiple=True, metavar="KEY", help="A figure, as --list names it; again for more.")
+@click.option("--model", "models", multiple=True, metavar="NAME", help="A model; again for more. By default all.")
+@click.option("--writer", "writers", multiple=True, metavar="L0H2", help="Figures of this writer; again for more.")
+@click.option("--choose", "choices", multiple=True, type=Choice(), help="Figures as this choice shows them.")
+@click.option("--format", "form", type=click.Choice(["svg", "png", "pdf"]), default="svg", show_default=True)
+@click.option("--to", type=click.Path(path_type=Path), metavar="DIR", help="Folder to write below; by default OUT.")
+@click.option("--width", type=click.IntRange(100, 10_000), metavar="PX", help="Width of each figure in pixels.")
+@click.option(
+    "--scale", type=click.FloatRange(0.1, 20), metavar="N", help="Of the image; by default 3 for png, else 1."
+)
+@click.option("--list", "only_list", is_flag=True, help="Print figures and their choices; write nothing.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def export(
+    folders: tuple[Path, ...],
+    experiments: tuple[str, ...],
+    tracking_uri: str | None,
+    figures: tuple[str, ...],
+    models: tuple[str, ...],
+    writers: tuple[str, ...],
+    choices: tuple[tuple[str, str], ...],
+    only_list: bool,
+    debug: bool,
+    **how: Any,
+) -> None:
+    """Write figures of finished sweeps as image files for papers."""
+    from sweep import console
+    from sweep.export import Asked
+
+    asked = Asked(figures, models, writers, choices)
+    console.export(list(folders), list(experiments), tracking_uri, asked, only_list, **how)
+
+
+@cli.command()
 @click.option("--tracking-uri", metavar="URI", help="MLflow tracking store.")
 @click.option("--experiment", default=None, metavar="NAME", help="Open on this experiment.")
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port on loopback.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-def ui(tracking_uri: str | None, experiment: str | None, port: int, host: str) -> None:
+@click.option("--no-browser", is_flag=True, help="Open no browser, only say where the pages are.")
+def ui(tracking_uri: str | None, experiment: str | None, port: int, host: str, no_browser: bool) -> None:
     """Browse the logged runs in MLflow's UI."""
     from sweep.tracking import default_uri
     from sweep.ui import serve
 
-    sys.exit(serve(tracking_uri or default_uri(), port, host, experiment))
+    sys.exit(serve(tracking_uri or default_uri(), port, host, experiment, show_browser=not no_browser))
 
 
 @cli.command()

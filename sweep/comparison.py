@@ -1,7 +1,7 @@
 """One page on the finished models of several sweeps.
 
 Within a sweep all models are measured alike; across sweeps they may not be. So each model carries what its sweep was
-measured with, and the page says in words where that differs.
+measured with, and the page says in words where that differs. A model that several sweeps measured alike stands once.
 """
 
 from __future__ import annotations
@@ -9,18 +9,32 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from dashboards.homes import Home
 from dashboards.pages import write_comparison
-from dashboards.tables import ModelTables, read_out
+from dashboards.tables import SCHEMA_VERSION, ModelTables, SchemaError, read_manifest, read_model
 from sweep.files import MODEL_PAGE
 from workers.corpora import OWN
-from workers.errors import SweepError, UsageError
+from workers.errors import DataError, SweepError, UsageError
 
-_PROTOCOL = ("prompts", "seq_len", "positions", "corpus", "seed", "dtype")
-_MADE_WITH = ("device_type", "version")
+_PROTOCOL = ("prompts", "seq_len", "positions", "corpus", "seed", "dtype", "tau", "ln")
+_MADE_WITH = ("device_type", "version", "git_commit", "schema_version")
+
+
+class Compared(NamedTuple):
+    """The finished models of several sweeps, under names that tell them apart."""
+
+    models: list[ModelTables]
+    sweep: dict[str, Any]
+    """One manifest for all."""
+    homes: dict[str, Home]
+    """By the models' names; hrefs as seen from the page's folder."""
+    left_out: list[str]
+    """Lines on models of other schemas."""
 
 
 class _Folder(NamedTuple):
@@ -29,48 +43,149 @@ class _Folder(NamedTuple):
     path: Path
     manifest: dict[str, Any]
     models: list[ModelTables]
+    unread: list[tuple[str, str | None]]
+    """Names of models of other schemas, with these."""
 
 
-def compare_folders(folders: list[Path], to: Path) -> None:
+def compare_folders(folders: list[Path], to: Path) -> list[str]:
     """Write one page on all finished models of several sweeps' folders.
 
-    A model's name leads to its own page where that is on this disk.
+    A model's name leads to its own page, and its numbers to its tables and its run, where these can be reached.
+
+    Returns:
+        A line on each sweep with models that were left out, because they are of another schema.
 
     Raises:
         UsageError: a folder holds no sweep, none has a finished model, or ``to`` is a folder.
-        DataError: a manifest or a table is damaged or of another version.
+        DataError: a manifest or a table is damaged, or all models are of other schemas.
         SweepError: the page cannot be written.
     """
     if to.is_dir():
         raise UsageError(f"{to} is a folder: name the page to write, such as --to {to / 'compare.html'}")
-    sweeps = [_read(path) for path in {folder.resolve(): folder for folder in folders}.values()]
-    labels = _labels(sweeps)
-    _tell_apart(sweeps, labels)
-    models = [model for sweep in sweeps for model in sweep.models if model.about.get("state") == "FINISHED"]
-    if not models:
-        raise UsageError(f"no model is finished of sweep {', '.join(labels)}: `erasure-sweep run` goes on with it")
-    links = {name: href for sweep in sweeps for name, href in _links(sweep, to).items()}
+    compared = gather(folders, to.parent)
     try:
-        write_comparison(models, to, _together(sweeps), links)
+        write_comparison(compared.models, to, compared.sweep, compared.homes)
     except OSError as error:
         raise SweepError(f"{to} cannot be written ({error.strerror}): choose another --to") from error
+    return compared.left_out
+
+
+def gather(folders: list[Path], page_folder: Path) -> Compared:
+    """The finished models of several sweeps' folders, each once; ``page_folder`` is where their page is to stand.
+
+    Raises:
+        UsageError: a folder holds no sweep, or none has a finished model.
+        DataError: a manifest or a table is damaged, or all models are of other schemas.
+    """
+    sweeps = [_read(path) for path in {folder.resolve(): folder for folder in folders}.values()]
+    labels = _labels(sweeps)
+    left_out = [line for sweep, label in zip(sweeps, labels, strict=True) for line in _unread(sweep, label)]
+    homes = _merge_same(sweeps, page_folder)
+    _tell_apart(sweeps, labels)
+    models = [model for sweep in sweeps for model in sweep.models if model.about.get("state") == "FINISHED"]
+    if not models and left_out:
+        raise DataError(f"{'; '.join(left_out)}; no model remains: run these sweeps again with this version")
+    if not models:
+        raise UsageError(f"no model is finished of sweep {', '.join(labels)}: `erasure-sweep run` goes on with it")
+    named = {model.about["name"]: homes[id(model.about)] for model in models}
+    return Compared(models, {**_together(sweeps), "left_out": left_out}, named, left_out)
 
 
 def _read(path: Path) -> _Folder:
     manifest = path / "manifest.json"
     if not manifest.is_file():
         raise UsageError(f"{path} holds no sweep (it has no manifest.json): name a run's folder, such as runs/demo")
-    models = read_out(path)
-    values = json.loads(manifest.read_text(encoding="utf-8"))
+    try:
+        values = read_manifest(manifest)
+    except SchemaError as error:
+        values = json.loads(manifest.read_text(encoding="utf-8"))
+        return _Folder(path, {"name": values.get("name")}, [], [(name, error.found) for name in _names(values, path)])
     shared = {key: _said(values, key) for key in (*_PROTOCOL, *_MADE_WITH)}
     named = (
         {"corpus_name": shared["corpus"]} if shared["corpus"] != OWN else {}
     )  # as runs before did not say it of models
-    return _Folder(path, values, [ModelTables({**shared, **named, **model.about}, model.tables) for model in models])
+    models, unread = [], []
+    for entry in values.get("models", []):
+        try:
+            about, tables = read_model(path, entry)
+        except SchemaError as error:
+            unread.append((str(entry.get("name")), error.found))
+        else:
+            models.append(ModelTables({**shared, **named, **about}, tables))
+    return _Folder(path, values, models, unread)
+
+
+def _names(manifest: dict[str, Any], path: Path) -> list[str]:
+    """The models of a manifest of another schema, as far as that can be told."""
+    entries = manifest.get("models")
+    found = [entry.get("name") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    return [str(name) for name in found if name] or [f"all of {path}"]
+
+
+def _unread(sweep: _Folder, label: str) -> Iterable[str]:
+    """A line for each other schema in a sweep."""
+    for found in dict.fromkeys(version for _, version in sweep.unread):
+        names = [name for name, version in sweep.unread if version == found]
+        were = "was" if len(names) == 1 else "were"
+        schema = "without a schema" if found is None else f"with schema {found}"
+        yield f"{', '.join(names)} (sweep {label}) {were} logged {schema}, this version reads {SCHEMA_VERSION}: left out"
 
 
 def _said(manifest: dict[str, Any], key: str) -> Any:
     return manifest.get(key) if key in _MADE_WITH else (manifest.get("config") or {}).get(key)
+
+
+def _merge_same(sweeps: list[_Folder], page_folder: Path) -> dict[int, Home]:
+    """Leave each model that sweeps measured alike in one of them, and say by ``id`` of its ``about`` where it is.
+
+    It stays where most of it was measured, else in the first; what is not to be had there leads to another.
+    """
+    homes = {id(model.about): _home(sweep, model, page_folder) for sweep in sweeps for model in sweep.models}
+    same: dict[tuple[Any, ...], list[ModelTables]] = {}
+    for sweep in sweeps:
+        seen: Counter[tuple[Any, ...]] = Counter()  # what one sweep has under two names stays two
+        for model in sweep.models:
+            measured = _measured(sweep, model)
+            same.setdefault((measured, seen[measured]), []).append(model)
+            seen[measured] += 1
+    for models in same.values():
+        kept = max(models, key=_standing)  # the first of equals
+        for other in models:
+            homes[id(kept.about)] = _filled(homes[id(kept.about)], homes[id(other.about)])
+    staying = {id(max(models, key=_standing).about) for models in same.values()}
+    for sweep in sweeps:
+        sweep.models[:] = [model for model in sweep.models if id(model.about) in staying]
+    return homes
+
+
+def _measured(sweep: _Folder, model: ModelTables) -> tuple[Any, ...]:
+    """What is the same for models that are the same and measured alike."""
+    about = model.about
+    known = (about.get("hash"), sweep.manifest.get("sweep_id"), about.get("corpus_fingerprint"))
+    return known if all(known) else (id(about),)
+
+
+def _standing(model: ModelTables) -> tuple[bool, int]:
+    return model.about.get("state") == "FINISHED", len(model.about.get("stages") or [])
+
+
+def _filled(home: Home, other: Home) -> Home:
+    return Home(home.page or other.page, home.tables or other.tables, home.run or other.run)
+
+
+def _home(sweep: _Folder, model: ModelTables, page_folder: Path) -> Home:
+    """Where a model's page, tables and run are, as seen from the folder of the comparison."""
+    about = model.about
+    if "home" in about:
+        return Home(**about["home"])
+    folder = sweep.path / str(about.get("folder") or about["name"])
+
+    def href(path: Path) -> str:
+        return quote(Path(os.path.relpath(path, page_folder)).as_posix())
+
+    page = folder / MODEL_PAGE
+    tables = {name: href(folder / "tables" / f"{name}.parquet") for name in model.tables}
+    return Home(href(page) if page.is_file() else None, tables, about.get("run_url"))
 
 
 def _tell_apart(sweeps: list[_Folder], labels: list[str]) -> None:
@@ -92,19 +207,12 @@ def _labels(sweeps: list[_Folder]) -> list[str]:
     return next((labels for labels in candidates if len(set(labels)) == len(labels)), candidates[-1])
 
 
-def _links(sweep: _Folder, to: Path) -> dict[str, str]:
-    """Where each model's page is, as seen from the folder of the comparison."""
-    pages = {model.about["name"]: sweep.path / model.about["folder"] / MODEL_PAGE for model in sweep.models}
-    return {
-        name: quote(Path(os.path.relpath(page, to.parent)).as_posix()) for name, page in pages.items() if page.is_file()
-    }
-
-
 def _together(sweeps: list[_Folder]) -> dict[str, Any]:
     """One manifest for all: what they share as it is, what differs side by side."""
+    shown = [sweep for sweep in sweeps if sweep.models]
 
     def values(key: str) -> Any:
-        found = [value for sweep in sweeps if (value := _said(sweep.manifest, key)) is not None]
+        found = [value for sweep in shown if (value := _said(sweep.manifest, key)) is not None]
         different = list(dict.fromkeys(str(value) for value in found))
         return " / ".join(different) if len(different) > 1 else next(iter(found), None)
 

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console
@@ -29,7 +30,12 @@ from workers.errors import SweepError, UsageError
 from workers.storage import without_password
 from workers.whole_file import write_error
 
+if TYPE_CHECKING:
+    from sweep.export import Asked, Offer
+
 PLAIN_WIDTH = 120
+_OFFERED = 6
+"""How many options of a choice are listed."""
 console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
 
 
@@ -281,6 +287,56 @@ def compare(folders: list[Path], experiments: list[str], tracking_uri: str | Non
         UsageError: nothing is named, or a folder holds no sweep.
     """
     from sweep.comparison import compare_folders
+
+    with _with_downloaded(folders, experiments, tracking_uri) as all_folders:
+        left_out = compare_folders(all_folders, to)
+    for line in (*left_out, f"wrote {to}"):
+        _say(line)
+
+
+def export(
+    folders: list[Path],
+    experiments: list[str],
+    tracking_uri: str | None,
+    asked: Asked,
+    only_list: bool,
+    *,
+    to: Path | None,
+    **how: Any,
+) -> None:
+    """Write figures as image files, or list them; ``how`` is what ``sweep.export.export`` takes.
+
+    Raises:
+        SweepError: as of ``sweep.export.export``.
+    """
+    from sweep import export
+
+    if experiments and to is None and not only_list:
+        raise UsageError("of an experiment say where the files go: --to DIR")
+    with _with_downloaded(folders, experiments, tracking_uri) as all_folders:
+        if only_list:
+            console.print(_offers_table(export.offers(all_folders, asked)))
+            return
+        for line in export.export(all_folders, asked, to, lambda path: _say(f"wrote {path}"), **how):
+            _say(line)
+
+
+def _offers_table(offers: list[Offer]) -> Table:
+    table = Table(title="Figures that `export` writes", title_justify="left")
+    for heading in ("--figure", "what it shows", "--choose"):
+        table.add_column(heading, no_wrap=heading == "--figure", overflow="fold")
+    for offer in offers:
+        shown = [
+            f"{label}={' | '.join(options[:_OFFERED])}{' | …' if len(options) > _OFFERED else ''}"
+            for label, options in offer.choices.items()
+        ]
+        table.add_row(escape(offer.key), escape(offer.title), escape("\n".join(shown)))
+    return table
+
+
+@contextmanager
+def _with_downloaded(folders: list[Path], experiments: list[str], tracking_uri: str | None) -> Iterator[list[Path]]:
+    """These folders, and those of the experiments' sweeps for as long as they are needed."""
     from sweep.downloads import download_experiment
 
     if not folders and not experiments:
@@ -291,5 +347,8 @@ def compare(folders: list[Path], experiments: list[str], tracking_uri: str | Non
             for i, name in enumerate(dict.fromkeys(experiments))
             for folder in download_experiment(tracking_uri or default_uri(), name, Path(temporary) / str(i))
         ]
-        compare_folders([*folders, *downloaded], to)
-    console.print(f"wrote {to}", highlight=False)
+        yield [*folders, *downloaded]
+
+
+def _say(line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

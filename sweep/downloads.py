@@ -2,8 +2,10 @@
 
 Everything needed was logged: the sweep's run has the manifest among its artifacts, a model's run its tables; ``role``,
 ``sweep_id`` and ``model_hash`` among the tags say which run is what. Where a manifest is absent (the run was cut short) or
-does not name a model (another folder's run of the same sweep replaced it), the runs' parameters stand in. Nothing is
-written to the store.
+does not name a model (another folder's run of the same sweep replaced it), the runs' parameters stand in. Of a sweep
+that was logged with another schema there are only the names. Nothing is written to the store.
+
+A model's entry in the manifest gains ``home``: links to its page and tables among the artifacts, and to its run.
 """
 
 from __future__ import annotations
@@ -14,10 +16,12 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote, urlsplit
 
+from dashboards.homes import Home
 from sweep.config import SCHEMA_VERSION
-from sweep.files import folder_names
-from sweep.tracking_store import TrackingStore
+from sweep.files import MODEL_PAGE, folder_names
+from sweep.tracking_store import TrackingStore, run_url, server_address
 from workers.errors import DataError, SweepError, UsageError, nearest
 
 if TYPE_CHECKING:
@@ -88,6 +92,23 @@ class _Experiment:
         names = [str(one.name) for one in self._store.client.search_experiments()]
         return nearest(self.name, [name for name in names if name != "Default"] or names)
 
+    def run_url(self, run: Run) -> str | None:
+        """Address of a run's page on the store's server; None where it has none."""
+        return run_url(self._store.uri, self._id, run.info.run_id)
+
+    def file_link(self, run: Run, path: str) -> str | None:
+        """Where a browser gets an artifact: from the store's server, or from this disk."""
+        if server := server_address(self._store.uri):
+            return f"{server}/get-artifact?path={quote(path, safe='')}&run_uuid={run.info.run_id}"
+        found = urlsplit(run.info.artifact_uri or "")
+        local = Path(unquote(found.path), path)
+        return local.absolute().as_uri() if found.scheme in ("", "file") and local.is_file() else None
+
+    def page_link(self, run: Run, path: str) -> str | None:
+        """Where a browser shows an artifact that is a page: MLflow's server only offers its files to be saved."""
+        shown = self.run_url(run)
+        return f"{shown}/artifacts/{quote(path)}" if shown else self.file_link(run, path)
+
     def runs(self, role: str) -> list[Run]:
         """All runs of this role, oldest first."""
         found: list[Run] = []
@@ -121,7 +142,8 @@ class _Experiment:
 def _download_sweep(logged: _Experiment, sweeps: list[Run], runs: list[Run], folder: Path) -> None:
     """One sweep's manifest, its models' states as MLflow has them, and the tables of the finished ones."""
     manifest = _manifest(logged, sweeps, runs[-1], folder)
-    described = {entry.get("hash"): entry for entry in manifest["models"]}
+    is_ours = manifest.get("schema_version") == SCHEMA_VERSION
+    described = {entry.get("hash"): entry for entry in manifest["models"]} if is_ours else {}
     newest = [max(same, key=_standing) for same in _by_tag(runs, "model_hash").values()]
     entries = [_entry(run) for run in newest]
     entries = [{**entry, **described.get(entry["hash"], {}), "state": entry["state"]} for entry in entries]
@@ -129,22 +151,34 @@ def _download_sweep(logged: _Experiment, sweeps: list[Run], runs: list[Run], fol
     folders = folder_names([entry["name"] for entry in entries], {})
     for run, entry in zip(newest, entries, strict=True):
         entry["folder"] = folders[entry["name"]]
-        if entry["state"] == "FINISHED":
-            _download_tables(logged, run, folder / entry["folder"] / "tables")
-    text = json.dumps({**manifest, "models": entries}, indent=1)
-    (folder / "manifest.json").write_text(text, encoding="utf-8")
+        entry["run_url"] = logged.run_url(run) or entry.get("run_url")
+        if entry["state"] == "FINISHED" and is_ours:
+            tables = _download_tables(logged, run, folder / entry["folder"] / "tables")
+            entry["home"] = _home(logged, run, tables)._replace(run=entry["run_url"])._asdict()
+    sweep_url = logged.run_url(sweeps[-1]) if sweeps else None
+    manifest |= {"run_url": sweep_url or manifest.get("run_url"), "models": entries}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
 def _standing(run: Run) -> tuple[bool, int, str]:
     return run.info.status == "FINISHED", run.info.start_time, run.info.run_id
 
 
-def _download_tables(logged: _Experiment, run: Run, folder: Path) -> None:
+def _home(logged: _Experiment, run: Run, tables: list[str]) -> Home:
+    """Links to a model's page and tables; without a page in runs that were logged before models had one."""
+    page = logged.page_link(run, MODEL_PAGE) if MODEL_PAGE in logged.artifacts(run) else None
+    links = {Path(path).stem: link for path in tables if (link := logged.file_link(run, path))}
+    return Home(page, links)
+
+
+def _download_tables(logged: _Experiment, run: Run, folder: Path) -> list[str]:
+    """Fetch a model's tables; returns their paths among its artifacts."""
     tables = [path for path in logged.artifacts(run, "tables") if path.endswith(".parquet")]
     if not tables:
         raise DataError(f"{_said(run)} has no tables among its artifacts: run its sweep again to log them anew")
     for path in tables:
         logged.download(run, path, folder)
+    return tables
 
 
 def _manifest(logged: _Experiment, sweeps: list[Run], model: Run, folder: Path) -> dict[str, Any]:
@@ -169,6 +203,8 @@ def _read_manifest(run: Run, path: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"manifest.json of {_said(run)} is damaged: run the sweep again to log it anew") from error
+    if isinstance(manifest, dict) and manifest.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
+        return manifest  # which may say what it holds in another way
     models = manifest.get("models") if isinstance(manifest, dict) else None
     if not isinstance(models, list) or not all(isinstance(entry, dict) for entry in models):
         raise DataError(f"manifest.json of {_said(run)} is no manifest of a sweep: run the sweep again to log it anew")

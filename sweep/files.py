@@ -19,10 +19,13 @@ from workers.errors import SweepError, UsageError
 from workers.storage import joined
 from workers.whole_file import whole_file, write_error
 
-OWN_FILES = ("manifest.json", "compare.html", "run.log", "replication.csv", "replication.md")
+FIGURES = "figures"
+"""Folder of single figures, below a model's folder; in OUT itself those of the comparison that were exported."""
+
+OWN_FILES = ("manifest.json", "compare.html", "run.log", "replication.csv", "replication.md", FIGURES)
 """What stands in OUT beside the models' folders."""
 
-MODEL_PAGE = "figures/scan.html"
+MODEL_PAGE = "index.html"
 """The page of a model, below its folder."""
 
 
@@ -74,17 +77,18 @@ class RunFolder:
         return self.out / folder / "tables"
 
     def figures(self, folder: str) -> Path:
-        """Folder of a model's figures."""
-        return self.out / folder / "figures"
+        """Folder of a model's figures, one by one."""
+        return self.out / folder / FIGURES
 
     def model_page(self, folder: str) -> Path:
-        """The page that holds a model's figures."""
+        """The page that holds all of a model's figures."""
         return self.out / folder / MODEL_PAGE
 
     def discard_results(self, folder: str) -> None:
-        """Remove a model's tables and figures."""
+        """Remove a model's tables, figures and page."""
         for path in (self.tables(folder), self.figures(folder)):
             shutil.rmtree(path, ignore_errors=True)
+        self.model_page(folder).unlink(missing_ok=True)
 
     def acquire(self) -> None:
         """Make OUT and take it for this process.

@@ -15,10 +15,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dashboards.pages import write_comparison, write_model_page
+from dashboards.homes import Home
+from dashboards.pages import model_parts, write_comparison, write_figures, write_model_page
 from dashboards.tables import ModelTables, read_out
 from sweep.config import SCHEMA_VERSION
-from sweep.files import MODEL_PAGE, write_atomically
+from sweep.files import FIGURES, MODEL_PAGE, write_atomically
 from sweep.store import BlockKeys, VerifyKeys
 from workers.encoding import decode_state, decode_states
 from workers.measures import SCAN
@@ -96,17 +97,26 @@ def finish_verify(
 
 
 def write_page(about: dict[str, Any], tables_folder: Path, page: Path, sweep: dict[str, Any]) -> None:
-    """Write a model's page from its tables.
+    """Write a model's page from its tables, and beside it the figures that are pages of their own.
 
     Args:
         about: the model's entry in the manifest.
         sweep: the manifest.
     """
-    tables = {path.stem: pd.read_parquet(path) for path in sorted(tables_folder.glob("*.parquet"))}
+    model = ModelTables(about, {path.stem: pd.read_parquet(path) for path in sorted(tables_folder.glob("*.parquet"))})
+    parts = model_parts(model, sweep)
+    homes = [
+        Home(tables=_tables_at(f"{up}{tables_folder.name}", model), run=about.get("run_url")) for up in ("", "../")
+    ]
     try:
-        write_model_page(ModelTables(about, tables), page, sweep)
+        write_model_page(model, page, sweep, homes[0], ("../compare.html", "all models of this sweep"), parts)
+        write_figures(model, page.parent / FIGURES, homes[1], (f"../{page.name}", "everything on this model"), parts)
     except OSError as error:
         raise write_error(page, error) from error
+
+
+def _tables_at(folder: str, model: ModelTables) -> dict[str, str]:
+    return {name: f"{folder}/{name}.parquet" for name in model.tables}
 
 
 def _merged(
@@ -161,12 +171,16 @@ def compare_models(out: Path, page: Path) -> None:
     """Write the page that puts all finished models of a folder side by side."""
     sweep = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     models = read_out(out)
-    links = {
-        entry["name"]: f"{entry['folder']}/{MODEL_PAGE}"
-        for entry in sweep["models"]
-        if (out / entry["folder"] / MODEL_PAGE).exists()
+    homes = {
+        model.about["name"]: Home(
+            page=f"{folder}/{MODEL_PAGE}" if (out / folder / MODEL_PAGE).exists() else None,
+            tables=_tables_at(f"{folder}/tables", model),
+            run=model.about.get("run_url"),
+        )
+        for model in models
+        for folder in [model.about["folder"]]
     }
     try:
-        write_comparison(models, page, sweep, links)
+        write_comparison(models, page, sweep, homes)
     except OSError as error:
         raise write_error(page, error) from error

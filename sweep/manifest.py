@@ -63,6 +63,7 @@ class Manifest:
                 "n_tokens": model.n_prompts * (self._config.n_positions or model.seq_len),
                 "batch": self._config.batch_on(device),
                 **self._reached(model),
+                "run_url": None,
                 "state": "MEASURING",
                 "reason": None,
             }
@@ -77,6 +78,7 @@ class Manifest:
             "schema_version": SCHEMA_VERSION,
             "device_type": device,
             "config": _shown(self._config),
+            "run_url": None,
             "models": list((self._earlier | entries).values()),
         }
         self._write()
@@ -115,6 +117,13 @@ class Manifest:
     def update(self, name: str, **values: Any) -> None:
         """Note something about a model: its state, why it failed, the batch that fitted."""
         self.entry(name).update(values)
+        self._write()
+
+    def note_runs(self, sweep: str | None, models: Mapping[str, str | None]) -> None:
+        """Note where MLflow's server shows the sweep's run and each model's; ``None`` where it has no server."""
+        self.values["run_url"] = sweep
+        for name, url in models.items():
+            self.entry(name)["run_url"] = url
         self._write()
 
     def note_progress(self, done: Mapping[str, int]) -> None:

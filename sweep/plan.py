@@ -131,7 +131,9 @@ def plan_adversarial(config: SweepConfig, model: Resolved, device: str, places: 
     shards, end = _Shards(config, model, device), n_rows(model)
     donors = draw_donors(config.seed, end, config.donors) if places else ()
     tasks = [
-        shards.make("adversarial", range(end), AdversarialWork(places, model.given, donors[i.start : i.stop]))
+        shards.make(
+            "adversarial", range(end), AdversarialWork(places, model.given, donors[i.start : i.stop], i.start == 0)
+        )
         for i in blocks(len(donors), DONORS)
     ]
     return StagePlan(model, "adversarial", tuple(tasks), len(donors))

@@ -3,7 +3,8 @@
 Only the driver writes. A sweep's run is found again by the tag ``sweep_id`` (the hash of what determines results), a
 model's by that and its ``model_hash``, so a resumed or extended sweep continues its runs instead of starting others.
 Writing twice is the same as writing once: artifacts are overwritten, parameters only added, and metrics carry the run's
-own start time, so that one measurement stays one row.
+own start time, so that one measurement stays one row. What the driver's machine does is no result: each sample is a row
+of its own in the sweep's run, behind those that are there.
 
 When two writers meet:
 
@@ -22,33 +23,38 @@ are kept on disk, and the next run logs them.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
+import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
-import pandas as pd
-
-from sweep.headline import headline, model_metrics
-from sweep.tracking_store import TrackingStore, default_uri, is_remote, quieten, sqlite_path
+from sweep.notes import Row, experiment_note, sweep_note
+from sweep.tracking_store import TrackingStore, default_uri, is_remote, quieten, run_url, sqlite_path
+from sweep.views import experiment_tags
 from workers.errors import DataError, SweepError, UsageError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-__all__ = ["DatasetInfo", "Status", "Tracker", "TrackingError", "default_uri", "is_remote", "model_metrics"]
-__all__ += ["sqlite_path"]
+__all__ = ["DatasetInfo", "ModelResults", "Status", "Tracker", "TrackingError"]
+__all__ += ["default_uri", "is_remote", "sqlite_path"]
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 _KEPT = "results on disk are kept, the next `erasure-sweep run` logs them"
-_SWEEP_NOTE = "One child run per model. `compare.html` among the artifacts puts the models side by side."
+_LAST_USED = "last_used"
+_NOTE = "mlflow.note.content"
+_NOTE_DIGEST = "erasure_sweep.note"
+"""Digest of the experiment's description as it was written here: one that people have changed is theirs."""
+_SOURCE = {"mlflow.source.name": "erasure-sweep", "mlflow.source.type": "LOCAL"}
 
 
 class TrackingError(SweepError):
@@ -56,11 +62,30 @@ class TrackingError(SweepError):
 
 
 class DatasetInfo(TypedDict):
-    """What a model was measured on, as MLflow shows it: the corpus' name, fingerprint and origin."""
+    """What a model was measured on, as MLflow shows it: the corpus' name, fingerprint and origin, and its prompts."""
 
     name: str
     digest: str
     source: str
+    prompts: int
+    seq_len: int
+    """Tokens of each prompt."""
+
+
+class ModelResults(NamedTuple):
+    """What is logged of a measured model."""
+
+    page: Path
+    """With all its figures."""
+    tables: Path
+    """Folder."""
+    figures: Path
+    """Folder."""
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+    note: str
+    """Its result in markdown."""
+    dataset: DatasetInfo
 
 
 class Tracker:
@@ -71,6 +96,7 @@ class Tracker:
         self._store = TrackingStore(uri)
         self.experiment = experiment
         self._sweep_id: str | None = None
+        self._sample = 0
         self._runs: dict[str | None, Run] = {}  # by model hash; the sweep's own run under None
 
     def check(self) -> None:
@@ -85,7 +111,7 @@ class Tracker:
             quieten()
             self._store.probe()
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
-            self._client.set_experiment_tag(self._experiment_id, "last_used", now)
+            self._client.set_experiment_tag(self._experiment_id, _LAST_USED, now)
 
     def start_sweep(self, sweep_id: str, params: Mapping[str, object], tags: Mapping[str, str]) -> str:
         """Open the sweep's run, the one it had before where there is one, and return its id.
@@ -94,9 +120,11 @@ class Tracker:
         """
         self._sweep_id = sweep_id
         with self._logging():
+            self._tag_experiment(experiment_tags(self._experiment_tags()))
             run = self._open({"role": "sweep", "sweep_id": sweep_id}, self.experiment)
-            self._describe(run, params, {"mlflow.note.content": _SWEEP_NOTE, **tags})
+            self._describe(run, params, tags)
             self._client.log_text(run.info.run_id, json.dumps(dict(params), indent=2, default=str), "sweep.json")
+            self._sample = self._next_sample(run)
         self._runs[None] = run
         return str(run.info.run_id)
 
@@ -110,43 +138,64 @@ class Tracker:
         self._runs[model_hash] = run
         return str(run.info.run_id)
 
-    def log_model(
-        self, model_hash: str, metrics: Mapping[str, float], tables: Path, figures: Path, dataset: DatasetInfo
-    ) -> None:
-        """Write a model's artifacts, metrics, dataset and headline; twice is the same as once.
+    def log_model(self, model_hash: str, results: ModelResults) -> None:
+        """Write a model's artifacts, metrics, tags, dataset and description; twice is the same as once.
 
         Raises:
-            DataError: a folder is not there, which MLflow would pass over in silence.
+            DataError: a folder or the page is not there, which MLflow would pass over in silence.
             TrackingError: MLflow failed.
         """
         run = self._run(model_hash)
         run_id = run.info.run_id
-        for folder in (tables, figures):
-            if not folder.is_dir():
-                raise DataError(f"{folder} is not there, so it cannot be logged: run the sweep again to write it")
+        for path in (results.tables, results.figures, results.page):
+            if not path.exists():
+                raise DataError(f"{path} is not there, so it cannot be logged: run the sweep again to write it")
         with self._logging():
-            self._client.log_artifacts(run_id, str(tables), "tables")
-            self._client.log_artifacts(run_id, str(figures), "figures")
-            self._log_metrics(run_id, metrics)
-            self._client.log_inputs(run_id, [_dataset_input(dataset)])
-            if (tables / "writers.parquet").is_file():
-                note = headline(pd.read_parquet(tables / "writers.parquet"))
-                self._client.set_tag(run_id, "mlflow.note.content", note)
-
-    def tag_model(self, model_hash: str, tags: Mapping[str, str]) -> None:
-        """Set tags of a model's run."""
-        run = self._run(model_hash)
-        with self._logging():
-            for key, value in tags.items():
-                self._client.set_tag(run.info.run_id, key, value)
+            self._client.log_artifact(run_id, str(results.page))
+            self._client.log_artifacts(run_id, str(results.tables), "tables")
+            self._client.log_artifacts(run_id, str(results.figures), "figures")
+            self._log_metrics(run_id, results.metrics)
+            self._client.log_inputs(run_id, [_dataset_input(results.dataset)])
+            self._set_tags(run_id, {**results.tags, _NOTE: results.note})
 
     def end_model(self, model_hash: str, status: Status, reason: str | None = None) -> None:
         """Close a model's run. FINISHED only if everything in it was measured; ``reason`` is why it was not."""
         self._end(self._run(model_hash), status, reason)
 
+    def describe_sweep(self, manifest: Mapping[str, Any]) -> None:
+        """Write the sweep's result into its run's name and description, and into the experiment's.
+
+        Args:
+            manifest: the sweep's, with all its models.
+        """
+        run_id = self._run(None).info.run_id
+        with self._logging():
+            rows = self._rows()
+            self._set_tags(run_id, {_NOTE: sweep_note(manifest, rows)})
+            self._name_sweep(run_id, len(rows))
+            note = experiment_note(str(manifest["name"]), self._experiment_id, manifest, rows)
+            present = self._experiment_tags()
+            if present.get(_NOTE, "") == "" or _digest(present[_NOTE]) == present.get(_NOTE_DIGEST):
+                self._tag_experiment({_NOTE: note, _NOTE_DIGEST: _digest(note)})
+
+    def log_machine(self, sample: Mapping[str, float]) -> None:
+        """Write what the driver's machine does now into the sweep's run."""
+        from mlflow.entities import Metric
+
+        run_id = self._run(None).info.run_id
+        now_ms = int(time.time() * 1000)
+        with self._logging():
+            rows = [Metric(key, value, now_ms, self._sample) for key, value in sample.items()]
+            self._client.log_batch(run_id, metrics=rows)
+        self._sample += 1
+
     def end_sweep(self, status: Status) -> None:
         """Close the sweep's run. FINISHED only if every model was measured."""
         self._end(self._run(None), status, None)
+
+    def run_url(self, model_hash: str | None) -> str | None:
+        """Address of a model's run, or with ``None`` the sweep's, where the store is a server that shows it."""
+        return run_url(self.uri, self._experiment_id, self._run(model_hash).info.run_id)
 
     def log_sweep_artifact(self, path: Path) -> None:
         """Write a file of the whole sweep, such as the comparison page, into the sweep's run."""
@@ -159,6 +208,15 @@ class Tracker:
         with self._store.reaching():
             found = self._client.get_experiment_by_name(self.experiment)
         return str(found.experiment_id) if found is not None else None
+
+    def last_used(self) -> str | None:
+        """Name of the store's experiment that sweeps were logged to last; of a single one its name; else ``None``."""
+        with self._store.reaching():
+            found = [one for one in self._client.search_experiments() if one.name != "Default"]
+        used = [one for one in found if _LAST_USED in one.tags]
+        if used:
+            return str(max(used, key=lambda one: str(one.tags[_LAST_USED])).name)
+        return str(found[0].name) if len(found) == 1 else None
 
     @property
     def _client(self) -> MlflowClient:
@@ -227,12 +285,58 @@ class Tracker:
         from mlflow.entities import Param, RunTag
 
         missing = [Param(key, _as_text(value)) for key, value in params.items() if key not in run.data.params]
-        shown = {"state": "running", **tags}
+        shown = {"state": "running", **_SOURCE, **tags}
         if "git_commit" in shown:
             shown["mlflow.source.git.commit"] = shown["git_commit"]
         for start in range(0, len(missing), 100):  # MLflow's limit for one batch
             self._client.log_batch(run.info.run_id, params=missing[start : start + 100])
         self._client.log_batch(run.info.run_id, tags=[RunTag(key, value) for key, value in shown.items()])
+
+    def _experiment_tags(self) -> dict[str, str]:
+        return dict(self._client.get_experiment(self._experiment_id).tags)
+
+    def _tag_experiment(self, tags: Mapping[str, str]) -> None:
+        for key, value in tags.items():
+            self._client.set_experiment_tag(self._experiment_id, key, value)
+
+    def _set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def _rows(self) -> list[Row]:
+        """The sweep's models, in the order in which their runs were made."""
+        query = f"tags.role = 'model' and tags.sweep_id = '{self._sweep_id}'"
+        runs: list[Run] = []
+        token = None
+        while True:
+            page = self._client.search_runs([self._experiment_id], query, page_token=token)
+            runs.extend(page)
+            if not (token := page.token):
+                break
+        runs.sort(key=lambda run: (run.info.start_time, run.info.run_id))
+        oldest: dict[str, Run] = {}
+        for run in runs:
+            oldest.setdefault(run.data.tags["model_hash"], run)
+        below = f"#/experiments/{self._experiment_id}/runs"
+        return [
+            Row(run.info.run_name, f"{below}/{run.info.run_id}", run.info.status, run.data.metrics, run.data.tags)
+            for run in oldest.values()
+        ]
+
+    def _name_sweep(self, run_id: str, models: int) -> None:
+        """Add the number of its models to the name of the sweep's run, unless people have given it another."""
+        name = self._client.get_run(run_id).info.run_name
+        told = f"{self.experiment} ({models} model{'' if models == 1 else 's'})"
+        if name != told and re.fullmatch(re.escape(self.experiment) + r"( \(\d+ models?\))?", name):
+            self._client.update_run(run_id, name=told)
+
+    def _next_sample(self, run: Run) -> int:
+        """The step behind those of the machine that were logged before."""
+        key = next((key for key in run.data.metrics if key.startswith("system/")), None)
+        if key is None:
+            return 0
+        return 1 + max(int(row.step) for row in self._client.get_metric_history(run.info.run_id, key))
 
     def _log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
         """Write those that are new or changed, at one fixed time, so that a repetition is no second row."""
@@ -264,13 +368,21 @@ def _as_text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
 def _dataset_input(dataset: DatasetInfo) -> Any:
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
+    length = dataset["seq_len"]
+    column = {"type": "tensor", "name": "tokens", "tensor-spec": {"dtype": "int64", "shape": [-1, length]}}
     entity = Dataset(
         name=dataset["name"][:500],
         digest=dataset["digest"][:36],  # the longest that MLflow stores
         source_type="corpus",
         source=json.dumps({"uri": dataset["source"]}),
+        schema=json.dumps({"mlflow_tensorspec": [column]}),
+        profile=json.dumps({"num_rows": dataset["prompts"], "num_elements": dataset["prompts"] * length}),
     )
     return DatasetInput(dataset=entity, tags=[InputTag("mlflow.data.context", "measurement")])

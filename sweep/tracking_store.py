@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit, urlunsplit
 
 from filelock import FileLock
 
@@ -58,6 +59,20 @@ def sqlite_path(uri: str) -> Path | None:
 def is_remote(uri: str) -> bool:
     """Whether an MLflow server answers at this address, so that the store behind it is not ours to open."""
     return uri.partition(":")[0] in ("http", "https", "databricks")
+
+
+def server_address(uri: str) -> str | None:
+    """Where people and their browsers find the store's server, without user and password; None where it has none."""
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https"):
+        return None
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
+
+
+def run_url(uri: str, experiment_id: str, run_id: str) -> str | None:
+    """Address of a run's page on the store's server; None where it has none."""
+    server = server_address(uri)
+    return f"{server}/#/experiments/{experiment_id}/runs/{run_id}" if server else None
 
 
 class TrackingStore:

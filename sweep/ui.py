@@ -1,5 +1,7 @@
 """MLflow's own pages on the store that a sweep was logged to: ``mlflow server``, on loopback, until Ctrl-C.
 
+They open in a browser on the sweeps' experiment, where this machine has a screen to show one on; else the address is said.
+
 The server runs as a session of its own, because MLflow starts further processes: whatever ends this command ends all of
 them. The store's address goes through the environment, so that a database's password is not listed with the processes.
 """
@@ -13,8 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
+import webbrowser
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPConnection
 from types import FrameType
 from typing import IO
@@ -22,6 +25,8 @@ from typing import IO
 import click
 
 from sweep.tracking import Tracker, is_remote, sqlite_path
+from sweep.tracking_store import TrackingStore, server_address
+from sweep.views import runs_page
 from workers.errors import SweepError, UsageError
 from workers.storage import without_password
 
@@ -29,18 +34,26 @@ _START_TIMEOUT_S = 180.0
 _STOP_TIMEOUT_S = 10.0
 
 
-def serve(uri: str, port: int, host: str = "127.0.0.1", experiment: str | None = None) -> int:
+def serve(
+    uri: str, port: int, host: str = "127.0.0.1", experiment: str | None = None, show_browser: bool = False
+) -> int:
     """Show a store in MLflow's UI until interrupted; of a store that has its server, only say where that is.
+
+    Args:
+        experiment: to open on; by default the one that sweeps were logged to last.
+        show_browser: open the page in a browser, where there is one.
 
     Raises:
         UsageError: a SQLite file that is not there.
-        SweepError: the port is taken, or the server did not start.
+        SweepError: the port is taken, the server did not start, or the store does not answer.
     """
     path = sqlite_path(uri)
     if path is not None and not path.is_file():
         raise UsageError(f"no MLflow store at {path}: `erasure-sweep run` makes one, or pass --tracking-uri of another")
     if is_remote(uri):
-        click.echo(f"MLflow runs at {_page(uri, uri, experiment)}")
+        page = _page(uri, uri, experiment)
+        click.echo(f"MLflow runs at {page}")
+        _open(page, show_browser)
         return 0
     _refuse_taken_port(host, port)
     page = _page(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", uri, experiment)
@@ -50,6 +63,7 @@ def serve(uri: str, port: int, host: str = "127.0.0.1", experiment: str | None =
             with _server(uri, host, port, log) as server:
                 _wait_until_up(server, host, port, log)
                 click.echo(f"MLflow runs at {page} (Ctrl-C ends it)")
+                _open(page, show_browser)
                 server.wait()
         except KeyboardInterrupt:
             click.echo("MLflow ended")
@@ -59,9 +73,23 @@ def serve(uri: str, port: int, host: str = "127.0.0.1", experiment: str | None =
 
 def _page(base: str, uri: str, experiment: str | None) -> str:
     """Address of the experiment's page under ``base``; of the whole UI where it has no such experiment."""
-    found = Tracker(uri, experiment).experiment_id() if experiment is not None else None
-    shown = without_password(base).rstrip("/")
-    return shown if found is None else f"{shown}/#/experiments/{found}"
+    tracker = Tracker(uri, experiment or "")
+    if experiment is None:
+        TrackingStore(uri).check_readable()
+        tracker = Tracker(uri, tracker.last_used() or "")
+    found = tracker.experiment_id() if tracker.experiment else None
+    shown = server_address(base) or without_password(base)
+    return shown if found is None else f"{shown}/{runs_page(found)}"
+
+
+def _open(page: str, show_browser: bool) -> None:
+    """Show a page in the user's browser; without a screen there is none that could."""
+    has_screen = sys.platform in ("darwin", "win32") or any(
+        map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))
+    )
+    if show_browser and has_screen:
+        with suppress(webbrowser.Error):
+            webbrowser.open(page)
 
 
 def _refuse_taken_port(host: str, port: int) -> None:

@@ -23,6 +23,7 @@ KEYS = {
     "mlp_erasure": ["writer", "component"],
     "aligned_tokens": ["writer", "rank"],
     "adversarial": ["writer", "source", "prompt", "position", "role", "inputs"],
+    "adversarial_tokens": ["writer", "source", "prompt", "place", "position"],
     "ablation_loss": ["writer", "ablation"],
     "carries": ["writer", "eraser", "part"],
     "position_profile": ["writer", "eraser", "first_position"],
@@ -36,11 +37,13 @@ WORDS = {
     "dla_correlation": ["stage"],
     "aligned_tokens": ["token_id"],
     "adversarial": ["text", "top_id", "top", "second_id", "second", "component"],
+    "adversarial_tokens": ["token_id"],
     "position_profile": ["last_position"],
 }
 JUDGED = {
     "eraser_group": ["verdict", "held_out", "position_share"],
     "aligned_tokens": ["token"],
+    "adversarial_tokens": ["token"],
     "dla_trust": ["trust"],
 }
 BORDERS = (0.75, 0.25, -0.25)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from tests.fake_terms import QUANTILES, quantile_columns
 
@@ -23,6 +24,8 @@ TOKENS = (
     ")",
     "<|endoftext|>",
 )
+PROMPT_TOKENS = (*TOKENS, " שלום", "🙂", "\u202eabc", "<script>", "&amp;", "")
+"""What a prompt can hold: markup, text from right to left, and tokens that have no text of their own."""
 
 
 def aligned_rows(writer: str, rng: np.random.Generator, tokenizer: bool) -> Iterator[dict[str, Any]]:
@@ -61,6 +64,20 @@ def adversarial_rows(writer: str, other: str, rng: np.random.Generator, tokenize
                     **dict(zip(QUANTILES, quantiles, strict=True)),
                     **{"change": share, "rank": rank, "n": 300},
                 }
+
+
+def token_rows(places: pd.DataFrame, rng: np.random.Generator, tokenizer: bool) -> pd.DataFrame:
+    """The tokens of every place of the table ``adversarial``; the last has the DLA that the writer was found to have there."""
+    tested = places[(places["role"] == "writer") & (places["inputs"] == "last")]
+    rows = []
+    for place in tested.itertuples():
+        ids = rng.integers(0, 50257, size=place.position + 1)
+        dla = np.append(rng.normal(size=place.position), place.clean)
+        texts = [PROMPT_TOKENS[int(one) % len(PROMPT_TOKENS)] if tokenizer else None for one in ids]
+        keys = {"writer": place.writer, "source": place.source, "prompt": place.prompt, "place": place.position}
+        values = {"token_id": ids, "token": texts, "dla": dla, "net_dla": 0.3 * dla}
+        rows.append(pd.DataFrame({**keys, "position": np.arange(len(ids)), **values}))
+    return pd.concat(rows, ignore_index=True)
 
 
 def _places(source: str, n: int) -> list[tuple[str, int]]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tests.fake_prompts import adversarial_rows, aligned_rows, loss_rows
+from tests.fake_prompts import adversarial_rows, aligned_rows, loss_rows, token_rows
 from tests.fake_terms import FakeTarget, Invented, beta_columns, correlations, quantile_columns, ratios, summed
 from workers.components import Layout
 
@@ -58,6 +58,8 @@ def add_verify(
         tables[name] = frame
     verdicts(tables)
     complete_scan(tables, effects.assign(model=invented.name), rng)
+    tables["adversarial_tokens"] = token_rows(tables["adversarial"], rng, tokenizer)
+    tables["adversarial_tokens"].insert(0, "model", invented.name)
 
 
 def _other(invented: Invented, writer: str) -> str:

@@ -139,8 +139,8 @@ def measure_verify(
     chosen = tuple(range(len(tokens))) if donors is None else donors
     blocks = [chosen[start : start + donor_block] for start in range(0, len(chosen), donor_block)]
     adversarial = [
-        measure_adversarial(model, task("adversarial", range(0), AdversarialWork(tested, given, part)), tokens, batch)
-        for part in (blocks if tested else [])
+        measure_adversarial(model, task("adversarial", range(0), work), tokens, batch)
+        for work in [AdversarialWork(tested, given, part, part is blocks[0]) for part in (blocks if tested else [])]
     ]
     told = Told(targets, held_out, tau, tokens.shape[1], tested, given, None, tokenizer)
     return {n: pd.DataFrame(c) for n, c in verify_tables(model, told, group, trust, adversarial).items()}

@@ -22,7 +22,7 @@ import pandas as pd
 from torch import Tensor
 
 from tests.oracle import QUANTILES, TAU, Activations, layer_of_head
-from tests.oracle_verify_adversarial import adversarial_rows
+from tests.oracle_verify_adversarial import adversarial_rows, token_rows
 from tests.oracle_verify_effects import ablations, aligned_tokens, carries, effects, mlps
 from tests.oracle_verify_reruns import centre, rerun
 from tests.oracle_verify_setting import (
@@ -76,6 +76,9 @@ COLUMNS = {
     "adversarial": [
         *("writer", "source", "prompt", "position", "text", "top_id", "top", "second_id", "second", "logit_diff"),
         *("component", "role", "clean", "inputs", *_family(""), "change", "rank", "n"),
+    ],
+    "adversarial_tokens": [
+        *("writer", "source", "prompt", "place", "position", "token_id", "token", "dla", "net_dla"),
     ],
     "ablation_loss": [
         *("writer", "ablation", "clean_loss", "increase_mean", "increase_mean_low", "increase_mean_high"),
@@ -171,6 +174,7 @@ def verify_tables(
         rows["aligned_tokens"] += aligned_tokens(s, writer)
     writers = list(dict.fromkeys(target.writer for target in targets))
     rows["adversarial"] = adversarial_rows(s, writers, places, given, donors)
+    rows["adversarial_tokens"] = list(token_rows(s, writers, places, given))
     rows["dla_trust"] = trust_rows(arrange(config, weights, s.corpus[: first_prompt + trusted], positions, **drawn))
     return {name: pd.DataFrame(rows[name], columns=columns) for name, columns in COLUMNS.items()}
 

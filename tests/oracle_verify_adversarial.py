@@ -4,18 +4,22 @@ A place is a writer, a prompt and the position behind which the prompt is cut; a
 The writer's DLA there, and that of the other head whose DLA is highest, once as it is and once for every donor prompt cut
 to the same length: the head's normalised input is the donor's at the last position alone (its query, and the last key
 and value), or at all of them, which is the donor's own output. MLPs and embeddings write what they write in the donor.
+
+Of the same prompt, token by token and as it is: the writer's DLA on the difference of that token's own a and b, and net,
+with the V-composed part of every later head from the writer added: what is gone from the head's output, its pattern
+clean, once the writer's output is taken out of its value input.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from tests.oracle import Activations, as_numpy, forward, layer_norm, layer_of_head, quantile
+from tests.oracle import Activations, as_numpy, forward, is_later_head, layer_norm, layer_of_head, quantile
 from tests.oracle_dla import top_two
-from tests.oracle_v_composition import resid_pre
+from tests.oracle_v_composition import patched_output, resid_pre
 from tests.oracle_verify_reruns import centre, run_head
 from tests.oracle_verify_setting import Setting, dot, quantiles
 from workers.records import Place
@@ -23,6 +27,8 @@ from workers.records import Place
 Row = dict[str, object]
 CONTEXT = 8
 """Places are searched behind so many positions, or behind a quarter of shorter prompts."""
+SHOWN = 128
+"""How many tokens of a prompt are told of, the last."""
 
 
 class Cut(NamedTuple):
@@ -46,10 +52,8 @@ def adversarial_rows(
     donors: Sequence[int] | None,
 ) -> list[Row]:
     """Rows of all places, each place ranked by how little the writer's attribution changes under a donor's last input."""
-    chosen = [place for writer in writers for place in found_places(s, writer, places)]
-    chosen += [Place(w, "given", i, len(ids) - 1) for w in writers for i, ids in enumerate(given)]
     indices = range(len(s.corpus)) if donors is None else donors
-    rows = [row for place in chosen for row in place_rows(s, place, given, indices)]
+    rows = [row for place in all_places(s, writers, places, given) for row in place_rows(s, place, given, indices)]
     tested = [row for row in rows if (row["role"], row["inputs"]) == ("writer", "last")]
     for key in {(row["writer"], row["source"]) for row in tested}:
         mine = [row for row in tested if (row["writer"], row["source"]) == key]
@@ -59,6 +63,40 @@ def adversarial_rows(
                 if all(row[name] == best[name] for name in same):
                     row["rank"] = rank
     return rows
+
+
+def token_rows(s: Setting, writers: Sequence[str], places: int, given: Sequence[Sequence[int]]) -> Iterator[Row]:
+    """Rows of the tokens before all places, the place's own last."""
+    for place in all_places(s, writers, places, given):
+        ids = prompt_of(s, place, given)
+        run = forward(s.config, s.w, ids)
+        written = run.terms[place.writer]
+        taken_back = [
+            run.terms[head] - patched_output(s.config, s.w, run, place.writer, head, "frozen")
+            for head in run.terms
+            if is_later_head(head, place.writer)
+        ]
+        for position in range(max(0, len(ids) - SHOWN), len(ids)):
+            a, b = top_two(run.logits[position].tolist())
+            g = centre(s.w["W_U"][:, a] - s.w["W_U"][:, b]) / run.final_scale[position]
+            dla = float(written[position] @ g)
+            net = dla + sum(float(part[position] @ g) for part in taken_back)
+            yield {
+                **{"writer": place.writer, "source": place.source, "prompt": place.prompt, "place": place.position},
+                **{"position": position, "token_id": int(ids[position]), "token": None, "dla": dla, "net_dla": net},
+            }
+
+
+def all_places(s: Setting, writers: Sequence[str], places: int, given: Sequence[Sequence[int]]) -> list[Place]:
+    """The places found for every writer, then the ends of the given prompts."""
+    chosen = [place for writer in writers for place in found_places(s, writer, places)]
+    return chosen + [Place(w, "given", i, len(ids) - 1) for w in writers for i, ids in enumerate(given)]
+
+
+def prompt_of(s: Setting, place: Place, given: Sequence[Sequence[int]]) -> np.ndarray:
+    """A place's prompt up to the place."""
+    ids = s.corpus[place.prompt] if place.source == "found" else np.asarray(given[place.prompt])
+    return ids[: place.position + 1]
 
 
 def found_places(s: Setting, writer: str, n: int) -> list[Place]:
@@ -85,8 +123,7 @@ def cut(s: Setting, ids: Sequence[int]) -> Cut:
 def place_rows(s: Setting, place: Place, given: Sequence[Sequence[int]], donors: Sequence[int]) -> list[Row]:
     """A place's rows: the writer and the other head, each under both replacements."""
     found = place.source == "found"
-    ids = s.corpus[place.prompt] if found else np.asarray(given[place.prompt])
-    here = cut(s, ids[: place.position + 1])
+    here = cut(s, prompt_of(s, place, given))
     others = [
         cut(s, s.corpus[donor][: place.position + 1]) for donor in donors if not (found and donor == place.prompt)
     ]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dashboards.homes import Home
 from dashboards.pages import ModelTables, write_comparison, write_model_page
 from tests.fake_tables import fake_manifest
 
@@ -30,9 +31,9 @@ def model_page(model: ModelTables, folder: Path, **changes: Any) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def comparison(models: list[ModelTables], folder: Path, links: dict[str, str] | None = None, **changes: Any) -> str:
+def comparison(models: list[ModelTables], folder: Path, homes: dict[str, Home] | None = None, **changes: Any) -> str:
     path = folder / "compare.html"
-    write_comparison(models, path, fake_manifest(models, **changes), links or {})
+    write_comparison(models, path, fake_manifest(models, **changes), homes or {})
     return path.read_text(encoding="utf-8")
 
 
@@ -64,3 +65,35 @@ def broken(model: ModelTables) -> dict[str, dict[str, pd.DataFrame]]:
 
 def sections(page: str) -> list[str]:
     return re.findall(r'<section class="card" id="(.*?)"', page)
+
+
+class Opened:
+    """A page in a browser without a network, drawn whole; ``complaints`` are its errors and requests beyond the file."""
+
+    def __init__(self, browser: Any, path: Path, address: str = "", **options: Any) -> None:
+        self.context = browser.new_context(offline=True, **options)
+        self.page = self.context.new_page()
+        self.complaints: list[str] = []
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
+        self.page.on("request", self._note_request)
+        self.page.goto(path.as_uri() + address)
+        self.draw_all()
+
+    def _note_request(self, request: Any) -> None:
+        if not request.url.startswith(("file:", "data:", "blob:")):
+            self.complaints.append(request.url)
+
+    def draw_all(self) -> None:
+        # figures draw when they come into view, and all before printing
+        self.page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+        self.page.wait_for_selector(".plot:not([data-drawn])", state="detached", timeout=60_000)
+
+    def wait_drawn(self, card: str, key: str) -> None:
+        self.page.wait_for_selector(f'.plot[data-card="{card}"][data-drawn="{key}"]')
+
+    def saved(self, button: Any) -> tuple[str, bytes]:
+        """Name and content of the file that a button, or the one of this selector, hands out."""
+        with self.page.expect_download() as download:
+            (self.page.locator(button) if isinstance(button, str) else button).click()
+        return download.value.suggested_filename, Path(download.value.path()).read_bytes()

@@ -116,6 +116,8 @@ class AdversarialWork(NamedTuple):
     """Token ids of the given prompts."""
     donors: tuple[int, ...]
     """Indices in the corpus of the prompts whose inputs replace the writer's."""
+    tokens: bool
+    """Whether the attributions token by token are measured as well, which need no donors: by one shard of a model."""
 
 
 Work = ScanWork | GroupWork | TrustWork | AdversarialWork

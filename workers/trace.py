@@ -267,11 +267,11 @@ class LeanModel:
             q=torch.stack([attended.q for attended in attention]),
             k=torch.stack([attended.k for attended in attention]),
             ln1_scale=torch.stack([attended.scale for attended in attention]),
-            logit_direction=self._logit_direction(select(resid, positions)),
+            logit_direction=self.logit_direction(select(resid, positions)),
             resid_pre=torch.stack([*resid_kept, resid]) if keep_resid else None,
         )
 
-    def _logit_direction(
+    def logit_direction(
         self, resid: Float[Tensor, "batch measured d_model"]
     ) -> Float[Tensor, "batch measured d_model"]:
         """Direction of the two most likely next tokens' logit difference, over the final scale; few logits at a time."""

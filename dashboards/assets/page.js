@@ -1,4 +1,4 @@
-// Draws a page's figures when they come into view, follows the colour scheme, and sorts and filters its tables.
+// Draws a page's figures when they come into view, follows the colour scheme, its controls and its choice of a writer.
 "use strict";
 (() => {
   const read = (id) => JSON.parse(document.getElementById(id).textContent);
@@ -13,10 +13,10 @@
   };
 
   // a card's controls, less those of its other panels, then what is fixed about this panel
-  const chosen = (plot) => {
-    const controls = [...document.querySelectorAll(`[data-control="${plot.dataset.card}"]`)];
-    const own = controls.filter(({ dataset }) => dataset.panel === undefined || dataset.panel === plot.dataset.panel);
-    const fixed = plot.dataset.key === undefined ? [] : [plot.dataset.key];
+  const chosen = ({ dataset: place }) => {
+    const controls = [...document.querySelectorAll(`[data-control="${place.card}"]`)];
+    const own = controls.filter(({ dataset }) => dataset.panel === undefined || dataset.panel === place.panel);
+    const fixed = place.key === undefined ? [] : [place.key];
     return [...own.map((control) => control.value), ...fixed].join(".") || "0";
   };
 
@@ -36,9 +36,8 @@
       displaylogo: false,
       // plotly's own default offers to upload the chart to its makers
       plotlyServerURL: "",
-      modeBarButtonsToRemove: ["sendChartToCloud", "lasso2d", "select2d", "autoScale2d"],
+      modeBarButtonsToRemove: ["toImage", "sendChartToCloud", "lasso2d", "select2d", "autoScale2d"],
       ...(coarse.matches ? { displayModeBar: false } : {}),
-      toImageButtonOptions: { format: "svg", filename: card },
     };
     const sentence = document.getElementById(`${card}-sentence`);
     if (sentence && plot.dataset.panel === undefined) sentence.textContent = (figure.layout.meta || {}).sentence || "";
@@ -51,7 +50,7 @@
   }
 
   const plots = [...document.querySelectorAll(".plot")];
-  const redraw = () => plots.filter((plot) => plot.dataset.drawn !== undefined).forEach(draw);
+  const isDrawn = (plot) => plot.dataset.drawn !== undefined;
   if ("IntersectionObserver" in window) {
     const seen = new IntersectionObserver(
       (entries) => {
@@ -68,58 +67,136 @@
   } else {
     plots.forEach(draw);
   }
-  dark.addEventListener("change", redraw);
+  dark.addEventListener("change", () => plots.filter(isDrawn).forEach(draw));
   window.addEventListener("beforeprint", () => plots.forEach(draw));
 
-  document.querySelectorAll("[data-control]").forEach((control) => {
-    const said = control.parentElement.querySelector("output");
-    const names = control.dataset.steps ? JSON.parse(control.dataset.steps) : null;
-    const tell = () => {
-      if (!names) return;
-      said.textContent = names[control.value];
-      control.setAttribute("aria-valuetext", names[control.value]);
-    };
-    tell();
-    control.addEventListener("input", () => {
-      tell();
-      document.querySelectorAll(`.plot[data-card="${control.dataset.control}"]`).forEach(draw);
-    });
-  });
-
-  const valueOf = (row, column) => {
-    const cell = row.cells[column];
-    if (cell.dataset.value === undefined) return cell.textContent;
-    return cell.dataset.value === "" ? null : Number(cell.dataset.value);
-  };
-
-  // what is missing stays last in both directions
-  function compare(a, b, sign) {
-    if (a === null || b === null) return (a === null) - (b === null);
-    if (typeof a === "number") return sign * (a - b);
-    return sign * a.localeCompare(b, undefined, { numeric: true });
+  // the text of the chosen key, or the one that says there is none
+  function show(card) {
+    const bodies = [...document.querySelectorAll(`[data-card="${card}"][data-body]`)];
+    if (!bodies.length) return;
+    const key = chosen(bodies[0]);
+    const one = bodies.find(({ dataset }) => dataset.body === key) || bodies.at(-1);
+    bodies.forEach((body) => { body.hidden = body !== one; });
   }
 
-  document.querySelectorAll("thead button").forEach((button) => {
+  function tell(control) {
+    if (!control.dataset.steps) return;
+    const name = JSON.parse(control.dataset.steps)[control.value];
+    control.parentElement.querySelector("output").textContent = name;
+    control.setAttribute("aria-valuetext", name);
+  }
+
+  function follow(control) {
+    tell(control);
+    show(control.dataset.control);
+    // those not drawn yet will ask for their key when they come into view
+    plots.filter((plot) => plot.dataset.card === control.dataset.control && isDrawn(plot)).forEach(draw);
+  }
+
+  const controls = [...document.querySelectorAll("[data-control]")];
+  controls.forEach((control) => {
+    tell(control);
+    control.addEventListener("input", () => follow(control));
+  });
+
+  const whole = document.getElementById("page-writer");
+  const parts = controls.filter((control) => control.dataset.writers !== undefined);
+  const missing = new Map();
+
+  const namesOf = (control) => [...control.options].map((option) => option.text.split(" ←")[0]);
+
+  function say(control, said) {
+    if (!missing.has(control)) {
+      const note = document.createElement("span");
+      note.className = "absent";
+      control.parentElement.append(note);
+      missing.set(control, note);
+    }
+    missing.get(control).textContent = said;
+  }
+
+  function remember(writer) {
+    history.replaceState(null, "", writer ? `#writer=${encodeURIComponent(writer)}` : location.href.split("#")[0]);
+  }
+
+  // every part shows this writer; one that has none of it stays as it is and says so; "" is each part's own beginning
+  function choose(writer) {
+    parts.forEach((control) => {
+      const names = namesOf(control);
+      const at = writer ? names.indexOf(writer) : [...control.options].findIndex((option) => option.defaultSelected);
+      say(control, at < 0 ? `not shown for ${writer}` : "");
+      const isThere = names[control.selectedIndex] === writer;
+      if (at < 0 || isThere || at === control.selectedIndex) return;
+      control.selectedIndex = at;
+      follow(control);
+    });
+  }
+
+  function fromAddress() {
+    const asked = /^#writer=(.*)$/.exec(location.hash);
+    if (!asked) return;
+    let writer = "";
+    try { writer = decodeURIComponent(asked[1]); } catch { return; }
+    const isOffered = [...whole.options].some((option) => option.value === writer);
+    document.getElementById("page-writer-note").textContent = isOffered ? "" : `${writer} has no figures of its own`;
+    whole.value = isOffered ? writer : "";
+    choose(whole.value);
+  }
+
+  if (whole) {
+    whole.closest("label").hidden = false;
+    whole.addEventListener("input", () => {
+      document.getElementById("page-writer-note").textContent = "";
+      choose(whole.value);
+      remember(whole.value);
+    });
+    // a part that goes its own way: the page no longer has one writer
+    parts.forEach((control) => {
+      control.addEventListener("input", () => {
+        if (whole.value && namesOf(control)[control.selectedIndex] !== whole.value) {
+          whole.value = "";
+          remember("");
+          parts.forEach((other) => say(other, ""));
+        }
+      });
+    });
+    window.addEventListener("hashchange", fromAddress);
+    fromAddress();
+  }
+
+  const list = document.querySelector("nav details");
+  if (list) {
+    const close = () => { list.open = false; };
+    list.addEventListener("click", (event) => { if (event.target.closest("a")) close(); });
+    list.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape" || !list.open) return;
+      close();
+      list.querySelector("summary").focus();
+    });
+    document.addEventListener("pointerdown", (event) => { if (!list.contains(event.target)) close(); });
+    list.addEventListener("focusout", ({ relatedTarget }) => {
+      if (relatedTarget && !list.contains(relatedTarget)) close();
+    });
+  }
+
+  document.querySelectorAll("[data-save]").forEach((button) => {
     button.addEventListener("click", () => {
-      const header = button.parentElement;
-      const column = header.cellIndex;
-      const body = header.closest("table").tBodies[0];
-      const up = header.getAttribute("aria-sort") !== "ascending";
-      header.closest("tr").querySelectorAll("th").forEach((other) => other.setAttribute("aria-sort", "none"));
-      header.setAttribute("aria-sort", up ? "ascending" : "descending");
-      const rows = [...body.rows].map((row) => ({ row, value: valueOf(row, column) }));
-      rows.sort((a, b) => compare(a.value, b.value, up ? 1 : -1));
-      body.append(...rows.map(({ row }) => row));
+      const panel = button.closest(".figure");
+      const plot = panel.querySelector(".plot");
+      const name = panel.querySelector("h3")?.textContent ?? panel.querySelector("select")?.selectedOptions[0].text;
+      const parts = plot.dataset.panel === undefined ? [] : [name ?? Number(plot.dataset.panel) + 1];
+      save.figure(save.nameOf(plot.dataset.card, ...parts), plot, themes.light, button.dataset.save);
     });
   });
 
-  document.querySelectorAll("[data-filter]").forEach((box) => {
-    const rows = [...document.getElementById(box.dataset.filter).tBodies[0].rows];
-    const isAsked = (cell) => cell.cellIndex === 0 || cell.dataset.filtered !== undefined;
-    box.addEventListener("input", () => {
-      const wanted = box.value.trim().toLowerCase();
-      const matches = (cell) => isAsked(cell) && cell.textContent.toLowerCase().includes(wanted);
-      rows.forEach((row) => { row.hidden = ![...row.cells].some(matches); });
+  // in a viewer that shows the page under a name of its own, relative links lead nowhere, and nothing can be saved
+  if (!["file:", "http:", "https:"].includes(location.protocol)) {
+    document.documentElement.classList.add("viewer");
+    const isFramed = window.parent !== window;
+    document.querySelectorAll("a[href]").forEach((link) => {
+      const href = link.getAttribute("href");
+      const isKept = href.startsWith("#") || (!isFramed && /^https?:/i.test(href));
+      if (!isKept) link.replaceWith(...link.childNodes);
     });
-  });
+  }
 })();

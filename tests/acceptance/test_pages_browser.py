@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dashboards.homes import Home
 from dashboards.pages import write_comparison, write_model_page
 from tests.fake_tables import fake_checkpoints, fake_manifest, fake_model
+from tests.written_pages import Opened
 
 pytestmark = pytest.mark.chromium
 
@@ -25,38 +30,12 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sweep = fake_manifest(models)
     for model, name in zip(models, ("model", "odd"), strict=True):
         write_model_page(model, folder / f"{name}.html", sweep)
-    write_comparison(models, folder / "compare.html", sweep, {"gelu-4l": "model.html"})
+    write_comparison(models, folder / "compare.html", sweep, {"gelu-4l": Home("model.html")})
     deeper = [fake_model(f"toy-{n}l", n, 2, n_tokens=24, reading=True) for n in (1, 2, 6)]
     write_comparison(deeper, folder / "deeper.html", fake_manifest(deeper), {})
     trained = fake_checkpoints("toy-2l", (0, 65_536, 1_048_576), n_layers=2, n_heads=2, n_tokens=24)
     write_comparison(trained, folder / "trained.html", fake_manifest(trained), {})
     return folder
-
-
-class Opened:
-    """A page with everything drawn; ``complaints`` are its errors and requests beyond the file itself."""
-
-    def __init__(self, browser: Any, path: Path, **options: Any) -> None:
-        self.context = browser.new_context(offline=True, **options)
-        self.page = self.context.new_page()
-        self.complaints: list[str] = []
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
-        self.page.on("request", self._note_request)
-        self.page.goto(path.as_uri())
-        self.draw_all()
-
-    def _note_request(self, request: Any) -> None:
-        if not request.url.startswith(("file:", "data:", "blob:")):
-            self.complaints.append(request.url)
-
-    def draw_all(self) -> None:
-        # figures draw when they come into view, and all before printing
-        self.page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
-        self.page.wait_for_selector(".plot:not([data-drawn])", state="detached", timeout=60_000)
-
-    def wait_drawn(self, card: str, key: str) -> None:
-        self.page.wait_for_selector(f'.plot[data-card="{card}"][data-drawn="{key}"]')
 
 
 @pytest.fixture
@@ -88,12 +67,10 @@ def test_every_figure_draws_without_errors_or_requests(opened: Any, name: str) -
 def test_figures_draw_when_scrolled_to(browser: Any, pages: Path) -> None:
     page = browser.new_page(viewport={"width": 1000, "height": 600})
     page.goto((pages / "model.html").as_uri())
-    assert page.get_attribute('.plot[data-card="presence"]', "data-drawn") is None  # the trust table stands before it
-    page.locator("#presence").scroll_into_view_if_needed()
-    page.wait_for_selector('.plot[data-card="presence"][data-drawn]')
-    assert page.get_attribute('.plot[data-card="ledger"]', "data-drawn") is None
-    page.locator("#ledger").scroll_into_view_if_needed()
-    page.wait_for_selector('.plot[data-card="ledger"][data-drawn]')
+    for card in ("ledger", "heatmaps"):
+        assert page.get_attribute(f'.plot[data-card="{card}"]', "data-drawn") is None
+        page.locator(f"#{card}").scroll_into_view_if_needed()
+        page.wait_for_selector(f'.plot[data-card="{card}"][data-drawn]')
     page.close()
 
 
@@ -174,6 +151,43 @@ def test_the_table_sorts_by_keyboard_and_filters(opened: Any) -> None:
         "#writers tbody tr:not([hidden]) th", "(all) => all.map((one) => one.textContent)"
     )
     assert sorted(visible) == ["MLP0", "MLP1", "MLP2", "MLP3"]
+
+
+@pytest.mark.parametrize("name", ["model", "compare", "trained"])
+def test_every_figure_and_table_can_be_saved(opened: Any, name: str) -> None:
+    page = opened(name)
+    numbers = re.compile(r"-?\d+(\.\d+)?(e[-+]\d+)?")
+    buttons = page.page.locator("[data-save=csv]:visible, [data-save-table]:visible")
+    assert buttons.count() > 5
+    for at in range(buttons.count()):
+        page.page.wait_for_timeout(120)  # of more than ten files in a second chromium drops some
+        file, content = page.saved(buttons.nth(at))
+        rows = list(csv.reader(io.StringIO(content.decode(), newline="")))
+        assert len(rows) > 1, file
+        assert {len(row) for row in rows} == {len(rows[0])}, file
+        cells = {cell for row in rows[1:] for cell in row}
+        assert any(numbers.fullmatch(cell) for cell in cells), file
+        assert not cells & {"undefined", "NaN", "null", "[object Object]", "Infinity"}, file
+    for card in ("ledger", "causal", "erased") if name == "model" else ("causal", "depth"):
+        _, content = page.saved(page.page.locator(f"#{card} [data-save=svg]").first)
+        assert content.count(b"<path") + content.count(b"<image") > 3
+    assert page.complaints == []
+
+
+def test_one_writer_for_a_whole_model(browser: Any, pages: Path) -> None:
+    page = Opened(browser, pages / "model.html", "#writer=L0H2")
+    shown = page.page.eval_on_selector_all(
+        "select[data-writers]",
+        "(all) => all.map((one) => [one.dataset.control, one.selectedOptions[0].text.split(' ')[0]])",
+    )
+    away = [card for card, writer in shown if writer != "L0H2"]
+    assert {"presence", "onto", "patched", "ledger"} <= {card for card, _ in shown} - set(away)
+    said = page.page.eval_on_selector_all(
+        ".absent:not(:empty)", "(all) => all.map((one) => one.closest('section').id + ' ' + one.textContent)"
+    )
+    assert said == [f"{card} not shown for L0H2" for card in away]
+    assert page.page.inner_text("#ledger-sentence").startswith("L0H2: ")
+    page.context.close()
 
 
 @pytest.mark.parametrize("name", ["model", "compare"])

@@ -15,6 +15,7 @@ from rich.console import Console
 from tests.benchmarks.literal import measure_literal
 from tests.benchmarks.memory import measure_memory
 from tests.benchmarks.overhead import measure_overhead
+from tests.benchmarks.pages import measure_pages
 from tests.benchmarks.positions import measure_positions
 from tests.benchmarks.report import machine_info, tables, write_json
 from tests.benchmarks.scan import measure_scans
@@ -31,6 +32,7 @@ SUBJECTS: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "overhead": measure_overhead,
     "shards": measure_shards,
     "positions": measure_positions,
+    "pages": measure_pages,
 }
 
 

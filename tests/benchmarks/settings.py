@@ -32,6 +32,15 @@ class Workload:
 
 
 @dataclass(frozen=True)
+class PagesShape:
+    """How much stands on the pages whose size and opening are measured."""
+
+    n_models: int
+    n_layers: int
+    n_heads: int
+
+
+@dataclass(frozen=True)
 class Settings:
     """How much is measured."""
 
@@ -65,6 +74,7 @@ class Settings:
     sweep_rounds: int
     n_shards: int
     """Shards that measure nothing."""
+    pages: PagesShape
 
 
 def full_settings(threads: int, rounds: int) -> Settings:
@@ -94,6 +104,7 @@ def full_settings(threads: int, rounds: int) -> Settings:
         tiny=Workload("tiny shards", 1, 1, 8, seq_len=8, n_prompts=500, block_prompts=1),
         sweep_rounds=2,
         n_shards=10_000,
+        pages=PagesShape(n_models=12, n_layers=12, n_heads=12),
     )
 
 
@@ -124,6 +135,7 @@ def quick_settings(threads: int, rounds: int) -> Settings:
         tiny=Workload("tiny shards", 1, 1, 8, seq_len=8, n_prompts=20, block_prompts=1),
         sweep_rounds=1,
         n_shards=50,
+        pages=PagesShape(n_models=2, n_layers=2, n_heads=2),
     )
 
 

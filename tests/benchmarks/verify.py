@@ -2,8 +2,8 @@
 
 Three writers are verified, with erasers in one layer, in two layers and in the last one. A group or a trust shard is timed as
 a worker measures it and divided by its prompts. The adversarial substage has a cost for each of its shards, the clean runs
-of the places under test, and one for each donor. Together they are weighed as a sweep with the config's defaults weighs
-them: so many trust prompts, donors and shards of donors for each verified prompt.
+of the places under test, and one for each donor; one shard has their tokens as well. Together they are weighed as a sweep
+with the config's defaults weighs them: so many trust prompts, donors and shards of donors for each verified prompt.
 
 The literal method stands beside one verified quantity: how much of a writer is in every state, and what is written along it
 later, with the writer taken from the values of its erasers, and of all heads of their layers. By TransformerLens' hooks that
@@ -68,6 +68,8 @@ class Shares(NamedTuple):
     shards: float
     """Shards of the substage ``adversarial``."""
     donors: float
+    tokens: float
+    """Shards of that substage that also measure their places' tokens: one of a model."""
 
 
 def default_shares(config: SweepConfig) -> Shares:
@@ -75,7 +77,7 @@ def default_shares(config: SweepConfig) -> Shares:
     n_prompts = config.verify_prompts
     donors = len(draw_donors(config.seed, config.prompts + n_prompts, config.donors))
     trusted = min(config.trust_prompts, n_prompts)
-    return Shares(trusted / n_prompts, len(blocks(donors, DONORS)) / n_prompts, donors / n_prompts)
+    return Shares(trusted / n_prompts, len(blocks(donors, DONORS)) / n_prompts, donors / n_prompts, 1 / n_prompts)
 
 
 class Shards:
@@ -101,12 +103,12 @@ class Shards:
         """Resampling of every writer."""
         self._measure("trust", TrustWork(WriterBlock(0, len(self._model.config.layout.writers))), positions)
 
-    def adversarial(self, n_donors: int) -> None:
+    def adversarial(self, n_donors: int, with_tokens: bool = False) -> None:
         """The places under test, with the inputs of so many donors: the shard's prompts, over and over."""
         given = tuple(tuple(self._tokens[0, :length].tolist()) for length in GIVEN)
         donors = tuple(donor % self._n_prompts for donor in range(n_donors))
         places = (*self.found(), *given_places(self.targets, given))
-        self._measure("adversarial", AdversarialWork(places, given, donors), None)
+        self._measure("adversarial", AdversarialWork(places, given, donors, with_tokens), None)
 
     def found(self) -> tuple[Place, ...]:
         """As many places as verify looks for, spread over a prompt's positions."""
@@ -138,6 +140,7 @@ def _substages(settings: Settings, model: LeanModel) -> Iterator[Row]:
     protocols = {ALL: None, f"{settings.n_positions} positions": settings.n_positions}
     cases: dict[str, Case] = {"no donors": partial(shards.adversarial, 0)}
     cases["donors"] = partial(shards.adversarial, N_DONORS)
+    cases["tokens"] = partial(shards.adversarial, 0, with_tokens=True)
     for protocol, positions in protocols.items():
         cases[f"group, {protocol}"] = partial(shards.group, positions)
         cases[f"trust, {protocol}"] = partial(shards.trust, positions)
@@ -145,6 +148,7 @@ def _substages(settings: Settings, model: LeanModel) -> Iterator[Row]:
     timings, beside = _timed(cases, bare, settings.verify_rounds)
     shard, prompt = timings["no donors"], 1 / settings.verify_prompts
     donor = scaled(added(timings["donors"], scaled(shard, -1)), 1 / N_DONORS)
+    tokens = added(timings["tokens"], scaled(shard, -1))
 
     def row(measured: str, found: Sequence[Timing], aim: float | None = None) -> Row:
         return ratio_row(SUBJECT, settings.verify_shape, (measured, found), (BARE, beside), aim)
@@ -153,6 +157,7 @@ def _substages(settings: Settings, model: LeanModel) -> Iterator[Row]:
     for protocol in protocols:
         group, trust = (scaled(timings[f"{stage}, {protocol}"], prompt) for stage in ("group", "trust"))
         parts = group, scaled(trust, shares.trust), scaled(shard, shares.shards), scaled(donor, shares.donors)
+        parts = *parts, scaled(tokens, shares.tokens)
         together = row(f"{TOGETHER}, {protocol}", reduce(added, parts), AIMS.get((settings.verify_shape, protocol)))
         together.details.update(shares._asdict())
         yield row(f"group of {len(shards.targets)} writers, {protocol}: for each prompt", group)
@@ -161,6 +166,7 @@ def _substages(settings: Settings, model: LeanModel) -> Iterator[Row]:
     places = f"{len(shards.found())} places and {len(GIVEN)} given prompts"
     yield row(f"adversarial: for each shard, {places}", shard)
     yield row("adversarial: for each donor", donor)
+    yield row("adversarial: tokens of the places, once", tokens)
 
 
 def _timed(cases: dict[str, Case], bare: Case, rounds: int) -> tuple[dict[str, list[Timing]], list[Timing]]:

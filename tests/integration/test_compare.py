@@ -1,25 +1,33 @@
 """Several sweeps on one page: from their folders, and from nothing but what was logged to MLflow."""
 
+import html
 import json
+import os
 import re
 import shutil
 import socket
 import sqlite3
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import unquote, urlsplit
+from urllib.request import urlopen
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from pandas.testing import assert_frame_equal
 
 import sweep
-from dashboards.tables import read_out
+from dashboards.tables import SchemaError, read_out
 from sweep import cli
 from sweep.comparison import compare_folders
 from sweep.config import SweepConfig
 from sweep.downloads import download_experiment
+from sweep.tracking_store import run_url
 from tests.random_models import write_tl_directory
+from tests.services import MlflowServer
 from workers.errors import DataError, SweepError, UsageError
 
 
@@ -68,7 +76,13 @@ def store(swept, tmp_path):
         (run.data.tags["role"], run.info.run_name, run.data.tags["sweep_id"]): run
         for run in client.search_runs([experiment_id])
     }
-    return SimpleNamespace(uri=uri, client=client, experiment_id=experiment_id, runs=runs)
+    sweep_names = {sweep: name for role, name, sweep in runs if role == "sweep"}
+    return SimpleNamespace(uri=uri, client=client, experiment_id=experiment_id, runs=runs, sweep_names=sweep_names)
+
+
+def local(address: str) -> Path:
+    """The file that a ``file:`` address names."""
+    return Path(unquote(urlsplit(address).path))
 
 
 def sweep_id(folder: Path) -> str:
@@ -88,8 +102,18 @@ def table_of_models(page: Path) -> list[str]:
 
 
 def links_of(page: Path) -> dict[str, str]:
-    text = page.read_text()
-    return {name: href for href, name in re.findall(r'<a href="([^"#]+)">([^<]+)</a>', text)}
+    """Where the table of models leads, by name."""
+    table = page.read_text().partition('<section class="card" id="models"')[2].partition("</table>")[0]
+    return {name: href for href, name in re.findall(r'<a href="([^"#][^"]*)">([^<]+)</a>', table)}
+
+
+def places_of(page: Path) -> dict[str, str]:
+    """Where the numbers of erasing by reading are, by model: the href of its table ``writers``."""
+    part = page.read_text().partition('<section class="card" id="erased"')[2].partition("</section>")[0]
+    items = re.findall(r"<li>(.*?)</li>", part.partition("<ul>")[2])
+    name_and_href = r"^(?:<a [^>]*>)?([^<:]+).*?<a href=\"([^\"]+)\">writers\.parquet"
+    found = [re.match(name_and_href, item) for item in items]
+    return {match[1]: match[2] for match in found if match}
 
 
 def said(page: Path) -> str:
@@ -118,12 +142,15 @@ class TestFolders:
         page = swept.root / "pages" / "all.html"
         compare_folders([swept.one, swept.two], page)
         assert links_of(page) == {
-            "a": "../runs/one/a/figures/scan.html",
-            "b · one": "../runs/one/b/figures/scan.html",
-            "b · two": "../runs/two/b/figures/scan.html",
-            "c": "../runs/two/c/figures/scan.html",
+            "a": "../runs/one/a/index.html",
+            "b · one": "../runs/one/b/index.html",
+            "b · two": "../runs/two/b/index.html",
+            "c": "../runs/two/c/index.html",
         }
-        assert all((page.parent / href).is_file() for href in links_of(page).values())
+        assert places_of(page)["b · two"] == "../runs/two/b/tables/writers.parquet"
+        assert list(places_of(page)) == list(links_of(page))
+        for href in (*links_of(page).values(), *places_of(page).values()):
+            assert (page.parent / href).is_file()
 
     def test_one_sweep_twice_is_one_sweep(self, swept, tmp_path):
         compare_folders([swept.one, swept.one / ".." / "one"], tmp_path / "page.html")
@@ -131,14 +158,76 @@ class TestFolders:
         assert "Mind when comparing" not in said(tmp_path / "page.html")
 
     def test_sweeps_of_one_name_are_told_apart_by_their_folders(self, swept, tmp_path):
-        shutil.copytree(swept.one, tmp_path / "again one")
-        compare_folders([swept.one, tmp_path / "again one"], tmp_path / "page.html")
+        again = self.another(swept.one, tmp_path / "again one")
+        compare_folders([swept.one, again], tmp_path / "page.html")
         assert table_of_models(tmp_path / "page.html") == ["a · one", "b · one", "a · again one", "b · again one"]
-        assert links_of(tmp_path / "page.html")["b · again one"] == "again%20one/b/figures/scan.html"
+        assert links_of(tmp_path / "page.html")["b · again one"] == "again%20one/b/index.html"
+
+    @staticmethod
+    def another(out: Path, copy: Path, **changes: object) -> Path:
+        """A copy of a sweep's folder, as a sweep of another protocol would have left it."""
+        shutil.copytree(out, copy)
+        manifest = json.loads((copy / "manifest.json").read_text())
+        (copy / "manifest.json").write_text(json.dumps({**manifest, "sweep_id": "e" * 32, **changes}))
+        return copy
+
+    def test_a_model_that_was_measured_alike_twice_stands_once(self, swept, tmp_path):
+        copy = self.another(swept.one, tmp_path / "copy", name="copy", sweep_id=sweep_id(swept.one))
+        manifest = json.loads((copy / "manifest.json").read_text())
+        manifest["models"][1]["corpus_fingerprint"] = "0" * 32
+        (copy / "manifest.json").write_text(json.dumps(manifest))
+        compare_folders([swept.one, copy], tmp_path / "page.html")
+        assert table_of_models(tmp_path / "page.html") == ["a", "b · one", "b · copy"]
+        assert links_of(tmp_path / "page.html")["a"].endswith("runs/one/a/index.html")
+
+        # the one of which more was measured, and what only the other has
+        manifest["models"][0] |= {"stages": ["scan", "verify", "more"], "run_url": None}
+        (copy / "manifest.json").write_text(json.dumps(manifest))
+        (copy / "a" / "index.html").unlink()
+        compare_folders([swept.one, copy], tmp_path / "page.html")
+        assert table_of_models(tmp_path / "page.html") == ["b · one", "a", "b · copy"]
+        assert links_of(tmp_path / "page.html")["a"].endswith("runs/one/a/index.html")
+        assert places_of(tmp_path / "page.html")["a"] == "copy/a/tables/writers.parquet"
+
+    def test_other_schemas_are_left_out_and_named(self, swept, tmp_path, capsys):
+        newer = self.another(swept.two, tmp_path / "newer", name="newer", schema_version="3")
+        assert compare(swept.one, newer, "--to", tmp_path / "page.html") == 0
+        line = "b, c (sweep newer) were logged with schema 3, this version reads 2: left out"
+        assert line in capsys.readouterr().out.splitlines()
+        assert line in said(tmp_path / "page.html")
+        assert table_of_models(tmp_path / "page.html") == ["a", "b"]
+        assert "Not on this page" not in said(tmp_path / "page.html")
+
+        assert compare(newer, "--to", tmp_path / "none.html") == 1
+        assert capsys.readouterr().err == (
+            f"erasure-sweep: {line}; no model remains: run these sweeps again with this version\n"
+        )
+        assert not (tmp_path / "none.html").exists()
+
+    def test_a_table_of_another_schema_leaves_its_model_out(self, swept, tmp_path):
+        out = tmp_path / "out"
+        shutil.copytree(swept.one, out)
+        for name, version in (("a", {}), ("b", {b"schema_version": b"1"})):
+            path = out / name / "tables" / "writers.parquet"
+            pq.write_table(pq.read_table(path).replace_schema_metadata(version), path)
+        assert compare_folders([out, swept.two], tmp_path / "page.html") == [
+            "a (sweep one) was logged without a schema, this version reads 2: left out",
+            "b (sweep one) was logged with schema 1, this version reads 2: left out",
+        ]
+        assert table_of_models(tmp_path / "page.html") == ["b", "c"]
+        with pytest.raises(SchemaError) as caught:
+            read_out(out)
+        assert caught.value.found is None
+        assert str(deepcopy(caught.value)) == str(caught.value)  # as a process hands it to another
+
+    def test_a_manifest_that_says_its_models_in_another_way(self, swept, tmp_path):
+        odd = self.another(swept.two, tmp_path / "odd", schema_version=9, models={"b": {}})
+        assert compare_folders([swept.one, odd], tmp_path / "page.html") == [
+            f"all of {odd} (sweep two) was logged with schema 9, this version reads 2: left out"
+        ]
 
     def test_other_protocols_are_named(self, swept, tmp_path):
-        other = tmp_path / "other"
-        shutil.copytree(swept.one, other)
+        other = self.another(swept.one, tmp_path / "other")
         manifest = json.loads((other / "manifest.json").read_text())
         manifest |= {"name": "other", "version": "9.9"}
         manifest["config"] |= {"seq_len": 32, "positions": 4, "seed": 7, "dtype": "float64"}
@@ -191,23 +280,42 @@ class TestExperiments:
         assert rows_of(tmp_path / "logged.html") == rows_of(tmp_path / "folders.html")
         assert any("→" in row[-1] for row in rows_of(tmp_path / "logged.html"))
         assert said(tmp_path / "logged.html") == said(tmp_path / "folders.html")
-        assert links_of(tmp_path / "logged.html") == {}
+
+    def test_names_and_numbers_lead_to_artifacts_on_this_disk(self, swept, tmp_path):
+        assert compare("--experiment", "small", "--tracking-uri", swept.uri, "--to", tmp_path / "page.html") == 0
+        pages, tables = links_of(tmp_path / "page.html"), places_of(tmp_path / "page.html")
+        assert list(pages) == list(tables) == ["a", "b · one", "b · two", "c"]
+        for found, logged in ((pages["b · two"], "b/index.html"), (tables["b · two"], "b/tables/writers.parquet")):
+            assert found.startswith("file:///")
+            assert local(found).read_bytes() == (swept.two / logged).read_bytes()
+        assert "run in MLflow" not in (tmp_path / "page.html").read_text()
+
+    def test_artifacts_that_are_gone_from_this_disk_have_no_links(self, swept, store, tmp_path):
+        run = store.runs["model", "c", sweep_id(swept.two)]
+        page = local(f"{run.info.artifact_uri}/index.html")
+        page.rename(page.with_name("kept"))
+        try:
+            folders = download_experiment(store.uri, "small", tmp_path / "logged")
+        finally:
+            page.with_name("kept").rename(page)
+        compare_folders(folders, tmp_path / "page.html")
+        assert list(links_of(tmp_path / "page.html")) == ["a", "b · one", "b · two"]
 
     def test_folders_and_experiments_together(self, swept, tmp_path, capsys):
         assert (
             compare(swept.one, "--experiment", "small", "--tracking-uri", swept.uri, "--to", tmp_path / "p.html") == 0
         )
+        # one's models are in both, and stand once
         ids = [f"small-{sweep_id(folder)[:8]}" for folder in (swept.one, swept.two)]
-        assert table_of_models(tmp_path / "p.html") == [
-            *("a · one", "b · one", f"a · {ids[0]}", f"b · {ids[0]}", f"b · {ids[1]}", "c"),
-        ]
+        assert table_of_models(tmp_path / "p.html") == ["a", "b · one", f"b · {ids[1]}", "c"]
+        assert local(links_of(tmp_path / "p.html")["c"]).is_file()
 
     def test_tables_come_back_as_they_were(self, swept, tmp_path):
         found = download_experiment(swept.uri, "small", tmp_path)
         assert [folder.name for folder in found] == [f"small-{sweep_id(out)[:8]}" for out in (swept.one, swept.two)]
         for folder, out in zip(found, (swept.one, swept.two), strict=True):
             for logged, measured in zip(read_out(folder), read_out(out), strict=True):
-                assert logged.about == measured.about
+                assert {key: value for key, value in logged.about.items() if key != "home"} == measured.about
                 assert sorted(logged.tables) == sorted(measured.tables)
                 for name, table in measured.tables.items():
                     assert_frame_equal(logged.tables[name], table)
@@ -225,7 +333,7 @@ class TestExperiments:
         missing = {"batch", "d_head", "eps", "attn_scale", "stages", "targets", "n_verify_prompts", "held_out"}
         missing |= {"stage", "shards", "shards_done"}  # how far it was, while it was measured
         for entry, expected in zip(manifest["models"], original["models"], strict=True):
-            shared = set(entry) - {"spec"}
+            shared = set(entry) - {"spec", "home"}
             assert {key: entry[key] for key in shared} == {key: expected[key] for key in shared}
             assert set(expected) - set(entry) <= missing
 
@@ -287,6 +395,34 @@ class TestExperiments:
             with pytest.raises(DataError, match=rf"manifest.json of run torn \({again.info.run_id}\) is .*{problem}"):
                 download_experiment(store.uri, "small", tmp_path / problem)
 
+    def test_runs_of_other_tools_are_passed_over(self, swept, store, tmp_path):
+        ours = store.runs["model", "a", sweep_id(swept.one)]
+        for tags in ({}, {"role": "model"}, {"role": "model", "sweep_id": "7" * 32}, {"role": "sweep"}):
+            run = store.client.create_run(store.experiment_id, tags=tags)
+            store.client.log_param(run.info.run_id, "learning_rate", 0.1)
+            store.client.set_terminated(run.info.run_id, "FINISHED")
+        gone = store.client.create_run(
+            store.experiment_id, tags={key: ours.data.tags[key] for key in ("role", "sweep_id", "model_hash", "model")}
+        )
+        store.client.set_terminated(gone.info.run_id, "FINISHED")
+        store.client.delete_run(gone.info.run_id)
+        compare_folders(download_experiment(store.uri, "small", tmp_path / "logged"), tmp_path / "page.html")
+        assert table_of_models(tmp_path / "page.html") == ["a", "b · one", "b · two", "c"]
+        assert "Mind when comparing" in said(tmp_path / "page.html")
+
+    def test_a_sweep_that_was_logged_with_another_schema(self, swept, store, tmp_path):
+        parent = store.runs["sweep", store.sweep_names[sweep_id(swept.two)], sweep_id(swept.two)]
+        again = store.client.create_run(
+            store.experiment_id, tags={key: parent.data.tags[key] for key in ("role", "sweep_id")}
+        )
+        text = json.dumps({"schema_version": "3", "name": "later", "models": "said in another way"})
+        store.client.log_text(again.info.run_id, text, "manifest.json")
+        folders = download_experiment(store.uri, "small", tmp_path / "logged")
+        assert compare_folders(folders, tmp_path / "page.html") == [
+            "b, c (sweep later) were logged with schema 3, this version reads 2: left out"
+        ]
+        assert table_of_models(tmp_path / "page.html") == ["a", "b"]
+
     def test_an_unknown_experiment(self, swept, tmp_path, capsys):
         arguments = ("--experiment", "smal", "--tracking-uri", swept.uri, "--to", tmp_path / "page.html")
         assert compare(*arguments) == 2
@@ -302,6 +438,44 @@ class TestExperiments:
     def test_nothing_is_named(self, capsys):
         assert compare() == 2
         assert "name folders of finished sweeps" in capsys.readouterr().err
+
+
+class TestServers:
+    def test_names_numbers_and_runs_lead_to_the_server(self, swept, store, tmp_path):
+        with MlflowServer(tmp_path, store.uri, str(tmp_path / "artifacts")) as server:
+            self.check_links(swept, store, server, tmp_path)
+            self.check_manifest(server, tmp_path)
+
+    @staticmethod
+    def check_links(swept, store, server, tmp_path):
+        page = tmp_path / "page.html"
+        assert compare(swept.one, "--experiment", "small", "--tracking-uri", f"{server.uri}/", "--to", page) == 0
+        assert links_of(page)["a"] == Path(os.path.relpath(swept.one / "a" / "index.html", tmp_path)).as_posix()
+        run = store.runs["model", "c", sweep_id(swept.two)].info
+        home = f"{server.uri}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
+        assert links_of(page)["c"] == f"{home}/artifacts/index.html"
+        address = html.unescape(places_of(page)["c"])
+        assert address == f"{server.uri}/get-artifact?path=tables%2Fwriters.parquet&run_uuid={run.run_id}"
+        assert urlopen(address, timeout=30).read() == (swept.two / "c" / "tables" / "writers.parquet").read_bytes()
+        # that of the folder's models is known from the store
+        runs = {name: store.runs["model", name, sweep_id(swept.one)].info.run_id for name in ("a", "b")}
+        text = page.read_text()
+        for run_id in (*runs.values(), run.run_id):
+            assert f'href="{server.uri}/#/experiments/{run.experiment_id}/runs/{run_id}"' in text
+
+    @staticmethod
+    def check_manifest(server, tmp_path):
+        one, _ = download_experiment(server.uri, "small", tmp_path / "logged")
+        manifest = json.loads((one / "manifest.json").read_text())
+        for found in (manifest, *manifest["models"]):
+            assert re.fullmatch(rf"{server.uri}/#/experiments/\d+/runs/[0-9a-f]{{32}}", found["run_url"])
+        assert len({found["run_url"] for found in (manifest, *manifest["models"])}) == 3
+
+
+def test_addresses_of_servers_hold_no_passwords():
+    assert run_url("https://me:secret@host:8443/base/", "4", "5") == "https://host:8443/base/#/experiments/4/runs/5"
+    for uri in ("sqlite:///mlflow.db", "postgresql://me:secret@host/db", "databricks", "mlruns"):
+        assert run_url(uri, "4", "5") is None
 
 
 class TestStoresThatCannotBeRead:

@@ -121,6 +121,7 @@ CONTRACT = {
         "source", "prompt", "position", "text", "top_id", "top", "second_id", "second", "logit_diff", "component", "role",
         "clean", "inputs", *QUANTILES, "change", "rank", "n",
     ],
+    "adversarial_tokens": ["source", "prompt", "place", "position", "token_id", "token", "dla", "net_dla"],
     "ablation_loss": [
         "ablation", "clean_loss", "increase_mean", "increase_mean_low", "increase_mean_high", *QUANTILES, "n",
     ],

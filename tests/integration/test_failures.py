@@ -119,7 +119,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
         subprocess.run(["umount", "-l", folder], check=True)
 
 
-@pytest.mark.parametrize(("kib", "what"), [(12, ""), (32, ".state"), (400, ".parquet"), (4_700, "scan.html")])
+@pytest.mark.parametrize(("kib", "what"), [(12, ""), (32, ".state"), (400, ".parquet"), (4_700, "index.html")])
 def test_a_full_disk(bench: Bench, small_disk: Callable[[int], Path], measured: Ran, kib: int, what: str):
     out = small_disk(kib) / "out"
     ran = bench.run(out)
@@ -238,7 +238,7 @@ def test_a_model_that_cannot_be_measured_does_not_stop_the_others(
     assert ran.states == {"other": "FAILED", "good": "FINISHED"}
     assert ran.runs == {out.parent.name: "FAILED", "other": "FAILED", "good": "FINISHED"}
     assert ran.tables() == measured.tables()
-    assert not (out / "other" / "figures").exists()
+    assert not (out / "other" / "index.html").exists()
     assert "RuntimeError: first line" in log_of(ran) and "Traceback" in log_of(ran)
     again = bench.run(out, "--model", str(other))
     assert again.code == 0 and again.states == {"other": "FINISHED", "good": "FINISHED"}

@@ -63,10 +63,12 @@ def client(services: Services) -> Any:
 
 
 def logged(services: Services, out: Path) -> dict[str, Any]:
-    """The runs of this test's experiment, by name."""
+    """The runs of this test's experiment, by name; the sweep's without the number of its models."""
     experiment = client(services).get_experiment_by_name(out.parent.name)
     assert experiment is not None
-    return {run.info.run_name: run for run in client(services).search_runs([experiment.experiment_id])}
+    return {
+        run.info.run_name.partition(" (")[0]: run for run in client(services).search_runs([experiment.experiment_id])
+    }
 
 
 def statuses(services: Services, out: Path) -> dict[str, str]:
@@ -81,10 +83,10 @@ def artifacts(services: Services, run: Any) -> dict[str, bytes]:
     return {key.partition(folder)[2]: content for key, content in read.items()}
 
 
-def below(folder: Path, *names: str) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for name in names for path in (folder / name).iterdir()
-    }
+def results_of(folder: Path) -> dict[str, bytes]:
+    """A model's page, tables and figures, by path below its folder."""
+    paths = [folder / "index.html", *(folder / "tables").iterdir(), *(folder / "figures").iterdir()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def test_a_sweep_is_logged_with_its_artifacts_in_s3(run, services: Services, out: Path, measured: Ran):
@@ -94,7 +96,7 @@ def test_a_sweep_is_logged_with_its_artifacts_in_s3(run, services: Services, out
     found = logged(services, out)
     assert {name: each.info.status for name, each in found.items()} == {"good": "FINISHED", out.parent.name: "FINISHED"}
     assert found["good"].data.metrics["erasure/writers_measured"] > 0
-    assert artifacts(services, found["good"]) == below(out / "good", "tables", "figures")
+    assert artifacts(services, found["good"]) == results_of(out / "good")
     kept = artifacts(services, found[out.parent.name])
     assert kept["compare.html"] == (out / "compare.html").read_bytes() and "sweep.json" in kept
     assert "View run" not in ran.stdout
@@ -126,7 +128,7 @@ def test_a_server_that_is_killed_and_restarted_meanwhile(
     assert ran.tables().items() >= measured.tables().items()
     assert statuses(services, out) == dict.fromkeys(["good", "other", out.parent.name], "FINISHED")
     for name in ("good", "other"):
-        assert artifacts(services, logged(services, out)[name]) == below(out / name, "tables", "figures")
+        assert artifacts(services, logged(services, out)[name]) == results_of(out / name)
     said = [line for line in ran.stdout.splitlines() if line.startswith("MLflow ")]
     assert "unless it takes them before this one ends" in said[0]
     assert said[1].startswith("MLflow answers again, after ")

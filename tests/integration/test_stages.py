@@ -90,7 +90,7 @@ def test_a_scan_alone_and_then_the_rest(bench: Verifying, out: Path, measured: R
     first = bench.run(out, stage="scan")
     assert first.code == 0 and names(first) == SCAN_ONLY | {"dla_correlation"}
     assert entry(first)["stages"] == ["scan"] and entry(first)["held_out"] is None
-    assert (out / "good" / "figures" / "scan.html").exists() and "Verified" not in first.stdout
+    assert (out / "good" / "index.html").exists() and "Verified" not in first.stdout
     shards = {path: path.stat().st_mtime_ns for path in first.shards()}
     second = bench.run(out, stage="verify")
     assert_finished(second, "good")

@@ -1,5 +1,6 @@
 """Runs in real MLflow stores: a SQLite file, and a server on loopback that keeps its own."""
 
+import json
 import os
 import signal
 import socket
@@ -8,20 +9,23 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
 import pandas as pd
 import pytest
 
-from sweep.tracking import Tracker, TrackingError
+from sweep import ui
+from sweep.tracking import ModelResults, Tracker, TrackingError
 from sweep.ui import serve
+from sweep.views import runs_page
 from tests.cluster import free_port
 from tests.services import MlflowServer
 from workers.errors import DataError, SweepError, UsageError
 
-DATASET = {"name": "stdlib", "digest": "f" * 64, "source": "standard-library"}
+DATASET = {"name": "stdlib", "digest": "f" * 64, "source": "standard-library", "prompts": 8, "seq_len": 16}
+MANIFEST = {"name": "trial", "version": "0.1.0", "device_type": "cpu", "config": {"corpus": "stdlib", "seq_len": 16}}
 METRICS = {"erasure/most_opposed": -0.9, "erasure/remaining_median": 0.25, "erasure/embed_remaining": float("nan")}
 
 
@@ -60,21 +64,26 @@ def uri(request):
 
 @pytest.fixture
 def results(tmp_path):
-    """A model's folder as a sweep leaves it."""
-    tables, figures = tmp_path / "toy" / "tables", tmp_path / "toy" / "figures"
-    tables.mkdir(parents=True)
-    figures.mkdir()
+    """What a sweep leaves of a model."""
+    folder = tmp_path / "toy"
+    for name in ("tables", "figures"):
+        (folder / name).mkdir(parents=True)
     row = {"model": "toy", "writer": "L0H0", "written": 1.0, "remaining": 0.1, "opposed": -0.9}
-    pd.DataFrame([row]).to_parquet(tables / "writers.parquet")
-    (figures / "figures.html").write_text("<h1>drawn here</h1>")
-    return SimpleNamespace(tables=tables, figures=figures, root=tmp_path)
+    pd.DataFrame([row]).to_parquet(folder / "tables" / "writers.parquet")
+    (folder / "index.html").write_text("<h1>drawn here</h1>")
+    (folder / "figures" / "causal.html").write_text("<h1>one figure</h1>")
+    tags = {"stage": "scan+verify", "most_erased": "L0H0"}
+    return ModelResults(
+        folder / "index.html", folder / "tables", folder / "figures", METRICS, tags, "Most erased: **L0H0**", DATASET
+    )
 
 
-def log_everything(tracker: Tracker, results, metrics=METRICS, **params: object) -> tuple[str, str]:
+def log_everything(tracker: Tracker, results: ModelResults, **params: object) -> tuple[str, str]:
     parent = tracker.start_sweep("abc123", {"prompts": 8, **params}, {"version": "0.1.0", "git_commit": "c0ffee"})
     child = tracker.start_model("toy", "hash1", {"n_layers": 2, **params}, {"stage": "scan"})
-    tracker.log_model("hash1", metrics, results.tables, results.figures, DATASET)
+    tracker.log_model("hash1", results)
     tracker.end_model("hash1", "FINISHED")
+    tracker.describe_sweep(MANIFEST)
     tracker.end_sweep("FINISHED")
     return parent, child
 
@@ -103,47 +112,112 @@ class TestEveryStore:
         tracker = Tracker(uri, experiment)
         tracker.check()
         parent_id, child_id = log_everything(tracker, results)
-        (results.root / "compare.html").write_text("side by side")
-        tracker.log_sweep_artifact(results.root / "compare.html")
+        compare = results.page.with_name("compare.html")
+        compare.write_text("side by side")
+        tracker.log_sweep_artifact(compare)
 
         assert {run.info.run_id for run in runs_of(client, experiment)} == {parent_id, child_id}
         parent, child = client.get_run(parent_id), client.get_run(child_id)
-        assert (parent.info.run_name, child.info.run_name) == (experiment, "toy")
+        assert (parent.info.run_name, child.info.run_name) == (f"{experiment} (1 model)", "toy")
         assert (parent.info.status, child.info.status) == ("FINISHED", "FINISHED")
         assert child.data.tags["mlflow.parentRunId"] == parent_id
         assert parent.data.params == {"prompts": "8"}
         assert parent.data.tags["mlflow.source.git.commit"] == "c0ffee"
-        assert child.data.tags.items() >= {"state": "finished", "stage": "scan", "model_hash": "hash1"}.items()
-        assert "| L0H0 | 1.00 | -0.90 | 0.10 |" in child.data.tags["mlflow.note.content"]
+        told = {"state": "finished", "stage": "scan+verify", "model_hash": "hash1", "most_erased": "L0H0"}
+        assert child.data.tags.items() >= told.items()
+        assert child.data.tags["mlflow.source.name"] == "erasure-sweep"
+        assert child.data.tags["mlflow.note.content"] == "Most erased: **L0H0**"
+        assert (
+            f"](#/experiments/{child.info.experiment_id}/runs/{child_id}) |" in parent.data.tags["mlflow.note.content"]
+        )
         assert child.data.metrics == {"erasure/most_opposed": -0.9, "erasure/remaining_median": 0.25}
         assert names(client, child_id, "tables") == ["tables/writers.parquet"]
-        assert names(client, child_id, "figures") == ["figures/figures.html"]
+        assert names(client, child_id, "figures") == ["figures/causal.html"]
+        assert names(client, child_id, "") == ["figures", "index.html", "tables"]
         assert names(client, parent_id, "") == ["compare.html", "sweep.json"]
         (used,) = child.inputs.dataset_inputs
         assert (used.dataset.name, used.dataset.digest) == ("stdlib", "f" * 36)
+        assert json.loads(used.dataset.profile) == {"num_rows": 8, "num_elements": 128}
+        assert [(tag.key, tag.value) for tag in used.tags] == [("mlflow.data.context", "measurement")]
 
     def test_logging_twice_is_logging_once(self, uri, experiment, client, results):
         first = log_everything(Tracker(uri, experiment), results)
-        (results.figures / "figures.html").write_text("<h1>drawn again</h1>")
+        note = client.get_run(first[0]).data.tags["mlflow.note.content"]
+        results.page.write_text("<h1>drawn again</h1>")
         assert log_everything(Tracker(uri, experiment), results) == first
 
-        child_id = first[1]
+        parent_id, child_id = first
         assert len(runs_of(client, experiment)) == 2
         assert [row.value for row in client.get_metric_history(child_id, "erasure/most_opposed")] == [-0.9]
         assert len(client.get_run(child_id).inputs.dataset_inputs) == 1
-        assert names(client, child_id, "figures") == ["figures/figures.html"]
-        figure = Path(client.download_artifacts(child_id, "figures/figures.html", str(results.root)))
-        assert figure.read_text() == "<h1>drawn again</h1>"
+        assert client.get_run(parent_id).data.tags["mlflow.note.content"] == note
+        assert client.get_run(parent_id).info.run_name == f"{experiment} (1 model)"
+        page = Path(client.download_artifacts(child_id, "index.html", str(results.figures)))
+        assert page.read_text() == "<h1>drawn again</h1>"
 
     def test_a_changed_parameter_keeps_the_first_and_a_changed_metric_shows_the_last(
         self, uri, experiment, client, results
     ):
         log_everything(Tracker(uri, experiment), results, workers=1)
-        changed = METRICS | {"erasure/most_opposed": -1.5}
-        _, child_id = log_everything(Tracker(uri, experiment), results, changed, workers=2, seed=None)
+        changed = results._replace(metrics=METRICS | {"erasure/most_opposed": -1.5})
+        _, child_id = log_everything(Tracker(uri, experiment), changed, workers=2, seed=None)
         child = client.get_run(child_id)
         assert child.data.params == {"n_layers": "2", "workers": "1", "seed": "null"}
         assert child.data.metrics["erasure/most_opposed"] == -1.5
+
+    def test_an_experiment_opens_on_its_models(self, uri, experiment, client, results):
+        _, child_id = log_everything(Tracker(uri, experiment), results)
+        found = client.get_experiment_by_name(experiment)
+        assert found.tags["mlflow.experimentKind"] == "custom_model_development"
+        assert json.loads(found.tags["mlflow.sharedViewState.erasure"])["name"] == "Erasure, model by model"
+        note = found.tags["mlflow.note.content"]
+        assert f"[toy](#/experiments/{found.experiment_id}/runs/{child_id})" in note
+        assert f"(#/experiments/{found.experiment_id}/runs?viewStateShareKey=erasure" in note
+
+    def test_what_people_write_of_an_experiment_stays(self, uri, experiment, client, results):
+        def described() -> str:
+            return str(client.get_experiment_by_name(experiment).tags["mlflow.note.content"])
+
+        tracker = Tracker(uri, experiment)
+        log_everything(tracker, results)
+        ours = described()
+        tracker.start_model("other", "hash2", {}, {})
+        tracker.describe_sweep(MANIFEST)
+        assert "[other]" in described() and described() != ours
+        client.set_experiment_tag(tracker.experiment_id(), "mlflow.note.content", "my own words")
+        tracker.describe_sweep(MANIFEST)
+        assert described() == "my own words"
+
+    def test_a_sweep_is_named_with_its_models_unless_people_named_it(self, uri, experiment, client, results):
+        tracker = Tracker(uri, experiment)
+        parent_id, _ = log_everything(tracker, results)
+        tracker.start_model("other", "hash2", {}, {})
+        tracker.describe_sweep(MANIFEST)
+        assert client.get_run(parent_id).info.run_name == f"{experiment} (2 models)"
+        client.update_run(parent_id, name="the good one (2 models)")
+        log_everything(Tracker(uri, experiment), results)
+        assert client.get_run(parent_id).info.run_name == "the good one (2 models)"
+
+    def test_samples_of_the_machine_go_on_where_they_were(self, uri, experiment, client):
+        def steps(run_id: str) -> list[tuple[int, float]]:
+            return [(row.step, row.value) for row in client.get_metric_history(run_id, "system/cpu")]
+
+        for value in (1.0, 3.0):
+            tracker = Tracker(uri, experiment)
+            run_id = tracker.start_sweep("abc123", {}, {})
+            tracker.log_machine({"system/cpu": value, "system/memory": 5.0})
+            tracker.log_machine({"system/cpu": value + 1, "system/memory": 5.0})
+        assert steps(run_id) == [(0, 1.0), (1, 2.0), (2, 3.0), (3, 4.0)]
+
+    def test_only_a_server_shows_runs(self, uri, experiment):
+        tracker = Tracker(uri, experiment)
+        run_id = tracker.start_sweep("abc123", {}, {})
+        child_id = tracker.start_model("toy", "hash1", {}, {})
+        expected: Any = (None, None)
+        if uri.startswith("http"):
+            base = f"{uri}/#/experiments/{tracker.experiment_id()}/runs"
+            expected = (f"{base}/{run_id}", f"{base}/{child_id}")
+        assert (tracker.run_url(None), tracker.run_url("hash1")) == expected
 
     def test_a_failed_run_says_why_and_is_continued(self, uri, experiment, client, results):
         tracker = Tracker(uri, experiment)
@@ -189,12 +263,13 @@ class TestEveryStore:
         with pytest.raises(UsageError, match=rf"experiment '{experiment}' was deleted .*mlflow experiments restore"):
             Tracker(uri, experiment).check()
 
-    def test_a_missing_folder_is_not_passed_over(self, uri, experiment, results):
+    @pytest.mark.parametrize("lost", ["page", "tables", "figures"])
+    def test_a_missing_file_is_not_passed_over(self, uri, experiment, results, lost):
         tracker = Tracker(uri, experiment)
         tracker.start_sweep("abc123", {}, {})
         tracker.start_model("toy", "hash1", {}, {})
         with pytest.raises(DataError, match="nowhere is not there"):
-            tracker.log_model("hash1", METRICS, results.root / "nowhere", results.figures, DATASET)
+            tracker.log_model("hash1", results._replace(**{lost: results.page.with_name("nowhere")}))
 
 
 def one_line(error: SweepError) -> str:
@@ -285,13 +360,13 @@ class TestStoresThatFail:
             server.stop()
             began = time.monotonic()
             with pytest.raises(TrackingError) as caught:
-                tracker.log_model("hash1", METRICS, results.tables, results.figures, DATASET)
+                tracker.log_model("hash1", results)
             assert time.monotonic() - began < 30
             line = one_line(caught.value)
             assert "Connection refused" in line
             assert "the next `erasure-sweep run` logs them" in line
             with pytest.raises(TrackingError, match="the run of model hash2 was never opened"):
-                tracker.log_model("hash2", METRICS, results.tables, results.figures, DATASET)
+                tracker.log_model("hash2", results)
         assert capfd.readouterr().err == ""
 
 
@@ -307,14 +382,14 @@ class TestPages:
             ui = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=out, stderr=out, env=environment)
         try:
             assert "<html" in get(f"http://127.0.0.1:{port}/")
-            query = urlencode({"run_uuid": child_id, "path": "figures/figures.html"})
+            query = urlencode({"run_uuid": child_id, "path": "index.html"})
             assert get(f"http://127.0.0.1:{port}/get-artifact?{query}") == "<h1>drawn here</h1>"
             ui.send_signal(signal.SIGINT)
             assert ui.wait(30) == 0
         finally:
             ui.kill()
         experiment_id = tracker.experiment_id()
-        url = f"http://127.0.0.1:{port}/#/experiments/{experiment_id}"
+        url = f"http://127.0.0.1:{port}/{runs_page(experiment_id)}"
         assert said.read_text().splitlines()[1:] == [f"MLflow runs at {url} (Ctrl-C ends it)", "MLflow ended"]
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port), timeout=5)
@@ -323,7 +398,37 @@ class TestPages:
         Tracker(server.uri, "told").check()
         assert serve(server.uri, 5000, experiment="told") == 0
         experiment_id = Tracker(server.uri, "told").experiment_id()
-        assert capsys.readouterr().out == f"MLflow runs at {server.uri}/#/experiments/{experiment_id}\n"
+        assert capsys.readouterr().out == f"MLflow runs at {server.uri}/{runs_page(experiment_id)}\n"
+
+    def test_a_browser_opens_where_there_is_a_screen(self, server, monkeypatch, capsys):
+        Tracker(server.uri, "shown").check()
+        opened: list[str] = []
+        monkeypatch.setattr("webbrowser.open", opened.append)
+        for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
+            monkeypatch.delenv(name, raising=False)
+        serve(server.uri, 5000, experiment="shown", show_browser=True)
+        monkeypatch.setenv("DISPLAY", ":0")
+        serve(server.uri, 5000, experiment="shown")
+        assert opened == []
+        serve(server.uri, 5000, experiment="shown", show_browser=True)
+        assert [f"MLflow runs at {page}" for page in opened] == [capsys.readouterr().out.splitlines()[-1]]
+
+    def test_the_experiment_that_was_used_last_is_shown(self, tmp_path):
+        from mlflow import MlflowClient
+
+        uri = f"sqlite:///{tmp_path}/mlflow.db"
+        tracker = Tracker(uri, "first")
+        client = MlflowClient(tracking_uri=uri)
+        assert tracker.last_used() is None
+        client.create_experiment("of another tool")
+        assert tracker.last_used() == "of another tool"
+        client.create_experiment("and another")
+        assert tracker.last_used() is None
+        for name in ("first", "second", "first"):
+            Tracker(uri, name).check()
+            time.sleep(0.005)
+        assert tracker.last_used() == "first"
+        assert ui._page("http://here", uri, None) == f"http://here/{runs_page(str(tracker.experiment_id()))}"
 
     def test_no_store_no_pages(self, tmp_path):
         with pytest.raises(UsageError, match=r"no MLflow store at .*none\.db: `erasure-sweep run` makes one"):

@@ -29,6 +29,7 @@ from tests.benchmarks.literal import (
 )
 from tests.benchmarks.memory import memory_request, scan_task, shard_tasks, stage
 from tests.benchmarks.overhead import Found, overhead_rows, prepare
+from tests.benchmarks.pages import measure_pages
 from tests.benchmarks.positions import compare, measure_positions
 from tests.benchmarks.probe import (
     PairedReporter,
@@ -45,6 +46,7 @@ from tests.benchmarks.settings import GELU_4L, Settings, Workload, quick_setting
 from tests.benchmarks.shards import shard_rows
 from tests.benchmarks.timing import Row, Timing, interleave, ratio_row, spread
 from tests.benchmarks.verify import default_shares, literal_patched_pass, measure_verify, patched_pass, verified_targets
+from tests.conftest import CHROMIUM
 from tests.random_models import random_config
 from workers.components import Layout
 from workers.products import PromptProducts
@@ -206,20 +208,22 @@ def test_verify_is_set_beside_the_bare_forward(settings: Settings) -> None:
         "all of verify at the defaults, for each verified prompt, 4 positions",
         "adversarial: for each shard, 24 places and 4 given prompts",
         "adversarial: for each donor",
+        "adversarial: tokens of the places, once",
     ]
     assert {row.beside for row in rows} == {BARE}
-    assert [row.target for row in rows] == [None, None, 12.0, *[None] * 5]
+    assert [row.target for row in rows] == [None, None, 12.0, *[None] * 6]
     for group, trust, together in (rows[:3], rows[3:6]):
-        shares, (*_, shard, donor) = together.details, rows
+        shares, (*_, shard, donor, tokens) = together.details, rows
         parts = (group, 1.0), (trust, shares["trust"]), (shard, shares["shards"]), (donor, shares["donors"])
+        parts = *parts, (tokens, shares["tokens"])
         assert together.cpu == pytest.approx(sum(row.cpu * share for row, share in parts))
     assert literal.spread.low > 0
 
 
 def test_shares_of_a_verified_prompt_follow_from_the_config() -> None:
     values = {"models": ["m"], "prompts": 100, "verify_prompts": 50, "trust_prompts": 20, "donors": 200}
-    assert default_shares(build_config(values)) == (20 / 50, 3 / 50, 150 / 50)
-    assert default_shares(build_config({**values, "donors": 40, "trust_prompts": 60})) == (1.0, 1 / 50, 40 / 50)
+    assert default_shares(build_config(values)) == (20 / 50, 3 / 50, 150 / 50, 1 / 50)
+    assert default_shares(build_config({**values, "donors": 40, "trust_prompts": 60})) == (1.0, 1 / 50, 40 / 50, 1 / 50)
 
 
 def test_hooks_and_verify_record_the_same_patched_passes() -> None:
@@ -384,3 +388,13 @@ def test_the_report_can_be_read_and_kept(settings: Settings, tmp_path: Path) -> 
     assert content["machine"]["threads"] == 1
     assert content["settings"]["shapes"][GELU_4L]["d_model"] == 16
     assert content["rows"][0]["spread"] == {"median": 0.9, "low": 0.8, "high": 1.2, "n": 3}
+
+
+def test_pages_are_sized_and_opened_beside_a_page_of_one_figure(settings: Settings) -> None:
+    rows = list(measure_pages(settings))
+    sizes = {row.measured.partition(" page")[0]: row.spread.median for row in rows if row.unit == "MB"}
+    # plotly.js alone has 4.8 MB
+    assert set(sizes) == {"the comparison", "the model"} and all(4.5 < size < 10 for size in sizes.values())
+    opened = [row for row in rows if row.unit == "×"]
+    assert len(opened) == (4 if CHROMIUM.exists() else 0)
+    assert all(row.spread.low > 0 and row.cpu is None for row in opened)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from dashboards.compare import comparison_parts
+from dashboards.lineup import display_names, final_models, representatives
 from dashboards.tables import ModelTables
 from tests.fake_tables import fake_checkpoints, fake_model
 from tests.written_pages import NASTY, broken, comparison, embedded, model_page, sections, without_plotly
@@ -21,24 +23,15 @@ class TestComparingCheckpoints:
         self, checkpoints: list[ModelTables], tmp_path: Path
     ) -> None:
         page = comparison([checkpoints[2], checkpoints[0], checkpoints[1]], tmp_path)
-        order = [
-            "models",
-            "training",
-            "erased",
-            "size",
-            "causal",
-            "opposed",
-            "depth",
-            "removed",
-            "trust",
-            "significant",
+        assert sections(page) == [
+            *("answers", "training", "models", "size", "layers", "erased", "strongest", "causal", "trust", "dla"),
+            *("opposed", "depth", "removed", "significant", "protocol"),
         ]
-        assert sections(page) == order
         names = ["toy-3l@0", "toy-3l@65536", "toy-3l"]
-        assert re.findall(r'<th scope="row">(.*?)</th>', page) == names
+        assert re.findall(r'<th scope="row">(.*?)</th>', page)[:3] == names
         for card in ("erased", "opposed"):
             assert embedded(page, card)["0"]["layout"]["xaxis"]["ticktext"] == names
-        assert re.findall(r"<h3>(.*?)</h3>", page) == names
+        assert re.findall(r"<h3>(.*?)</h3>", page)[3:] == names
         # the untrained model stands beside the trained one
         assert re.findall(r'data-control="causal" data-panel.*?selected>(.*?)<', page) == [names[0], names[2]]
 
@@ -47,10 +40,11 @@ class TestComparingCheckpoints:
         assert sorted(embedded(page, "training")) == ["0", "1"]
         axis = embedded(page, "training")["0"]["layout"]["xaxis"]
         assert axis["ticktext"][0] == "0"
-        assert sorted(embedded(page, "size")) == ["0", "1", "2", "3"]
+        choices = [f"{against}.{of}" for against in "0123" for of in "01"]
+        assert sorted(embedded(page, "size")) == choices
         # against depth there is one model; through training there are three
-        points = [len(embedded(page, "size")[choice]["data"][0]["x"]) for choice in "0123"]
-        assert points == [1, 1, 1, 3]
+        points = [len(embedded(page, "size")[choice]["data"][0]["x"]) for choice in choices]
+        assert points == [1, 1, 1, 1, 1, 1, 3, 3]
         assert re.search(r'data-control="size".*?<option value="3" selected>training tokens', page)
         assert [len(trace["x"]) for trace in embedded(page, "removed")["0"]["data"]] == [1]
 
@@ -88,5 +82,55 @@ class TestComparingCheckpoints:
         assert "<img" not in page
         assert "<script>alert" not in page
         # no point is the final weights of NASTY, so only training tokens tell sizes apart
-        assert sorted(embedded(page, "size")) == ["0"]
+        assert sorted(embedded(page, "size")) == ["0.0", "0.1"]
         assert "<img" not in "".join(trace["name"] for trace in embedded(page, "training")["0"]["data"])
+
+
+class TestCheckpointsBesideModels:
+    """Figures of whole models show final weights alone, training and the tables all of it."""
+
+    @pytest.fixture(scope="class")
+    def models(self) -> list[ModelTables]:
+        sizes = {"n_heads": 2, "n_tokens": 16, "d_model": 16}
+        trained = fake_checkpoints("toy-2l", [0, 4096, 65536], n_layers=2, **sizes)
+        unfinished = fake_checkpoints("half-2l", [0, 4096, 65536], n_layers=2, seed=2, **sizes)[:2]
+        return [fake_model("toy-3l", 3, seed=1, verify=True, **sizes), *trained, *unfinished]
+
+    def test_what_stands_for_each_model(self, models: list[ModelTables]) -> None:
+        names = ["toy-3l", "toy-2l", "half-2l@4096"]
+        assert display_names(representatives(models)) == display_names(final_models(models)) == names
+        training = models[1:4]
+        assert representatives(training) == training
+        assert display_names(final_models(training)) == ["toy-2l"]
+        assert representatives(models[:1]) == final_models(models[:1]) == models[:1]
+
+    def test_figures_show_it_and_captions_say_so(self, models: list[ModelTables]) -> None:
+        parts = {part.key: part for part in comparison_parts(models, {}, {})}
+        assert list(parts)[:3] == ["answers", "training", "models"]
+        final = ["toy-3l", "toy-2l", "half-2l@4096"]
+        for key in ("erased", "opposed", "dla"):
+            assert list(parts[key].figures["0"].layout.xaxis.ticktext) == final
+        assert [trace.name for trace in parts["layers"].figures["0.0.0.0"].data] == final
+        assert list(parts["depth"].panels) == final
+        assert {row[1] for row in parts["strongest"].rows} == set(final)
+        noted = [key for key, part in parts.items() if "Checkpoints are left out" in part.caption]
+        assert noted == ["layers", "erased", "strongest", "trust", "dla", "opposed", "depth", "removed", "significant"]
+        assert "(half-2l@4096 for lack of them)" in parts["layers"].caption
+        for key in ("models", "protocol"):
+            assert len(parts[key].rows) == 6
+        assert sum(len(trace.x) for trace in parts["size"].figures["3.0"].data[:-2]) == 2 * 5
+
+    def test_training_comes_late_where_most_are_models(self, models: list[ModelTables]) -> None:
+        others = [fake_model(f"other-{at}", 2, 2, seed=at, n_tokens=16, d_model=16, reading=True) for at in range(4)]
+        keys = [part.key for part in comparison_parts([*models[:3], *others], {}, {})]
+        assert keys.index("training") == keys.index("opposed") - 1
+
+    def test_every_part_says_which_tables_it_is_from(self, models: list[ModelTables]) -> None:
+        parts = comparison_parts(models, {}, {})
+        assert [part.key for part in parts if not part.tables] == ["protocol"]
+
+    def test_models_keep_their_names_where_some_are_shown(self, models: list[ModelTables]) -> None:
+        twice = [*models[1:4], ModelTables({**models[3].about, "folder": "again"}, models[3].tables)]
+        parts = {part.key: part for part in comparison_parts(twice, {}, {})}
+        assert [row[0] for row in parts["models"].rows][2:] == ["toy-2l (toy-2l)", "toy-2l (again)"]
+        assert {row[1] for row in parts["strongest"].rows} <= {row[0] for row in parts["models"].rows}

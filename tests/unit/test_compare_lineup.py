@@ -125,6 +125,13 @@ class TestTexts:
         other = ModelTables({**checkpoints[1].about, **changes}, {})
         assert texts_line([checkpoints[0], other], fake_manifest(checkpoints)) == ""
 
+    def test_what_many_models_differ_in_stays_short(self) -> None:
+        abouts = [{"tau": 0.1 if at == 3 else 0.05, "git_commit": "a"} for at in range(300)]
+        (said,) = protocol_warnings(abouts, [f"m{at}" for at in range(300)])
+        assert said == "Models were measured with different τ: 0.05: m0, m1, m2, m4 and 295 more; 0.1: m3."
+        (said,) = protocol_warnings([{"ln": "frozen"}, {"ln": "recomputed"}], ["a", "b"])
+        assert said == "Models were measured with another LayerNorm scale in patched runs: a frozen, b recomputed."
+
     def test_a_models_page_says_how_far_it_was_trained_and_what_it_read(self) -> None:
         about = {"name": "m@8", "training_tokens": 32768, "training_steps": 8, "corpus_name": "stdlib"}
         assert model_line(about).endswith(", trained on 32,768 tokens in 8 steps.")

@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dashboards.compare import depth_lines, named_writers, plot_depth, plot_removed, removed
+from dashboards.compare import named_writers
+from dashboards.compare_depth import depth_lines, plot_depth, plot_removed, removed
 from dashboards.document import Markup
 from dashboards.figures import layer_spans, layer_steps, onto_writer, plot_layer, plot_onto, plot_presence, presence
 from dashboards.heatmaps import TOP_ROWS, heatmap, plot_heatmap
+from dashboards.homes import Home
 from dashboards.ledger import ledger, plot_ledger
 from dashboards.lineup import display_names
 from dashboards.overview import overview
@@ -247,7 +249,7 @@ class TestCompare:
         figure = plot_strips(points, ["m"], OPPOSED)
         strip = figure.data[1]
         assert min(strip.y) >= figure.layout.yaxis.range[0] > -2.2
-        assert strip.customdata[-1][0] == -50
+        assert strip.customdata[-1][0] == strip.meta["y"][-1] == -50
         assert (strip.marker.symbol[0], strip.marker.symbol[-1]) == ("circle", "circle-open")
 
     def test_depth_lines(self, model: ModelTables) -> None:
@@ -280,12 +282,12 @@ class TestCompare:
         assert np.isnan(shown[0].share)
 
     def test_overview_links_and_names_the_three_most_opposed(self, model: ModelTables) -> None:
-        table = overview([model], {"four": "four/figures/index.html"})
+        table = overview([model], {"four": Home("four/index.html")})
         row = table.rows[0]
         assert "opposed" in table.caption
         assert table.columns[-1].heading == "most opposed: written → remaining"
         assert isinstance(row[0], Markup)
-        assert row[0] == '<a href="four/figures/index.html">four</a>'
+        assert row[0] == '<a href="four/index.html">four</a>'
         assert row[1] == 4
         first = row_of(model, top_writers(model, 1)[0])
         start = f"{first['writer']} {number(first['written'])} → {number(first['remaining'])}".replace(" ", "\u00a0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 import time
@@ -10,14 +11,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 
-from sweep import logged_runs
+from sweep import logged_runs, sender
 from sweep.config import SweepConfig
 from sweep.files import RunFolder
 from sweep.logged_runs import LoggedRuns
+from sweep.manifest import Manifest
 from sweep.progress import SilentReporter
-from sweep.tracking import TrackingError
+from sweep.tracking import ModelResults, TrackingError
 from workers.errors import DataError, SweepError
 
 KEPT = "results on disk are kept"
@@ -28,6 +31,7 @@ class Store:
 
     def __init__(self) -> None:
         self.told: list[str] = []
+        self.logged: dict[str, ModelResults] = {}
         self.tries: list[str] = []
         self.threads: set[int] = set()
         self.is_down = False
@@ -61,10 +65,17 @@ class Tracker:
     def start_model(self, name: str, *_: object) -> None:
         self.store.hear(f"start {name}")
 
-    def tag_model(self, *_: object) -> None:
-        pass
+    def run_url(self, model_hash: str | None) -> str:
+        return f"http://mlflow/{model_hash or 'sweep'}"
 
-    def log_model(self, model_hash: str, *_: object) -> None:
+    def describe_sweep(self, manifest: dict[str, Any]) -> None:
+        self.store.hear(f"describe {manifest['sweep_id']}")
+
+    def log_machine(self, sample: dict[str, float]) -> None:
+        self.store.hear(f"machine {sample}")
+
+    def log_model(self, model_hash: str, results: ModelResults) -> None:
+        self.store.logged[model_hash] = results
         self.store.hear(f"log {model_hash}")
 
     def end_model(self, model_hash: str, status: str, reason: str | None = None) -> None:
@@ -122,7 +133,8 @@ def log(runs: LoggedRuns, folder: RunFolder) -> Callable[[str], None]:
     """Log a finished model of this hash."""
 
     def log(model_hash: str) -> None:
-        model = SimpleNamespace(hash=model_hash, corpus="c", corpus_fingerprint="f", corpus_description="d")
+        corpus = {"corpus": "c", "corpus_fingerprint": "f", "corpus_description": "d", "n_prompts": 4, "seq_len": 8}
+        model = SimpleNamespace(hash=model_hash, **corpus)
         runs.log_model(model, folder, {"folder": model_hash, "stages": ["scan"]})  # type: ignore[arg-type]
 
     return log
@@ -175,17 +187,16 @@ class TestAStoreThatWorks:
 
 
 class TestAStoreThatFails:
-    def test_before_anything_is_measured_is_an_error(self, runs, store):
+    def test_before_anything_is_measured_is_an_error(self, runs, store, noted):
         store.is_down = True
         with pytest.raises(SweepError, match="MLflow is down: start it"):
             runs.check()
-        manifest = SimpleNamespace(values={"sweep_id": "1", "version": "1", "device_type": "cpu", "git_commit": ""})
         with pytest.raises(TrackingError, match=KEPT):
-            runs.start(manifest, [])
+            runs.start(noted, [])
         assert runs.problems == []
 
     def test_and_comes_back_is_no_problem(self, runs, log, store, said, folder, monkeypatch):
-        monkeypatch.setattr(logged_runs, "RETRY_S", 0.02)
+        monkeypatch.setattr(sender, "RETRY_S", 0.02)
         store.is_down = True
         log("a")
         log("b")
@@ -289,16 +300,15 @@ class TestARunThatEndsEarly:
         assert 0.2 <= time.monotonic() - began < 10
         assert store.told == []
 
-    def test_interrupted_while_it_opens_its_runs(self, runs, store, folder, monkeypatch):
+    def test_interrupted_while_it_opens_its_runs(self, runs, store, noted, folder, monkeypatch):
         """The thread is still in there, and the end waits behind it."""
         monkeypatch.setitem(logged_runs.NOTING_S, "KILLED", 0.2)
         store.answers.clear()
-        manifest = SimpleNamespace(values={"sweep_id": "1", "version": "1", "device_type": "cpu", "git_commit": ""})
         before = signal.signal(signal.SIGALRM, signal.default_int_handler)
         signal.setitimer(signal.ITIMER_REAL, 0.2)
         try:
             with pytest.raises(KeyboardInterrupt):
-                runs.start(manifest, [])
+                runs.start(noted, [])
         finally:
             signal.signal(signal.SIGALRM, before)
         runs.end_early([], folder, "KILLED", "interrupted")
@@ -326,7 +336,7 @@ class TestARunThatEndsEarly:
         assert store.tries == ["log a", "end a FINISHED"]
 
     def test_says_nothing_afterwards(self, runs, log, store, said, monkeypatch):
-        monkeypatch.setattr(logged_runs, "RETRY_S", 0.01)
+        monkeypatch.setattr(sender, "RETRY_S", 0.01)
         store.is_down = True
         store.answers.clear()
         log("a")
@@ -335,3 +345,140 @@ class TestARunThatEndsEarly:
         store.answers.set()
         wait_until(lambda: not runs._sender._thread.is_alive())
         assert said.lines == [] and store.tries == ["log a"]
+
+
+class Noted:
+    """Stands for the manifest of a sweep of two models."""
+
+    def __init__(self) -> None:
+        protocol = {"version": "1", "device_type": "cpu", "git_commit": None, "schema_version": "2"}
+        self.values = {"sweep_id": "1", "name": "demo", **protocol, "config": {}, "models": []}
+        self.urls: tuple[str | None, dict[str, str | None]] = (None, {})
+
+    def entry(self, name: str) -> dict[str, Any]:
+        keys = ("n_layers", "n_heads", "d_model", "d_mlp", "n_ctx", "d_vocab", "act_fn", "attn_only", "n_params")
+        keys += ("hash", "corpus_fingerprint", "n_prompts", "n_tokens", "base", "training_tokens", "training_steps")
+        return dict.fromkeys((*keys, "corpus_name"))
+
+    def note_runs(self, sweep: str | None, models: dict[str, str | None]) -> None:
+        self.urls = (sweep, models)
+
+
+@pytest.fixture
+def noted() -> Noted:
+    return Noted()
+
+
+@pytest.fixture
+def models() -> list[Any]:
+    return [SimpleNamespace(name=name, hash=f"hash-{name}") for name in ("toy-1l", "toy-2l")]
+
+
+class TestWhatIsSaidOfASweep:
+    def test_the_manifest_learns_where_its_runs_are(self, runs, noted, models, store):
+        runs.start(noted, models)
+        assert noted.urls == (
+            "http://mlflow/sweep",
+            {"toy-1l": "http://mlflow/hash-toy-1l", "toy-2l": "http://mlflow/hash-toy-2l"},
+        )
+        assert store.told == ["start sweep", "start toy-1l", "start toy-2l", "describe 1"]
+
+    def test_and_keeps_it(self, config, folder):
+        manifest = Manifest(folder, config)
+        manifest.values = {"run_url": None, "models": [{"name": "a", "run_url": None}, {"name": "b", "run_url": "old"}]}
+        manifest.note_runs("http://mlflow/sweep", {"a": "http://mlflow/a", "b": None})
+        kept = json.loads(folder.manifest.read_text())
+        assert kept["run_url"] == "http://mlflow/sweep"
+        assert [entry["run_url"] for entry in kept["models"]] == ["http://mlflow/a", None]
+
+    def test_the_end_is_described_before_the_run_is_closed(self, runs, noted, models, store, folder):
+        runs.start(noted, models)
+        runs.end_sweep(folder, "FINISHED")
+        assert [what for what in store.told[4:] if not what.startswith("machine")] == [
+            "keep compare.html", "describe 1", "end sweep FINISHED",
+        ]  # fmt: skip
+
+    def test_a_models_results_are_its_files_and_numbers(self, runs, log, store, folder):
+        tables = folder.tables("a")
+        tables.mkdir(parents=True)
+        row = {"writer": "L0H1", "written": 1.0, "remaining": 0.25, "opposed": -0.8, "erased_by_reading": 0.75}
+        twins = {"erased_by_reading_centred": 0.5, "erasers": "L1H0", "dla_slope": -0.5}
+        pd.DataFrame([row | twins]).to_parquet(tables / "writers.parquet")
+        log("a")
+        wait_until(lambda: "end a FINISHED" in store.told)
+        results = store.logged["a"]
+        assert (results.page, results.tables, results.figures) == (
+            folder.out / "a" / "index.html", folder.out / "a" / "tables", folder.out / "a" / "figures",
+        )  # fmt: skip
+        assert results.tags == {"stage": "scan", "most_erased": "L0H1", "most_erased_head": "L0H1"}
+        assert results.metrics["reading/most_erased"] == 0.75
+        assert results.note.startswith("Most erased: **L0H1**, of which 0.75 is removed by L1H0.")
+        assert results.dataset == {"name": "c", "digest": "f", "source": "d", "prompts": 4, "seq_len": 8}
+
+
+class Still:
+    """A machine in which nothing happens; fails once it is told to."""
+
+    fails = False
+
+    def sample(self) -> dict[str, float]:
+        if self.fails:
+            raise OSError("no /proc")
+        return {"system/cpu": 1.0}
+
+
+SAMPLE = "machine {'system/cpu': 1.0}"
+
+
+class TestTheMachine:
+    @pytest.fixture(autouse=True)
+    def machine(self, monkeypatch: pytest.MonkeyPatch) -> Still:
+        machine = Still()
+        monkeypatch.setattr(logged_runs, "this_machine", lambda: machine)
+        monkeypatch.setattr(logged_runs, "sampling_s", lambda: 0.01)
+        monkeypatch.setattr(logged_runs, "_FIRST_SAMPLE_S", 0.01)
+        return machine
+
+    def test_is_watched_until_the_sweep_ends(self, runs, noted, models, store, folder):
+        runs.start(noted, models)
+        wait_until(lambda: store.told.count(SAMPLE) >= 3)
+        runs.end_sweep(folder, "FINISHED")
+        assert store.told[-2:] == [SAMPLE, "end sweep FINISHED"]
+        told = len(store.told)
+        time.sleep(0.05)
+        assert len(store.told) == told
+        assert len(store.threads) == 1
+
+    def test_is_no_problem_of_the_run(self, runs, noted, models, store, folder, said):
+        store.fails[SAMPLE] = TrackingError("no")
+        runs.start(noted, models)
+        wait_until(lambda: store.tries.count(SAMPLE) >= 3)
+        runs.end_sweep(folder, "FINISHED")
+        assert runs.problems == [] and said.lines == [] and store.told[-1] == "end sweep FINISHED"
+
+    def test_that_cannot_be_seen_is_left_alone(self, runs, noted, models, store, folder, machine):
+        machine.fails = True
+        runs.start(noted, models)
+        time.sleep(0.05)
+        runs.end_sweep(folder, "FINISHED")
+        assert SAMPLE not in store.tries and store.told[-1] == "end sweep FINISHED"
+
+    def test_does_not_hold_up_results(self, runs, noted, models, log, store, folder, monkeypatch):
+        monkeypatch.setattr(sender, "RETRY_S", 30)
+        runs.start(noted, models)
+        wait_until(lambda: SAMPLE in store.told)
+        store.is_down = True
+        log("a")
+        wait_until(lambda: runs._sender._not_before)
+        tries = store.tries.count(SAMPLE)
+        time.sleep(0.05)
+        assert store.tries.count(SAMPLE) == tries  # a store that fails is left alone
+
+    def test_an_interrupt_does_not_wait_for_it(self, runs, noted, models, store, folder, monkeypatch):
+        monkeypatch.setitem(logged_runs.NOTING_S, "KILLED", 0.2)
+        runs.start(noted, models)
+        store.answers.clear()
+        wait_until(lambda: store.tries[-1] == SAMPLE and SAMPLE not in store.told[-1:])
+        began = time.monotonic()
+        runs.end_early([], folder, "KILLED", "interrupted")
+        assert time.monotonic() - began < 10

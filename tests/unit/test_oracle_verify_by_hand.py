@@ -216,9 +216,28 @@ def test_tables_have_their_rows() -> None:
     for _, ranked in adversarial.groupby(["writer", "source"]):
         assert sorted(ranked["rank"]) == list(range(1, len(ranked) + 1))
         assert ranked.sort_values("rank")["change"].is_monotonic_increasing
+    by_token = tables["adversarial_tokens"]
+    ends = by_token[by_token["place"] == by_token["position"]]
+    keys = ["writer", "source", "prompt"]
+    assert ends[[*keys, "position"]].to_numpy().tolist() == adversarial[[*keys, "position"]].to_numpy().tolist()
+    assert list(ends["dla"]) == pytest.approx(list(adversarial["clean"]))
+    of_given = by_token.query("source == 'given' and writer == 'MLP0'")
+    assert list(of_given["token_id"]) == given[0] and list(of_given["position"]) == [0, 1, 2, 3, 4]
     assert list(tables["dla_trust"]["writer"]) == ["embed", "pos_embed", "L0H0", "L0H1", "MLP0", "L1H0", "L1H1", "MLP1"]
     last = tables["dla_trust"].set_index("writer").loc["MLP1"]
     assert last[["net_slope", "net_r", "effect_slope", "effect_r"]].tolist() == pytest.approx(4 * [1.0])
+
+
+def test_token_by_token_a_prompt_averages_to_what_trust_finds_of_it() -> None:
+    """Net the long way, by a patched head, and from the parts of what heads write."""
+    config, weights, _ = random_lean(49, n_layers=3, n_heads=2)
+    ids = draw(config, (2, 11))
+    tables = verify_tables(config, weights, ids, [Target("L0H0", ("L1H1",), "named")], given=ids.tolist())
+    given = tables["adversarial_tokens"].query("source == 'given'")
+    trust = tables["dla_trust"].set_index("writer").loc["L0H0"]
+    assert len(given) == 22
+    assert given["dla"].abs().mean() == pytest.approx(trust["dla_mean_abs"], rel=1e-10)
+    assert given["net_dla"].abs().mean() == pytest.approx(trust["net_mean_abs"], rel=1e-10)
 
 
 def test_numbers_that_must_agree_between_tables() -> None:

@@ -12,7 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dashboards.pages import ModelTables, write_comparison, write_model_page
+from dashboards.homes import Home
+from dashboards.pages import (
+    ModelTables,
+    comparison_page_parts,
+    model_parts,
+    write_comparison,
+    write_figures,
+    write_model_page,
+)
 from tests.fake_tables import fake_manifest, fake_model
 from tests.written_pages import NASTY, broken, comparison, embedded, model_page, sections, without_plotly
 
@@ -20,6 +28,7 @@ VERIFY_PARTS = [
     *("patched-states", "eraser-group", "dla-points", "dla-effects", "adversarial", "adversarial-prompts"),
     *("position-profile", "mlp-erasers", "later-use", "carries", "ablation-loss", "aligned-tokens"),
 ]
+OPENING = ["trust", "erased", "causal", "presence", "ledger"]
 CARDS = ["presence", "layers", "onto", "heatmaps", "ledger"]
 READING_CARDS = ["patched", "erased", "causal", "dla"]
 
@@ -69,7 +78,7 @@ class TestModelPage:
         page = model_page(small, tmp_path)
         assert "default-src 'none'" in page
         assert re.findall(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=", without_plotly(page)) == []
-        assert re.findall(r"https?:", without_plotly(page)) == []
+        assert re.findall(r"https?:", re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)) == []
 
     def test_says_what_was_measured(self, small: ModelTables, tmp_path: Path) -> None:
         page = model_page(small, tmp_path)
@@ -198,12 +207,15 @@ def verified() -> ModelTables:
 class TestVerifyOnAModelsPage:
     def test_opens_with_whose_dla_to_trust_and_the_verdicts(self, verified: ModelTables, tmp_path: Path) -> None:
         page = model_page(verified, tmp_path)
-        assert sections(page) == ["trust", *CARDS[:3], *READING_CARDS, *VERIFY_PARTS, "heatmaps", "ledger", "writers"]
+        shown = sections(page)
+        assert shown[:9] == [*OPENING, "patched", "dla", "layers", "onto"]
+        assert [key for key in shown[9:-2] if key in VERIFY_PARTS] == VERIFY_PARTS
+        assert shown[-2:] == ["heatmaps", "writers"] and len(set(shown)) == len(shown)
         opening = page[: page.index("<nav")]
         counts = verified.tables["dla_trust"]["trust"].value_counts()
         assert f"{counts.get('cancelled', 0)} of {counts.sum()} components&#x27; DLA is cancelled" in opening
         assert len(re.findall(r"<li>.*?held-out β −?\d", opening)) == 4
-        assert 'class="note"' not in page
+        assert '<p class="note">' not in page
 
     def test_significant_erasers_are_in_the_writers_table(self, verified: ModelTables, tmp_path: Path) -> None:
         page = model_page(verified, tmp_path)
@@ -226,9 +238,10 @@ class TestVerifyOnAModelsPage:
     def test_without_trust_its_table_says_so_behind_the_rest(self, verified: ModelTables, tmp_path: Path) -> None:
         tables = {name: table for name, table in verified.tables.items() if name != "dla_trust"}
         page = model_page(ModelTables(verified.about, tables), tmp_path)
-        assert sections(page)[len(CARDS[:3]) + len(READING_CARDS) + len(VERIFY_PARTS)] == "trust"
+        assert sections(page)[:4] == OPENING[1:]
+        assert sections(page)[-3:] == ["trust", "heatmaps", "writers"]
         assert "components&#x27; DLA is cancelled" not in page
-        assert page.count('class="note"') == 1
+        assert page.count('<p class="note">') == 1
 
     def test_strings_from_data_are_escaped(self, verified: ModelTables, tmp_path: Path) -> None:
         tables = {name: table.replace({"L0H1": NASTY}) for name, table in verified.tables.items()}
@@ -252,7 +265,7 @@ class TestVerifyOnAModelsPage:
 class TestComparison:
     def test_holds_every_model(self, small: ModelTables, tmp_path: Path) -> None:
         models = [small, fake_model("bare", 3, 2, attn_only=True, n_tokens=24)]
-        page = comparison(models, tmp_path, {"small": "small/page.html"})
+        page = comparison(models, tmp_path, {"small": Home("small/page.html")})
         assert '<a href="small/page.html">small</a>' in page
         assert len(embedded(page, "depth")) == 2
         assert len(embedded(page, "opposed")) == 2
@@ -284,9 +297,11 @@ class TestComparison:
         assert [re.findall(r"selected>(.*?)<", options) for _, options in panels] == [["a"], ["deep"]]
 
     def test_older_runs_alone_say_nothing_of_reading(self, small: ModelTables, tmp_path: Path) -> None:
-        page = without_plotly(comparison([small], tmp_path))
-        assert page.count("This was not measured in any model") == 3
-        assert "most erased by reading" not in page
+        parts = {part.key: part for part in comparison_page_parts([small], fake_manifest([small]))}
+        for key in ("size", "erased", "causal", "dla", "significant", "trust"):
+            assert not parts[key].figures, key
+        assert "most erased by reading" not in [column.heading for column in parts["models"].columns]
+        assert "This was not measured in any model" in comparison([small], tmp_path)
 
     def test_twelve_models_stay_below_ten_megabytes(self, tmp_path: Path) -> None:
         one = fake_model("gpt2", 12, 12, n_tokens=4, d_model=16, reading=True)
@@ -315,7 +330,8 @@ class TestComparison:
     def test_no_models_at_all(self, tmp_path: Path) -> None:
         page = comparison([], tmp_path)
         assert "There are no models in this sweep." in page
-        assert page.count('class="note"') == 10
+        # the protocol is a table of no rows, and every other part says that it has nothing either
+        assert page.count('<p class="note">') == len(sections(page))
 
     def test_one_model_that_is_empty(self, tmp_path: Path) -> None:
         page = comparison([ModelTables({}, {})], tmp_path)
@@ -325,7 +341,7 @@ class TestComparison:
         self, verified: ModelTables, reading: ModelTables, tmp_path: Path
     ) -> None:
         page = comparison([verified, reading], tmp_path)
-        assert sections(page)[-2:] == ["trust", "significant"]
+        assert sections(page)[-2:] == ["significant", "protocol"]
         assert sorted(embedded(page, "trust")) == ["0", "1"]
         found = int(verified.tables["writers"]["significant_erasers"].sum())
         pairs = verified.tables["v_composition"].dropna(subset="p")
@@ -335,10 +351,85 @@ class TestComparison:
 
     def test_names_and_links_are_escaped(self, small: ModelTables, tmp_path: Path) -> None:
         nasty = ModelTables({**small.about, "name": NASTY}, small.tables)
-        page = without_plotly(comparison([nasty, small], tmp_path, {NASTY: '"><b>x'}))
+        homes = {NASTY: Home('"><b>x', {"writers": "javascript:alert(1)"}, "https://tracking/#/runs/1")}
+        page = without_plotly(comparison([nasty, small], tmp_path, homes))
         assert "<img" not in page
         assert "<script>alert" not in page
         assert '<a href="&quot;&gt;&lt;b&gt;x">' in page
+        assert 'href="https://tracking/#/runs/1"' in page
+        assert "javascript:" not in page
+
+
+def links(page: str) -> dict[str, str]:
+    """Where links lead, by their words; those to parts of the page left out."""
+    shown = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    return {words: href for href, words in re.findall(r'<a [^>]*?href="([^"#][^"]*)"[^>]*>([^<]+)</a>', shown)}
+
+
+class TestWhereThingsAre:
+    HOME = Home("x/index.html", {"writers": "tables/writers.parquet"}, "http://tracking/#/experiments/1/runs/2")
+
+    def test_a_models_page_leads_to_its_tables_its_run_and_up(self, reading: ModelTables, tmp_path: Path) -> None:
+        write_model_page(reading, tmp_path / "page.html", {}, self.HOME, ("../compare.html", "all models"))
+        page = (tmp_path / "page.html").read_text(encoding="utf-8")
+        assert links(page) == {
+            "all models": "../compare.html",
+            "writers.parquet": "tables/writers.parquet",
+            "run in MLflow": "http://tracking/#/experiments/1/runs/2",
+        }
+        # what is not known to be anywhere is named all the same
+        assert "v_composition.parquet" in page
+        assert page.index("all models") < page.index("<h1>")
+
+    def test_a_comparison_leads_to_each_models_own(self, reading: ModelTables, tmp_path: Path) -> None:
+        other = ModelTables({**reading.about, "name": "other"}, reading.tables)
+        homes = {
+            "reading": self.HOME,
+            "other": Home("o/index.html", {"writers": "o/writers.parquet"}, "http://tracking/#/o"),
+        }
+        page = comparison([reading, other], tmp_path, homes)
+        found = set(re.findall(r'href="([^"#][^"]*)"', page.partition("<script>")[0]))
+        assert {
+            *("x/index.html", "tables/writers.parquet", "http://tracking/#/experiments/1/runs/2"),
+            *("o/index.html", "o/writers.parquet", "http://tracking/#/o"),
+        } <= {href.partition("#writer")[0] for href in found}
+
+    def test_every_part_says_which_tables_it_is_from(self, verified: ModelTables) -> None:
+        parts = model_parts(verified, fake_manifest([verified]))
+        assert [part.key for part in parts if not part.tables] == []
+        named = {name for part in parts for name in part.tables}
+        assert named <= set(verified.tables)
+
+    def test_models_that_were_left_out_are_named(self, small: ModelTables, tmp_path: Path) -> None:
+        page = comparison([small], tmp_path, left_out=[f"{NASTY} was logged with schema 3: left out"])
+        opening = page.partition("<nav")[0]
+        assert f"<li>{html.escape(NASTY)} was logged with schema 3: left out</li>" in opening
+        assert "Left out" not in comparison([small], tmp_path)
+
+
+class TestSingleFigures:
+    def test_each_is_a_page_of_its_own(self, reading: ModelTables, tmp_path: Path) -> None:
+        write_figures(reading, tmp_path / "figures")
+        assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["causal.html", "presence.html"]
+        whole = model_page(reading, tmp_path)
+        for key in ("causal", "presence"):
+            page = (tmp_path / "figures" / f"{key}.html").read_text(encoding="utf-8")
+            assert sections(page) == [key]
+            assert embedded(page, key) == embedded(whole, key)
+            assert page.count("plotly.js v") == 1
+            assert re.search(r"<h1>.*: reading</h1>", page)
+            assert "3 layers of 3 heads" in page
+
+    def test_what_was_not_measured_is_not_written_and_does_not_stay(
+        self, small: ModelTables, reading: ModelTables, tmp_path: Path
+    ) -> None:
+        write_figures(reading, tmp_path)
+        write_figures(small, tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["presence.html"]
+
+    def test_a_model_without_tables_leaves_an_empty_folder(self, small: ModelTables, tmp_path: Path) -> None:
+        write_figures(ModelTables(small.about, {}), tmp_path / "figures")
+        assert list((tmp_path / "figures").iterdir()) == []
 
 
 def test_a_page_that_cannot_be_written_leaves_nothing(small: ModelTables, tmp_path: Path) -> None:

@@ -216,6 +216,7 @@ def test_adversarial_shards_are_blocks_of_donors() -> None:
     )
     assert [len(work.donors) for work in works] == [DONORS, DONORS, 150 - 2 * DONORS]
     assert sum((work.donors for work in works), ()) == draw_donors(0, 230, 150)
+    assert [work.tokens for work in works] == [True, False, False]
     assert plan.n_prompts == 150 and len({task.id for task in plan.tasks}) == 3
     assert plan_adversarial(config(), model, "cpu", ()).tasks == ()
 

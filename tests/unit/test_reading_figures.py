@@ -6,9 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dashboards.compare import causal_maps, depth_lines, named_writers, overview
+from dashboards.compare import named_writers
+from dashboards.compare_depth import depth_lines
+from dashboards.compare_maps import causal_maps
 from dashboards.heatmaps import TOP_ROWS
 from dashboards.maps import LATER_NAME, Look, Map, Size, causal_map, colour_limit, dla_map, plot_map
+from dashboards.overview import overview
 from dashboards.reading import clean_and_patched, layer_strips, plot_clean_and_patched, plot_erased_by_layer
 from dashboards.strips import ERASED, plot_strips, strip_points, strip_range, strongest
 from dashboards.tables import ModelTables, component_order, dla_of, is_ranked, reading_of, top_writers, writers_table

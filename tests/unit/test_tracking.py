@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sweep.headline import headline
-from sweep.tracking import Tracker, default_uri, model_metrics, sqlite_path
+from sweep.headline import model_metrics, most_erased, size_metrics
+from sweep.tracking import Tracker, default_uri, sqlite_path
 from workers.storage import without_password
 
 LEDGER = {
@@ -27,28 +27,18 @@ READING = {
     "rank": [2.0, np.nan, 1.0, np.nan],
 }
 UNREAD = {name: [None] * 4 for name in READING}
-CENTRED = {f"{name}_centred": [value * 2 for value in LEDGER[name]] for name in ("written", "remaining", "opposed")}
 
 
 def writers_table(**changes: list) -> pd.DataFrame:
-    return pd.DataFrame({"model": "toy", **LEDGER, **CENTRED, **UNREAD, **changes})
+    return pd.DataFrame({"model": "toy", **LEDGER, **UNREAD, **changes})
 
 
 def test_metrics_by_hand():
     assert model_metrics({"writers": writers_table()}) == {
         "erasure/writers_measured": 3.0,
-        "erasure/opposed_median": -0.7,
         "erasure/most_opposed": -0.9,
         "erasure/remaining_median": 0.4,
         "erasure/writers_half_erased": pytest.approx(2 / 3),
-        "erasure/embed_remaining": 0.4,
-        "erasure/pos_embed_remaining": 0.6,
-        "erasure_centred/opposed_median": -1.4,
-        "erasure_centred/most_opposed": -1.8,
-        "erasure_centred/remaining_median": 0.8,
-        "erasure_centred/writers_half_erased": pytest.approx(2 / 3),
-        "erasure_centred/embed_remaining": 0.8,
-        "erasure_centred/pos_embed_remaining": 1.2,
     }
 
 
@@ -56,12 +46,36 @@ def test_metrics_of_what_is_erased_by_reading():
     found = model_metrics({"writers": writers_table(**READING)})
     assert {name: value for name, value in found.items() if name.startswith("reading")} == {
         "reading/most_erased": 0.9,
+        "reading/most_erased_head": 0.9,
         "reading/erased_median": pytest.approx(0.55),
         "reading_centred/most_erased": 0.6,
         "reading_centred/erased_median": pytest.approx(0.35),
-        "reading/pairs": 3.0,
         "reading/median_dla_slope": pytest.approx(-0.5),
     }
+
+
+def test_heads_are_told_apart_from_embeddings_and_mlps():
+    reading = {**READING, "erased_by_reading": [1.6, 0.3, 0.2, 0.7]}
+    writers = writers_table(**reading)
+    found = model_metrics({"writers": writers})
+    assert (found["reading/most_erased"], found["reading/most_erased_head"]) == (1.6, 0.2)
+    assert most_erased(writers) == {"most_erased": "embed", "most_erased_head": "L0H0"}
+
+
+def test_who_is_not_erased_is_not_named():
+    nobody = writers_table(**{**READING, "erased_by_reading": [-0.2, None, 0.0, None]})
+    assert most_erased(nobody) == {}
+    assert most_erased(writers_table()) == most_erased(writers_table().drop(columns="erased_by_reading")) == {}
+    no_head = writers_table(**{**READING, "erased_by_reading": [0.4, None, -0.1, None]})
+    assert most_erased(no_head) == {"most_erased": "embed"}
+
+
+def test_sizes_are_metrics_where_they_are_known():
+    about = {"n_layers": 2, "n_heads": 4, "d_model": 64, "n_params": 98304, "training_tokens": None, "act_fn": "gelu"}
+    assert size_metrics(about) == {
+        "model/n_layers": 2.0, "model/n_heads": 4.0, "model/d_model": 64.0, "model/n_params": 98304.0,
+    }  # fmt: skip
+    assert size_metrics({"training_tokens": 0}) == {"model/training_tokens": 0.0}
 
 
 def pairs_table(*significant: bool | None) -> pd.DataFrame:
@@ -70,10 +84,9 @@ def pairs_table(*significant: bool | None) -> pd.DataFrame:
 
 def test_metrics_of_significant_pairs():
     found = model_metrics({"writers": writers_table(), "v_composition": pairs_table(True, False, None, True, False)})
-    assert found["reading/significant_pairs"] == 2.0
-    assert found["reading/pairs_tested"] == 4.0
+    assert found["reading/significant_share"] == 0.5
     none = model_metrics({"writers": writers_table(), "v_composition": pairs_table(False, None)})
-    assert (none["reading/significant_pairs"], none["reading/pairs_tested"]) == (0.0, 1.0)
+    assert none["reading/significant_share"] == 0.0
 
 
 @pytest.mark.parametrize(
@@ -86,30 +99,14 @@ def test_pairs_that_were_not_tested_are_left_out(pairs: pd.DataFrame):
 
 
 def test_metrics_of_what_was_not_measured_are_left_out():
-    nothing = [np.nan] * 4
-    unmeasured = writers_table(written_centred=nothing, remaining_centred=[None] * 4, opposed_centred=nothing)
-    names = model_metrics({"writers": unmeasured})
-    assert len(names) == 7
-    assert all(name.startswith("erasure/") for name in names)
-    rotary = writers_table().query("writer != 'pos_embed'")
-    assert "erasure/pos_embed_remaining" not in model_metrics({"writers": rotary})
+    unmeasured = writers_table(remaining=[None] * 4, opposed=[np.nan] * 4)
+    assert model_metrics({"writers": unmeasured}) == {"erasure/writers_measured": 0.0}
     assert model_metrics({}) == {}
 
 
 def test_nothing_written_is_not_erased():
     negative = writers_table(written=[-1.0, 0.0, 0.0, 0.0], remaining=[-2.0, -1.0, -0.5, -0.1], opposed=[-1.0] * 4)
     assert model_metrics({"writers": negative})["erasure/writers_half_erased"] == 0.0
-
-
-def test_headline_names_the_most_opposed_first():
-    lines = headline(writers_table(), top=2).splitlines()
-    assert lines[0].startswith("2 of 3 writers end with less than half")
-    assert "Most opposed" in lines[0]
-    assert [line.split(" | ")[0] for line in lines[-2:]] == ["| L0H0", "| embed"]
-    ranked = headline(writers_table(**READING), top=1).splitlines()
-    assert "Most erased by heads that read them" in ranked[0]
-    assert ranked[-1] == "| L0H0 | 0.80 | -0.90 | 0.10 | 0.90 | L1H0+L1H1 |"
-    assert headline(writers_table().tail(1)) == "No writer has a value."
 
 
 def test_default_uri_honours_mlflow(monkeypatch):

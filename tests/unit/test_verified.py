@@ -96,8 +96,11 @@ def test_few_numbers_are_logged(tables: dict[str, pd.DataFrame]) -> None:
         "trust/partly_cancelled": 1.0,
         "trust/cancelled": 1.0,
         "trust/reversed": 0.0,
+        "trust/trusted_share": 0.5,
     }
+    untold = verify_metrics({"dla_trust": pd.DataFrame({"trust": [None, None]})})
+    assert untold["trust/trusted"] == 0.0 and "trust/trusted_share" not in untold
     assert verify_metrics({}) == {} == verify_metrics({"writers": pd.DataFrame()})
     assert set(verify_metrics({"dla_trust": tables["dla_trust"]})) == {
-        "trust/trusted", "trust/partly_cancelled", "trust/cancelled", "trust/reversed",
+        "trust/trusted", "trust/partly_cancelled", "trust/cancelled", "trust/reversed", "trust/trusted_share",
     }  # fmt: skip

@@ -13,6 +13,8 @@ import torch
 from tests.compare_verify import assert_verify_agrees
 from tests.measuring import measure_verify
 from tests.oracle_verify import verify_tables
+from tests.oracle_verify_adversarial import token_rows
+from tests.oracle_verify_setting import arrange
 from tests.random_models import random_lean
 from workers.records import Target
 from workers.tokenization import load_tokenizer
@@ -142,6 +144,71 @@ def test_of_many_positions_the_loss_is_measured_at_128() -> None:
     assert_verify_agrees(fast, oracle)
 
 
+def test_of_long_prompts_the_last_128_tokens_are_told_of() -> None:
+    config, weights, _ = random_lean(41, n_layers=3, n_heads=2, d_model=12, n_ctx=160)
+    undo_what_is_read(weights)
+    tokens, targets = draw(config, (4, 150)), (Target("L0H1", ("L2H0",), "rule"), Target("embed", ("L1H0",), "rule"))
+    given = (tuple(tokens[0].tolist()), tuple(tokens[1, :3].tolist()))
+    told: dict[str, Any] = {"block": 2, "places": 2, "given": given, "donors": (1,)}
+    fast = measure_verify(LeanModel(config, weights), tokens, targets, **told)["adversarial_tokens"]
+    assert_tokens_agree(fast, config, weights, tokens, targets, told)
+    of_given = fast[fast["source"] == "given"].groupby(["writer", "prompt"], sort=False)["position"]
+    assert [list(positions) for _, positions in of_given] == 2 * [list(range(22, 150)), [0, 1, 2]]
+    ends = fast.groupby(["writer", "source", "prompt", "place"]).tail(1)
+    assert list(ends["position"]) == list(ends["place"]) and len(ends) == 8
+    assert fast["prompt"].dtype == fast["position"].dtype == fast["token_id"].dtype == np.int64
+
+
+def assert_tokens_agree(
+    fast: pd.DataFrame,
+    config: ModelConfig,
+    weights: dict[str, torch.Tensor],
+    tokens: np.ndarray,
+    targets: tuple[Target, ...],
+    told: dict[str, Any],
+) -> None:
+    """The attributions token by token are the oracle's, rows in its order."""
+    s = arrange(config, weights, tokens, None, block=told["block"], seed=0, first_prompt=0)
+    writers = dict.fromkeys(target.writer for target in targets)
+    oracle = pd.DataFrame(token_rows(s, list(writers), told["places"], told["given"]))
+    keys = ["writer", "source", "prompt", "place", "position", "token_id"]
+    pd.testing.assert_frame_equal(fast[keys], oracle[keys])
+    assert (oracle["dla"] - oracle["net_dla"]).abs().mean() > 0.01
+    for name in ("dla", "net_dla"):
+        np.testing.assert_allclose(fast[name], oracle[name], rtol=1e-4, atol=1e-4)
+
+
+def test_attributions_of_tokens_are_those_of_other_tables() -> None:
+    """Where every prompt is given whole they average to those of trust, and each ends in that of its place."""
+    config, _, model = random_lean(42, n_layers=3, n_heads=2, d_model=16)
+    tokens = draw(config, (5, 19))
+    tables = measure_verify(
+        model, tokens, (Target("L0H1", ("L1H0",), "rule"),), given=tuple(map(tuple, tokens.tolist()))
+    )
+    rows, trust = tables["adversarial_tokens"], tables["dla_trust"].set_index("writer").loc["L0H1"]
+    given = rows[rows["source"] == "given"]
+    assert given["dla"].abs().mean() == pytest.approx(trust["dla_mean_abs"], rel=1e-5)
+    assert given["net_dla"].abs().mean() == pytest.approx(trust["net_mean_abs"], rel=1e-5)
+    slope = np.polyfit(given["dla"], given["net_dla"], 1)[0]
+    assert slope == pytest.approx(trust["net_slope"], rel=1e-4)
+    tested = tables["adversarial"].query("role == 'writer' and inputs == 'last'")["clean"]
+    last = rows[rows["position"] == rows["place"]]["dla"]
+    np.testing.assert_allclose(last, tested, rtol=1e-5)
+
+
+def test_attributions_of_tokens_are_the_same_to_the_bit_however_the_work_is_split() -> None:
+    config, _, model = random_lean(43, n_layers=3, n_heads=2, d_model=16)
+    tokens, targets = draw(config, (9, 31)), some_targets(config)
+    told: dict[str, Any] = {"given": GIVEN, "places": 3}
+    whole = measure_verify(model, tokens, targets, block=9, **told)["adversarial_tokens"]
+    for split in ({"batch": 1, "donor_block": 2}, {"batch": 5, "donor_block": 4, "writers": 1}):
+        pd.testing.assert_frame_equal(
+            measure_verify(model, tokens, targets, block=9, **split, **told)["adversarial_tokens"],
+            whole,
+            check_exact=True,
+        )
+
+
 def test_writers_and_erasers_without_output() -> None:
     """Nothing is divided by what is zero: such numbers are null, on both sides alike."""
     config, weights, _ = random_lean(35, n_layers=3, n_heads=2, d_model=16)
@@ -189,6 +256,9 @@ def test_tokens_have_their_texts_where_there_is_a_tokenizer() -> None:
     assert list(rows["top"]) == tokenizer.token_strings(list(rows["top_id"]))
     assert list(rows["second"]) == tokenizer.token_strings(list(rows["second_id"]))
     assert set(rows.query("source == 'given'")["text"]) == {"def main(self):"}
+    by_token = tables["adversarial_tokens"]
+    assert list(by_token["token"]) == tokenizer.token_strings(list(by_token["token_id"]))
+    assert "".join(by_token[by_token["source"] == "given"]["token"].iloc[1:]) == "def main(self):"
 
 
 def test_a_group_of_all_later_heads_is_named_later() -> None:

@@ -7,7 +7,8 @@ lose its attribution; one whose attribution stays as it is writes the same whate
 3.5). The same is done for the other head whose attribution is highest there.
 
 With all inputs replaced, a head's output is the donor's own at that position, so that a donor costs one forward pass
-whatever the number of places.
+whatever the number of places. The clean runs are made anew by every shard; the attributions token by token
+(``workers.verify.token_dla``), which need no donors, come from one of them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from workers.components import layer_of
 from workers.composition import head_of, output
 from workers.records import AdversarialWork, Place, ShardTask, State
 from workers.trace import LeanModel, Trace, top_two
+from workers.verify.token_dla import TokenDla, token_dla, tokens_state
 
 INPUTS = ("last", "all")
 ROLES = ("writer", "other")
@@ -58,6 +60,8 @@ class _Scene(NamedTuple):
     """Of the top two tokens' logit difference, over the final scale."""
     tested: tuple[_Tested, ...]
     """In the order of ``ROLES``; the writer alone where no other head is there."""
+    tokens: TokenDla | None
+    """Where they are asked for."""
 
 
 @torch.inference_mode()
@@ -72,7 +76,7 @@ def measure_adversarial(
     """
     work = task.work
     assert isinstance(work, AdversarialWork)
-    scenes = [_scene(model, place, _ids(place, work, tokens)) for place in work.places]
+    scenes = [_scene(model, place, _ids(place, work, tokens), work.tokens) for place in work.places]
     patched = np.full((len(scenes), len(ROLES), len(INPUTS), len(work.donors)), np.nan)
     longest = max(place.position for place in work.places) + 1
     for start in range(0, len(work.donors), batch):
@@ -85,7 +89,9 @@ def measure_adversarial(
                 values = _replaced(model, trace, scene, tested).cpu().numpy().astype(np.float64)
                 values[:, own] = np.nan
                 patched[row, role, :, start : start + len(donors)] = values
-    return {"places": _export(scenes), "patched": {"patched": patched}}
+    states = {"places": _export(scenes), "patched": {"patched": patched}}
+    shown = [scene.tokens for scene in scenes if scene.tokens is not None]
+    return {**states, "tokens": tokens_state(shown)} if shown else states
 
 
 def _ids(place: Place, work: AdversarialWork, tokens: Integer[np.ndarray, "prompt pos"]) -> Int[Tensor, "cut"]:
@@ -94,11 +100,10 @@ def _ids(place: Place, work: AdversarialWork, tokens: Integer[np.ndarray, "promp
     return torch.from_numpy(np.array(prompt[: place.position + 1], dtype=np.int64))
 
 
-def _scene(model: LeanModel, place: Place, ids: Int[Tensor, "pos"]) -> _Scene:
+def _scene(model: LeanModel, place: Place, ids: Int[Tensor, "pos"], with_tokens: bool) -> _Scene:
     """The clean run at a place."""
-    ids = ids.to(model.device)[None]
     last = torch.tensor([[place.position]], device=model.device)
-    trace = model.trace(ids, last, keep_resid=True)
+    trace = model.trace(ids.to(model.device)[None], last, keep_resid=True)
     assert trace.resid_pre is not None
     final = trace.resid_pre[-1, 0, -1:]
     # The very product that the trace takes its top two from: near ties must not be decided otherwise here.
@@ -108,7 +113,8 @@ def _scene(model: LeanModel, place: Place, ids: Int[Tensor, "pos"]) -> _Scene:
     dla = torch.einsum("lhe,lhed,d->lh", trace.z[:, 0, -1], model.weights["W_O"], direction)
     labels = [place.writer, *_strongest_other(model, dla, place.writer)]
     tested = tuple(_tested(model, trace, direction, label) for label in labels)
-    return _Scene(place, top, float(logits[0, top[0]] - logits[0, top[1]]), direction, tested)
+    shown = token_dla(model, trace, place, ids) if with_tokens else None
+    return _Scene(place, top, float(logits[0, top[0]] - logits[0, top[1]]), direction, tested, shown)
 
 
 def _strongest_other(model: LeanModel, dla: Float[Tensor, "layer head"], writer: str) -> list[str]:
@@ -127,7 +133,8 @@ def _tested(model: LeanModel, trace: Trace, direction: Float[Tensor, "d_model"],
     assert trace.resid_pre is not None
     values = model.normalize(trace.resid_pre[layer, 0]) @ model.w_v(layer)[:, head]
     through = model.weights["W_O"][layer, head] @ direction
-    return _Tested(label, clean, _Head(layer, head, trace.k[layer, 0, :-1, head], values[:-1], through))
+    # a copy, or the keys of all heads would stay with it
+    return _Tested(label, clean, _Head(layer, head, trace.k[layer, 0, :-1, head].clone(), values[:-1], through))
 
 
 def _replaced(model: LeanModel, trace: Trace, scene: _Scene, tested: _Tested) -> Float[Tensor, "input donor"]:

@@ -1,4 +1,4 @@
-"""Rows of the tables ``adversarial`` and ``aligned_tokens``."""
+"""Rows of the tables ``adversarial``, ``adversarial_tokens`` and ``aligned_tokens``."""
 
 from __future__ import annotations
 
@@ -71,6 +71,25 @@ def adversarial_rows(places: Sequence[Place], states: Sequence[dict[str, State]]
                 found = dict(zip(QUANTILES, spread[at].tolist(), strict=True))
                 rows.append(tested | {"inputs": inputs, **found, "change": float(change[at]), "n": int(donors[at])})
     return [{column: row[column] for column in COLUMNS} for row in rows]
+
+
+def token_rows(places: Sequence[Place], states: Sequence[dict[str, State]], words: Words) -> list[Row]:
+    """Every place's tokens, up to the place.
+
+    Args:
+        states: of all shards; one of them has the tokens.
+    """
+    found = next(state["tokens"] for state in states if "tokens" in state)
+    texts = words.tokens(found["token_id"].tolist())
+    columns = [found[name].tolist() for name in ("place", "position", "token_id", "dla", "net_dla")]
+    return [
+        {
+            **{"writer": places[index].writer, "source": places[index].source, "prompt": places[index].prompt},
+            **{"place": places[index].position, "position": position, "token_id": token_id, "token": text},
+            **{"dla": dla, "net_dla": net_dla},
+        }
+        for index, position, token_id, dla, net_dla, text in zip(*columns, texts, strict=True)
+    ]
 
 
 def _quantiles(patched: Float[np.ndarray, "place role input donor"]) -> Float[np.ndarray, "place role input q"]:

@@ -12,7 +12,7 @@ from workers.measures.base import Columns
 from workers.records import Place, State, Target, WriterBlock
 from workers.trace import LeanModel
 from workers.verify.ablations import RESAMPLED
-from workers.verify.adversarial_tables import adversarial_rows, aligned_rows
+from workers.verify.adversarial_tables import adversarial_rows, aligned_rows, token_rows
 from workers.verify.carries import Carried, parts_of
 from workers.verify.effects import EFFECTS
 from workers.verify.erasers import SUM, bins, siblings
@@ -29,7 +29,8 @@ Row = dict[str, Any]
 
 TABLES = (
     *("eraser_group", "nulls", "patched_residual_projection", "dla_correlation", "dla_points", "mlp_erasure"),
-    *("aligned_tokens", "adversarial", "ablation_loss", "carries", "position_profile", "later_use", "dla_trust"),
+    *("aligned_tokens", "adversarial", "adversarial_tokens", "ablation_loss", "carries", "position_profile"),
+    *("later_use", "dla_trust"),
 )
 
 
@@ -69,6 +70,7 @@ def verify_tables(
         rows["aligned_tokens"] = aligned_rows(model, told.targets, [state["direct"] for state in group], words)
     if adversarial:
         rows["adversarial"] = adversarial_rows(told.places, adversarial, words)
+        rows["adversarial_tokens"] = token_rows(told.places, adversarial, words)
     for block, states in trust:
         labels = model.config.layout.writers[block.start : block.stop]
         rows["dla_trust"] += (

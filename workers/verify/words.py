@@ -32,7 +32,11 @@ class Words:
 
     def token(self, token_id: int) -> str | None:
         """The text of one token."""
-        return None if self._tokenizer is None else self._tokenizer.token_strings([token_id])[0]
+        return self.tokens([token_id])[0]
+
+    def tokens(self, token_ids: Sequence[int]) -> Sequence[str | None]:
+        """The texts of some tokens, each by itself."""
+        return [None] * len(token_ids) if self._tokenizer is None else self._tokenizer.token_strings(token_ids)
 
     def text(self, place: Place) -> str | None:
         """The end of a place's prompt, up to the place; a given prompt from its first token behind the BOS."""

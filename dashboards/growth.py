@@ -1,0 +1,130 @@
+"""Whether erasure grows with size: models alike in everything known of them but one size, from the smallest to the largest.
+
+The share compared is a model's most erased head's: embeddings are erased at any depth, and the last layer never is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from dashboards.lineup import count_of, display_names, family_of, is_checkpoint
+from dashboards.strips import NOTICEABLE
+from dashboards.tables import ModelTables
+from dashboards.training import erased_of
+from dashboards.wording import amount, number
+
+Size = Literal["layers", "width", "parameters"]
+Trend = Literal["grows", "shrinks", "neither"]
+_KEYS: dict[Size, str] = {"layers": "n_layers", "width": "d_model", "parameters": "n_params"}
+_MOST_STEPS = 5
+ARROW = "\u00a0→\u00a0"
+
+
+class Growth(NamedTuple):
+    """Models that differ in one size alone, by that size.
+
+    Attributes:
+        held: the size that they share, in words; nothing where sizes grow together.
+        sizes: two or more, ascending.
+        heads: the share that the most erased head loses, 0 where none loses anything.
+        means: the mean share over the heads that lose anything, 0 where none does.
+    """
+
+    family: str
+    held: str
+    sizes: list[int]
+    heads: list[float]
+    means: list[float]
+
+
+class _Model(NamedTuple):
+    family: str
+    kind: tuple[object, ...]
+    sizes: dict[Size, int | None]
+    heads: float
+    mean: float
+
+
+def growths(models: Sequence[ModelTables], size: Size) -> list[Growth]:
+    """Families along one size: layers at equal width, width at equal layers, parameters as they come.
+
+    Checkpoints, models without a measured head and those of unknown size are left out; so are models of one family that
+    nothing known of them tells apart, since a line has one model at each of its places.
+    """
+    alike: dict[tuple[object, ...], list[_Model]] = {}
+    for one in _measured(models):
+        if one.sizes[size] is not None and (size == "parameters" or one.sizes[_other(size)] is not None):
+            equal = () if size == "parameters" else (one.sizes[_other(size)],)
+            alike.setdefault((one.family, one.kind, *equal), []).append(one)
+    found = []
+    for members in alike.values():
+        line = sorted(members, key=lambda one: one.sizes[size] or 0)
+        sizes = [one.sizes[size] or 0 for one in line]
+        if 1 < len(set(sizes)) == len(sizes):
+            held = _held(line[0], size)
+            found.append(Growth(line[0].family, held, sizes, [one.heads for one in line], [one.mean for one in line]))
+    return found
+
+
+def _other(size: Size) -> Size:
+    return "width" if size == "layers" else "layers"
+
+
+def _held(one: _Model, size: Size) -> str:
+    if size == "parameters":
+        return ""
+    shared = amount(one.sizes[_other(size)])
+    return f"width\u00a0{shared}" if size == "layers" else f"{shared}\u00a0layer{'' if shared == '1' else 's'}"
+
+
+def _measured(models: Sequence[ModelTables]) -> list[_Model]:
+    found = []
+    for name, model in zip(display_names(models), models, strict=True):
+        heads = erased_of(model).heads
+        if heads.by_writer and not is_checkpoint(model.about):
+            kind = (bool(model.about.get("attn_only")), count_of(model.about, "training_tokens"))
+            sizes = {size: count_of(model.about, key) for size, key in _KEYS.items()}
+            found.append(_Model(family_of(name), kind, sizes, max(heads.strongest[1], 0.0), heads.mean))
+    return found
+
+
+def trend(shares: Sequence[float]) -> Trend:
+    """Whether shares grow or shrink from first to last with no step the other way; hundredths count for nothing."""
+    steps = np.diff(np.array(shares, dtype=np.float64))
+    whole = shares[-1] - shares[0]
+    if whole >= NOTICEABLE and (steps > -NOTICEABLE).all():
+        return "grows"
+    return "shrinks" if whole <= -NOTICEABLE and (steps < NOTICEABLE).all() else "neither"
+
+
+def verdict(lines: Sequence[Growth], shares: Callable[[Growth], Sequence[float]] = lambda line: line.heads) -> str:
+    """The trends of all lines in a few words."""
+    trends = [trend(shares(line)) for line in lines]
+    up, down, n = trends.count("grows"), trends.count("shrinks"), len(trends)
+    everywhere = "" if n == 1 else f" in all {amount(n)} comparisons"
+    if n in (up, down):
+        return f"yes, it grows{everywhere}" if up else f"no, it shrinks{everywhere}"
+    if not up and not down:
+        return "neither grows nor shrinks throughout" + ("" if n == 1 else f" in any of {amount(n)} comparisons")
+    counts = [("grows in", up), ("shrinks in", down), ("wavers or stays in", n - up - down)]
+    return f"{', '.join(f'{verb} {amount(count)}' for verb, count in counts if count)} of {amount(n)} comparisons"
+
+
+class Said(NamedTuple):
+    """A line in words: which models these are, and their shares, the smallest model's first."""
+
+    models: str
+    shares: str
+
+
+def in_words(line: Growth, size: Size) -> Said:
+    """``toy-gelu, width 64, 2 → 3 → 4 layers`` and ``0.42 → 0.70 → 0.87``; of many models the ends."""
+    n = len(line.sizes)
+    kept = range(n) if n <= _MOST_STEPS else (0, n - 1)
+    sizes = ARROW.join(amount(line.sizes[at]) for at in kept)
+    shares = ARROW.join(number(line.heads[at]) for at in kept)
+    unit = {"layers": f"{sizes} layers", "width": f"width {sizes}", "parameters": f"{sizes} parameters"}[size]
+    return Said(", ".join(part for part in (line.family, line.held, unit) if part), shares)

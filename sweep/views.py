@@ -1,0 +1,148 @@
+"""How MLflow's own pages open on an experiment of sweeps: a saved view of its runs table and charts.
+
+As they come, MLflow's runs table shows a sweep as one closed row, and its charts nothing. A view, which MLflow keeps among
+an experiment's tags, lists the models one by one with their sizes and what is erased of them, and opens the charts with
+parallel coordinates and with erasure against size. Pages ask for a view by the ``viewStateShareKey`` in their address; the
+button "Views" lists it.
+
+The names of keys are those that MLflow 3.17 writes when somebody saves a view there; a version that does not know one passes
+over it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+VIEW_KEY = "erasure"
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
+VIEW_NAME = "Erasure, model by model"
+KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"
+"""What an experiment is for: without it MLflow asks, or opens the pages for language model applications."""
+
+_SAVED_MS = 1_760_000_000_000
+"""When the view was saved, always the same: only people change that."""
+_MODEL = ("model/n_layers", "model/d_model", "model/n_params")
+_METRICS = ("reading/most_erased", "reading/most_erased_head", "trust/trusted_share")
+_PARAMS = ("n_layers", "d_model", "n_params", "training_tokens")
+_TAGS = ("most_erased", "most_erased_head")
+_FIRST_COLUMNS = ("attributes.`Run Name`", "runDateAndNestInfo", "duration")
+"""That the table shows whatever is chosen."""
+_LETTER_PX, _MARGIN_PX = 6, 34
+_SCATTERED = (
+    ("model/n_layers", "reading/most_erased_head"),
+    ("model/d_model", "reading/most_erased_head"),
+    ("model/n_params", "reading/erased_median"),
+    ("model/training_tokens", "reading/most_erased_head"),
+)
+_CLOSED = ("model", "Model metrics", "System metrics")
+_SECTIONS = ("reading", "trust", "verify", "erasure", "reading_centred", *_CLOSED)
+"""MLflow's own, a bar chart for each metric; those of sizes and of the driver's machine are closed at first."""
+
+
+def runs_page(experiment_id: str) -> str:
+    """Address of an experiment's page below the server's own, opened on the view."""
+    return f"#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW_KEY}&workflowType=machine_learning"
+
+
+def experiment_tags(present: Mapping[str, str]) -> dict[str, str]:
+    """The tags that an experiment lacks to open well; what people have changed there stays.
+
+    Args:
+        present: its tags.
+    """
+    tags = {} if KIND_TAG in present else {KIND_TAG: KIND}
+    if VIEW_TAG not in present or (present[VIEW_TAG] != _saved_view() and _is_untouched(present[VIEW_TAG])):
+        tags[VIEW_TAG] = _saved_view()
+    return tags
+
+
+def _is_untouched(tag: str) -> bool:
+    try:
+        view = json.loads(tag)
+        return bool(view["createdAt"] == view["updatedAt"] == _SAVED_MS)
+    except (ValueError, TypeError, KeyError):
+        return False
+
+
+def _saved_view() -> str:
+    times = {"createdAt": _SAVED_MS, "updatedAt": _SAVED_MS}
+    state = json.dumps(_state(), separators=(",", ":"))  # stores keep 5,000 characters of an experiment's tag
+    return json.dumps({"name": VIEW_NAME, **times, "state": state}, separators=(",", ":"))
+
+
+def _state() -> dict[str, Any]:
+    kinds = {"metrics": _METRICS, "params": _PARAMS, "tags": _TAGS}
+    columns = {f"{kind}.`{name}`": name for kind, names in kinds.items() for name in names}
+    return {
+        # by anything but the date, since by that MLflow puts models below their sweeps, and closes these
+        "orderByKey": "metrics.`reading/most_erased`",
+        "orderByAsc": False,
+        "searchFilter": "",
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": [],
+        "selectedColumns": list(columns),
+        "columnOrder": [*_FIRST_COLUMNS, *columns],
+        "columnWidths": {key: max(100, _LETTER_PX * len(name) + _MARGIN_PX) for key, name in columns.items()},
+        "runsHiddenMode": "SHOW_ALL",
+        "hideEmptyCharts": True,
+        "isAccordionReordered": True,
+        "compareRunSections": _sections(),
+        "compareRunCharts": [
+            # lines take their colour from the last
+            _parallel(
+                "erased", (*_MODEL, "erasure/writers_half_erased", "reading/erased_median", "reading/most_erased")
+            ),
+            _parallel("trusted", (*_MODEL, "reading/most_erased", "trust/reversed", "trust/trusted_share")),
+            *(_scatter(index, across, up) for index, (across, up) in enumerate(_SCATTERED)),
+        ],
+    }
+
+
+def _sections() -> list[dict[str, Any]]:
+    own = (("parallel", "Models side by side", 1), ("against", "Erasure against size and training", 2))
+    return [
+        *({**_section(uuid, name), "columns": columns, "cardHeight": 400} for uuid, name, columns in own),
+        *({**_section(name, name), "display": name not in _CLOSED, "isGenerated": True} for name in _SECTIONS),
+    ]
+
+
+def _section(uuid: str, name: str) -> dict[str, Any]:
+    return {
+        "uuid": uuid,
+        "name": name,
+        "display": True,
+        "isReordered": False,
+        "deleted": False,
+        "isGenerated": False,
+    }
+
+
+def _parallel(uuid: str, metrics: tuple[str, ...]) -> dict[str, Any]:
+    """Parallel coordinates of all runs that have these metrics."""
+    return {
+        **_chart(uuid, "PARALLEL", "parallel"),
+        "selectedParams": [],
+        "selectedMetrics": list(metrics),
+        "showAllRuns": True,
+    }
+
+
+def _scatter(index: int, across: str, up: str) -> dict[str, Any]:
+    """A point for each run."""
+    axes = {"xaxis": {"key": across, "type": "METRIC"}, "yaxis": {"key": up, "type": "METRIC"}}
+    return {**_chart(f"against{index}", "SCATTER", "against"), **axes}
+
+
+def _chart(uuid: str, kind: str, section: str) -> dict[str, Any]:
+    return {
+        "uuid": uuid,
+        "type": kind,
+        "metricSectionId": section,
+        "runsCountToCompare": 1000,
+        "deleted": False,
+        "isGenerated": False,
+    }
