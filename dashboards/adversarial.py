@@ -8,6 +8,7 @@ stands the other head whose attribution is highest there.
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -206,6 +207,7 @@ def _sentence(shown: Places) -> str:
     more = f" {shown.left_out} more are in the table." if shown.left_out else ""
     if not len(changes):
         return f"No change of {shown.writer}'s DLA was measured.{more}"
+    more = f"{by_construction(shown.writer)}{more}"
     others = shown.other.change[np.isfinite(shown.other.change)]
     beside = f", that of the strongest other head by {percent(np.median(others))}" if len(others) else ""
     return (
@@ -214,9 +216,22 @@ def _sentence(shown: Places) -> str:
     )
 
 
-def adversarial_table(model: ModelTables) -> Table:
-    """A row per prompt and component, the changes of the DLA side by side for both ways of replacing inputs."""
-    table = table_of(model, "adversarial")
+def by_construction(writer: str) -> str:
+    """What replacing inputs can show of an embedding, which reads no other position; nothing of any other writer."""
+    said = {
+        "pos_embed": "has no input from the text: at a position it is the same in every prompt, 0\u00a0% by construction",
+        "embed": "reads nothing but the token at the position itself: replaced there or everywhere is the same",
+    }
+    return f" {writer} {said[writer]}." if writer in said else ""
+
+
+def adversarial_table(model: ModelTables, writers: Sequence[str] = ()) -> Table:
+    """A row per prompt and component, the changes of the DLA side by side for both ways of replacing inputs.
+
+    Rows are in the order of the figure: ``writers`` by rank, prompts that were given as they were given, those found
+    hardest first.
+    """
+    table = _in_order(table_of(model, "adversarial"), writers)
     keys = ["writer", "source", "prompt", "position", "role"]
     rows: list[list[Any]] = []
     if {*keys, "inputs"} <= set(table.columns):
@@ -241,13 +256,33 @@ def adversarial_table(model: ModelTables) -> Table:
         "The prompts at which inputs were replaced",
         f"The last {_TAIL} characters of each prompt; what a component's DLA is there, and its median with the inputs of "
         "other prompts. Change is the distance between the two as a share of the DLA: near 0 the DLA does not come from "
-        "what stands here. Line ends are shown as ↵; #17 is a token's number, of a model without a tokenizer.",
+        "what stands here. Prompts found in the corpus: the smallest change first. Line ends are shown as ↵; "
+        "#17 is a token's number, of a model without a tokenizer.",
         columns,
         rows,
         empty="This run did not measure it: the table adversarial is missing or empty.",
         filter_by="component, text or token",
         tables=("adversarial",),
     )
+
+
+def _in_order(table: pd.DataFrame, writers: Sequence[str]) -> pd.DataFrame:
+    if not {"source", "prompt", "position"} <= set(table.columns):
+        return table
+    by_rank = {writer: rank for rank, writer in enumerate(writers)}
+    by_source = {source: rank for rank, source in enumerate(SOURCES)}
+    # ranks are those of the writer; the other head's rows stand behind the writer's at the same place
+    places = [table[name] for name in ("writer", "source", "prompt", "position")]
+    ranks = pd.Series(numeric(table, "rank"), index=table.index).groupby(places, sort=False).transform("min")
+    found = np.array([source == "found" for source in strings(table, "source")], dtype=bool)
+    keys = pd.DataFrame(
+        {
+            "writer": [by_rank.get(writer or "", len(by_rank)) for writer in strings(table, "writer")],
+            "source": [by_source.get(source or "", len(by_source)) for source in strings(table, "source")],
+            "rank": np.where(found, ranks.to_numpy(), 0.0),
+        }
+    )
+    return table.iloc[keys.sort_values(["writer", "source", "rank"], kind="stable").index.to_numpy()]
 
 
 def _row(writer: str, source: str, role: str, part: pd.DataFrame) -> list[Any]:

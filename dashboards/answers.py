@@ -1,33 +1,38 @@
 """The comparison at a glance: three questions, each answered in a few sentences by the numbers of the page.
 
-Answers are facts of the models on the page, no laws, and say what was not measured. Step one finds what is said as plain
-data, step two puts it into words; every answer leads to the figure that shows it.
+Answers are facts of the models on the page, no laws, and say what was not measured. ``dashboards/findings.py`` finds what
+is said as plain data, this puts it into words; every answer leads to the figure that shows it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
-from urllib.parse import quote
 
 import numpy as np
 
 from dashboards.document import Markup, Prose, escape
-from dashboards.growth import ARROW, Growth, Size, growths, in_words, verdict
+from dashboards.findings import (
+    Arisen,
+    Distrust,
+    Distrusted,
+    ErasedWriter,
+    arisen,
+    distrust,
+    halved,
+    least_trusted_heads,
+    most_erased_writers,
+)
+from dashboards.growth import ARROW, Growth, Size, growths, in_words, trend, verdict
 from dashboards.homes import Home, link
 from dashboards.lineup import display_names, final_models, is_one_training
-from dashboards.strips import NOTICEABLE
-from dashboards.strongest import by_strength, trust_of
-from dashboards.tables import ModelTables, kind_of, numeric, reading_of, strings, table_of, writers_table
-from dashboards.training import Trained, erased_of, trained
-from dashboards.trust import CANCELLED, PARTLY, REVERSED
-from dashboards.wording import amount, listed, number
+from dashboards.tables import ModelTables, kind_of
+from dashboards.training import Point, Trained, erased_of, trained, when
+from dashboards.wording import amount, between, listed, number, rough, with_interval
 
-HALF = 0.5
 _MOST_LINES = 4
-_MOST_HEADS = 3
 _MOST_NAMED = 7
 _MOST_ERASERS = 3
+_MOST_UNSETTLED = 3
 _MOST_TRAININGS = 3
 _CARDS = {
     "size": "erasure against size",
@@ -37,120 +42,21 @@ _CARDS = {
     "trust": "trust in DLA",
     "dla": "DLA taken back",
     "training": "erasure in training",
+    "removed": "writers mostly gone",
 }
-
-
-class ErasedWriter(NamedTuple):
-    """A writer of which something is erased, and the heads that do it, the strongest first."""
-
-    model: str
-    writer: str
-    share: float
-    centred: float
-    erasers: list[str]
-
-
-class Distrust(NamedTuple):
-    """What resampling says of DLA: of ``n`` components, ``bad`` are those of which nothing of it is left, or the opposite.
-
-    ``partly``: how many have a part left. ``absent``: models in which this was not measured.
-    """
-
-    n: int
-    bad: list[tuple[str, str]]
-    partly: int
-    absent: list[str]
-
-
-class Arisen(NamedTuple):
-    """A writer's share at the first and the last point; ``half`` is the first point with half of the last or more."""
-
-    writer: str
-    first: float
-    last: float
-    half: int
-
-
-def most_erased_writers(models: Sequence[ModelTables], heads: int = _MOST_HEADS) -> list[ErasedWriter]:
-    """The most erased writer of all models, then their most erased heads; none of which less than a hundredth is erased."""
-    found = []
-    for at, model in enumerate(models):
-        shares = numeric(writers_table(model), "erased_by_reading")
-        found += [(float(shares[row]), at, int(row)) for row in np.flatnonzero(np.nan_to_num(shares) >= NOTICEABLE)]
-    found.sort(key=lambda one: -one[0])
-    names = display_names(models)
-    return [_erased_writer(names[at], models[at], row) for _, at, row in _first_heads(found, models, heads)]
-
-
-def _first_heads(
-    found: Sequence[tuple[float, int, int]], models: Sequence[ModelTables], heads: int
-) -> list[tuple[float, int, int]]:
-    of_heads = [one for one in found if kind_of(str(writers_table(models[one[1]])["writer"].iloc[one[2]])) == "head"]
-    return [*found[:1], *(one for one in of_heads[:heads] if one not in found[:1])]
-
-
-def _erased_writer(name: str, model: ModelTables, row: int) -> ErasedWriter:
-    table = writers_table(model)
-    writer = str(table["writer"].iloc[row])
-    share, centred = (float(numeric(table, f"erased_by_reading{suffix}")[row]) for suffix in ("", "_centred"))
-    erasers = by_strength(reading_of(model), writer, strings(table, "erasers")[row]) or []
-    return ErasedWriter(name, writer, share, centred, erasers)
-
-
-def halved(models: Sequence[ModelTables]) -> tuple[int, int]:
-    """In how many models a head loses half of its output or more, and in how many heads were measured."""
-    heads = [found for model in models if (found := erased_of(model).heads).by_writer]
-    return sum(one.strongest[1] >= HALF for one in heads), len(heads)
-
-
-def distrust(models: Sequence[ModelTables]) -> Distrust:
-    """The components of all models in which resampling was measured."""
-    words = {name: trust_of(model) for name, model in zip(display_names(models), models, strict=True)}
-    each = [(name, component, word) for name, found in words.items() for component, word in found.items()]
-    bad = [(name, component) for name, component, word in each if word in (CANCELLED, REVERSED)]
-    partly = sum(word == PARTLY for _, _, word in each)
-    return Distrust(len(each), bad, partly, [name for name, found in words.items() if not found])
-
-
-class LeastTrusted(NamedTuple):
-    """A head and the share of its DLA's effect that survives what comes later."""
-
-    model: str
-    head: str
-    survives: float
-
-
-def least_trusted_heads(models: Sequence[ModelTables], n: int = _MOST_HEADS) -> list[LeastTrusted]:
-    """The heads of all models of whose DLA least survives, the least first; none that can be trusted."""
-    found = []
-    for name, model in zip(display_names(models), models, strict=True):
-        words, table = trust_of(model), table_of(model, "dla_trust")
-        slopes = zip(table["writer"].astype(str), numeric(table, "effect_slope"), strict=True)
-        found += [
-            LeastTrusted(name, head, float(slope))
-            for head, slope in slopes
-            if kind_of(head) == "head" and np.isfinite(slope) and words.get(head) in (PARTLY, CANCELLED, REVERSED)
-        ]
-    return sorted(found, key=lambda one: one.survives)[:n]
-
-
-def arisen(one: Trained) -> list[Arisen]:
-    """The writer most erased at the last point and the head most erased there, once where it is a head."""
-    last = one.points[-1].erased
-    writers = dict.fromkeys([last.strongest[0], last.heads.strongest[0]])
-    return [_arisen(one, writer) for writer in writers if last.by_writer.get(writer, 0.0) >= NOTICEABLE]
-
-
-def _arisen(one: Trained, writer: str) -> Arisen:
-    shares = [point.erased.by_writer.get(writer, float("nan")) for point in one.points]
-    half = next(at for at, share in enumerate(shares) if share >= HALF * shares[-1])
-    return Arisen(writer, shares[0], shares[-1], half)
+_ERASED = (
+    "Erased by reading is how much all later heads together write against a writer because they read it, as a share of "
+    "its output: 1 is all of it, above 1 more than it wrote. It is what they do for that one reason and not the net "
+    "change: other components, and the same heads for other reasons, can write it back. So beside it stands written → "
+    "remaining, the share of its output in the stream where it writes and at the end."
+)
 
 
 def answers(models: Sequence[ModelTables], homes: Mapping[str, Home]) -> Prose:
     """The three answers: of training by all points of it, the others by final weights."""
     final = final_models(models)
     parts = [
+        f"<p>{_ERASED}</p>",
         "<h3>Does erasure grow with depth and width?</h3>",
         *_of_size(final, one_training=is_one_training(models)),
         "<h3>Which heads are erased, by whom, and which DLA should I not trust?</h3>",
@@ -159,18 +65,12 @@ def answers(models: Sequence[ModelTables], homes: Mapping[str, Home]) -> Prose:
         "<h3>How did it arise in training?</h3>",
         *_of_training(models),
     ]
-    checkpoints = (
-        ""
-        if len(final) == len(models)
-        else " Of models with checkpoints the first two answers are on the last weights."
-    )
+    checkpoints = "" if len(final) == len(models) else " Answers 1 and 2 use final weights."
     return Prose(
         "answers",
         "At a glance",
-        "Erased is the share of a writer's output that all later heads together remove because they read it: 1 is all of "
-        "it, above 1 they write more against it than it wrote. A head erases only what earlier layers wrote, so heads of "
-        "a last layer are never erased. These are facts of the models on this page, not laws."
-        f"{checkpoints}",
+        "A head erases only what earlier layers wrote, so heads of a last layer are never erased. These are facts of the "
+        f"models on this page, not laws.{checkpoints}",
         {"0": Markup("\n".join(parts))} if models else {},
         tables=("writers", "v_composition", "dla_trust"),
         empty="There are no models to compare.",
@@ -188,71 +88,136 @@ def _of_size(shown: Sequence[ModelTables], one_training: bool) -> list[str]:
     said = [_grown("Depth", found["layers"], "layers"), _grown("Width", found["width"], "width")]
     if not any(found.values()) and (whole := growths(shown, "parameters")):
         said.append(_grown("Parameters", whole, "parameters"))
-    return [*said, f"<p>{_see('size', 'layers')}</p>"]
+    several = any(found.values()) or len(said) > 2
+    heads = "Larger models mostly have more heads to choose the most erased from; each number is of one model. "
+    return [*said, f"<p>{heads if several else ''}{_see('size', 'layers', 'removed')}</p>"]
 
 
 def _grown(title: str, lines: Sequence[Growth], size: Size) -> str:
     if not lines:
         what = "layers at equal width" if size == "layers" else "width at equal layers"
         return _said(
-            f"not compared, since no two models of a family in which a head was measured differ in {what}.", title
+            f"not compared, since no models in which a head was measured differ in {what}, one at each, and are alike in all "
+            "else that is known of them (family, kind, tokens of training).",
+            title,
         )
     said = [in_words(line, size) for line in lines[:_MOST_LINES]]
-    items = [f"{escape(one.models)}: <strong>{one.shares}</strong>" for one in said]
+    items = [
+        f"{escape(one.models)}: <strong>{one.shares}</strong>"
+        + (f" (means removed {one.centred})" if one.centred else "")
+        for one in said
+    ]
     items += [f"{amount(len(lines) - len(said))} more comparisons"] if len(lines) > len(said) else []
     alike = {"layers": "alike but for their layers", "width": "alike but for their width", "parameters": "of a family"}
     means = verdict(lines, lambda line: line.means)
     return (
-        f"<p><strong>{title}: {verdict(lines)}.</strong> The share that the most erased head loses, of models {alike[size]}:"
-        f"</p>\n{_list(items)}<p>The mean over the heads that lose anything: {means}.</p>"
+        f"<p><strong>{title}.</strong> The most erased head: <strong>{verdict(lines)}</strong>{_centred(lines)}. The mean "
+        f"over erased heads: {_short(means)}.{_gone(lines) if size == 'layers' else ''} What is erased of the most erased "
+        f"head, in models {alike[size]}:</p>\n{_list(items)}"
     )
+
+
+def _centred(lines: Sequence[Growth]) -> str:
+    """The verdict with means removed, in brackets; nothing where that was not measured."""
+    found = verdict(lines, lambda line: line.centred)
+    return f" (with means removed: {_short(found)})" if found else ""
+
+
+def _gone(lines: Sequence[Growth]) -> str:
+    """How many writers are mostly gone at the end as models grow; nothing where that was not measured."""
+    found = verdict(lines, lambda line: line.gone)
+    against = any(trend(line.heads) == "grows" for line in lines) and not any(
+        trend(line.gone) == "grows" for line in lines
+    )
+    follows = " does not follow" if against else ""
+    return f" The share of writers mostly gone at the end{follows}: {_short(found)}." if found else ""
+
+
+def _short(found: str) -> str:
+    return found.removesuffix(" comparisons")
 
 
 def _of_erased(shown: Sequence[ModelTables], homes: Mapping[str, Home]) -> list[str]:
     found = most_erased_writers(shown)
     if not found:
         measured = any(erased_of(model).by_writer for model in shown)
-        return [_said("none: no writer loses a hundredth of its output." if measured else "not measured.", "Erased")]
+        return [_said("none: of no writer a hundredth or more." if measured else "not measured.", "Erased")]
     heads = [one for one in found if kind_of(one.writer) == "head"]
     said = [f"<p><strong>Most erased:</strong> {_erased(one, homes)}.</p>" for one in found if one not in heads]
     if heads:
         said.append(f"<p><strong>Most erased heads:</strong></p>\n{_list([_erased(one, homes) for one in heads])}")
     n, of = halved(shown)
-    counted = f"A head loses half of its output or more in {amount(n)} of {amount(of)} models. " if of > 1 else ""
+    counted = (
+        f"In {amount(n)} of {amount(of)} models some head has half of its output or more taken out by reading. "
+        if of > 1
+        else ""
+    )
     return [*said, f"<p>{counted}{_see('strongest', 'causal')}</p>"]
 
 
 def _erased(one: ErasedWriter, homes: Mapping[str, Home]) -> str:
     centred = f" ({number(one.centred)} with means removed)" if np.isfinite(one.centred) else ""
-    by = f"by {escape(listed(one.erasers, _MOST_ERASERS))}" if one.erasers else "by no head at most tokens"
-    return f"{_writer(one.model, one.writer, homes)} loses <strong>{number(one.share)}</strong>{centred}, {by}"
+    by = escape(listed(one.erasers, _MOST_ERASERS)) if one.erasers else "no head at most tokens"
+    kept = "written → remaining: not measured"
+    if np.isfinite([one.written, one.remaining]).any():
+        kept = f"written → remaining: {number(one.written)}{ARROW}{number(one.remaining)}"
+    share = f"later heads take out <strong>{number(one.share)}</strong> of it because they read it{centred}"
+    return f"{_writer(one.model, one.writer, homes)}: {share}; {kept}; erasers: {by}"
 
 
 def _of_trust(shown: Sequence[ModelTables], homes: Mapping[str, Home]) -> list[str]:
-    found = distrust(shown)
-    if not found.n:
+    heads, others = distrust(shown, heads=True), distrust(shown, heads=False)
+    if not heads.n and not others.n:
         return [_said("which to trust was not measured, since no model was verified.", "DLA")]
-    which = f": {listed(_together(found.bad, homes), _MOST_NAMED)}" if found.bad else ""
-    heads = [f"{_writer(one.model, one.head, homes)} ({number(one.survives)})" for one in least_trusted_heads(shown)]
-    least = f" Of heads the least survives in {listed(heads)}." if heads else ""
-    absent = f" Not measured in {amount(len(found.absent))} of the models." if found.absent else ""
+    least = [f"{_component(one, homes)} ({_survives(one)})" for one in least_trusted_heads(shown)]
+    items = [
+        *(
+            [f"Heads: {_counted(heads, homes)}.{f' Least survives in {listed(least)}.' if least else ''}"]
+            if heads.n
+            else []
+        ),
+        *([f"Embeddings and MLPs: {_counted(others, homes)}."] if others.n else []),
+    ]
+    lacking = "1 model" if len(heads.absent) == 1 else f"{amount(len(heads.absent))} models"
+    absent = f"Not measured in {lacking}. " if heads.absent else ""
     return [
-        f"<p><strong>DLA not to trust:</strong> that of {amount(len(found.bad))} of {amount(found.n)} components is cancelled "
-        f"or reversed by what comes later{which}; of {amount(found.partly)} more only a part (25 to 75\u00a0%) survives."
-        f"{least}{absent}</p>",
-        f"<p>{_see('trust', 'dla')}</p>",
+        f"<p><strong>DLA not to trust</strong>, since what comes later cancels or reverses its effect, or leaves only a part "
+        f"(25 to 75\u00a0%; unsettled: the two ends of its 95\u00a0% interval tell different things):</p>\n{_list(items)}"
+        f"<p>{absent}{_see('trust', 'strongest', 'dla')}</p>"
     ]
 
 
-def _together(components: Sequence[tuple[str, str]], homes: Mapping[str, Home]) -> list[str]:
-    """Models and components, those of one name together: ``pos_embed of a, b``."""
+def _counted(found: Distrust, homes: Mapping[str, Home]) -> str:
+    """Of how many components of a kind DLA is not to be trusted, and which these are."""
+    which = f" ({listed(_together(found.bad, homes))})" if found.bad else ""
+    named = listed([_component(one, homes) for one in found.unsettled], _MOST_UNSETTLED)
+    unsettled = f"; {amount(len(found.unsettled))} unsettled ({named})" if found.unsettled else ""
+    return (
+        f"of {amount(found.n)}, <strong>{amount(len(found.bad))}</strong> cancelled or reversed{which}, "
+        f"<strong>{amount(len(found.partly))}</strong> partly cancelled{unsettled}"
+    )
+
+
+def _component(one: Distrusted, homes: Mapping[str, Home]) -> str:
+    return _writer(one.model, one.component, homes)
+
+
+def _survives(one: Distrusted) -> str:
+    return with_interval(one.survives, one.low, one.high)
+
+
+def _together(components: Sequence[Distrusted], homes: Mapping[str, Home]) -> list[str]:
+    """Models and components, those of one name together: ``pos_embed of a, b``; last how many more components there are."""
     models: dict[str, list[str]] = {}
-    for model, component in components:
-        models.setdefault(component, []).append(model)
-    return [
-        f"{escape(component)} of " + listed([_link(one, component, one, homes) for one in named], _MOST_NAMED)
-        for component, named in models.items()
+    for one in components:
+        models.setdefault(one.component, []).append(one.model)
+    shown = list(models.items())[:_MOST_NAMED]
+    said = [
+        f"{escape(component)} of " + listed([_link(name, component, name, homes) for name in named], _MOST_NAMED)
+        for component, named in shown
     ]
+    others = len(components) - sum(len(named) for _, named in shown)
+    return [*said, f"{amount(others)} more"] if others else said
 
 
 def _of_training(models: Sequence[ModelTables]) -> list[str]:
@@ -271,32 +236,48 @@ def _of_training(models: Sequence[ModelTables]) -> list[str]:
 
 def _trained(one: Trained, models: Mapping[str, ModelTables]) -> str:
     first, last = one.points[0], one.points[-1]
-    items = [_arose(one, writer) for writer in arisen(one)] or [f"no writer is erased after {_when(one, -1)}"]
-    means = f"{number(first.erased.mean)}{ARROW}{number(last.erased.mean)}"
-    items.append(f"mean over the writers that lose anything: <strong>{means}</strong>")
-    trust = [distrust([models[point.model]]) for point in (first, last)]
-    if all(at.n for at in trust):
-        bad, partly = (ARROW.join(amount(n) for n in counts) for counts in _counts(trust))
-        items.append(f"components with DLA cancelled or reversed: <strong>{bad}</strong>, partly cancelled: {partly}")
-    title = f"{escape(one.name)}, {amount(len(one.points))} points, {amount(first.at)} to {_when(one, -1)}:"
+    items = [_arose(one, writer) for writer in arisen(one)] or [f"no writer is erased after {when(one, -1)}"]
+    items.append(f"mean over erased writers: {_mean(first)}{ARROW}{_mean(last)}")
+    if np.isfinite([first.significant, last.significant]).all():
+        pairs = f"{amount(first.significant)}{ARROW}{amount(last.significant)}"
+        items.append(f"significant pairs of a writer and a later head: <strong>{pairs}</strong>")
+    items += _trusted([models[point.model] for point in (first, last)])
+    title = f"{escape(one.name)}, {amount(len(one.points))} points, {amount(first.at)} to {when(one, -1)}:"
     return f"<p><strong>{title}</strong></p>\n{_list(items)}"
 
 
-def _counts(trust: Sequence[Distrust]) -> tuple[list[int], list[int]]:
-    return [len(at.bad) for at in trust], [at.partly for at in trust]
+def _mean(point: Point) -> str:
+    erased = point.erased
+    return (
+        f"<strong>{number(erased.mean)}</strong> ({amount(len(erased.positive))} of {amount(len(erased.by_writer))} "
+        "writers)"
+    )
+
+
+def _trusted(ends: Sequence[ModelTables]) -> list[str]:
+    """How many components' DLA is not to be trusted at the first point and the last, and how many heads' of these."""
+    every, heads = ([distrust([end], heads=only) for end in ends] for only in (None, True))
+    if not all(found.n for found in every):
+        return []
+    bad, bad_heads = (ARROW.join(amount(len(found.bad)) for found in of) for of in (every, heads))
+    partly, partly_heads = (ARROW.join(amount(len(found.partly)) for found in of) for of in (every, heads))
+    return [
+        f"components with DLA cancelled or reversed: <strong>{bad}</strong> (heads {bad_heads}), partly cancelled: {partly} "
+        f"(heads {partly_heads})"
+    ]
 
 
 def _arose(one: Trained, found: Arisen) -> str:
-    half = (
-        "at least half of that at the first point already"
-        if found.half == 0
-        else f"half of that first passed between {amount(one.points[found.half - 1].at)} and {_when(one, found.half)}"
-    )
-    return f"{escape(found.writer)}: <strong>{number(found.first)}{ARROW}{number(found.last)}</strong>, {half}"
-
-
-def _when(one: Trained, at: int) -> str:
-    return f"{amount(one.points[at].at)} {one.unit}"
+    if found.half == 0:
+        half = "at least half of its final value at the first point already"
+    else:
+        reached = between(one.points[found.half - 1].at, one.points[found.half].at)
+        half = f"half of its final value first reached between {reached} {one.unit}"
+    more = ""
+    if found.peak:
+        at, share = found.peak
+        more = f", more on the way ({number(share)} at {rough(one.points[at].at)})"
+    return f"{escape(found.writer)}: <strong>{number(found.first)}{ARROW}{number(found.last)}</strong>, {half}{more}"
 
 
 def _said(said: str, title: str = "") -> str:
@@ -314,8 +295,7 @@ def _writer(model: str, writer: str, homes: Mapping[str, Home]) -> str:
 
 
 def _link(model: str, writer: str, words: str, homes: Mapping[str, Home]) -> str:
-    page = homes.get(model, Home()).page
-    return link(f"{page}#writer={quote(writer)}" if page else None, words)
+    return link(homes.get(model, Home()).at_writer(writer), words)
 
 
 def _see(*cards: str) -> str:

@@ -118,7 +118,7 @@ def _profile_sentence(shown: Profile) -> str:
         return ""
     at = int(np.nanargmin(read))
     return (
-        f"Erased most at position {shown.bins[at]}: median of the group {number(shown.clean.median[at])}, "
+        f"Erased most at position {shown.bins[at]}: median over tokens of the group {number(shown.clean.median[at])}, "
         f"{number(shown.patched.median[at])} without reading {shown.target.writer}."
     )
 
@@ -157,7 +157,7 @@ def plot_mlps(shown: Runs) -> go.Figure:
     looks = {"clean": CLEAN, "patched": PATCHED, "read": READ}
     most = _strongest(shown, shown.beta <= -NOTICEABLE)
     sentence = (
-        f"What MLPs write against {shown.writer} because they read it, β: {most}."
+        f"What MLPs write against {shown.writer} because they read it, pooled β: {most}."
         if most
         else f"No MLP writes against {shown.writer} because it reads it."
     )
@@ -174,7 +174,7 @@ def plot_later_use(shown: Runs) -> go.Figure:
     """Components behind the erasers, as they are and with the erasers patched."""
     looks = {"clean": CLEAN, "patched": PATCHED._replace(name="with the erasers patched")}
     most = _strongest(shown, shown.beta >= NOTICEABLE)
-    said = f"Components that write along {shown.writer} again, β: {most}." if most else ""
+    said = f"Components that write along {shown.writer} again, pooled β: {most}." if most else ""
     none = "" if most else f"No component behind the erasers writes along {shown.writer}."
     more = f" Drawn are the {len(shown.labels)} with the largest β; {shown.left_out} others are left out."
     return plot_runs(
@@ -202,11 +202,18 @@ def carries_table(model: ModelTables, targets: Sequence[Target]) -> Table:
         Column("of its output", "the whole, or what a head reads from the first token and from all others"),
         Column("share of power", "pooled coefficient of the part along the whole output", True),
         Column("variance", "mean squared distance from the mean over tokens", True),
-        Column("explained by position", "share of the variance between positions, chance taken off", True),
+        Column("of its variance: position", "share of the variance between positions, chance taken off", True),
         Column(
-            "explained by token", "share of the variance between the tokens that stand there, chance taken off", True
+            "of its variance: token",
+            "share of the variance between the tokens that stand there, chance taken off",
+            True,
         ),
-        Column("erased by reading", "share of the part that the group takes out because it reads it", True),
+        Column(
+            "erased by reading, named erasers",
+            "pooled share of the part that the named erasers alone take out because they read it, on the prompts verified "
+            "on; elsewhere it is all later heads, on the scan's prompts",
+            True,
+        ),
         Column("tokens", "", True),
     ]
     numbers = ("power_share", "variance", "position_share", "token_share", "erased_by_reading")
@@ -221,8 +228,11 @@ def carries_table(model: ModelTables, targets: Sequence[Target]) -> Table:
         "What the writers carry",
         "How much of each writer's output is a matter of position alone, and how much of the token that stands there "
         "(1 would be all of its variance; values a little below 0 are chance). Of a head also what it writes from the "
-        "first token, where attention often rests, and from all others. Erased by reading is the share of each part "
-        "that the erasers take out because they read it. — means that nothing varies.",
+        "first token, where attention often rests, and from all others. This is about the writer; what position alone "
+        "explains of its erasure, which verdicts say, is another number. Erased by reading is here the share of each "
+        "part that the named erasers alone take out because they read it, pooled over the prompts verified on; "
+        "elsewhere on this page it is what all later heads take out, on the scan's prompts, so the two need not agree. "
+        "— means that nothing varies.",
         columns,
         rows,
         empty="This run did not measure it: the table carries is missing or empty.",

@@ -32,7 +32,9 @@ _LEAST_STRIP_PX = 24
 
 
 def comparison_parts(models: Sequence[ModelTables], homes: Mapping[str, Home], sweep: dict[str, Any]) -> list[Part]:
-    """The comparison's tables and figures in reading order; training comes first where most models are checkpoints.
+    """The comparison's tables and figures in reading order: answers, the figures they rest on, the models, the rest.
+
+    Training stands before size where most models are checkpoints, and late where nothing of it was measured.
 
     Args:
         homes: by display name, where a model's page, tables and run are.
@@ -47,18 +49,20 @@ def comparison_parts(models: Sequence[ModelTables], homes: Mapping[str, Home], s
     note = _note(models, shown)
     training = training_card(models)
     early = 2 * sum(is_checkpoint(model.about) for model in models) > len(models)
+    after = not early and bool(training.figures)
     return [
         answers(models, homes),
         *([training] if early else []),
-        overview(models, homes),
         size_card(models),
+        *([training] if after else []),
+        overview(models, homes),
         _noted(layers_card(shown), note),
         _noted(_erased_card(shown), note),
         _noted(strongest_table(shown, homes), note),
         causal_card(models),
         _noted(trust_card(shown), note),
         _noted(_dla_card(shown), note),
-        *([] if early else [training]),
+        *([] if early or after else [training]),
         _noted(_opposed_card(shown), note),
         _noted(depth_card(shown), note),
         _noted(removed_card(shown), note),
@@ -73,7 +77,7 @@ def _note(models: Sequence[ModelTables], shown: Sequence[ModelTables]) -> str:
         return ""
     unfinished = [str(model.about["name"]) for model in shown if is_checkpoint(model.about)]
     last = f" ({listed(unfinished, 3)} for lack of them)" if unfinished else ""
-    return f" Checkpoints are left out: of models with checkpoints the final weights are shown{last}."
+    return f" Final weights only{last}."
 
 
 def _noted(part: Part, note: str) -> Part:
@@ -90,9 +94,9 @@ def _erased_card(models: Sequence[ModelTables]) -> Card:
         models,
         ERASED,
         "How much of the writers is erased by reading",
-        "Each point is a writer: the share of its output that all later heads together remove because they read it, "
-        "pooled over all tokens (−β of their V-composed part: 1 is all of it, above 1 more than it wrote; below 0 they "
-        "add to it).",
+        "Each point is a writer: how much all later heads together write against it because they read it, as a share of its "
+        "output, pooled over all tokens (−β of their V-composed part: 1 is all of it, above 1 more than it wrote; below 0 "
+        "they add to it).",
         "Without a writer for which this was measured",
         "This was not measured in any model, or none has a writer with a later attention layer.",
     )

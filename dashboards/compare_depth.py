@@ -1,11 +1,11 @@
-"""Models side by side in how long writers last: presence through relative depth, and how many are mostly gone at the end.
+"""Models side by side in what is left of writers: presence through relative depth, and how many are mostly gone at the end.
 
 Depth is relative, from 0 (the first state) to 1 (the last), so that models of any number of layers share an axis.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,6 @@ from dashboards.lineup import count_of, display_names, family_of, is_checkpoint
 from dashboards.style import (
     BLUE,
     GREEN,
-    GREY,
     RATIO_TITLE,
     VERMILLION,
     figure,
@@ -31,6 +30,9 @@ from dashboards.wording import amount
 from dashboards.writers_table import first_of, most_erased
 
 KEPT_SHARE = 0.5
+PALE = 0.3
+"""How strong the fill of a family's other widths is."""
+_LEAST_SHARE = 0.1
 _MOST_PANELS = 24
 
 
@@ -97,7 +99,7 @@ def plot_depth(lines: Sequence[DepthLine], y_range: list[float]) -> go.Figure:
 
 
 def removed(models: Sequence[ModelTables]) -> list[Removed]:
-    """Per model, how many of its writers lose more than half of what they wrote.
+    """Per model, of how many of its writers more than half of what they wrote is gone at the end.
 
     Writers with nothing positive written (others outweigh them along it) have no half to lose and are left out.
     """
@@ -112,36 +114,55 @@ def removed(models: Sequence[ModelTables]) -> list[Removed]:
     return found
 
 
-def plot_removed(shown: Sequence[Removed]) -> go.Figure:
-    """Share of writers that are mostly gone at the end, against depth; one symbol and colour per family of models."""
-    families: dict[str, list[Removed]] = {}
+def plot_removed(shown: Sequence[Removed], widths: Mapping[str, int | None] | None = None) -> go.Figure:
+    """Share of writers that are mostly gone at the end, against depth; colour and symbol are the family, fill the width.
+
+    ``widths``: those of the models, by name.
+    """
+    members: dict[tuple[str, int | None], list[Removed]] = {}
     for one in shown:
-        families.setdefault(family_of(one.model), []).append(one)
+        members.setdefault((family_of(one.model), (widths or {}).get(one.model)), []).append(one)
+    families = list(dict.fromkeys(family for family, _ in members))
+    having = {family: [width for other, width in members if other == family] for family in families}
     data = [
-        go.Scatter(
-            x=[one.n_layers for one in members],
-            y=[one.share for one in members],
-            name=text(family),
-            hovertext=[f"<b>{text(one.model)}</b><br>{one.share:.1%} of {one.n_writers} writers" for one in members],
-            mode="markers",
-            marker={
-                **dict(zip(("color", "symbol"), look_of(index), strict=True)),
-                **{"size": 12, "line": {"width": 1, "color": shade(GREY, 0.8)}},
-            },
-            hovertemplate="%{hovertext}<extra></extra>",
+        _removed_trace(
+            several, families.index(family), having[family].index(width), _title(family, width, having[family])
         )
-        for index, (family, members) in enumerate(families.items())
+        for (family, width), several in members.items()
     ]
     layers = sorted({one.n_layers for one in shown if one.n_layers is not None})
     wide = bool(layers) and layers[-1] > 8 * layers[0] > 0
+    highest = max([one.share for one in shown], default=0.0)
     return figure(
         data,
         x_title="layers" + (" (logarithmic)" if wide else ""),
         y_title="share of writers",
         height=400,
         xaxis={"type": "log" if wide else "linear", "tickmode": "array", "tickvals": layers},
-        yaxis={"range": [-0.03, 1.03], "tickformat": ".0%"},
+        yaxis={"range": [-0.03 * max(highest, _LEAST_SHARE), 1.08 * max(highest, _LEAST_SHARE)], "tickformat": ".0%"},
         showlegend=True,
+    )
+
+
+def _title(family: str, width: int | None, widths: Sequence[int | None]) -> str:
+    """The family's name, and the width where the family has several."""
+    return family if len(widths) == 1 else f"{family}, width {amount(width)}"
+
+
+def _removed_trace(members: Sequence[Removed], family: int, width: int, name: str) -> go.Scatter:
+    colour, symbol = look_of(family)
+    return go.Scatter(
+        x=[one.n_layers for one in members],
+        y=[one.share for one in members],
+        name=text(name),
+        hovertext=[f"<b>{text(one.model)}</b><br>{one.share:.1%} of {one.n_writers} writers" for one in members],
+        mode="markers",
+        marker={
+            "symbol": symbol,
+            "color": colour if width % 2 == 0 else shade(colour, PALE),
+            **{"size": 12, "line": {"width": 1.5, "color": colour}},
+        },
+        hovertemplate="%{hovertext}<extra></extra>",
     )
 
 
@@ -157,10 +178,10 @@ def depth_card(models: Sequence[ModelTables]) -> Card:
     said += f" Drawn are the first {len(panels)} of {len(found)} models." if len(panels) < len(found) else ""
     return Card(
         "depth",
-        "How long it lasts",
+        "What is left through depth",
         f"Median {RATIO_TITLE}, through each model's depth: 0 is the first state, 1 the last. Each model's most "
         "erased writer (the most opposed one where erasing by reading was not measured) beside its embeddings; all "
-        f"panels share one axis, which ends at ±4.{said}",
+        f"panels share one axis, which ends at ±4: a line that leaves it goes on beyond.{said}",
         {str(index): plot_depth(lines, y_range) for index, lines in enumerate(panels.values())},
         panels=list(panels),
         empty="No model has a residual_projection with measured writers.",
@@ -172,14 +193,15 @@ def removed_card(models: Sequence[ModelTables]) -> Card:
     """One figure: shares against layers."""
     final = [one for one, model in zip(removed(models), models, strict=True) if not is_checkpoint(model.about)]
     shown = [one for one in final if np.isfinite(one.share) and one.n_layers is not None]
-    checkpoints = "" if len(final) == len(models) else " Checkpoints are left out: they are as deep as their model."
+    checkpoints = "" if len(final) == len(models) else " Checkpoints are left out."
+    widths = {name: count_of(model.about, "d_model") for name, model in zip(display_names(models), models, strict=True)}
     counts = first_of([f"{one.model} {amount(one.n_writers)}" for one in shown])
     return Card(
         "removed",
         "How many writers are mostly gone at the end",
         "Share of a model's writers of which less than half of what was written remains in the last state. Counted are "
         f"writers with a positive share written: {counts}.{checkpoints}",
-        {"0": plot_removed(shown)} if shown else {},
+        {"0": plot_removed(shown, widths)} if shown else {},
         empty="No model has writers with written and remaining measured, checkpoints aside.",
         tables=("writers",),
     )

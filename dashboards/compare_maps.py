@@ -54,7 +54,7 @@ def causal_card(models: Sequence[ModelTables]) -> Card:
         "The causal maps of erasure",
         "What each later attention layer, or head, (column) writes along each writer (row) because it read it: β of "
         "its V-composed part, a share of the writer's output. Red removes, blue adds; all maps share their colours. "
-        "Blank: it is not later than the writer, or the writer was not measured."
+        "Grey: it is not later than the writer, or the writer was not measured."
         + (f" No later heads, or not measured: {first_of(absent)}." if absent else "")
         + (
             f" Of models with more than {_MAP_SIZE.max_writers} writers before their last layer rows are the median "

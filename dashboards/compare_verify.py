@@ -1,4 +1,4 @@
-"""Models side by side in what verify adds: whose DLA can be trusted, and how many erasers are no matter of chance."""
+"""Models side by side in what verify adds: whose DLA can be trusted, and how many erasers are significant."""
 
 from __future__ import annotations
 
@@ -90,10 +90,10 @@ def significant_card(models: Sequence[ModelTables]) -> Card:
     shown = significant(named)
     return Card(
         "significant",
-        "How many erasers are no matter of chance",
-        "Of all pairs of a writer and a later head, those in which the head takes out more than τ (0.05 by default) of "
-        "the writer's output because it reads it, by a one-sided test over blocks of prompts, with false discoveries "
-        "kept to 5 % among all pairs of a model (Benjamini and Hochberg). Bars are the share of the pairs tested."
+        "How many erasers are significant",
+        "Of all pairs of a writer and a later head, those in which the head writes more than τ (0.05 by default) of "
+        "the writer's output against it because it reads it, by a one-sided test over blocks of prompts, with false "
+        "discoveries kept to 5 % among all pairs of a model (Benjamini and Hochberg). Bars are the share of the pairs tested."
         f"{_absent(named, [one.model for one in shown])}",
         {"0": plot_significant(shown)} if shown else {},
         min_width=min(1000, 90 * len(shown)),

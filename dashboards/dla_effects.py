@@ -13,7 +13,6 @@ import numpy as np
 import plotly.graph_objects as go
 
 from dashboards.document import Column, Table
-from dashboards.points import eraser_name
 from dashboards.style import BLUE, GREY, VERMILLION, figure, shade, single, text
 from dashboards.tables import Floats, ModelTables, numeric, strings, table_of
 from dashboards.verified import Target, rows_of
@@ -94,7 +93,7 @@ def plot_cloud(shown: Cloud) -> go.Figure:
     """Fig 4: tokens, the best line, and the line of perfect erasure."""
     fit = shown.fit
     ends = np.array([min(0.0, shown.x.min()), max(0.0, shown.x.max())])
-    group = text(eraser_name(fit.target.label))
+    group = text(fit.target.group)
     data = [
         go.Scatter(
             x=single(shown.x),
@@ -156,8 +155,16 @@ def _cloud_sentence(shown: Cloud) -> str:
         return f"{drawn}; no line was fitted."
     return (
         f"y = {line_words(fit)}, r = {with_interval(fit.r, fit.low, fit.high)}, over {amount(fit.n)} tokens; {drawn}. "
-        f"The erasers {'take back' if fit.slope <= 0 else 'add'} {number(abs(fit.slope))} of each logit."
+        f"{_taken_back(fit)}"
     )
+
+
+def _taken_back(fit: Fit) -> str:
+    """What the slope says; that it says nothing where it may as well be 0."""
+    if fit.slope_low <= 0 <= fit.slope_high:
+        ends = interval(fit.slope_low, fit.slope_high)
+        return f"No reliable relation (slope {number(fit.slope)}, its interval {ends} includes 0)."
+    return f"The erasers {'take back' if fit.slope <= 0 else 'add'} {number(abs(fit.slope))} of each logit."
 
 
 def dla_effects_table(model: ModelTables, targets: list[Target]) -> Table:

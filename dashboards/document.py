@@ -17,6 +17,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,21 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from dashboards.homes import Home, link, numbers_line
-from dashboards.parts import Card, Column, Control, Markup, Part, Prose, Sorted, Table, chosen_key, escape, writers_of
-from dashboards.style import template
+from dashboards.parts import (
+    LAYER,
+    Card,
+    Column,
+    Control,
+    Markup,
+    Part,
+    Prose,
+    Sorted,
+    Table,
+    chosen_key,
+    escape,
+    writers_of,
+)
+from dashboards.style import ON_DARK, template
 from dashboards.wording import number
 
 __all__ = [
@@ -45,7 +59,10 @@ __all__ = [
 
 MISSING = "—"
 LEAST_FILTERED = 8
-_SCRIPTS = ("save.js", "tables.js", "page.js")
+MOST_WHOLE = 25
+"""Tables of up to so many rows are shown whole."""
+_LONG_HEADING = 12
+_SCRIPTS = ("looks.js", "save.js", "tables.js", "page.js", "edges.js")
 _IMAGES = (("svg", "SVG"), ("png", "PNG"), ("csv", "CSV"))
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
@@ -80,7 +97,8 @@ def _document(
 ) -> str:
     body = "\n".join(_part(part, homes) for part in parts)
     above = f'<p class="up">{link(*up)}</p>\n' if up else ""
-    themes = {scheme: template(scheme).to_plotly_json() for scheme in ("light", "dark")}
+    themes: dict[str, Any] = {scheme: template(scheme).to_plotly_json() for scheme in ("light", "dark")}
+    themes["onDark"] = ON_DARK
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -111,7 +129,6 @@ def _bar(parts: Sequence[Part]) -> str:
     """What stays at the top of the screen: the list of parts, and where several offer a writer, one choice for all."""
     if len(parts) < 2:
         return ""
-    links = "".join(f'<li><a href="#{part.key}">{escape(part.title)}</a></li>' for part in parts)
     offered = [writers for part in parts for control in _choices(part) if (writers := writers_of(control))]
     choice = ""
     if len(offered) > 1:
@@ -124,8 +141,17 @@ def _bar(parts: Sequence[Part]) -> str:
         )
     return (
         '<div class="bar"><nav aria-label="On this page"><details><summary>On this page</summary>'
-        f"<ul>{links}</ul></details></nav>{choice}</div>\n"
+        f"<ul>{_links(parts)}</ul></details></nav>{choice}</div>\n"
     )
+
+
+def _links(parts: Sequence[Part]) -> str:
+    """A link to each part, under the heading of its group where it has one."""
+    listed = []
+    for group, members in groupby(parts, lambda part: part.group):
+        links = "".join(f'<li><a href="#{part.key}">{escape(part.title)}</a></li>' for part in members)
+        listed.append(f'<li><span class="group">{escape(group)}</span><ul>{links}</ul></li>' if group else links)
+    return "".join(listed)
 
 
 def _choices(part: Part) -> list[Control]:
@@ -201,9 +227,9 @@ def _plot(card: Card, controls: Sequence[Control], data: str = "") -> str:
     reached = f' tabindex="0" role="region" aria-labelledby="{card.key}-title"' if width else ""
     buttons = "".join(f'<button type="button" data-save="{kind}">{name}</button>' for kind, name in _IMAGES)
     return (
-        f'<div class="scroll"{reached}><div class="plot" role="group" '
+        f'<div class="edges"><div class="scroll"{reached}><div class="plot" role="group" '
         f'aria-labelledby="{card.key}-title {card.key}-sentence" data-card="{card.key}"{data} '
-        f'style="{width}height:{first.layout.height}px"></div></div>'
+        f'style="{width}height:{first.layout.height}px"></div></div></div>'
         f'<div class="downloads" role="group" aria-label="Download what is shown">{buttons}</div>'
     )
 
@@ -227,7 +253,8 @@ def _control(key: str, control: Control, data: str = "") -> str:
     if control.kind == "range":
         steps = escape(json.dumps(list(control.options)))
         slider = f'<input type="range" min="0" max="{len(control.options) - 1}" step="1" value="{control.chosen}"'
-        named = f'{slider} data-control="{key}"{data} data-steps="{steps}" autocomplete="off">'
+        follows = " data-layers" if control.label == LAYER else ""
+        named = f'{slider} data-control="{key}"{data}{follows} data-steps="{steps}" autocomplete="off">'
         said = escape(control.options[control.chosen])
         return f"<label>{escape(control.label)} {named}<output>{said}</output></label>"
     options = "".join(
@@ -243,13 +270,15 @@ def _table(table: Table) -> str:
     heads = "".join(_heading(column) for column in table.columns)
     rows = "\n".join(_row(table.columns, row) for row in table.rows)
     filter_box = _filter(table) if len(table.rows) >= LEAST_FILTERED else ""
+    whole = " whole" if len(table.rows) <= MOST_WHOLE else ""
     save = (
         '<div class="downloads" role="group" aria-label="Download what is shown">'
         f'<button type="button" data-save-table="{table.key}-table">CSV</button></div>'
     )
     return (
-        f'{filter_box}<div class="table" tabindex="0" role="region" aria-labelledby="{table.key}-title">'
-        f'<table id="{table.key}-table"><thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>\n{save}'
+        f'{filter_box}<div class="edges"><div class="table{whole}" tabindex="0" role="region" '
+        f'aria-labelledby="{table.key}-title"><table id="{table.key}-table"><thead><tr>{heads}</tr></thead>\n'
+        f"<tbody>\n{rows}\n</tbody></table></div></div>\n{save}"
         f'<p class="caption">{escape(table.caption)}</p>'
     )
 
@@ -265,7 +294,13 @@ def _filter(table: Table) -> str:
 def _heading(column: Column) -> str:
     kind = ' class="number"' if column.is_number else ""
     title = f' title="{escape(column.title)}"' if column.title else ""
-    return f'<th scope="col" aria-sort="none"{kind}><button type="button"{title}>{escape(column.heading)}</button></th>'
+    # wide enough that it takes no more than two or three lines
+    letters = len(column.heading)
+    width = f' style="min-width:{letters // 2 + 4}ch"' if letters > _LONG_HEADING else ""
+    return (
+        f'<th scope="col" aria-sort="none"{kind}>'
+        f'<button type="button"{title}{width}>{escape(column.heading)}</button></th>'
+    )
 
 
 def _row(columns: Sequence[Column], row: Sequence[Any]) -> str:

@@ -43,6 +43,7 @@ from dashboards.verified import (
 from dashboards.wording import number
 
 MOST_HEADS = 40
+_SPELLED_OUT = 3
 BANDS = (("q25", "q75"), ("q12_5", "q87_5"))
 """Quantiles between which a band lies: the quartiles, and the three quarters in the middle of the published figures."""
 POSITION = "position"
@@ -213,7 +214,7 @@ def _group_sentence(model: ModelTables, target: Target, nulls: Sequence[Null]) -
         if kind != POSITION
     ]
     listed = ", ".join(words for words in read if words)
-    return f"{said} β of the nulls of the part read: {listed}." if listed else said
+    return f"{said} β of the nulls of the part read, pooled: {listed}." if listed else said
 
 
 def _beta_words(kind: str, betas: list[float]) -> str:
@@ -245,7 +246,7 @@ def plot_group(shown: Group) -> go.Figure:
     edges = np.concatenate([*(np.append(run.q25, run.q75) for run in drawn), ends])
     left_out = f" Drawn are the {n - 1} heads that change most; {shown.left_out} others are left out."
     ticks = [text(name) for name in names]
-    group_tick = [f"<b>{_group_tick(shown.target.label)}</b>"] if n else []
+    group_tick = [f"<b>{_group_tick(shown.target)}</b>"] if n else []
     return figure(
         data,
         x_title="erasers, together (bold), and what chance gives",
@@ -259,12 +260,12 @@ def plot_group(shown: Group) -> go.Figure:
     )
 
 
-def _group_tick(label: str) -> str:
+def _group_tick(target: Target) -> str:
     """The group's name under its place: one head to a line where they are few, else how many they are."""
-    heads = label.split("+")
-    if len(heads) > 1 and eraser_name(label) != label:
+    heads = target.label.split("+")
+    if len(heads) > _SPELLED_OUT:
         return f"all {len(heads)}<br>together"
-    return text(eraser_name(label)).replace("+", "+<br>")
+    return text(target.group).replace("+", "+<br>")
 
 
 def _null_points(nulls: Sequence[Null], kinds: Sequence[str], first: int) -> list[go.Scatter]:

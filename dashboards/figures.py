@@ -165,7 +165,7 @@ def layer_steps(residual: Grid) -> list[tuple[str, list[str]]]:
     return list(steps.items())
 
 
-def plot_layer(shown: Sequence[Presence], step: str) -> go.Figure:
+def plot_layer(shown: Sequence[Presence]) -> go.Figure:
     """Median presence of every writer of one layer, as in the appendix of the published work."""
     data = []
     for index, one in enumerate(shown):
@@ -173,13 +173,13 @@ def plot_layer(shown: Sequence[Presence], step: str) -> go.Figure:
         data.append(_line(one, CYCLE[index % len(CYCLE)], DASHES[turn % len(DASHES)], SYMBOLS[turn % len(SYMBOLS)]))
     medians = np.concatenate([one.median for one in shown]) if shown else np.array([])
     nothing = [one.writer for one in shown if not np.isfinite(one.median).any()]
-    missing = f" Not measured, or zero everywhere: {', '.join(nothing)}." if nothing else ""
+    missing = f"Not measured, or zero everywhere: {', '.join(nothing)}." if nothing else ""
     return figure(
         data,
         x_title=STATE_TITLE,
         y_title=RATIO_TITLE.replace(" (", "<br>("),
         height=520,
-        sentence=f"Writers of {step}: {len(shown)}.{missing}",
+        sentence=missing,
         xaxis={"type": "category"},
         yaxis={"range": robust_range(medians, medians, limit=4.0)},
         showlegend=True,

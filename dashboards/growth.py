@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from dashboards.compare_depth import removed
 from dashboards.lineup import count_of, display_names, family_of, is_checkpoint
 from dashboards.strips import NOTICEABLE
 from dashboards.tables import ModelTables
@@ -29,8 +30,10 @@ class Growth(NamedTuple):
     Attributes:
         held: the size that they share, in words; nothing where sizes grow together.
         sizes: two or more, ascending.
-        heads: the share that the most erased head loses, 0 where none loses anything.
-        means: the mean share over the heads that lose anything, 0 where none does.
+        heads: the share taken out of the most erased head, 0 where nothing is erased of any.
+        means: the mean share over the heads of which anything is erased, 0 where there are none.
+        centred: as ``heads``, with means removed; NaN where that was not measured.
+        gone: the share of writers that are mostly gone at the end; NaN where that was not measured.
     """
 
     family: str
@@ -38,6 +41,8 @@ class Growth(NamedTuple):
     sizes: list[int]
     heads: list[float]
     means: list[float]
+    centred: list[float]
+    gone: list[float]
 
 
 class _Model(NamedTuple):
@@ -46,6 +51,8 @@ class _Model(NamedTuple):
     sizes: dict[Size, int | None]
     heads: float
     mean: float
+    centred: float
+    gone: float
 
 
 def growths(models: Sequence[ModelTables], size: Size) -> list[Growth]:
@@ -65,7 +72,8 @@ def growths(models: Sequence[ModelTables], size: Size) -> list[Growth]:
         sizes = [one.sizes[size] or 0 for one in line]
         if 1 < len(set(sizes)) == len(sizes):
             held = _held(line[0], size)
-            found.append(Growth(line[0].family, held, sizes, [one.heads for one in line], [one.mean for one in line]))
+            shares = zip(*((one.heads, one.mean, one.centred, one.gone) for one in line), strict=True)
+            found.append(Growth(line[0].family, held, sizes, *map(list, shares)))
     return found
 
 
@@ -87,7 +95,9 @@ def _measured(models: Sequence[ModelTables]) -> list[_Model]:
         if heads.by_writer and not is_checkpoint(model.about):
             kind = (bool(model.about.get("attn_only")), count_of(model.about, "training_tokens"))
             sizes = {size: count_of(model.about, key) for size, key in _KEYS.items()}
-            found.append(_Model(family_of(name), kind, sizes, max(heads.strongest[1], 0.0), heads.mean))
+            strongest = [max(found.strongest[1], 0.0) for found in (heads, erased_of(model, centred=True).heads)]
+            shares = (strongest[0], heads.mean, strongest[1], removed([model])[0].share)
+            found.append(_Model(family_of(name), kind, sizes, *shares))
     return found
 
 
@@ -101,23 +111,29 @@ def trend(shares: Sequence[float]) -> Trend:
 
 
 def verdict(lines: Sequence[Growth], shares: Callable[[Growth], Sequence[float]] = lambda line: line.heads) -> str:
-    """The trends of all lines in a few words."""
-    trends = [trend(shares(line)) for line in lines]
-    up, down, n = trends.count("grows"), trends.count("shrinks"), len(trends)
-    everywhere = "" if n == 1 else f" in all {amount(n)} comparisons"
-    if n in (up, down):
-        return f"yes, it grows{everywhere}" if up else f"no, it shrinks{everywhere}"
+    """The trends of all lines in a few words; nothing where no line was measured at each of its places."""
+    measured = [found for line in lines if np.isfinite(found := shares(line)).all()]
+    trends = [trend(found) for found in measured]
+    up, down, n = trends.count("grows"), trends.count("shrinks"), amount(len(trends))
+    if not trends:
+        return ""
+    if len(trends) in (up, down):
+        return ("yes" if up else "no, it shrinks") + ("" if len(trends) == 1 else f" in {n} of {n} comparisons")
     if not up and not down:
-        return "neither grows nor shrinks throughout" + ("" if n == 1 else f" in any of {amount(n)} comparisons")
-    counts = [("grows in", up), ("shrinks in", down), ("wavers or stays in", n - up - down)]
-    return f"{', '.join(f'{verb} {amount(count)}' for verb, count in counts if count)} of {amount(n)} comparisons"
+        return "neither grows nor shrinks throughout" + ("" if len(trends) == 1 else f" in any of {n} comparisons")
+    counts = [("grows in", up), ("shrinks in", down)]
+    return f"{', '.join(f'{verb} {amount(count)}' for verb, count in counts if count)} of {n} comparisons"
 
 
 class Said(NamedTuple):
-    """A line in words: which models these are, and their shares, the smallest model's first."""
+    """A line in words: which models these are, and their shares, the smallest model's first.
+
+    ``centred``: the shares with means removed, where these go another way; else nothing.
+    """
 
     models: str
     shares: str
+    centred: str
 
 
 def in_words(line: Growth, size: Size) -> Said:
@@ -125,6 +141,7 @@ def in_words(line: Growth, size: Size) -> Said:
     n = len(line.sizes)
     kept = range(n) if n <= _MOST_STEPS else (0, n - 1)
     sizes = ARROW.join(amount(line.sizes[at]) for at in kept)
-    shares = ARROW.join(number(line.heads[at]) for at in kept)
+    shares, centred = (ARROW.join(number(found[at]) for at in kept) for found in (line.heads, line.centred))
+    another = np.isfinite(line.centred).all() and trend(line.centred) != trend(line.heads)
     unit = {"layers": f"{sizes} layers", "width": f"width {sizes}", "parameters": f"{sizes} parameters"}[size]
-    return Said(", ".join(part for part in (line.family, line.held, unit) if part), shares)
+    return Said(", ".join(part for part in (line.family, line.held, unit) if part), shares, centred if another else "")

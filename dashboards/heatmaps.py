@@ -8,7 +8,7 @@ tables.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
@@ -33,20 +33,30 @@ class Heatmap(NamedTuple):
 
 def heatmap(grid: Grid, top: Sequence[str], max_writers: int = MAX_WRITERS) -> Heatmap:
     """What a heatmap of this table shows; ``top`` are the writers to keep where there are too many for a row each."""
+    own = _own_layers(grid)
+    values = {name: np.where(own, np.nan, grid.values[name]) for name in ("median", "q25", "q75")}
     if len(grid.writers) <= max_writers:
-        values = grid.values
         return Heatmap(grid.writers, grid.columns, values["median"], values["q25"], values["q75"], False)
     keep = [index for index, name in enumerate(grid.columns) if kind_of(name) not in ("head", "bias")]
     single_rows = [writer for writer in top[:TOP_ROWS] if writer in grid.row_index]
     groups = layer_groups(grid)
     rows = [*groups, *single_rows]
     stacked = {}
-    for name in ("median", "q25", "q75"):
-        matrix = grid.values[name][:, keep]
+    for name, all_columns in values.items():
+        matrix = all_columns[:, keep]
         layers = [column_medians(matrix[members]) for members in groups.values()]
         stacked[name] = np.array([*layers, *(matrix[grid.row_index[writer]] for writer in single_rows)])
     columns = [grid.columns[index] for index in keep]
     return Heatmap(rows, columns, stacked["median"], stacked["q25"], stacked["q75"], True)
+
+
+def _own_layers(grid: Grid) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Where a head meets the sum of its own attention layer, which holds the head itself."""
+    places = [place_of(writer) if kind_of(writer) == "head" else None for writer in grid.writers]
+    layers = [f"attn{place.layer}" if place else None for place in places]
+    return np.array([[layer == name for name in grid.columns] for layer in layers], dtype=bool).reshape(
+        len(grid.writers), len(grid.columns)
+    )
 
 
 def layer_groups(grid: Grid) -> dict[str, list[int]]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from dashboards.parts import escape
 
@@ -23,6 +23,12 @@ class Home(NamedTuple):
     page: str | None = None
     tables: Mapping[str, str] = MappingProxyType({})
     run: str | None = None
+
+    def at_writer(self, writer: str) -> str | None:
+        """The page opened on a writer; MLflow's viewer keeps no such place, so there it is the page alone."""
+        if self.page is None or "/artifacts/" in self.page.partition("#")[2]:
+            return self.page
+        return f"{self.page}#writer={quote(writer)}"
 
 
 def link(href: str | None, words: str) -> str:

@@ -1,7 +1,7 @@
 """Erasure layer by layer: where erased writers write, and where it is that later heads erase them.
 
 A model is a line over its layers. Of the writers of a layer, or of the writers that a layer's heads erase, a point is
-the strongest one's share or the mean over those that lose anything. Embeddings write before layer 0 and stand there.
+the strongest one's share or the mean over those of which anything is erased. Embeddings write before layer 0 and stand there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dashboards.strips import NOTICEABLE
 from dashboards.style import DASHES, GREY, SYMBOLS, VERMILLION, figure, look_of, robust_range, shade, single, text
 from dashboards.tables import Floats, ModelTables, kind_of, numeric, place_of, table_of
 from dashboards.training import LIMIT
-from dashboards.wording import number
+from dashboards.wording import listed, number
 from dashboards.writers_table import first_of
 
 Side = Literal["writers", "erasers"]
@@ -34,7 +34,7 @@ _KEPT = (0.0, 0.2)
 _GAP = 0.12
 _FEW_LAYERS = 12
 _FEW_LINES = 4
-_PLACES = ("among the embeddings", "in the first half of the layers", "in the second half of the layers")
+_MOST_PLACES = 4
 
 
 class LayerLine(NamedTuple):
@@ -44,7 +44,7 @@ class LayerLine(NamedTuple):
         depth: how many layers the model has.
         layers: where something was measured, ascending; ``EMBEDDINGS`` before all.
         strongest: the greatest share erased of any writer, one for each of ``layers``; ``names`` says whose.
-        mean: the mean over the writers that lose anything, 0 where none does; ``counts`` says of how many.
+        mean: the mean over the writers of which anything is erased, 0 where there are none; ``counts`` says of how many.
     """
 
     model: str
@@ -61,8 +61,8 @@ class LayerLine(NamedTuple):
 def shares_by_layer(model: ModelTables, side: Side, centred: bool = False) -> pd.DataFrame:
     """Columns ``layer``, ``writer`` and ``share``, a row for each that was measured.
 
-    On the side of writers a share is what all later heads remove, and the layer is the writer's; on that of erasers it
-    is what one later attention layer removes, and the layer is that one.
+    On the side of writers a share is what all later heads erase, and the layer is the writer's; on that of erasers it
+    is what one later attention layer erases, and the layer is that one.
     """
     suffix = "_centred" if centred else ""
     if side == "writers":
@@ -169,7 +169,7 @@ def _hover(line: LayerLine, at: int, side: Side, mean: bool) -> str:
     layer = line.layers[at]
     where = "embeddings" if layer == EMBEDDINGS else f"{'layer' if side == 'writers' else 'heads of layer'} {layer}"
     if mean:
-        return f"{where}<br>mean {number(line.mean[at], 3)} of {line.counts[at]} writers that lose anything"
+        return f"{where}<br>mean {number(line.mean[at], 3)} of {line.counts[at]} erased writers"
     return f"{where}<br>{text(line.names[at])} {number(line.strongest[at], 3)}"
 
 
@@ -200,19 +200,18 @@ def _before(at: float) -> dict[str, Any]:
     return {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper", "line": line}
 
 
-def peaks(lines: Sequence[LayerLine], mean: bool) -> dict[str, int]:
-    """In how many models most is erased at the embeddings, in the first half of the layers, or in the second.
+def peaks(lines: Sequence[LayerLine], mean: bool) -> dict[int, int]:
+    """By layer, ``EMBEDDINGS`` first, in how many models most is erased there.
 
     Models in which nothing noticeable is erased are counted nowhere.
     """
-    found: Counter[str] = Counter()
+    found: Counter[int] = Counter()
     for line in lines:
         values = line.mean if mean else line.strongest
         at = int(np.argmax(values))
         if values[at] >= NOTICEABLE:
-            layer = line.layers[at]
-            found[_PLACES[0 if layer == EMBEDDINGS else 1 if layer < line.depth / 2 else 2]] += 1
-    return {place: found[place] for place in _PLACES if found[place]}
+            found[line.layers[at]] += 1
+    return dict(sorted(found.items()))
 
 
 def _sentence(lines: Sequence[LayerLine], side: Side, mean: bool) -> str:
@@ -224,22 +223,28 @@ def _sentence(lines: Sequence[LayerLine], side: Side, mean: bool) -> str:
     if len(lines) == 1:
         return _alone(lines[0], side, mean)
     said = {
-        ("writers", False): "The most erased writer is",
-        ("writers", True): "The mean share erased of writers is greatest",
-        ("erasers", False): "Heads that erase most of a writer are",
-        ("erasers", True): "The mean share erased is greatest for heads",
+        ("writers", False): "The most erased writer is in",
+        ("writers", True): "The mean share erased of writers is greatest in",
+        ("erasers", False): "The heads that erase most of a writer are in",
+        ("erasers", True): "The mean share erased is greatest for the heads of",
     }[side, mean]
-    places_of, n = ", ".join(f"{place} in {count}" for place, count in counted.items()), len(lines)
-    return f"{said} {places_of} of {n} models."
+    common = sorted(counted, key=lambda layer: -counted[layer])[:_MOST_PLACES]
+    places_of = [f"{_place(layer)} in {counted[layer]}" for layer in sorted(common)]
+    others = sum(counted.values()) - sum(counted[layer] for layer in common)
+    places_of += [f"other layers in {others}"] if others else []
+    return f"{said} {listed(places_of)} of {len(lines)} models."
+
+
+def _place(layer: int) -> str:
+    return "the embeddings" if layer == EMBEDDINGS else f"layer {layer}"
 
 
 def _alone(line: LayerLine, side: Side, mean: bool) -> str:
     values = line.mean if mean else line.strongest
     at = int(np.argmax(values))
     layer = line.layers[at]
-    where = "the embeddings" if layer == EMBEDDINGS else f"layer {layer}"
     verb = "is erased of writers of" if side == "writers" else "is erased by heads of"
-    return f"Most {verb} {where}: {number(values[at])}."
+    return f"Most {verb} {_place(layer)}: {number(values[at])}."
 
 
 def looks_of(models: Sequence[ModelTables]) -> dict[str, dict[str, Any]]:
@@ -335,10 +340,10 @@ def _caption(models: Sequence[ModelTables], shown: set[str], several_depths: boo
     relative = " Relative depth runs from 0, a model's first layer, to 1, its last." if several_depths else ""
     left_out = f" Not drawn, since it was not measured or {MOST_LINES} others are erased more: {first_of(absent)}."
     return (
-        "A line per model. 'Where erased writers write': of each layer's writers, the share of their output that all "
-        "later heads together remove because they read it; embeddings write before layer 0. 'Where it is erased': what "
-        "the heads of one later attention layer remove of any earlier writer. Drawn is the strongest writer, or the "
-        f"mean over writers of which anything is removed. 1 is all that the writer wrote; above 1 more is written "
-        f"against it than it wrote, below 0 it is added to. {look}{relative} 'Means removed' leaves out what is the same "
-        f"at every token. Shares beyond ±{LIMIT:g} are outside the axis.{left_out if absent else ''}"
+        "A line per model. 'Where erased writers write': of each layer's writers, how much all later heads together write "
+        "against them because they read them, as a share of their output; embeddings write before layer 0. 'Where it is "
+        "erased': the same of the heads of one later attention layer, for any earlier writer. Drawn is the strongest "
+        "writer, or the mean over writers of which anything is erased. 1 is all that the writer wrote; above 1 more is "
+        f"written against it than it wrote, below 0 it is added to. {look}{relative} 'Means removed' leaves out what is "
+        f"the same at every token. Shares beyond ±{LIMIT:g} are outside the axis.{left_out if absent else ''}"
     )

@@ -124,8 +124,8 @@ def _sentence(shown: Ledger, measured: bool) -> str:
         return f"{shown.writer} was not measured: its output is zero, or the table lacks it."
     up, down = (sum(max(sign * step.value, 0.0) for step in shown.steps) for sign in (1, -1))
     said = [
-        f"{shown.writer}: {number(shown.written)} written, {number(up)} reinforced and {number(down)} opposed by later "
-        f"components, {number(shown.remaining)} remaining."
+        f"{shown.writer}: {number(shown.written)} in the stream where it writes, {number(up)} reinforced and "
+        f"{number(down)} opposed by later components, {number(shown.remaining)} at the end (pooled β)."
     ]
     if abs(shown.gap) > GAP_TOLERANCE:
         said.append(f"The table lacks terms: {number(shown.gap)} between written and remaining is not in these bars.")

@@ -69,6 +69,14 @@ def count_of(about: dict[str, Any], key: str) -> int | None:
     return int(value) if known and value is not None else None
 
 
+def counted(models: Sequence[ModelTables]) -> str:
+    """How many there are in words: ``12 models and 9 checkpoints``, ``1 model``, ``3 checkpoints``."""
+    checkpoints = sum(is_checkpoint(model.about) for model in models)
+    numbers = {"model": len(models) - checkpoints, "checkpoint": checkpoints}
+    shown = {noun: n for noun, n in numbers.items() if n} or {"model": 0}
+    return " and ".join(f"{n} {noun}{'' if n == 1 else 's'}" for noun, n in shown.items())
+
+
 def in_order(models: Sequence[ModelTables]) -> list[ModelTables]:
     """Checkpoints of a model together, by tokens or steps of training, its final weights last; models as they came."""
     series = list(dict.fromkeys(series_of(model.about) for model in models))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dashboards.document import Column, Markup, Table, escape
+from dashboards.document import Column, Markup, Sorted, Table, escape
 from dashboards.homes import Home, link
-from dashboards.lineup import count_of, display_names, is_checkpoint
+from dashboards.lineup import count_of, display_names, is_checkpoint, is_one_training
 from dashboards.strips import ERASED, OPPOSED, Measure, strip_points, strongest
 from dashboards.tables import ModelTables, is_ranked, writers_table
 from dashboards.wording import OWN, corpora_read, number, of_config, protocol_warnings
@@ -15,11 +15,14 @@ from dashboards.wording import OWN, corpora_read, number, of_config, protocol_wa
 _NAMED_WRITERS = 3
 _ALIKE = ("n_prompts", "prompts", "seq_len", "seed")
 _SIZES = {"n_layers": "layers", "d_model": "width", "n_params": "parameters"}
+_TITLES = {"n_params": "weights of attention and MLPs, without embeddings, biases and norms"}
 _TRAINING = {"training_tokens": "training tokens", "training_steps": "training steps"}
 
 
 def overview(models: Sequence[ModelTables], homes: Mapping[str, Home]) -> Table:
     """The table of models: name (a link where there is a page), shape, training, tokens, corpus, the top writers.
+
+    Checkpoints stand after the models, but for those of one training alone, which stay in its order.
 
     Top writers are the most erased by reading; where a model lacks that, all have their most opposed too. Training and
     corpus are there where models differ in them.
@@ -29,9 +32,12 @@ def overview(models: Sequence[ModelTables], homes: Mapping[str, Home]) -> Table:
     tops += [] if ranked and all(ranked) else [(OPPOSED, "most opposed: written → remaining")]
     counted = {**_SIZES, **_training(models), "n_tokens": "tokens measured"}
     names = display_names(models)
+    placed = list(zip(names, models, strict=True))
+    if not is_one_training(models):
+        placed.sort(key=lambda one: is_checkpoint(one[1].about))
     corpora = len(corpora_read([model.about for model in models], names)) > 1
     rows = []
-    for name, model in zip(names, models, strict=True):
+    for name, model in placed:
         about = model.about
         shown = Markup(link(homes.get(name, Home()).page, name))
         read = [about["corpus_name"]] if corpora else []
@@ -45,7 +51,7 @@ def overview(models: Sequence[ModelTables], homes: Mapping[str, Home]) -> Table:
         "A model's name leads to its page.",
         [
             Column("model"),
-            *(Column(heading, "", True) for heading in counted.values()),
+            *(Column(heading, _TITLES.get(key, ""), True) for key, heading in counted.items()),
             *([Column("corpus", width="narrow")] if corpora else []),
             *(Column(title) for _, title in tops),
         ],
@@ -68,8 +74,11 @@ def _training(models: Sequence[ModelTables]) -> dict[str, str]:
     return {key: heading for key, heading in _TRAINING.items() if shown[key]}
 
 
-def _top_three(model: ModelTables, measure: Measure) -> str | None:
-    """The model's strongest writers by one measure, in words; None where it was not measured."""
+def _top_three(model: ModelTables, measure: Measure) -> str | Sorted | None:
+    """The model's strongest writers by one measure, in words; None where it was not measured.
+
+    What is erased sorts by the share of the most erased.
+    """
     points = strip_points([("", writers_table(model))], measure)
     said = []
     for row in strongest(points, measure, _NAMED_WRITERS).itertuples():
@@ -77,7 +86,10 @@ def _top_three(model: ModelTables, measure: Measure) -> str | None:
         said.append(
             f"{row.writer}\u00a0{number(row.value)} ({kept})" if measure is ERASED else f"{row.writer}\u00a0{kept}"
         )
-    return (", ".join(said) or "none") if len(points) else None
+    shown = (", ".join(said) or "none") if len(points) else None
+    if shown is None or measure is not ERASED:
+        return shown
+    return Sorted(Markup(escape(shown)), float(points["value"].max()))
 
 
 def texts_line(models: Sequence[ModelTables], sweep: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ failed leave a page that says so in the place where the figure would be.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from dashboards.figures import layer_steps, onto_writer, plot_layer, plot_onto, 
 from dashboards.heatmaps import MAX_WRITERS, TOP_ROWS, heatmap, plot_heatmap
 from dashboards.homes import Home
 from dashboards.ledger import ledger, plot_ledger
-from dashboards.lineup import display_names, in_order, name_of
+from dashboards.lineup import counted, display_names, in_order, name_of
 from dashboards.overview import notices, texts_line
 from dashboards.reading_cards import reading_cards
 from dashboards.tables import (
@@ -34,11 +35,12 @@ from dashboards.tables import (
     top_writers,
     writers_table,
 )
+from dashboards.terms import WORDS_USED
 from dashboards.trust import trust_line, trust_table
 from dashboards.verified import was_verified
 from dashboards.verify_cards import verdicts, verify_cards
 from dashboards.wording import measured_line, model_line, number
-from dashboards.writers_table import first_of, most_erased, writers_in_numbers
+from dashboards.writers_table import first_of, most_erased, strongest_first, writers_in_numbers
 
 __all__ = ["ModelTables", "read_out"]
 __all__ += ["comparison_page_parts", "model_parts", "write_comparison", "write_figures", "write_model_page"]
@@ -103,19 +105,25 @@ def model_parts(model: ModelTables, sweep: dict[str, Any]) -> list[Part]:
     """The tables, figures and texts of one model's page in reading order; ``sweep`` is the manifest."""
     read = _read(model)
     trust = trust_table(model)
-    parts = [
+    figures = [
         *reading_cards(model, read.reading, read.writers, read.top, read.offered),
         _presence_card(read.residual, read.offered, read.most),
         _ledger_card(read.components, read.writers, read.offered),
         _layer_card(read.residual),
         _onto_card(read.components, read.offered),
-        *verify_cards(model),
-        *([] if trust.rows or not was_verified(model) else [trust]),
-        _heatmap_card(read.residual, read.components, read.top, read.most),
-        writers_in_numbers(read.writers, read.reading, read.components),
     ]
-    first = [part for key in _FIRST for part in parts if part.key == key]
-    return [*([trust] if trust.rows else []), *first, *(part for part in parts if part.key not in _FIRST)]
+    first = [part for key in _FIRST for part in figures if part.key == key]
+    unmeasured = [trust] if was_verified(model) and not trust.rows else []
+    groups: dict[str, list[Part]] = {
+        "At a glance": [*([trust] if trust.rows else []), *first],
+        "Writer by writer": [part for part in figures if part.key not in _FIRST],
+        "Verified writers": [*verify_cards(model), *unmeasured],
+        "All writers": [
+            _heatmap_card(read.residual, read.components, read.top, read.most),
+            writers_in_numbers(read.writers, read.reading, read.components),
+        ],
+    }
+    return [replace(part, group=group) for group, parts in groups.items() for part in parts]
 
 
 class _Read(NamedTuple):
@@ -154,15 +162,14 @@ def write_comparison(
     """
     models = in_order(models)
     shown = _by_display_name(models, homes)
-    count = "1 model" if len(models) == 1 else f"{len(models)} models"
     intro = (
         "<p>What later components do to what earlier ones wrote, model beside model. A writer is a head, an MLP or an "
-        "embedding; it is opposed where later components write against its output, erased by reading where heads do "
-        "so because they read it, and what remains is the share of it that is left in the last state of the residual "
-        f"stream.</p>\n{notices(models, sweep)}{_left_out(sweep)}"
+        "embedding; it is opposed where later components write against its output, and erased by reading where heads "
+        "do so because they read it. What remains is the share of it in the last state of the residual stream, after "
+        f"all that wrote against it and along it.</p>\n{notices(models, sweep)}{_left_out(sweep)}"
         f'<p class="protocol">{escape(f"{measured_line({}, sweep)} {texts_line(models, sweep)}".rstrip())}</p>'
     )
-    write_document(path, f"Erasure across {count}", intro, comparison_page_parts(models, sweep, homes), shown)
+    write_document(path, f"Erasure across {counted(models)}", intro, comparison_page_parts(models, sweep, homes), shown)
 
 
 def comparison_page_parts(
@@ -195,7 +202,7 @@ def _model_intro(model: ModelTables, sweep: dict[str, Any], writers: pd.DataFram
         "<p>Components write vectors into the residual stream, and later ones sometimes take them out again. This "
         "page shows, for every component as a writer, how much of its output later states still hold and which "
         f"components write along or against it.</p>\n{unfinished}"
-        f"{_paragraph(_headline(model, writers))}{_paragraph(trust_line(model))}{verdicts(model)}"
+        f"{_paragraph(_headline(model, writers))}{_paragraph(trust_line(model))}{verdicts(model)}{WORDS_USED}"
         f'<p class="protocol">{escape(model_line(about))}<br>{escape(measured_line(about, sweep))}</p>'
     )
 
@@ -205,35 +212,43 @@ def _paragraph(said: str) -> str:
 
 
 def _headline(model: ModelTables, writers: pd.DataFrame) -> str:
-    said = [*_most_erased(writers), *_most_opposed(writers)]
+    said = _most_erased(writers, reading_of(model))
+    said += _most_opposed(writers, bool(said))
     if not said and was_verified(model):
         # without a scan there is nothing to say of all writers
         return ""
     return " ".join(said) or "No writer was measured in this model."
 
 
-def _most_erased(writers: pd.DataFrame) -> list[str]:
+def _most_erased(writers: pd.DataFrame, reading: Grid) -> list[str]:
     """What is erased by reading most, in a sentence; none where that was not measured, or nothing is."""
     erased, remaining = numeric(writers, "erased_by_reading"), numeric(writers, "remaining")
     if not is_ranked(writers) or not erased[0] > 0:
         return []
+    writer, written = str(writers["writer"].iloc[0]), numeric(writers, "written")[0]
     erasers = writers["erasers"].iloc[0] if "erasers" in writers else None
-    by = f" (erasers: {first_of(erasers.split('+'))})" if isinstance(erasers, str) and erasers else ""
+    named = strongest_first(erasers, reading, writer, "beta") if isinstance(erasers, str) else []
+    by = f" (erasers: {first_of(named)})" if named else ""
+    ends = f"in the stream it is at {number(written)} where it writes and at {number(remaining[0])} at the end"
     return [
-        f"Most erased: {writers['writer'].iloc[0]}, of whose output later heads remove {number(erased[0])} because "
-        f"they read it{by}; {number(remaining[0])} of it remain at the end."
+        f"Most erased by reading: {writer}. Later heads take out {number(erased[0])} of it because they read it{by}. "
+        f"That is not the net change: {ends}. Other components, and the same heads for other reasons, can write it back."
     ]
 
 
-def _most_opposed(writers: pd.DataFrame) -> list[str]:
+def _most_opposed(writers: pd.DataFrame, is_also_erased: bool) -> list[str]:
+    """What is opposed most; in a few words where the sentence before was of the same writer, the first."""
     opposed = numeric(writers, "opposed")
     if not np.isfinite(opposed).any():
         return []
     row = int(np.nanargmin(opposed))
+    against = f"later components opposed {number(-opposed[row])} in sum"
+    if is_also_erased and row == 0:
+        return [f"It is also the most opposed: {against}."]
     written, remaining = numeric(writers, "written")[row], numeric(writers, "remaining")[row]
     return [
         f"Most opposed: {writers['writer'].iloc[row]}, with {number(written)} of its output in the stream where it "
-        f"writes and {number(remaining)} at the end (later components opposed {number(-opposed[row])} in sum)."
+        f"writes and {number(remaining)} at the end ({against})."
     ]
 
 
@@ -261,8 +276,8 @@ def _presence_card(residual: Grid, offered: list[str], most: str) -> Card:
 def _layer_card(residual: Grid) -> Card:
     steps = layer_steps(residual) if residual.measured else []
     figures = {
-        str(index): plot_layer([presence(residual, writer) for writer in members], name)
-        for index, (name, members) in enumerate(steps)
+        str(index): plot_layer([presence(residual, writer) for writer in members])
+        for index, (_, members) in enumerate(steps)
     }
     return Card(
         "layers",
@@ -318,8 +333,9 @@ def _heatmap_card(residual: Grid, components: Grid, top: list[str], most: str) -
         "heatmaps",
         "All writers at once",
         "Median projection ratio onto each writer (row): of each state, or of each other component. Blue is present "
-        "or added, red is opposed, the background's colour is 0; colours end at ±1, the exact numbers and quartiles "
-        f"are under the pointer. Blank is the writer itself, or not measured.{many if aggregated else ''}",
+        "or added, red is opposed, white (dark on a dark page) is 0; colours end at ±1, the exact numbers and quartiles "
+        "are under the pointer. Grey is the writer itself, its own attention layer, or not measured."
+        f"{many if aggregated else ''}",
         figures,
         [Control("Columns", names)] if names else [],
         min_width=520,

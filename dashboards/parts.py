@@ -14,6 +14,8 @@ import plotly.graph_objects as go
 
 WRITER = "Writer"
 """How the label of a control begins that chooses a writer: these follow the page's own choice of one."""
+LAYER = "Layer"
+"""The label of a slider over layers, which follows the page's writer to its layer."""
 ARROW = " ←"
 """What stands between a writer and its erasers where an option names both."""
 
@@ -66,7 +68,8 @@ class Card:
     """One figure, or one per choice; ``empty`` is said where there is none.
 
     ``panels`` stand side by side: a name has the figures of its place in the row, a ``Control`` those that it chooses.
-    ``tables`` are the names of the tables that the numbers are from.
+    ``tables`` are the names of the tables that the numbers are from. ``group`` is the heading of neighbouring parts in
+    the page's list of them.
     """
 
     key: str
@@ -78,6 +81,7 @@ class Card:
     min_width: int = 0
     empty: str = "The tables hold nothing to draw here."
     tables: Sequence[str] = ()
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ class Prose:
     controls: Sequence[Control] = ()
     tables: Sequence[str] = ()
     empty: str = "The tables hold nothing to show here."
+    group: str = ""
 
 
 class Column(NamedTuple):
@@ -122,6 +127,7 @@ class Table:
     empty: str = "The tables hold no rows to show here."
     filter_by: str = "name"
     tables: Sequence[str] = ()
+    group: str = ""
 
 
 Part = Card | Table | Prose

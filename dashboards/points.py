@@ -17,7 +17,7 @@ LIMIT = 4.0
 """Where the axes of projection ratios end: tails beyond it come from tokens at which the writer writes little."""
 _APART = 0.17
 _AS_WIDE_AS = 16
-_SPELLED_OUT = 3
+_SPELLED_OUT = 6
 
 
 class Quartiles(NamedTuple):

@@ -13,6 +13,8 @@ from dashboards.tables import ModelTables
 from dashboards.wording import OWN, amount, listed, of_config
 
 _DIGITS = 10
+_KEPT = ("corpus_name", "n_prompts", "positions", "version")
+"""Fields that have a column also where all models are alike in them."""
 
 
 class Field(NamedTuple):
@@ -89,11 +91,25 @@ def differing(found: Sequence[Protocol]) -> list[Field]:
     return [field for field in FIELDS if len(values[field]) > 1]
 
 
+def _alike(found: Sequence[Protocol]) -> dict[Field, str]:
+    """Fields of which the same is known of all models, with what that is."""
+    values = {field: {one.values[field.key] for one in found} for field in FIELDS}
+    return {field: value for field, of in values.items() if len(of) == 1 and (value := next(iter(of))) is not None}
+
+
 def protocols_table(models: Sequence[ModelTables], homes: Mapping[str, Home], sweep: dict[str, Any]) -> Table:
-    """A row per model; columns in which models differ say so, and what is unusual in them is bold."""
+    """A row per model; columns in which models differ say so, and what is unusual in them is bold.
+
+    What is the same in all stands in a sentence, but for what it is that was read.
+    """
     found = protocols(models, sweep)
-    known = [field for field in FIELDS if any(one.values[field.key] is not None for one in found)]
-    apart = differing(found)
+    apart, alike = differing(found), _alike(found)
+    said_once = alike if len(found) > 1 else {}
+    known = [
+        field
+        for field in FIELDS
+        if any(one.values[field.key] is not None for one in found) and (field.key in _KEPT or field not in said_once)
+    ]
     usual = {field: Counter(one.values[field.key] for one in found).most_common(1)[0][0] for field in apart}
     runs = any(home.run for home in homes.values())
     rows = []
@@ -107,7 +123,7 @@ def protocols_table(models: Sequence[ModelTables], homes: Mapping[str, Home], sw
     return Table(
         "protocol",
         "How each model was measured",
-        _caption(found, apart),
+        _caption(found, apart, {field: value for field, value in said_once.items() if field not in known}),
         [
             Column("model"),
             *(
@@ -130,7 +146,7 @@ def _run(home: Home) -> Markup | None:
     return Markup(link(home.run, "open")) if home.run else None
 
 
-def _caption(found: Sequence[Protocol], apart: Sequence[Field]) -> str:
+def _caption(found: Sequence[Protocol], apart: Sequence[Field], alike: Mapping[Field, str]) -> str:
     if len(found) < 2:
         return "What the numbers of this page rest on. — means not known."
     unknown = [
@@ -144,4 +160,5 @@ def _caption(found: Sequence[Protocol], apart: Sequence[Field]) -> str:
         if apart
         else "All models were measured alike in everything that is listed here."
     )
+    said += f" All: {'; '.join(f'{field.heading} {value}' for field, value in alike.items())}." if alike else ""
     return said + (f" Not known of every model: {listed(unknown)}." if unknown else "") + " — means not known."

@@ -19,6 +19,7 @@ from dashboards.strips import ERASED, plot_strips, strip_points, strongest
 from dashboards.style import figure, robust_range, text
 from dashboards.tables import LATER, Grid, kind_of, numeric, place_of
 from dashboards.wording import number
+from dashboards.writers_table import strongest_first
 
 MOST_HEADS = 60
 _NAMED = 6
@@ -28,8 +29,8 @@ _NAMED_POINTS = 5
 class Patched(NamedTuple):
     """Later heads, or whole layers and named groups, onto one writer: as they are and without reading it.
 
-    ``erasers`` are the heads that qualify, None where that was not measured; ``removed`` is the share of the writer's
-    output that later heads remove because they read it; ``left_out`` counts heads that are not drawn.
+    ``erasers`` are the heads that qualify, strongest first, None where that was not measured; ``removed`` is the share
+    of the writer's output that later heads remove because they read it; ``left_out`` counts heads that are not drawn.
     """
 
     writer: str
@@ -63,7 +64,7 @@ def clean_and_patched(
     )
     later = grid.column_index.get(LATER)
     removed = float("nan") if later is None else -float(grid.row(writer, "beta")[later])
-    found = [label for label in erasers.split("+") if label] if isinstance(erasers, str) else None
+    found = strongest_first(erasers, grid, writer, "beta") if isinstance(erasers, str) else None
     return Patched(writer, [grid.columns[i] for i in keep], clean, patched, found, removed, left_out)
 
 
@@ -109,10 +110,10 @@ def _tick(label: str, is_eraser: bool) -> str:
 def _sentence(shown: Patched) -> str:
     said = []
     if np.isfinite(shown.removed):
-        direction = "remove" if shown.removed >= 0 else "add"
+        direction = "take out" if shown.removed >= 0 else "add"
         said.append(
             f"Because they read it, later heads together {direction} {number(abs(shown.removed))} of {shown.writer}'s "
-            "output (pooled coefficient β)."
+            "output (pooled β)."
         )
     if shown.erasers is not None:
         said.append(_erasers(shown))
@@ -123,14 +124,15 @@ def _sentence(shown: Patched) -> str:
 
 
 def _erasers(shown: Patched) -> str:
-    """The erasers by name, strongest first, with their medians where they are drawn."""
+    """The erasers by name with their medians where they are drawn."""
     if not shown.erasers:
         return "No head qualifies as its eraser."
     at = {label: index for index, label in enumerate(shown.labels)}
-    named = sorted(shown.erasers, key=lambda label: shown.clean.median[at[label]] if label in at else 0.0)
-    listed = [f"{label}\u00a0{_move(shown, at[label])}" if label in at else label for label in named[:_NAMED]]
-    more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
-    medians = ", with their medians as they are → without reading it" if any(label in at for label in named) else ""
+    named = shown.erasers[:_NAMED]
+    listed = [f"{label}\u00a0{_move(shown, at[label])}" if label in at else label for label in named]
+    more = f" and {len(shown.erasers) - _NAMED} more" if len(shown.erasers) > _NAMED else ""
+    is_drawn = any(label in at for label in shown.erasers)
+    medians = ", strongest first, with their medians as they are → without reading it" if is_drawn else ""
     return f"Its erasers{medians}: {', '.join(listed)}{more}."
 
 

@@ -64,7 +64,9 @@ def _patched_card(reading: Grid, writers: pd.DataFrame, offered: Sequence[str]) 
         "Who erases a writer because it reads it",
         "Each later head's projection onto the writer, as it is and with the writer's output taken out of the head's "
         "value input (queries, keys and all other readers still see it). Where the second point moves to 0, the head "
-        "wrote against the writer because it read it; where both stay below 0, it writes against it anyway. Points "
+        "wrote against the writer because it read it; where both stay below 0, it writes against it anyway. Where the "
+        "first is near or above 0 and the second higher still, it takes out as well: without reading the writer the head "
+        "would have added to it, for other reasons. Points "
         f"are medians over all measured tokens, bars the quartiles (25 to 75 %). {_RULE}; their names are bold, "
         "their places shaded. 'Whole layers' shows each later attention layer as one, the sum of all later heads, and "
         "the groups of heads that were named for this run. The axis ends at ±4.",
@@ -82,9 +84,10 @@ def _layers_card(writers: pd.DataFrame) -> Card:
     return Card(
         "erased",
         "How much of each writer is erased by reading",
-        "Each point is a writer: the share of its output that all later heads together remove because they read it, "
-        "pooled over all tokens (−β of their V-composed part: 1 is all of it; below 0 they add to it). Writers stand "
-        "in their layers; grey boxes span the quartiles of four writers or more. Hollow points lie beyond the axis; "
+        "Each point is a writer: the share of its output that all later heads together take out because they read it, "
+        "pooled over all tokens of the scan's prompts (−β of their V-composed part: 1 is all of it; below 0 they add to "
+        "it). It is no net change: other components, and the same heads for other reasons, can write it back. Writers "
+        "stand in their layers; grey boxes span the quartiles of four writers or more. Hollow points lie beyond the axis; "
         "their value is under the pointer. 'Means removed' takes each component's average over tokens out first: "
         "what is then still erased is information, not a constant.",
         figures if measured else {},
@@ -130,7 +133,7 @@ def _causal_card(reading: Grid, top: Sequence[str]) -> Card:
         "The causal map of erasure",
         "What each later head (column) writes along each writer (row) because it read it: β of its V-composed part, a "
         "share of the writer's output. Red removes, blue adds, the background's colour is 0; the exact numbers are "
-        "under the pointer, with the median ratios as it is and without reading. Blank: the head is not later than the "
+        "under the pointer, with the median ratios as it is and without reading. Grey: the head is not later than the "
         "writer, or the writer was not measured. 'Whole layers' adds up each layer's heads, and all later heads. "
         f"'Means removed' takes each component's average over tokens out first.{_many(reading)}",
         figures,
@@ -156,7 +159,7 @@ def _dla_card(model: ModelTables, top: Sequence[str]) -> Card:
         "Direct logit attribution (DLA) of a writer and of a later head, on the difference of the two most likely next "
         "tokens: their correlation r over all measured tokens. Red is negative: where the writer's DLA is high, the "
         "head takes it back, so the writer's DLA alone misleads; r and slope of −1 would be all of it. The exact "
-        "numbers are under the pointer: r with its interval, and the slope of the head's DLA on the writer's. Blank: "
+        "numbers are under the pointer: r with its interval, and the slope of the head's DLA on the writer's. Grey: "
         f"the head is not later than the writer, or the writer was not measured.{_many(grids[0][1]) if grids else ''}",
         figures,
         _map_controls(effects, grids[0][1]) if grids else [],

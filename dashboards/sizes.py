@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 
+from dashboards.compare_depth import PALE
 from dashboards.document import Card, Control
 from dashboards.lineup import count_of, display_names, family_of, is_checkpoint, series_of
 from dashboards.logarithmic import axis_for
@@ -88,7 +89,7 @@ def strands(models: Sequence[Sized], choice: Choice) -> list[list[Sized]]:
     if not models:
         return []
     whole = sorted(models, key=lambda one: choice.place(one) or 0)
-    if choice is not TOKENS and _is_line(whole, choice):
+    if _is_line(whole, choice) and not _is_mixed(whole, choice):
         return [whole]
     alike: dict[object, list[Sized]] = {}
     for one in whole:
@@ -102,8 +103,14 @@ def _is_line(models: Sequence[Sized], choice: Choice) -> bool:
     return len({choice.place(one) for one in models}) == len(models)
 
 
+def _is_mixed(models: Sequence[Sized], choice: Choice) -> bool:
+    """Whether one line would lead through several of what is held: trainings, or widths where some models share one."""
+    held = len({choice.held(one) for one in models})
+    return choice is TOKENS or (choice is PARAMETERS and 1 < held < len(models))
+
+
 def plot_sizes(models: Sequence[Sized], choice: Choice, families: Sequence[str], kind: str = ALL_WRITERS) -> go.Figure:
-    """Filled: the most erased writer. Hollow: the mean over writers that lose anything."""
+    """Filled: the most erased writer. Hollow: the mean over writers of which anything is erased."""
     shown = against(models, choice)
     axis = axis_for(choice.title, [choice.place(one) or 0 for one in shown], whole=choice in (LAYERS, WIDTH))
     data = []
@@ -146,18 +153,23 @@ def _names(lines: Sequence[Sequence[Sized]], choice: Choice) -> list[str]:
 
 def _trace(line: Sequence[Sized], x: Sequence[float], look: _Look, hollow: bool) -> go.Scatter:
     colour, symbol = look_of(look.family)
+    # a second line of a family has a pale fill and a dot in what is hollow, so that the legend tells them apart
+    first = look.strand % 2 == 0
+    open_symbol = f"{symbol}-open" if first else f"{symbol}-open-dot"
     return go.Scatter(
         x=x,
         y=[one.erased.mean if hollow else one.erased.strongest[1] for one in line],
         name=text(look.name),
         legendgroup=text(look.name),
         showlegend=look.named and not hollow,
+        # a file of what is drawn tells the two apart
+        meta={"series": "mean" if hollow else "most erased"},
         hovertext=[_hover(one, hollow) for one in line],
         mode="lines+markers" if len(line) > 1 else "markers",
         line={"color": shade(colour, 0.6), "dash": DASHES[look.strand % len(DASHES)], "width": 1.5},
         marker={
-            "symbol": f"{symbol}-open" if hollow else symbol,
-            "color": colour,
+            "symbol": open_symbol if hollow else symbol,
+            "color": colour if first or hollow else shade(colour, PALE),
             "size": 11,
             "line": {"width": 1.5, "color": colour},
         },
@@ -196,7 +208,10 @@ def _hover(one: Sized, hollow: bool) -> str:
 def _sentence(shown: Sequence[Sized], noun: str) -> str:
     strongest = max(shown, key=lambda one: one.erased.strongest[1])
     writer, share = strongest.erased.strongest
-    return f"The most erased {noun} of these models: {writer} of {strongest.model}, {number(share)} of its output."
+    return (
+        f"The most erased {noun} of these models: {writer} of {strongest.model}, against which later heads write "
+        f"{number(share)} of its output because they read it."
+    )
 
 
 def size_card(models: Sequence[ModelTables]) -> Card:
@@ -217,12 +232,13 @@ def size_card(models: Sequence[ModelTables]) -> Card:
     return Card(
         "size",
         "Erasure against size",
-        "Filled: the share of its output that a model's most erased head, or writer of any kind, loses because later heads "
-        "read it; 1 is all of it, above 1 they write more against it than it wrote. Hollow: the mean of that share over "
-        "the heads, or writers, of which anything is erased. Heads are erased by later layers alone, so models of one "
+        "Filled: how much later heads write against a model's most erased head, or writer of any kind, because they read "
+        "it, as a share of its output; 1 is all of it, above 1 more than it wrote. Hollow: the mean of that share over the "
+        "heads, or writers, of which anything is erased. Heads are erased by later layers alone, so models of one "
         "layer have no point among heads. A colour and symbol is a family, models alike in name but for depth, width and "
-        "size; lines join models that differ in what is on the axis and otherwise as little as may be. Checkpoints stand "
-        f"only against training tokens. Shares beyond ±{LIMIT:g} are outside the axis.{_unknown(models, measured)}",
+        "size; another fill is another width or depth of it. Lines join models that differ in what is on the axis and "
+        "otherwise as little as may be. Checkpoints stand only against training tokens. Shares beyond "
+        f"±{LIMIT:g} are outside the axis.{_unknown(models, measured)}",
         {
             f"{at}.{index}" if several else str(at): plot_sizes(members, choice, families, kind)
             for at, choice in enumerate(offered)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
-from urllib.parse import quote
 
 import numpy as np
 
-from dashboards.document import Column, Markup, Sorted, Table
+from dashboards.document import Column, Markup, Sorted, Table, escape
 from dashboards.figures import presence
 from dashboards.homes import Home, link
 from dashboards.lineup import display_names
@@ -27,13 +26,17 @@ from dashboards.tables import (
     writers_table,
 )
 from dashboards.trust import badge
-from dashboards.wording import number
+from dashboards.wording import number, with_interval
 from dashboards.writers_table import first_of
 
 PER_MODEL = 5
 _LOWEST, _HIGHEST = -1.0, 2.0
 _NUMBERS = (
-    ("erased_by_reading", "erased by reading", "share of it that later heads together remove because they read it"),
+    (
+        "erased_by_reading",
+        "erased by reading",
+        "how much later heads together write against it because they read it, as a share of its output",
+    ),
     ("erased_by_reading_centred", "means removed", "the same with what is the same at every token left out"),
     ("written", "written", "share of it in the stream where it writes, with what was there already"),
     ("remaining", "remaining", "share of it in the last state of the stream"),
@@ -41,10 +44,10 @@ _NUMBERS = (
 _DLA = (
     (
         "dla_slope",
-        "DLA slope",
+        "taken back by later heads (slope)",
         "of what later heads write because they read it on its own DLA: −1 takes all of it back",
     ),
-    ("dla_r", "DLA r", "correlation of the same two over tokens"),
+    ("dla_r", "r of that", "correlation of the same two over tokens"),
 )
 
 
@@ -55,6 +58,7 @@ class Strong(NamedTuple):
         erasers: the heads that erase it, strongest first; None where reading was not measured.
         numbers: by column of ``writers``, NaN where it was not measured.
         trust: what resampling it says of its DLA; None where that was not measured.
+        survives: the share of its DLA's effect that survives what comes later, and the ends of its interval.
         presence: the median share of it in each state of the stream, NaN before it writes.
     """
 
@@ -63,6 +67,7 @@ class Strong(NamedTuple):
     erasers: list[str] | None
     numbers: dict[str, float]
     trust: str | None
+    survives: tuple[float, float, float]
     presence: Floats
 
 
@@ -81,7 +86,7 @@ def strongest_writers(models: Sequence[ModelTables], per_model: int = PER_MODEL)
 
 def _strong(name: str, model: ModelTables, top: Sequence[str]) -> list[Strong]:
     """The writers among ``top`` of which anything is erased; all where that was not measured."""
-    table, trust = writers_table(model), trust_of(model)
+    table, trust, survives = writers_table(model), trust_of(model), _survives(model)
     residual, reading = grid_of(model.tables.get("residual_projection"), "state"), reading_of(model)
     columns = {column: numeric(table, column) for column, *_ in (*_NUMBERS, *_DLA)}
     ranked = is_ranked(table)
@@ -94,6 +99,7 @@ def _strong(name: str, model: ModelTables, top: Sequence[str]) -> list[Strong]:
             by_strength(reading, writer, joined[rows[writer]]),
             {column: float(values[rows[writer]]) for column, values in columns.items()},
             trust.get(writer),
+            survives.get(writer, (np.nan, np.nan, np.nan)),
             _presence(residual, writer),
         )
         for writer in top
@@ -116,6 +122,13 @@ def trust_of(model: ModelTables) -> dict[str, str]:
     return {writer: word for writer, word in words if word}
 
 
+def _survives(model: ModelTables) -> dict[str, tuple[float, float, float]]:
+    """Of each component the slope of resampling and its interval."""
+    table = table_of(model, "dla_trust")
+    numbers = zip(*(numeric(table, column).tolist() for column in ("effect_slope", "low", "high")), strict=True)
+    return dict(zip(table["writer"].astype(str), numbers, strict=True))
+
+
 def _presence(residual: Grid, writer: str) -> Floats:
     """The median projection ratio of every state onto the writer, NaN before it writes."""
     one = presence(residual, writer)
@@ -130,14 +143,13 @@ def strongest_table(models: Sequence[ModelTables], homes: Mapping[str, Home]) ->
     rows = []
     for one in found:
         home = homes.get(one.model, Home())
-        page = f"{home.page}#writer={quote(one.writer)}" if home.page else None
         erasers = None if one.erasers is None else first_of(one.erasers) or "none"
         numbers = [one.numbers[column] for column, *_ in _NUMBERS]
         rows.append(
             [
-                *(Markup(link(page, one.writer)), Markup(link(home.page, one.model))),
+                *(Markup(link(home.at_writer(one.writer), one.writer)), Markup(link(home.page, one.model))),
                 *numbers[:2],
-                *(_spark(one, low, high), erasers, badge(one.trust)),
+                *(_spark(one, low, high), erasers, badge(one.trust, *one.survives), _share(one.survives)),
                 *(one.numbers[column] for column, *_ in _DLA),
                 *numbers[2:],
             ]
@@ -146,12 +158,15 @@ def strongest_table(models: Sequence[ModelTables], homes: Mapping[str, Home]) ->
     return Table(
         "strongest",
         "The strongest writers of each model",
-        f"The {PER_MODEL} writers of each model of which most is erased by reading, fewer where fewer lose anything; of "
-        "models in which that was not measured the most opposed. Shares are of the writer's own output, pooled over all "
-        "tokens: 1 is all of it, and more than 1 erased means that later heads write more against it than it wrote. Means "
-        "removed leaves out what is the same at every token. Presence: the median share of it in the stream from where it "
-        "writes to the last state, faint lines are 0 and 1. Erasers stand strongest first. Its DLA: what resampling the "
-        "writer says of it. A DLA slope near −1 with r near −1: later heads take the writer's direct effect back.",
+        f"The {PER_MODEL} writers of each model of which most is erased by reading, fewer where nothing is erased of the "
+        "others; of models in which that was not measured the most opposed. Erased by reading is how much later heads write "
+        "against it because they read it, as a share of its output, pooled over all tokens; other components can write it "
+        "back, so what remains can be more than the rest. Means removed leaves out what is the same at every token. "
+        "Presence: the median share of it in the stream from where it writes to the last state, faint lines are 0 and 1. "
+        "Erasers stand strongest first. Its DLA (a word with ? is not settled) and the share that survives are from a rerun "
+        "with the writer resampled, in which MLPs, patterns and all that is later answer; taken back by later heads is, "
+        "without a rerun, only what these write because they read it (near −1 with r near −1: all of its direct effect), so "
+        "the two differ.",
         [
             Column("writer", width="narrow"),
             Column("model", width="narrow"),
@@ -159,6 +174,7 @@ def strongest_table(models: Sequence[ModelTables], homes: Mapping[str, Home]) ->
             Column("presence", "median share of it in the stream, state by state; sorted by the last", True),
             Column("erasers", "later heads that remove it at most tokens, strongest first"),
             Column("its DLA", "what resampling it says of its DLA", width="narrow"),
+            Column("share that survives", "of its DLA's effect, with its 95\u00a0% interval", True),
             *(Column(heading, title, True) for _, heading, title in _DLA),
             *numbers_of[2:],
         ],
@@ -174,6 +190,10 @@ def _reach(found: Sequence[Strong]) -> tuple[float, float]:
     values = np.concatenate([np.array([0.0, 1.0]), *(one.presence for one in found)])
     values = values[np.isfinite(values)]
     return max(_LOWEST, float(values.min())), min(_HIGHEST, float(values.max()))
+
+
+def _share(survives: tuple[float, float, float]) -> Sorted | None:
+    return Sorted(Markup(escape(with_interval(*survives))), survives[0]) if np.isfinite(survives[0]) else None
 
 
 def _spark(one: Strong, low: float, high: float) -> Sorted | None:

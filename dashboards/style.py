@@ -1,6 +1,6 @@
 """How figures look: colours, light and dark templates, ranges that wild tails cannot flatten, escaping.
 
-Colours are Okabe and Ito's, told apart by colour-blind readers and on both backgrounds; where they repeat, dashes and
+Colours are Okabe and Ito's, told apart by colour-blind readers, on a dark page lighter; where they repeat, dashes and
 symbols change, so nothing rests on colour alone. Plotly reads markup in every string, so what comes from data is
 escaped.
 """
@@ -49,10 +49,21 @@ KIND_NAMES = {
 
 RATIO_TITLE = "projection ratio (share of the writer's output present)"
 _MOST_LETTERS = 70
+BLANK = "#dcdcdc"
+"""The ground of a map, seen where a cell has no value; no colour of the scale is like it, that of zero least."""
+ON_DARK = {
+    **{BLUE: "#3f9bf0", VERMILLION: "#f5793a", GREEN: "#35c48f", ORANGE: "#f5bd3d"},
+    **{PURPLE: "#e5a0c8", SKY: "#a9dcff", GREY: "#a7aeb9", BLANK: "#3f4145"},
+}
+"""What ``assets/looks.js`` draws instead of these colours on a dark page: the same hues, light enough to be seen."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
-# the middle of a diverging scale is the page's own background, so that "nothing there" looks like nothing
-_MIDDLE = {"light": "#f7f7f7", "dark": "#23272f"}
+# the middle of a diverging scale is near the page's own background, and what is further from 0 stands out more: darker on
+# a light page, lighter on a dark one
+_DIVERGING = {
+    "light": ("#b2182b", "#ef8a62", "#f7f7f7", "#67a9cf", "#2166ac"),
+    "dark": ("#ffa08f", "#c0392f", "#23272f", "#2f6db3", "#8cc6ff"),
+}
 _INK = {"light": ("#1b1f24", "#d9dde3", "#9aa1ab", "#ffffff"), "dark": ("#e6e8eb", "#343a44", "#6c7480", "#23272f")}
 
 
@@ -68,10 +79,11 @@ def template(scheme: str) -> go.layout.Template:
         **{"gridcolor": grid, "zerolinecolor": line, "linecolor": line, "tickcolor": line, "zeroline": True},
         **{"automargin": True, "title": {"standoff": 12, "font": {"size": 13}}, "ticks": "outside", "ticklen": 4},
     }
-    diverging = [[0, "#b2182b"], [0.25, "#ef8a62"], [0.5, _MIDDLE[scheme]], [0.75, "#67a9cf"], [1, "#2166ac"]]
+    diverging = [[place / 4, colour] for place, colour in enumerate(_DIVERGING[scheme])]
+    cycle = CYCLE if scheme == "light" else [ON_DARK[colour] for colour in CYCLE]
     return go.layout.Template(
         layout={
-            **{"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "colorway": list(CYCLE)},
+            **{"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "colorway": list(cycle)},
             "font": {"family": FONT, "size": 13, "color": ink},
             "xaxis": axis,
             "yaxis": axis,
@@ -99,6 +111,8 @@ def figure(
 ) -> go.Figure:
     """A figure in this project's look; ``sentence`` says in words what this one shows and goes under it in a page."""
     base: dict[str, Any] = {"template": LIGHT, "height": height, "meta": {"sentence": sentence}}
+    if any(isinstance(trace, go.Heatmap) for trace in data):
+        base["plot_bgcolor"] = BLANK
     x_axis = {"title": {"text": x_title}, **layout.pop("xaxis", {})}
     y_axis = {"title": {"text": y_title}, **layout.pop("yaxis", {})}
     return go.Figure(data=data, layout={**base, "xaxis": x_axis, "yaxis": y_axis, **layout})

@@ -237,10 +237,24 @@ def read_model(out: Path, about: dict[str, Any]) -> ModelTables:
 
     Raises:
         SchemaError: a table is of another schema version.
-        DataError: a table is damaged.
+        DataError: a table is damaged, or the entry names no folder of the sweep's own.
     """
-    folder = out / str(about.get("folder") or about.get("name")) / "tables"
+    folder = out / folder_of(about) / "tables"
     return ModelTables(about, {path.stem: _read_table(path) for path in sorted(folder.glob("*.parquet"))})
+
+
+def folder_of(about: dict[str, Any]) -> str:
+    """The name of a model's folder in its sweep's.
+
+    Raises:
+        DataError: it would lead elsewhere.
+    """
+    folder = str(about.get("folder") or about.get("name"))
+    if folder in ("", ".", "..") or Path(folder).name != folder or "\\" in folder:
+        raise DataError(
+            f"the manifest's folder {folder!r} is none of the sweep's own: run the sweep again to write it anew"
+        )
+    return folder
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

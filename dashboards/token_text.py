@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from dashboards.adversarial import SOURCES, code, token_words
+from dashboards.adversarial import SOURCES, by_construction, code, token_words
 from dashboards.document import Control, Markup, Prose, escape
 from dashboards.tables import Floats, ModelTables, numeric, strings, table_of
-from dashboards.verified import rows_of_writer
+from dashboards.verified import first_head, rows_of_writer
 from dashboards.wording import listed, number, percent
 
 READINGS = {"dla": "as DLA says", "net_dla": "net of what later heads take back"}
@@ -127,8 +127,12 @@ def token_text(model: ModelTables, writers: Sequence[str]) -> Prose:
             for at, reading in enumerate(READINGS):
                 bodies[f"{row}.{column}.{at}"] = _body(writer, prompts[writer][source], reading, limit, most)
     # what stands there first is something
-    first = next((at for at, source in enumerate(sources) if prompts[shown[0]][source]), 0)
-    choices = [Control("Writer", shown), Control("Prompts", [SOURCES[source] for source in sources], chosen=first)]
+    at_first = first_head(shown)
+    first = next((at for at, source in enumerate(sources) if prompts[shown[at_first]][source]), 0)
+    choices = [
+        Control("Writer (verified only)", shown, chosen=at_first),
+        Control("Prompts", [SOURCES[source] for source in sources], chosen=first),
+    ]
     return Prose(
         "adversarial-tokens",
         "Token by token: a writer's DLA in its prompts, and what later heads leave of it",
@@ -165,7 +169,7 @@ def _sentence(writer: str, prompts: Sequence[TokenPrompt], most: int) -> str:
     more = f" The first {most} are shown; all are in the table." if len(prompts) > most else ""
     return (
         f"{ends} the DLA of {writer} is {_signed(_median(dla))} logits{of_many}, and {_signed(_median(net))} net of what later "
-        f"heads take back.{more}"
+        f"heads take back.{by_construction(writer)}{more}"
     )
 
 

@@ -1,7 +1,7 @@
 """How erasure arises in training: checkpoints of one model side by side, against the tokens that they were trained on.
 
 What is drawn of a model: the writers that are most erased by reading at its last point, each through training; the mean
-over all writers that lose anything; and how many pairs of a writer and a later head are no matter of chance.
+over all writers of which anything is erased; and how many pairs of a writer and a later head are significant.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ class Erased(NamedTuple):
         return float(np.mean(self.positive)) if self.positive else 0.0 if self.by_writer else float("nan")
 
 
-def erased_of(model: ModelTables) -> Erased:
-    """The finite ``erased_by_reading`` of a model's ``writers``."""
+def erased_of(model: ModelTables, centred: bool = False) -> Erased:
+    """The finite ``erased_by_reading`` of a model's ``writers``; ``centred``: with means removed."""
     writers = table_of(model, "writers")
-    shares = numeric(writers, "erased_by_reading")
+    shares = numeric(writers, "erased_by_reading_centred" if centred else "erased_by_reading")
     labels = writers["writer"].astype(str)
     return Erased({label: float(x) for label, x in zip(labels, shares, strict=True) if np.isfinite(x)})
 
@@ -67,7 +67,7 @@ def erased_of(model: ModelTables) -> Erased:
 class Point(NamedTuple):
     """A model at one point of its training: after ``at`` tokens or steps.
 
-    ``significant``: pairs of a writer and a head that are no matter of chance, NaN where that was not tested.
+    ``significant``: pairs of a writer and a head that are significant, NaN where that was not tested.
     """
 
     model: str
@@ -137,22 +137,22 @@ def plot_writers(one: Trained, y_range: list[float]) -> go.Figure:
         for at, line in enumerate(lines)
     ]
     listed = [f"{line.writer}\u00a0{number(line.shares[0])}\u00a0→\u00a0{number(line.shares[-1])}" for line in lines]
-    said = f"Most erased by reading at the end, with their shares after {_when(one, 0)} → {_when(one, -1)}: "
+    said = f"Most erased by reading at the end, with their shares after {when(one, 0)} → {when(one, -1)}: "
     sentence = f"{said}{', '.join(listed)}." if lines else f"No writer is erased by reading in {one.points[-1].model}."
     return _plot(axis, data, {"range": y_range}, "erased by reading<br>(share of the writer's output)", sentence)
 
 
 def plot_mean(one: Trained, y_range: list[float]) -> go.Figure:
-    """The mean share over the writers that lose anything, with how many they are under the pointer."""
+    """The mean share over the writers of which anything is erased, with how many they are under the pointer."""
     axis = _axis(one)
     means = np.array([point.erased.mean for point in one.points])
     counts = [f"{len(point.erased.positive)} of {len(point.erased.by_writer)}" for point in one.points]
     data = [_line(one, axis, means, "mean", (BLUE, 0), "%{y:.3f}, mean of %{customdata} writers", counts)]
     said = (
-        f"Mean share erased: {number(means[0])} after {_when(one, 0)} ({counts[0]} measured writers), "
-        f"{number(means[-1])} after {_when(one, -1)} ({counts[-1]})."
+        f"Mean share erased: {number(means[0])} after {when(one, 0)} ({counts[0]} measured writers), "
+        f"{number(means[-1])} after {when(one, -1)} ({counts[-1]})."
     )
-    return _plot(axis, data, {"range": y_range}, "mean share erased<br>(writers that lose anything)", said)
+    return _plot(axis, data, {"range": y_range}, "mean share erased<br>(of writers with any)", said)
 
 
 def plot_significant(one: Trained, y_range: list[float]) -> go.Figure:
@@ -161,7 +161,7 @@ def plot_significant(one: Trained, y_range: list[float]) -> go.Figure:
     counts = np.array([point.significant for point in one.points])
     data = [_line(one, axis, counts, "significant erasers", (GREEN, 0), "%{y:,.0f} significant erasers")]
     known = np.flatnonzero(np.isfinite(counts))
-    said = [f"{amount(counts[at])} after {_when(one, at)}" for at in known[[0, -1][: len(known)]]] if len(known) else []
+    said = [f"{amount(counts[at])} after {when(one, at)}" for at in known[[0, -1][: len(known)]]] if len(known) else []
     sentence = f"Significant erasers: {', '.join(said)}." if said else f"Not tested in {one.name}."
     # few whole numbers have whole ticks
     y_axis = {"range": y_range, **({"dtick": 1} if y_range[1] < _FEW else {})}
@@ -172,7 +172,8 @@ def _axis(one: Trained) -> Axis:
     return axis_for(f"training {one.unit}", [point.at for point in one.points], log=True)
 
 
-def _when(one: Trained, at: int) -> str:
+def when(one: Trained, at: int) -> str:
+    """A point of a training in words."""
     return f"{amount(one.points[at].at)} {one.unit}"
 
 
@@ -255,11 +256,11 @@ def training_card(models: Sequence[ModelTables]) -> Card:
         "training",
         "How erasure arises in training",
         f"{', '.join(names[:1]) if len(names) == 1 else 'Each model'} at points of its training, from the checkpoints "
-        "measured here. Erased by reading is the share of a writer's output that all later heads together remove "
-        f"because they read it (−β of their V-composed part). Drawn are the {_LINES} writers most erased at the last "
-        "point; the mean share is over the writers of which anything is erased; significant erasers are pairs of a "
-        f"writer and a later head that pass the test for chance.{_untrained(found)} Shares beyond ±{LIMIT:g} are outside "
-        "the axis."
+        "measured here. Erased by reading is how much all later heads together write against a writer because they read "
+        "it, as a share of its output (−β of their V-composed part), not the net change. Drawn are the "
+        f"{_LINES} writers most erased at the last point; the mean share is over the writers of which anything is erased; "
+        "significant erasers are pairs of a writer and a later head that pass the test for chance."
+        f"{_untrained(found)} Shares beyond ±{LIMIT:g} are outside the axis."
         f"{_without_significance(choices)}{_left_out(models, found)}",
         figures,
         [Control("Shown", [shown.name for shown in choices])] if figures else [],

@@ -18,12 +18,17 @@ import plotly.graph_objects as go
 from dashboards.document import Column, Markup, Table, escape
 from dashboards.style import BLUE, GREY, ORANGE, SKY, VERMILLION, figure, model_ticks, shade, text
 from dashboards.tables import ModelTables, numeric, strings, table_of
-from dashboards.wording import amount, interval
-from workers.verify.trust_words import WORDS
+from dashboards.wording import amount, interval, listed
+from workers.verify.trust_words import WORDS, trust_word
 
 TRUSTED, PARTLY, CANCELLED, REVERSED = WORDS
 UNKNOWN = "not measured"
 RANGES = "trust: slope at least 0.75; partly cancelled: 0.25 to 0.75; cancelled: −0.25 to 0.25; reversed: −0.25 or less"
+AMPLIFIED = 1.25
+"""Above this slope a component does more than its DLA says, for later ones write more of the same."""
+_MOST_NAMED = 4
+_LEAST_NUMBERED = 0.025
+"""How high a segment must be for its number, as a share of the highest bar."""
 _CLASSES = {TRUSTED: "trusted", PARTLY: "partly", CANCELLED: "cancelled", REVERSED: "reversed"}
 _COLOURS = {TRUSTED: BLUE, PARTLY: SKY, CANCELLED: ORANGE, REVERSED: VERMILLION, UNKNOWN: GREY}
 _OVERLAY = {"fillmode": "overlay", "fgcolor": "#ffffff", "fgopacity": 0.4, "solidity": 0.15, "size": 9}
@@ -64,32 +69,59 @@ def trust_counts(model: ModelTables) -> dict[str, int]:
 
 
 def trust_line(model: ModelTables) -> str:
-    """The counts in a sentence; nothing where trust was not measured."""
+    """The counts in a sentence, those named that cannot be trusted; nothing where trust was not measured."""
     counts = trust_counts(model)
-    unknown = counts.get(UNKNOWN, 0)
-    n = sum(counts.values()) - unknown
-    if not n:
+    unknown = counts.pop(UNKNOWN, 0)
+    if not counts:
         return ""
-    cancelled, turned, partly, trusted = (counts.get(word, 0) for word in (CANCELLED, REVERSED, PARTLY, TRUSTED))
-    rest = f" Of {unknown} more it could not be told." if unknown else ""
-    return (
-        f"{amount(cancelled)} of {amount(n)} components' DLA is cancelled by what later components do, that of "
-        f"{amount(turned)} is reversed and that of {amount(partly)} partly cancelled; {amount(trusted)} can be "
-        f"trusted.{rest}"
-    )
+    table = _least_first(table_of(model, "dla_trust"))
+    labels, words = strings(table, "writer"), strings(table, "trust")
+    verdicts = [f"{amount(n)} {word}{_named(labels, words, word)}" for word, n in counts.items()]
+    of_all = sum(counts.values())
+    said = f"DLA verdicts of {amount(of_all)} component{'s' if of_all > 1 else ''}: {', '.join(verdicts)}."
+    ends = zip(numeric(table, "low"), numeric(table, "high"), strict=True)
+    unsettled = [
+        label or "" for label, word, pair in zip(labels, words, ends, strict=True) if word and not settled(*pair)
+    ]
+    if unsettled:
+        said += f" Not settled, for the interval spans several words: {listed(unsettled, _MOST_NAMED)}."
+    return f"{said} Of {amount(unknown)} more it could not be told." if unknown else said
 
 
-def badge(word: str | None) -> Markup:
-    """A word of trust as a badge; a word that is not known as it is."""
-    kind = _CLASSES.get(word or "")
-    shown = escape(word or UNKNOWN)
-    return Markup(f'<span class="badge {kind}">{shown}</span>' if kind else f'<span class="badge">{shown}</span>')
+def _named(labels: Sequence[str | None], words: Sequence[str | None], word: str) -> str:
+    """The components of a word in brackets; those that can be trusted are not named."""
+    names = [label or "" for label, other in zip(labels, words, strict=True) if other == word]
+    if word == TRUSTED or not names:
+        return ""
+    return f" ({', '.join(names[:_MOST_NAMED])}{', …' if len(names) > _MOST_NAMED else ''})"
+
+
+def _least_first(table: pd.DataFrame) -> pd.DataFrame:
+    """The table's rows, the smallest share that survives first."""
+    return table.iloc[np.argsort(numeric(table, "effect_slope"), kind="stable")]
+
+
+def settled(low: float, high: float) -> bool:
+    """Whether both ends of the interval of ``effect_slope`` are of one word; an end that is NaN says nothing otherwise."""
+    return bool(np.isnan(low) or np.isnan(high)) or trust_word(low) == trust_word(high)
+
+
+def badge(word: str | None, slope: float = np.nan, low: float = np.nan, high: float = np.nan) -> Markup:
+    """A word of trust as a badge; a word that is not known as it is. ``?`` behind a word that is not settled."""
+    about = ["amplified: it does more than its DLA says"] if word == TRUSTED and slope > AMPLIFIED else []
+    mark = ""
+    if word and not settled(low, high):
+        mark = "?"
+        about.append(f"its interval {interval(low, high)} spans several words")
+    title = f' title="{escape("; ".join(about))}"' if about else ""
+    kind = f" {_CLASSES[word]}" if word in _CLASSES else ""
+    return Markup(f'<span class="badge{kind}"{title}>{escape(word or UNKNOWN)}{mark}</span>')
 
 
 def trust_table(model: ModelTables) -> Table:
     """A row per component, the least trustworthy first."""
     table = table_of(model, "dla_trust")
-    table = table.iloc[np.argsort(numeric(table, "effect_slope"), kind="stable")]
+    table = _least_first(table)
     values = {one.name: numeric(table, one.name).tolist() for one in _MEASURES}
     intervals = _intervals(table)
     slope, *others = _MEASURES
@@ -106,14 +138,22 @@ def trust_table(model: ModelTables) -> Table:
         *(Column(one.heading, one.title, True) for one in others),
         Column("tokens", "measured tokens", True),
     ]
+    badges = [
+        badge(*one)
+        for one in zip(
+            strings(table, "trust"),
+            *(numeric(table, name).tolist() for name in ("effect_slope", "low", "high")),
+            strict=True,
+        )
+    ]
     counts = [None if np.isnan(n) else int(n) for n in numeric(table, "n")]
     rows: list[list[Any]] = [
         [
-            *(label, badge(word), values[slope.name][row], intervals[row]),
+            *(label, badges[row], values[slope.name][row], intervals[row]),
             *(values[one.name][row] for one in others),
             counts[row],
         ]
-        for row, (label, word) in enumerate(zip(strings(table, "writer"), strings(table, "trust"), strict=True))
+        for row, label in enumerate(strings(table, "writer"))
     ]
     return Table(
         "trust",
@@ -122,8 +162,10 @@ def trust_table(model: ModelTables) -> Table:
         "likely next tokens. It misleads where later components take back what the component wrote. So each component's "
         "output was replaced by its output on another prompt, at another position, and everything later computed "
         "anew: the share that survives is the slope of what that really does to the logit difference on what the DLA "
-        f"says that it does ({RANGES}). r says how well the line fits. Net DLA adds to the DLA what all later heads write "
-        "because they read the component, with no rerun. The least trustworthy first; click a heading to sort otherwise. "
+        f"says that it does ({RANGES}). A word with ? is not settled: the ends of its interval are of different words. "
+        f"Above {AMPLIFIED:g} the component does more than its DLA says: it is amplified, which counts as trust. r says how "
+        "well the line fits. Net DLA adds to the DLA what all later heads write because they read the component, with no "
+        "rerun. The least trustworthy first; click a heading to sort otherwise. "
         "— means not measured, or no interval from a single block of prompts.",
         columns,
         rows,
@@ -154,6 +196,7 @@ def trust_bars(named: Sequence[tuple[str, ModelTables]]) -> TrustBars:
 def plot_trust(shown: TrustBars, as_share: bool = False) -> go.Figure:
     """Stacked bars, a word's share or number of each model's components; the numbers stand in the bars."""
     totals = [sum(counts.values()) for counts in shown.counts]
+    highest = 1 if as_share else max(totals, default=1)
     words = dict.fromkeys([*WORDS, UNKNOWN, *(word for counts in shown.counts for word in counts)])
     data = []
     for word in words:
@@ -161,13 +204,20 @@ def plot_trust(shown: TrustBars, as_share: bool = False) -> go.Figure:
         if not any(numbers):
             continue
         colour = _COLOURS.get(word, GREY)
+        heights = [n / total if as_share else n for n, total in zip(numbers, totals, strict=True)]
         data.append(
             go.Bar(
                 x=[text(name) for name in shown.models],
-                y=[n / total if as_share else n for n, total in zip(numbers, totals, strict=True)],
+                y=heights,
                 name=text(word),
-                text=[str(n) if n else "" for n in numbers],
+                text=[
+                    str(n) if n and height >= _LEAST_NUMBERED * highest else ""
+                    for n, height in zip(numbers, heights, strict=True)
+                ],
                 textposition="inside",
+                # a number that is shrunk into a low segment cannot be read
+                constraintext="none",
+                insidetextfont={"size": 10},
                 insidetextanchor="middle",
                 textangle=0,
                 customdata=[[n, total] for n, total in zip(numbers, totals, strict=True)],
@@ -183,7 +233,7 @@ def plot_trust(shown: TrustBars, as_share: bool = False) -> go.Figure:
         data,
         x_title="model",
         y_title="share of components" if as_share else "components",
-        height=420,
+        height=520,
         barmode="stack",
         bargap=0.35,
         xaxis={"type": "category", "showgrid": False, **model_ticks(shown.models)},

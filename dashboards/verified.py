@@ -6,13 +6,14 @@ A writer can be verified with several groups of heads. A group stands in tables 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from dashboards.points import eraser_name
-from dashboards.tables import ModelTables, numeric, strings, table_of, top_writers
+from dashboards.tables import ModelTables, kind_of, numeric, strings, table_of, top_writers
 from dashboards.wording import number, percent, with_interval
 
 VERIFY_TABLES = (
@@ -23,15 +24,24 @@ _BY_TARGET = ("nulls", "patched_residual_projection", "position_profile", "later
 
 
 class Target(NamedTuple):
-    """A verified writer and the group of its erasers, by the label that tables give the group."""
+    """A verified writer and the group of its erasers, by the label that tables give the group.
+
+    ``strongest_first``: the group's label with the strongest head first, where tables have another order; else empty.
+    """
 
     writer: str
     label: str
+    strongest_first: str = ""
+
+    @property
+    def group(self) -> str:
+        """The erasers as they are shown, the strongest first."""
+        return eraser_name(self.strongest_first or self.label)
 
     @property
     def name(self) -> str:
         """As menus and tables show it."""
-        return f"{self.writer} ← {eraser_name(self.label)}"
+        return f"{self.writer} ← {self.group}"
 
 
 class Verdict(NamedTuple):
@@ -39,7 +49,8 @@ class Verdict(NamedTuple):
 
     ``beta`` with ``low`` and ``high``: pooled coefficient of what the group writes because it reads the writer.
     ``clean`` and ``patched``: medians of the group's projection ratio. ``word``: ``erased``, ``not found``, or None
-    where there are no intervals to tell by.
+    where there are no intervals to tell by. ``placebo`` are β and the ends of its interval of a placebo read in the
+    writer's stead, ``siblings`` the lowest β of a sibling read so; NaN where not measured.
     """
 
     target: Target
@@ -52,6 +63,8 @@ class Verdict(NamedTuple):
     clean: float
     patched: float
     position_share: float
+    placebo: tuple[float, float, float] = (np.nan, np.nan, np.nan)
+    siblings: float = np.nan
 
 
 def was_verified(model: ModelTables) -> bool:
@@ -72,7 +85,21 @@ def verified_targets(model: ModelTables) -> list[Target]:
         pairs = groups[["writer", "group"]].dropna().astype(str).drop_duplicates()
         found |= dict.fromkeys(Target(*pair) for pair in pairs.itertuples(index=False, name=None))
     ranks = {writer: rank for rank, writer in enumerate(top_writers(model))}
-    return sorted(found, key=lambda target: ranks.get(target.writer, len(ranks)))
+    ordered = sorted(found, key=lambda target: ranks.get(target.writer, len(ranks)))
+    return [target._replace(strongest_first=_strongest_first(model, target)) for target in ordered]
+
+
+def _strongest_first(model: ModelTables, target: Target) -> str:
+    rows = head_rows(model, target)
+    betas = dict(zip(strings(rows, "eraser"), numeric(rows, "beta"), strict=True))
+    heads = target.label.split("+")
+    label = "+".join(sorted(heads, key=lambda head: np.nan_to_num(betas.get(head, 0.0))))
+    return label if label != target.label else ""
+
+
+def first_head(writers: Sequence[str]) -> int:
+    """Which of some writers by rank is shown first: the first head, for heads are what most ask about."""
+    return next((at for at, writer in enumerate(writers) if kind_of(writer) == "head"), 0)
 
 
 def rows_of(table: pd.DataFrame, target: Target) -> pd.DataFrame:
@@ -113,25 +140,46 @@ def verdict_of(model: ModelTables, target: Target) -> Verdict | None:
         return None
     held_out = strings(row, "held_out")[0]
     names = ("beta", "beta_low", "beta_high", "clean_median", "patched_median", "position_share")
+    beta, low, high, clean, patched, position_share = (float(numeric(row, name)[0]) for name in names)
+    placebo, siblings = _nulls_read(model, target)
     return Verdict(
         target,
         strings(row, "chosen")[0],
         None if held_out is None else held_out == "True",
         strings(row, "verdict")[0],
-        *(float(numeric(row, name)[0]) for name in names),
+        *(beta, low, high, clean, patched, position_share),
+        placebo=placebo,
+        siblings=siblings,
     )
+
+
+def _nulls_read(model: ModelTables, target: Target) -> tuple[tuple[float, float, float], float]:
+    """β and its interval of the placebo, and the lowest of a sibling, of the part read."""
+    table = rows_of(table_of(model, "nulls"), target)
+    kinds = zip(strings(table, "null"), strings(table, "of"), strict=True)
+    of_read = [kind if of == "v_composed" else None for kind, of in kinds]
+    betas = np.stack([numeric(table, name) for name in ("beta", "beta_low", "beta_high")], axis=1)
+    placebo = betas[[kind == "placebo" for kind in of_read]]
+    siblings = betas[[kind == "siblings" for kind in of_read], 0]
+    siblings = siblings[np.isfinite(siblings)]
+    beta, low, high = (float(value) for value in placebo[0]) if len(placebo) else (np.nan,) * 3
+    return (beta, low, high), float(siblings.min()) if len(siblings) else np.nan
 
 
 def verdict_line(found: Verdict) -> str:
     """The verdict in a sentence, as the page's opening says it."""
-    writer, group = found.target.writer, eraser_name(found.target.label)
+    writer, group = found.target.writer, found.target.group
     if not np.isfinite(found.beta):
         return f"{writer}: nothing was measured of {group}, for its output is zero or was not read."
-    held_out = {True: "held-out β", False: "β, on the scan's own prompts,", None: "β"}[found.held_out]
+    held_out = {True: "held-out pooled β", False: "pooled β, on the scan's own prompts,", None: "pooled β"}[
+        found.held_out
+    ]
     numbers = f"{held_out} {with_interval(found.beta, found.low, found.high)}"
     # a share of what is not there would say nothing
-    has_share = np.isfinite(found.position_share) and found.word in ("erased", None)
-    share = f"; position alone explains {percent(found.position_share)}" if has_share else ""
+    is_there = found.word in ("erased", None)
+    has_share = np.isfinite(found.position_share) and is_there
+    share = f"; position alone explains {percent(found.position_share)} of this erasure" if has_share else ""
+    share = (_beside_nulls(found) if is_there else "") + share
     if found.word == "erased":
         return f"{writer} is erased by {group}: {numbers}{share}."
     if found.word is None:
@@ -144,8 +192,24 @@ def verdict_line(found: Verdict) -> str:
     return f"{writer}: erasure by {group} {found.word}: {numbers}."
 
 
+def _beside_nulls(found: Verdict) -> str:
+    """How far β is beyond what the same heads would be found to read of a placebo, and of the writer's siblings."""
+    said = ""
+    if np.isfinite([found.low, found.high, *found.placebo]).all():
+        # the end nearer to 0, for either sign, against the farther one of the placebo
+        nearest = min(abs(found.low), abs(found.high)) if found.low * found.high > 0 else 0.0
+        beyond = nearest > max(abs(end) for end in found.placebo)
+        said += f", {'clearly' if beyond else 'not clearly'} beyond the placebo's {number(found.placebo[0])}"
+    if np.isfinite(found.siblings) and found.beta < 0:
+        reach = f"siblings reach up to {percent(found.siblings / found.beta)} of it"
+        said += f"; {reach if found.siblings < 0 else 'no sibling is taken out'}"
+    return said
+
+
 def medians_line(found: Verdict) -> str:
     """How the group's median moves when it cannot read the writer; nothing where that was not measured."""
     if not np.isfinite([found.clean, found.patched]).all():
         return ""
-    return f" Median of the group {number(found.clean)}, {number(found.patched)} without reading the writer."
+    return (
+        f" Median over tokens of the group {number(found.clean)}, {number(found.patched)} without reading the writer."
+    )

@@ -29,17 +29,27 @@ from dashboards.dla_effects import (
 )
 from dashboards.document import Card, Control, Part, escape
 from dashboards.erasers import BANDS, eraser_group, patched_states, plot_group, plot_states
+from dashboards.parts import ARROW
 from dashboards.style import figure
 from dashboards.tables import ModelTables, strings, table_of, top_writers
 from dashboards.token_text import token_text
-from dashboards.verified import Target, Verdict, verdict_line, verdict_of, verified_targets, was_verified
+from dashboards.verified import (
+    Target,
+    Verdict,
+    first_head,
+    verdict_line,
+    verdict_of,
+    verified_targets,
+    was_verified,
+)
 
 MOST_TARGETS = 40
 MOST_VERDICTS = 10
 ALL_POINTS = 60_000
 """Points of all scatters of a page together: of more targets and effects each has fewer."""
 NOT_VERIFIED = "This run did not verify any writer: run the sweep with the stage verify, or all."
-_TARGET = "Writer ← erasers"
+_TARGET = "Writer ← erasers (verified only)"
+_WRITER = "Writer (verified only)"
 _PATCHES = {"group": "the erasers named", "layer": "every head of their layers"}
 _BAND_NAMES = ("25 to 75 %", "12.5 to 87.5 %")
 
@@ -61,8 +71,8 @@ def _verified_on(found: Sequence[Verdict]) -> str:
     on_others = all(verdict.held_out for verdict in found)
     where = "on prompts that the scan did not see" if on_others else "on the scan's own prompts"
     return (
-        f"Verified {where}, with the pooled coefficient β of what the erasers write because they read the writer "
-        "(−1 takes out all of it) and its 95 % interval:"
+        f"Verified {where}, with the erasers named alone (above: all later heads, on the scan's prompts): the pooled "
+        "coefficient β of what they write because they read the writer (−1 takes out all of it) and its 95 % interval:"
     )
 
 
@@ -79,7 +89,7 @@ def verify_cards(model: ModelTables) -> list[Part]:
         dla_effects_table(model, targets),
         _adversarial_card(model),
         token_text(model, _writers(model, "adversarial_tokens")),
-        adversarial_table(model),
+        adversarial_table(model, _writers(model, "adversarial", most=None)),
         _profile_card(model, shown),
         _mlp_card(model),
         _later_card(model, shown),
@@ -94,6 +104,16 @@ def nothing(said: str) -> go.Figure:
     note = {"text": said, "showarrow": False, "xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5}
     hidden = {"visible": False}
     return figure([], x_title="", y_title="", height=160, xaxis=hidden, yaxis=hidden, annotations=[note])
+
+
+def _target_control(names: Sequence[str]) -> Control:
+    """A choice among verified writers with their erasers; the most erased head is shown first."""
+    return Control(_TARGET, names, chosen=first_head([name.partition(ARROW)[0] for name in names]))
+
+
+def _writer_control(names: Sequence[str]) -> Control:
+    """A choice among verified writers; the most erased head is shown first."""
+    return Control(_WRITER, names, chosen=first_head(names))
 
 
 def _drawn(shown: Shown | None, plot: Callable[[Shown], go.Figure]) -> go.Figure:
@@ -115,10 +135,10 @@ def _states_card(model: ModelTables, targets: Sequence[Target]) -> Card:
         "How much of the writer's output each state of the residual stream holds (1 is all of it, 0 none): as the model "
         "is, and with the writer's output taken out of the value inputs of its erasers, or of every head of their "
         "layers, everything later computed anew. Lines are medians over all measured tokens, bands the quantiles "
-        "chosen above. Where the lines part, the erasers are at work. The axis ends at ±4.",
+        "chosen above. Where the lines part, the erasers are at work. The axis ends at ±4. Offered are verified writers.",
         figures,
         [
-            Control(_TARGET, names),
+            _target_control(names),
             Control("Patched", list(_PATCHES.values())),
             Control("Bands", _BAND_NAMES),
         ]
@@ -140,11 +160,11 @@ def _group_card(model: ModelTables, targets: Sequence[Target]) -> Card:
         "measured tokens, bars the quartiles (25 to 75 %). Behind the dotted line, hollow, stand the nulls: the group "
         "as it is onto a random direction drawn like the residual stream, onto the writer's output on another "
         "prompt at a shuffled position, and onto the writer's siblings (heads of its layer); and what the group "
-        "would be found to read with a random direction (placebo) or a sibling in the writer's stead. The star is "
-        "the writer's output on another prompt at the same position. It is no null: it shows what position alone "
-        "explains. The axis ends at ±4.",
+        "would be found to read with a random direction (placebo) or a sibling in the writer's stead. Where "
+        "siblings are taken out as much, it is not this writer alone that is erased. The star is the writer's output on "
+        "another prompt at the same position. It is no null: it shows what position alone explains. The axis ends at ±4.",
         {str(index): plot_group(group) for index, group in enumerate(shown)},
-        [Control(_TARGET, [group.target.name for group in shown])] if shown else [],
+        [_target_control([group.target.name for group in shown])] if shown else [],
         min_width=min(1000, 40 * (widest + 5)) if shown else 0,
         empty="This run did not measure it: the table eraser_group is missing or holds none.",
         tables=("eraser_group", "nulls"),
@@ -169,7 +189,7 @@ def _cloud_card(model: ModelTables, targets: Sequence[Target]) -> Card:
         "that really comes next). On the dashed line the erasers take back all that the writer adds. The best line, "
         f"r and its 95 % interval are over all measured tokens; drawn is a sample of at most {most}.",
         figures,
-        [Control(_TARGET, names), Control("Erasers' DLA", [EFFECTS[effect] for effect in effects])] if names else [],
+        [_target_control(names), Control("Erasers' DLA", [EFFECTS[effect] for effect in effects])] if names else [],
         empty="This run did not measure it: the table dla_points is missing or empty.",
         tables=("dla_points", "dla_correlation"),
     )
@@ -181,14 +201,14 @@ def _adversarial_card(model: ModelTables) -> Card:
     inputs = [one for one in INPUTS if one in strings(table, "inputs")]
     names: list[str] = []
     figures: dict[str, go.Figure] = {}
-    first = 0
+    firsts: list[int] = []
     for writer in _writers(model, "adversarial"):
         views = [adversarial_places(model, writer, source, one) for source in sources for one in inputs]
         if any(view is not None for view in views):
             keys = [f"{len(names)}.{source}.{one}" for source in range(len(sources)) for one in range(len(inputs))]
             figures |= {key: _drawn(view, plot_places) for key, view in zip(keys, views, strict=True)}
             # the first figure of a page is one that shows something
-            first = first if names else next(at for at, view in enumerate(views) if view is not None) // len(inputs)
+            firsts.append(next(at for at, view in enumerate(views) if view is not None) // len(inputs))
             names.append(writer)
     most = max((len(plot.layout.xaxis.ticktext or ()) for plot in figures.values()), default=0)
     return Card(
@@ -202,8 +222,8 @@ def _adversarial_card(model: ModelTables) -> Card:
         "corpus are those where the writer's DLA is highest, the smallest change first.",
         figures,
         [
-            Control("Writer", names),
-            Control("Prompts", [SOURCES[source] for source in sources], chosen=first),
+            _writer_control(names),
+            Control("Prompts", [SOURCES[source] for source in sources], chosen=firsts[first_head(names)]),
             Control("Inputs replaced", [INPUTS[one] for one in inputs]),
         ]
         if names
@@ -223,7 +243,7 @@ def _profile_card(model: ModelTables, targets: Sequence[Target]) -> Card:
         "medians and quartiles (25 to 75 %) over the tokens of each bin, which doubles in width from one to the next. "
         "Below, how much the writer writes there (root mean square of its norm). The axis ends at ±4.",
         {str(index): plot_profile(profile) for index, profile in enumerate(shown)},
-        [Control(_TARGET, [profile.target.name for profile in shown])] if shown else [],
+        [_target_control([profile.target.name for profile in shown])] if shown else [],
         empty="This run did not measure it: the table position_profile is missing or holds none.",
         tables=("position_profile",),
     )
@@ -238,7 +258,7 @@ def _mlp_card(model: ModelTables) -> Card:
         "input, and the difference of the two, which the MLP writes because it reads the writer. Points are medians "
         "over all measured tokens, bars the quartiles (25 to 75 %). The axis ends at ±4.",
         {str(index): plot_mlps(runs) for index, runs in enumerate(shown)},
-        [Control("Writer", [runs.writer for runs in shown])] if shown else [],
+        [_writer_control([runs.writer for runs in shown])] if shown else [],
         empty="This was not measured, or the model has no MLP behind a verified writer: the table mlp_erasure holds none.",
         tables=("mlp_erasure",),
     )
@@ -254,15 +274,15 @@ def _later_card(model: ModelTables, targets: Sequence[Target]) -> Card:
         "the erasers patched, it does so because they erase: it makes up for them. Points are medians over all "
         "measured tokens, bars the quartiles (25 to 75 %). The axis ends at ±4.",
         {str(index): plot_later_use(runs) for index, (_, runs) in enumerate(pairs)},
-        [Control(_TARGET, [target.name for target, _ in pairs])] if pairs else [],
+        [_target_control([target.name for target, _ in pairs])] if pairs else [],
         min_width=min(900, 18 * max((len(runs.labels) for _, runs in pairs), default=0)),
         empty="This was not measured, or nothing comes behind the erasers: the table later_use holds none.",
         tables=("later_use",),
     )
 
 
-def _writers(model: ModelTables, name: str) -> list[str]:
+def _writers(model: ModelTables, name: str, most: int | None = MOST_TARGETS) -> list[str]:
     """Writers of a table by rank, as many as there are targets with figures."""
     ranks = {writer: rank for rank, writer in enumerate(top_writers(model))}
     found = dict.fromkeys(writer for writer in strings(table_of(model, name), "writer") if writer is not None)
-    return sorted(found, key=lambda writer: ranks.get(writer, len(ranks)))[:MOST_TARGETS]
+    return sorted(found, key=lambda writer: ranks.get(writer, len(ranks)))[:most]

@@ -55,6 +55,19 @@ def amount(value: object) -> str:
     return f"{rounded / size:,.10g} {name}"
 
 
+def rough(value: float) -> str:
+    """A count with no more than one decimal of its unit: 912, 65,536, 4.2 million."""
+    size, name = next((unit for unit in _LARGE if value >= unit[0]), (1.0, ""))
+    return f"{round(value / size, 1):,.10g} {name}".rstrip()
+
+
+def between(low: float, high: float) -> str:
+    """Two counts, ``2.1 and 4.2 million``: the unit once where they share it."""
+    ends = [rough(low), rough(high)]
+    unit = ends[1].partition(" ")[2]
+    return f"{ends[0].removesuffix(f' {unit}') if unit else ends[0]} and {ends[1]}"
+
+
 def listed(words: Sequence[str], most: int | None = None) -> str:
     """Words in a row for reading, ``a, b and c``; of more than ``most`` the first and how many more there are."""
     if most is not None and len(words) > most:
@@ -74,8 +87,9 @@ def model_line(about: dict[str, Any]) -> str:
     """A model's shape in one line, and how far it was trained where that is known."""
     layers, heads = about.get("n_layers"), about.get("n_heads")
     kind = "attention only, " if about.get("attn_only") else ""
+    depth = f"{amount(layers)} layer{'' if layers == 1 else 's'}"
     return (
-        f"{amount(layers)} layers of {amount(heads)} heads ({kind}width {amount(about.get('d_model'))}), "
+        f"{depth} of {amount(heads)} heads ({kind}width {amount(about.get('d_model'))}), "
         f"{amount(about.get('n_params'))} parameters{_trained(about)}."
     )
 

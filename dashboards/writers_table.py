@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from dashboards.document import Column, Table
@@ -13,6 +14,7 @@ from dashboards.tables import Grid, is_ranked, kind_of, numeric
 _Cells = tuple[Column, Sequence[Any]]
 _NAMED_HEADS = 6
 _RULE = "median ≤ −τ (0.05 by default) and upper quartile < 0"
+_CENTRED = "each component's mean over tokens taken out first: what is left of it is information, not a constant"
 
 
 class _Measure(NamedTuple):
@@ -24,33 +26,36 @@ class _Measure(NamedTuple):
 
 
 _ERASED = (
-    _Measure("erased_by_reading", "erased by reading", "share that later heads together remove because they read it"),
     _Measure(
-        "erased_by_reading_centred", "erased, means removed", "the same with every component's mean over tokens removed"
+        "erased_by_reading",
+        "erased by reading",
+        "pooled share that all later heads together take out because they read it, on the scan's prompts",
     ),
+    _Measure("erased_by_reading_centred", "erased, means removed", f"the same, {_CENTRED}"),
 )
 _SIGNIFICANT = (
     _Measure(
         "significant_erasers",
         "significant erasers",
-        "later heads that take out more than τ of it by a test over blocks of prompts, false discoveries kept to 5 %",
+        "how many later heads take out more than τ of it by a test over blocks of prompts, false discoveries kept to 5 %",
     ),
 )
 _ERASERS = (
     _Measure(
         "v_composition_share",
         "V-composition share",
-        "of what the erasers write against it, the share that they write because they read it",
+        "of what the erasers write against it, the share that they write because they read it; above 1 they write along "
+        "it for other reasons and so oppose it less; — where on the whole they do not oppose it",
     ),
     _Measure("dla_r", "DLA r", "correlation of its DLA with the later heads': near −1 its DLA misleads"),
     _Measure("dla_slope", "DLA slope", "slope of the later heads' DLA on its DLA"),
 )
 _LEDGER = (
-    _Measure("written", "written", "β at the first state with the writer's output"),
-    _Measure("remaining", "remaining", "β at the last state"),
+    _Measure("written", "written", "pooled β in the stream where it writes: the first state with the writer's output"),
+    _Measure("remaining", "remaining", "pooled β in the stream at the end, the last state"),
     _Measure("reinforced", "reinforced", "sum of later components' positive β"),
     _Measure("opposed", "opposed", "sum of later components' negative β"),
-    _Measure("opposed_centred", "opposed, means removed", "the same with every component's mean over tokens removed"),
+    _Measure("opposed_centred", "opposed, means removed", f"the same, {_CENTRED}"),
 )
 
 
@@ -70,7 +75,7 @@ def writers_in_numbers(writers: pd.DataFrame, reading: Grid, components: Grid) -
     if ranked:
         erasers = _heads(reading, writers, "beta", "erasers")
         read = (Column("erasers", f"later heads whose V-composed part has {_RULE}"), erasers)
-        tested = _numbers(writers, _SIGNIFICANT) if "significant_erasers" in writers else []
+        tested = _counts(writers, _SIGNIFICANT) if "significant_erasers" in writers else []
         cells = [*_numbers(writers, _ERASED), read, *tested, *_numbers(writers, _ERASERS), *cells]
     columns = [Column("writer"), *(column for column, _ in cells)]
     rows = [[label, *(values[row] for _, values in cells)] for row, label in enumerate(labels)]
@@ -97,16 +102,24 @@ def _caption(ranked: bool) -> str:
             f"so because they read it is another measure. {ending.format('Most opposed')}"
         )
     return (
-        f"{ledger}Erased by reading is what later heads together remove because they read the writer. Erasers are the "
-        "heads that do so at most tokens, strongest first; opposing heads write against it at most tokens without "
-        "being erasers. DLA r and slope hold the direct logit attribution of what all later heads write because they "
-        "read the writer against the writer's own. "
+        f"{ledger}Erased by reading is what all later heads together take out because they read the writer; it is no net "
+        "change. Two tests find erasers, and a head can pass one alone: those listed, strongest first, take out at most "
+        f"tokens (their V-composed part has {_RULE}); significant ones take out more than τ pooled over tokens, beyond "
+        "chance. Opposing heads write against it at most tokens without being listed as erasers. DLA r and slope hold "
+        "the direct logit attribution of what all later heads write because they read the writer against the writer's own. "
         f"{ending.format('Most erased')}"
     )
 
 
 def _numbers(writers: pd.DataFrame, measures: Sequence[_Measure]) -> list[_Cells]:
     return [(Column(one.heading, one.title, True), numeric(writers, one.name).tolist()) for one in measures]
+
+
+def _counts(writers: pd.DataFrame, measures: Sequence[_Measure]) -> list[_Cells]:
+    return [
+        (column, [None if np.isnan(value) else int(value) for value in values])
+        for column, values in _numbers(writers, measures)
+    ]
 
 
 def _heads(grid: Grid, writers: pd.DataFrame, statistic: str, column: str) -> list[str | None]:
@@ -120,10 +133,16 @@ def _in_words(joined: object, grid: Grid, writer: str, statistic: str) -> str | 
     """None where that was not measured."""
     if not isinstance(joined, str):
         return None
+    return first_of(strongest_first(joined, grid, writer, statistic)) or "none"
+
+
+def strongest_first(joined: str, grid: Grid, writer: str, statistic: str) -> list[str]:
+    """Labels joined by ``+``, those first that the grid's statistic is most negative of."""
     strengths = dict(zip(grid.columns, grid.row(writer, statistic), strict=True))
     heads = [label for label in joined.split("+") if label]
-    heads.sort(key=lambda label: strengths.get(label, 0.0) if kind_of(label) == "head" else 0.0)
-    return first_of(heads) or "none"
+    return sorted(
+        heads, key=lambda label: np.nan_to_num(strengths.get(label, 0.0)) if kind_of(label) == "head" else 0.0
+    )
 
 
 def first_of(heads: Sequence[str]) -> str:

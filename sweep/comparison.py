@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from dashboards.homes import Home
 from dashboards.pages import write_comparison
-from dashboards.tables import SCHEMA_VERSION, ModelTables, SchemaError, read_manifest, read_model
+from dashboards.tables import SCHEMA_VERSION, ModelTables, SchemaError, folder_of, read_manifest, read_model
 from sweep.files import MODEL_PAGE
 from workers.corpora import OWN
 from workers.errors import DataError, SweepError, UsageError
@@ -178,14 +178,16 @@ def _home(sweep: _Folder, model: ModelTables, page_folder: Path) -> Home:
     about = model.about
     if "home" in about:
         return Home(**about["home"])
-    folder = sweep.path / str(about.get("folder") or about["name"])
+    folder = sweep.path / folder_of(about)
 
     def href(path: Path) -> str:
-        return quote(Path(os.path.relpath(path, page_folder)).as_posix())
+        # a browser that follows a link to the page's folder goes up from where that really is
+        return quote(Path(os.path.relpath(path.resolve(), page_folder.resolve())).as_posix())
 
     page = folder / MODEL_PAGE
     tables = {name: href(folder / "tables" / f"{name}.parquet") for name in model.tables}
-    return Home(href(page) if page.is_file() else None, tables, about.get("run_url"))
+    run_url = about.get("run_url")
+    return Home(href(page) if page.is_file() else None, tables, run_url if isinstance(run_url, str) else None)
 
 
 def _tell_apart(sweeps: list[_Folder], labels: list[str]) -> None:

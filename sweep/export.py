@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 
 from dashboards.pages import comparison_page_parts, model_parts
 from dashboards.parts import ARROW, Card, Control, Part, writers_of
-from dashboards.tables import ModelTables
+from dashboards.tables import ModelTables, folder_of
 from sweep.comparison import Compared, gather
 from sweep.files import FIGURES, folder_names
 from sweep.images import Format, Image, write_images
@@ -143,7 +143,7 @@ def _named(compared: Compared, names: Sequence[str]) -> list[ModelTables]:
 def _model_pages(compared: Compared, models: Sequence[ModelTables], *, single: bool) -> list[_Page]:
     """The models' own pages; a single sweep's models have their folders already."""
     names = [model.about["name"] for model in compared.models]
-    folders = {model.about["name"]: model.about["folder"] for model in models} if single else folder_names(names, {})
+    folders = {model.about["name"]: folder_of(model.about) for model in models} if single else folder_names(names, {})
     return [
         _Page("", Path(folders[model.about["name"]], FIGURES), _drawn(model_parts(model, compared.sweep)))
         for model in models

@@ -8,6 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from dashboards.strips import NOTICEABLE
+from dashboards.tables import kind_of
+
 _SIZES = ("n_layers", "n_heads", "d_model", "n_params", "training_tokens")
 
 
@@ -67,7 +70,7 @@ def erased_writers(writers: pd.DataFrame) -> pd.DataFrame:
 
 def is_head(writers: pd.Series[str]) -> pd.Series[bool]:
     """Which labels of writers are those of heads."""
-    return writers.astype(str).str.fullmatch(r"L\d+H\d+")
+    return writers.astype(str).map(kind_of) == "head"
 
 
 def most_erased(writers: pd.DataFrame) -> dict[str, str]:
@@ -76,7 +79,7 @@ def most_erased(writers: pd.DataFrame) -> dict[str, str]:
     Neither where nothing is erased.
     """
     measured = erased_writers(writers)
-    found = measured[measured["erased_by_reading"].astype(float) > 0] if len(measured) else measured
+    found = measured[measured["erased_by_reading"].astype(float) >= NOTICEABLE] if len(measured) else measured
     heads = found[is_head(found["writer"])]
     rows = {"most_erased": found, "most_erased_head": heads}
     return {name: str(table["writer"].iloc[0]) for name, table in rows.items() if len(table)}

@@ -10,6 +10,7 @@ while nothing else waits; where that fails it is left out.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ NOTING_S: dict[Status, float] = {"KILLED": 4.0, "FAILED": 30.0}
 """How long a run that ends before its time waits for MLflow to take that down."""
 
 _SLOW_S = 10.0
+_DESCRIBE_S = 30.0
+"""At least between two descriptions of a sweep that goes on."""
 _FIRST_SAMPLE_S = 1.0
 """Use of a CPU is told as of the time since the last sample."""
 
@@ -54,6 +57,7 @@ class LoggedRuns:
         self._sender = Sender(self._tracker.check, reporter.say)
         self._manifest: Manifest | None = None
         self._machine: Machine | None = None
+        self._described_at = 0.0
 
     @property
     def problems(self) -> list[str]:
@@ -91,9 +95,15 @@ class LoggedRuns:
             params = {**_described(entry), **self._config.protocol()}
             self._tracker.start_model(model.name, model.hash, params, {"family": family_of(model.name), **tags})
             urls[model.name] = self._tracker.run_url(model.hash)
-        self._tracker.describe_sweep(values)
+        self._describe()
         self._machine = this_machine()
         return urls
+
+    def _describe(self) -> None:
+        """Tell in the descriptions how the models stand now."""
+        if self._manifest:
+            self._tracker.describe_sweep(self._manifest.values)
+            self._described_at = time.monotonic()
 
     def _watch(self) -> None:
         """Log what the driver's machine does, if that can be."""
@@ -123,6 +133,8 @@ class LoggedRuns:
         def send() -> None:
             self._tracker.log_model(model.hash, self._results(about, folder, dataset))
             self._tracker.end_model(model.hash, "FINISHED")
+            if time.monotonic() - self._described_at > _DESCRIBE_S:
+                self._describe()
 
         self._sender.add([Job(model.hash, send)])
 
@@ -152,8 +164,7 @@ class LoggedRuns:
 
         def send() -> None:
             self._log_files(folder)
-            if self._manifest:
-                self._tracker.describe_sweep(self._manifest.values)
+            self._describe()
             self._end_sweep("FAILED" if self.problems else status)
 
         tried = self._sender.try_all([Job(None, send)])
@@ -172,6 +183,7 @@ class LoggedRuns:
             Job(None, lambda: self._end_sweep(status)),
             *(self._end_job(model_hash, status, reason) for model_hash in dict.fromkeys([*model_hashes, *left])),
             Job(None, lambda: self._log_files(folder)),
+            Job(None, self._describe),
         ]
         if not self._sender.wait(self._sender.try_all(jobs), NOTING_S[status]):
             log.warning("MLflow did not take down within %g s that the run ended", NOTING_S[status])

@@ -8,21 +8,23 @@ between two samples.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from typing import Any
 
 log = logging.getLogger(__name__)
 
 SAMPLING_S = 10.0
+_LONGEST_S = 3600.0
 
 
 def sampling_s() -> float:
-    """Seconds between two samples."""
+    """Seconds between two samples, from one to an hour."""
     try:
         asked = float(os.environ.get("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", ""))
     except ValueError:
         return SAMPLING_S
-    return max(asked, 1.0)
+    return min(max(asked, 1.0), _LONGEST_S) if math.isfinite(asked) else SAMPLING_S
 
 
 def this_machine() -> Machine | None:

@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from dashboards.strips import NOTICEABLE
+from dashboards.strongest import by_strength
+from dashboards.tables import ModelTables, reading_of
 from dashboards.wording import amount, listed, measured_line, model_line, number, percent, with_interval
 from sweep.headline import erased_writers, half_erased, is_head
 from sweep.verified import trust_counts, verified_targets
@@ -26,6 +29,7 @@ _TOP = 5
 _NAMED_HEADS = 4
 _NAMED_WRITERS = 6
 _LEAST_TRUSTED = ("cancelled", "reversed")
+_RUNNING = "RUNNING"
 
 
 class Row(NamedTuple):
@@ -52,12 +56,11 @@ def model_note(about: Mapping[str, Any], sweep: Mapping[str, Any], tables: Mappi
         about: the model's entry in the manifest.
         sweep: the manifest.
     """
-    writers = tables.get("writers", pd.DataFrame())
     parts = [
-        _erased_line(writers) or "No writer has a value.",
+        _erased_line(tables) or "No writer has a value.",
         _trust_line(tables),
         _verdicts(tables),
-        _top_writers(writers),
+        _top_writers(tables),
         f"{plain(model_line({**about}))} {plain(measured_line({**about}, {**sweep}))}",
         "Under Artifacts: `index.html` is the model's page with all figures, `figures/` has single ones, `tables/` the "
         "numbers as parquet.",
@@ -65,27 +68,39 @@ def model_note(about: Mapping[str, Any], sweep: Mapping[str, Any], tables: Mappi
     return _cut("\n\n".join(part for part in parts if part), MAX_RUN_NOTE)
 
 
-def _erased_line(writers: pd.DataFrame) -> str:
+def _erased_line(tables: Mapping[str, pd.DataFrame]) -> str:
     """The most erased writer, and the most erased head where that is another; else what the ledger says."""
+    writers = tables.get("writers", pd.DataFrame())
     measured = erased_writers(writers)
     if measured.empty:
         return _ledger_line(writers)
-    erased = measured[measured["erased_by_reading"].astype(float) > 0]
+    erased = measured[measured["erased_by_reading"].astype(float) >= NOTICEABLE]
     if erased.empty:
-        return "Nothing is erased: no writer is removed by later heads that read it."
+        return "Nothing is erased: of no writer later heads take out anything because they read it."
     heads = erased[is_head(erased["writer"])]
-    said = [f"Most erased: {_erasure(erased.iloc[0])}"]
+    said = [f"Most erased: {_erasure(tables, erased.iloc[0])}"]
     if heads.empty:
-        said.append("no head is erased")
+        no_head = not is_head(measured["writer"]).any()
+        said.append("no head has later heads that could read it" if no_head else "no head is erased")
     elif heads.index[0] != erased.index[0]:
-        said.append(f"most erased head: {_erasure(heads.iloc[0])}")
+        said.append(f"most erased head: {_erasure(tables, heads.iloc[0])}")
     return f"{'; '.join(said)}. 1 is all that the writer wrote. {_ledger_line(writers)}".rstrip()
 
 
-def _erasure(row: pd.Series[Any]) -> str:
-    erasers = str(row["erasers"]).split("+") if isinstance(row["erasers"], str) and row["erasers"] else []
-    by = f" by {listed(erasers, _NAMED_HEADS)}" if erasers else ""
-    return f"**{row['writer']}**, of which {number(row['erased_by_reading'])} is removed{by}"
+def _erasure(tables: Mapping[str, pd.DataFrame], row: pd.Series[Any]) -> str:
+    erasers = _erasers(tables, row)
+    by = f" ({listed(erasers, _NAMED_HEADS)})" if erasers else ""
+    share = number(row["erased_by_reading"])
+    at = " in the stream where it writes, ".join(number(row.get(name)) for name in ("written", "remaining"))
+    return (
+        f"**{row['writer']}**, of which later heads{by} take out {share} because they read it (of it {at} at the end)"
+    )
+
+
+def _erasers(tables: Mapping[str, pd.DataFrame], row: Mapping[Any, Any] | pd.Series[Any]) -> list[str]:
+    """A writer's erasers, those first that take out most."""
+    joined = row["erasers"] if isinstance(row["erasers"], str) else None
+    return by_strength(reading_of(ModelTables({}, dict(tables))), str(row["writer"]), joined) or []
 
 
 def _ledger_line(writers: pd.DataFrame) -> str:
@@ -125,8 +140,8 @@ def _verdicts(tables: Mapping[str, pd.DataFrame]) -> str:
     return "\n".join([f"Verified {where}; at β −1 the heads take out all of the writer:", "", *lines, *more])
 
 
-def _top_writers(writers: pd.DataFrame) -> str:
-    measured = erased_writers(writers).head(_TOP)
+def _top_writers(tables: Mapping[str, pd.DataFrame]) -> str:
+    measured = erased_writers(tables.get("writers", pd.DataFrame())).head(_TOP)
     if measured.empty:
         return ""
     rows = [
@@ -135,7 +150,7 @@ def _top_writers(writers: pd.DataFrame) -> str:
     ]
     columns = ("erased_by_reading", "erased_by_reading_centred", "written", "remaining")
     for row in measured.to_dict("records"):
-        erasers = row["erasers"].split("+") if isinstance(row["erasers"], str) and row["erasers"] else []
+        erasers = _erasers(tables, row)
         numbers = " | ".join(number(row.get(name)) for name in columns)
         rows.append(f"| {row['writer']} | {numbers} | {listed(erasers, _NAMED_HEADS) if erasers else 'none'} |")
     return "\n".join(rows)
@@ -149,8 +164,8 @@ def sweep_note(manifest: Mapping[str, Any], rows: Sequence[Row]) -> str:
         rows: its models.
     """
     closing = (
-        "Under Artifacts: `compare.html` puts the models side by side, `manifest.json` says how each was measured. Each "
-        f"model has a run of its own.\n\n{_protocol(manifest)}"
+        "Under Artifacts, once the sweep has ended: `compare.html` puts the models side by side, `manifest.json` says how each "
+        f"was measured. Each model has a run of its own.\n\n{_protocol(manifest)}"
     )
     return _with_table(_opening(rows), rows, closing, MAX_RUN_NOTE)
 
@@ -174,15 +189,21 @@ def experiment_note(name: str, experiment_id: str, manifest: Mapping[str, Any], 
 def _opening(rows: Sequence[Row]) -> str:
     finished = [row for row in rows if row.status == "FINISHED"]
     count = f"{amount(len(rows))} model{'' if len(rows) == 1 else 's'}"
-    unfinished = len(rows) - len(finished)
-    said = [f"{count}, {amount(unfinished)} of which not measured whole." if unfinished else f"{count}."]
+    running = sum(row.status == _RUNNING for row in rows)
+    unfinished = len(rows) - len(finished) - running
+    notes = [f"{amount(running)} of which still measured"] if running else []
+    notes += [f"{amount(unfinished)} of which not measured whole"] if unfinished else []
+    said = [f"{', '.join([count, *notes])}."]
     erased = [row for row in finished if "reading/most_erased_head" in row.metrics]
     if erased:
         most = max(erased, key=lambda row: row.metrics["reading/most_erased_head"])
         head = most.tags.get("most_erased_head")
         if head:
             share = number(most.metrics["reading/most_erased_head"])
-            said.append(f"The most erased head is {head} of {plain(most.name)}, of which {share} is removed.")
+            said.append(
+                f"The most erased head is {head} of {plain(most.name)}: later heads take out {share} of it because they "
+                "read it."
+            )
     return " ".join(said)
 
 
@@ -219,7 +240,7 @@ def _table_row(row: Row) -> str:
         return amount(value) if digits is None else number(value, digits)
 
     cells: Iterable[str] = (
-        f"[{plain(row.name)}]({row.page})" + ("" if row.status == "FINISHED" else f" ({row.status.lower()})"),
+        f"[{plain(row.name)}]({row.page}){_standing(row)}",
         *(said(f"model/{size}") for size in ("n_layers", "d_model", "n_params")),
         row.tags.get("most_erased", "—"),
         said("reading/most_erased", 2),
@@ -228,6 +249,12 @@ def _table_row(row: Row) -> str:
         percent(row.metrics.get("trust/trusted_share", math.nan)),
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _standing(row: Row) -> str:
+    if row.status == "FINISHED":
+        return ""
+    return " (still measured)" if row.status == _RUNNING else f" ({row.status.lower()})"
 
 
 def _cut(text: str, most: int) -> str:

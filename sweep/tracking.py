@@ -10,7 +10,8 @@ When two writers meet:
 
 - Two drivers on one output folder do not: the folder's lock keeps them apart.
 - Two drivers that run the same sweep into different folders find the same runs. What they write is equal, since its
-  identity is, so order does not matter; but each ends the runs when it is done, and the last one's word stands.
+  identity is, so order does not matter; but each ends the runs when it is done, and the last one's word stands. Only
+  samples of their machines stand among each other.
 - MLflow has no unique tags, so looking for a run and creating it is not one step. Who created a run looks again and
   keeps the oldest, deleting its own when another came first. Both can stay only if they are created within the same
   instant or by disagreeing clocks; both are then whole, and every later look-up takes the oldest.
@@ -37,7 +38,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 from sweep.notes import Row, experiment_note, sweep_note
 from sweep.tracking_store import TrackingStore, default_uri, is_remote, quieten, run_url, sqlite_path
-from sweep.views import experiment_tags
+from sweep.views import VIEW_TAG, experiment_tags, runs_page
 from workers.errors import DataError, SweepError, UsageError
 
 if TYPE_CHECKING:
@@ -175,6 +176,8 @@ class Tracker:
             self._name_sweep(run_id, len(rows))
             note = experiment_note(str(manifest["name"]), self._experiment_id, manifest, rows)
             present = self._experiment_tags()
+            if present.get(_NOTE) and not any(row.status == "FINISHED" for row in rows):
+                return  # what an earlier sweep found says more
             if present.get(_NOTE, "") == "" or _digest(present[_NOTE]) == present.get(_NOTE_DIGEST):
                 self._tag_experiment({_NOTE: note, _NOTE_DIGEST: _digest(note)})
 
@@ -203,11 +206,11 @@ class Tracker:
         with self._logging():
             self._client.log_artifact(run.info.run_id, str(path))
 
-    def experiment_id(self) -> str | None:
-        """The experiment's id in its store, None when it has none yet."""
+    def page(self) -> str | None:
+        """Address of the experiment's page below the server's own, None when it has none yet."""
         with self._store.reaching():
             found = self._client.get_experiment_by_name(self.experiment)
-        return str(found.experiment_id) if found is not None else None
+        return runs_page(str(found.experiment_id), VIEW_TAG in found.tags) if found is not None else None
 
     def last_used(self) -> str | None:
         """Name of the store's experiment that sweeps were logged to last; of a single one its name; else ``None``."""
@@ -317,7 +320,8 @@ class Tracker:
         runs.sort(key=lambda run: (run.info.start_time, run.info.run_id))
         oldest: dict[str, Run] = {}
         for run in runs:
-            oldest.setdefault(run.data.tags["model_hash"], run)
+            if "model_hash" in run.data.tags:  # else it is somebody else's
+                oldest.setdefault(run.data.tags["model_hash"], run)
         below = f"#/experiments/{self._experiment_id}/runs"
         return [
             Row(run.info.run_name, f"{below}/{run.info.run_id}", run.info.status, run.data.metrics, run.data.tags)

@@ -26,7 +26,6 @@ import click
 
 from sweep.tracking import Tracker, is_remote, sqlite_path
 from sweep.tracking_store import TrackingStore, server_address
-from sweep.views import runs_page
 from workers.errors import SweepError, UsageError
 from workers.storage import without_password
 
@@ -77,9 +76,9 @@ def _page(base: str, uri: str, experiment: str | None) -> str:
     if experiment is None:
         TrackingStore(uri).check_readable()
         tracker = Tracker(uri, tracker.last_used() or "")
-    found = tracker.experiment_id() if tracker.experiment else None
+    found = tracker.page() if tracker.experiment else None
     shown = server_address(base) or without_password(base)
-    return shown if found is None else f"{shown}/{runs_page(found)}"
+    return shown if found is None else f"{shown}/{found}"
 
 
 def _open(page: str, show_browser: bool) -> None:

@@ -41,9 +41,10 @@ _SECTIONS = ("reading", "trust", "verify", "erasure", "reading_centred", *_CLOSE
 """MLflow's own, a bar chart for each metric; those of sizes and of the driver's machine are closed at first."""
 
 
-def runs_page(experiment_id: str) -> str:
-    """Address of an experiment's page below the server's own, opened on the view."""
-    return f"#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW_KEY}&workflowType=machine_learning"
+def runs_page(experiment_id: str, has_view: bool = True) -> str:
+    """Address of an experiment's page below the server's own, opened on the view where the experiment has it."""
+    view = f"viewStateShareKey={VIEW_KEY}&" if has_view else ""
+    return f"#/experiments/{experiment_id}/runs?{view}workflowType=machine_learning"
 
 
 def experiment_tags(present: Mapping[str, str]) -> dict[str, str]:

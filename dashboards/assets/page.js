@@ -1,8 +1,7 @@
 // Draws a page's figures when they come into view, follows the colour scheme, its controls and its choice of a writer.
 "use strict";
 (() => {
-  const read = (id) => JSON.parse(document.getElementById(id).textContent);
-  const themes = read("themes");
+  const { read, themes } = looks;
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const coarse = window.matchMedia("(pointer: coarse)");
   const figures = new Map();
@@ -44,6 +43,8 @@
     plot.style.height = `${figure.layout.height}px`;
     // a fresh copy each time: plotly writes into what it is given
     const copy = JSON.parse(JSON.stringify({ data: figure.data, layout }));
+    if (dark.matches) looks.onDark(copy);
+    looks.fit(copy, plot.parentElement.clientWidth, plot.clientWidth);
     return Plotly.react(plot, copy.data, copy.layout, config).then(() => {
       plot.dataset.drawn = key;
     });
@@ -101,8 +102,10 @@
 
   const whole = document.getElementById("page-writer");
   const parts = controls.filter((control) => control.dataset.writers !== undefined);
+  const sliders = controls.filter((control) => control.dataset.layers !== undefined);
   const missing = new Map();
 
+  const layerOf = (writer) => (/\d/.test(writer) ? `layer ${/\d+/.exec(writer)[0]}` : "embeddings");
   const namesOf = (control) => [...control.options].map((option) => option.text.split(" ←")[0]);
 
   function say(control, said) {
@@ -116,20 +119,47 @@
   }
 
   function remember(writer) {
-    history.replaceState(null, "", writer ? `#writer=${encodeURIComponent(writer)}` : location.href.split("#")[0]);
+    const address = writer ? `#writer=${encodeURIComponent(writer)}` : location.href.split("#")[0];
+    try {
+      history.replaceState(null, "", address);
+    } catch {
+      // a frame without an address of its own has none to keep it in
+    }
+  }
+
+  function absence(control, writer) {
+    const shown = namesOf(control)[control.selectedIndex];
+    return `${writer} is not shown here; ${shown.includes(" ") ? "these are" : "this is"} ${shown}`;
+  }
+
+  // a slider over layers goes to the writer's
+  function slide(slider, writer) {
+    const at = writer ? JSON.parse(slider.dataset.steps).indexOf(layerOf(writer)) : Number(slider.defaultValue);
+    if (at < 0 || at === Number(slider.value)) return;
+    slider.value = at;
+    follow(slider);
   }
 
   // every part shows this writer; one that has none of it stays as it is and says so; "" is each part's own beginning
   function choose(writer) {
+    whole.closest("label").classList.remove("told");
+    sliders.forEach((slider) => slide(slider, writer));
     parts.forEach((control) => {
       const names = namesOf(control);
       const at = writer ? names.indexOf(writer) : [...control.options].findIndex((option) => option.defaultSelected);
-      say(control, at < 0 ? `not shown for ${writer}` : "");
+      say(control, at < 0 ? absence(control, writer) : "");
       const isThere = names[control.selectedIndex] === writer;
       if (at < 0 || isThere || at === control.selectedIndex) return;
       control.selectedIndex = at;
       follow(control);
     });
+  }
+
+  // who comes for a writer begins at the first figure of it, and sees where it was chosen
+  function lead(writer) {
+    const control = parts.find((one) => namesOf(one).includes(writer) && one.closest(".card").querySelector(".plot"));
+    whole.closest("label").classList.add("told");
+    control?.closest(".card").scrollIntoView({ behavior: "instant" });
   }
 
   function fromAddress() {
@@ -141,6 +171,7 @@
     document.getElementById("page-writer-note").textContent = isOffered ? "" : `${writer} has no figures of its own`;
     whole.value = isOffered ? writer : "";
     choose(whole.value);
+    if (whole.value) lead(whole.value);
   }
 
   if (whole) {
@@ -197,6 +228,16 @@
       const href = link.getAttribute("href");
       const isKept = href.startsWith("#") || (!isFramed && /^https?:/i.test(href));
       if (!isKept) link.replaceWith(...link.childNodes);
+    });
+    // nor may it go to a place in itself by address
+    document.addEventListener("click", (event) => {
+      const href = event.target.closest?.('a[href^="#"]')?.getAttribute("href");
+      const part = href && document.getElementById(decodeURIComponent(href.slice(1)));
+      if (!part) return;
+      event.preventDefault();
+      part.scrollIntoView();
+      part.querySelector("h2").tabIndex = -1;
+      part.querySelector("h2").focus({ preventScroll: true });
     });
   }
 })();

@@ -102,6 +102,7 @@ const save = (() => {
     return xs
       .map((x, at) => ({
         trace: name,
+        series: (trace.meta || {}).series,
         point: named(Array.isArray(trace.hovertext) ? trace.hovertext[at] : null),
         x: plain(x),
         place: placeOn(axisOf(layout, "x", trace.xaxis), x),
@@ -118,7 +119,7 @@ const save = (() => {
       const name = plain(trace.name ?? (trace.legendgroup ? `${trace.legendgroup} (band)` : ""));
       return trace.type === "heatmap" ? cellsOf(trace, name) : pointsOf(trace, name, layout);
     });
-    const known = ["trace", "point", "x", "place", "y", "y_low", "y_high", "z"];
+    const known = ["trace", "series", "point", "x", "place", "y", "y_low", "y_high", "z"];
     const isKnown = (column) => rows.some((row) => row[column] !== undefined && row[column] !== null && row[column] !== "");
     const columns = known.filter((column) => ["x", "y"].includes(column) || isKnown(column));
     return [columns, ...rows.map((row) => columns.map((column) => row[column] ?? null))];
@@ -126,9 +127,10 @@ const save = (() => {
 
   // what the reader hid or zoomed into stays so
   async function image(name, plot, template, format) {
-    const layout = { ...structuredClone(plot.layout), template, paper_bgcolor: "#ffffff", plot_bgcolor: "#ffffff" };
+    const drawn = looks.onLight(structuredClone({ data: plot.data, layout: plot.layout }));
+    const layout = { plot_bgcolor: "#ffffff", ...drawn.layout, template, paper_bgcolor: "#ffffff" };
     const size = { width: Math.max(plot.clientWidth, LEAST_WIDTH), height: plot.clientHeight };
-    const shown = { data: structuredClone(plot.data), layout: { ...layout, ...size } };
+    const shown = { data: drawn.data, layout: { ...layout, ...size } };
     const href = await Plotly.toImage(shown, { format, ...size, scale: format === "png" ? 2 : 1 });
     if (format === "png") hand(`${name}.png`, href);
     else text(`${name}.svg`, "image/svg+xml", decodeURIComponent(href.slice(href.indexOf(",") + 1)));

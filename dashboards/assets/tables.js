@@ -31,13 +31,17 @@
   document.querySelectorAll("[data-filter]").forEach((box) => {
     const rows = [...document.getElementById(box.dataset.filter).tBodies[0].rows];
     const said = box.closest(".controls").querySelector("[data-count]");
+    const button = document.querySelector(`[data-save-table="${box.dataset.filter}"]`);
     const isAsked = (cell) => cell.cellIndex === 0 || cell.dataset.filtered !== undefined;
     box.addEventListener("input", () => {
       const wanted = box.value.trim().toLowerCase();
       const matches = (cell) => isAsked(cell) && cell.textContent.toLowerCase().includes(wanted);
       rows.forEach((row) => { row.hidden = ![...row.cells].some(matches); });
       const left = rows.filter((row) => !row.hidden).length;
-      said.textContent = left === rows.length ? `${left} rows` : `${left} of ${rows.length} rows`;
+      const isAll = left === rows.length;
+      said.textContent = isAll ? `${left} rows` : left ? `${left} of ${rows.length} rows` : "Nothing matches";
+      button.textContent = isAll ? "CSV" : `CSV (${left} ${left === 1 ? "row" : "rows"})`;
+      button.disabled = left === 0;
     });
   });
 
@@ -45,7 +49,8 @@
   const written = (cell) => {
     const shown = cell.textContent.trim().replaceAll("\u00a0", " ");
     const isNumber = cell.dataset.value !== undefined && cell.matches(".number, :has(svg)");
-    return isNumber ? cell.dataset.value : shown;
+    if (!isNumber) return shown;
+    return cell.dataset.value === "" ? "" : String(Number(cell.dataset.value));
   };
 
   document.querySelectorAll("[data-save-table]").forEach((button) => {

@@ -9,89 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import plotly.graph_objects as go
 import pytest
 
 from dashboards.document import write_document
 from dashboards.homes import Home
-from dashboards.parts import Card, Column, Control, Markup, Part, Prose, Sorted, Table
-from dashboards.sparkline import sparkline
-from dashboards.style import figure
+from tests.invented_page import NASTY, parts
 from tests.written_pages import Opened
 
 pytestmark = pytest.mark.chromium
-
-NASTY = '"<b>x</b>", &amp; %{y}\nعربي 👩‍🔬'
-OUTPUTS = Control("Outputs", ["as they are", "means removed"])
-SHARES = (0.1, 0.25, 1 / 3, -0.5, 0.75, 2.0, float("nan"), 1.5, 0.0)
-KINDS = ("head", "MLP", "head", "head", "MLP", "head", "head", NASTY, "head")
-
-
-def line(values: list[float], name: str = "kept") -> go.Figure:
-    data = [
-        go.Scatter(x=["resid_pre0", "resid_post0"], y=np.array(values, dtype=np.float32), name=name),
-        go.Scatter(x=["resid_pre0", "resid_post0"], y=[9.0, 9.5], name="hidden", visible="legendonly"),
-    ]
-    return figure(
-        data, x_title="state", y_title="share", height=300, sentence=f"It shows {values[0]}.", showlegend=True
-    )
-
-
-def heat() -> go.Figure:
-    values = np.array([[0.1, np.nan], [-0.25, 0.5]], dtype=np.float32)
-    cells = go.Heatmap(x=["L1H0", "L2H0"], y=["embed", "a &lt;b&gt;"], z=values, coloraxis="coloraxis")
-    return figure([cells], x_title="eraser", y_title="writer", height=300)
-
-
-def places() -> go.Figure:
-    bars = {"type": "data", "symmetric": False, "array": [0.5, 0.25], "arrayminus": [0.25, 0.125]}
-    points = go.Scatter(
-        x=[0.2, 0.8], y=[1.0, -1.0], hovertext=["<b>L0H1</b><br>more", "MLP0"], error_y=bars, mode="markers"
-    )
-    # one that lies beyond the axis, drawn on its edge
-    edge = go.Scatter(x=[1.1], y=[-1.5], hovertext=["MLP1"], meta={"y": [-50.0]}, mode="markers")
-    axis = {"tickmode": "array", "tickvals": [0, 1], "ticktext": ["toy-2l", "a &lt;b&gt;"]}
-    return figure([points, edge], x_title="", y_title="share", height=300, xaxis=axis)
-
-
-def parts() -> list[Part]:
-    rows = [
-        [f"L0H{index}", kind, share, Sorted(sparkline([0, share], 0, 1, f"to {share}"), share), Markup("<i>x</i>")]
-        for index, (kind, share) in enumerate(zip(KINDS, SHARES, strict=True))
-    ]
-    columns = [
-        Column("writer"),
-        Column("kind"),
-        Column("share", "", True),
-        Column("line"),
-        Column("mark", filtered=False),
-    ]
-    return [
-        Card(
-            "one",
-            "First",
-            "c",
-            {str(k): line([k, k]) for k in range(3)},
-            [Control("Writer", ["the 2 most erased", "L0H1", "MLP0"])],
-        ),
-        Card(
-            *("two", "Second", "c", {f"{w}.{o}": line([w, o]) for w in range(2) for o in range(2)}),
-            [Control("Writer ← erasers", ["L0H1 ← L2H0", "embed ← L1H1+L2H0"]), OUTPUTS],
-        ),
-        Prose(
-            *(
-                "words",
-                "Words",
-                "Said below.",
-                {f"{w}.{o}": Markup(f"<p>body {w} {o}</p>") for w in range(2) for o in range(2)},
-            ),
-            [Control("Writer", ["L0H1", "embed"]), OUTPUTS],
-        ),
-        Card("maps", "Maps", "c", {"0": heat(), "1": heat()}, panels=["toy", NASTY]),
-        Card("places", "Places", "c", {"0": places()}, min_width=900, tables=("writers",)),
-        Table("table", "Numbers", "c", columns, rows),
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +55,12 @@ def notes(page: Opened) -> list[str]:
     return [said for said in page.page.locator(".absent").all_text_contents() if said]
 
 
+def under_the_bar(page: Opened, card: str) -> bool:
+    top = page.page.evaluate(f"document.getElementById('{card}').getBoundingClientRect().top")
+    bottom = page.page.evaluate("document.querySelector('.bar').getBoundingClientRect().bottom")
+    return bool(bottom <= top < bottom + 60)
+
+
 def address(page: Opened) -> str:
     return str(page.page.evaluate("location.hash"))
 
@@ -151,7 +82,8 @@ class TestAWriterForThePage:
         page.page.keyboard.press("ArrowDown")
         page.wait_drawn("one", "2")
         assert (keys(page), bodies(page)) == (["2", "0.0"], ["body 0 0"])
-        assert (notes(page), address(page)) == (["not shown for MLP0"] * 2, "#writer=MLP0")
+        absent = "MLP0 is not shown here; this is L0H1"
+        assert (notes(page), address(page)) == ([absent] * 2, "#writer=MLP0")
         page.page.keyboard.press("Home")
         page.wait_drawn("one", "0")
         assert (notes(page), address(page)) == ([], "")
@@ -167,11 +99,45 @@ class TestAWriterForThePage:
 
     def test_in_the_address(self, opened: Any) -> None:
         page = opened("#writer=embed")
-        assert (keys(page), bodies(page), notes(page)) == (["0", "1.0"], ["body 1 0"], ["not shown for embed"])
+        assert (keys(page), bodies(page)) == (["0", "1.0"], ["body 1 0"])
+        assert notes(page) == ["embed is not shown here; these are the 2 most erased"]
         assert page.page.input_value("#page-writer") == "embed"
         page.page.evaluate("location.hash = '#writer=L0%481'")
         page.wait_drawn("one", "1")
         assert bodies(page) == ["body 0 0"]
+
+    @pytest.mark.parametrize(("writer", "card"), [("embed", "two"), ("MLP0", "one")])
+    def test_an_address_leads_to_the_first_figure_of_it(self, opened: Any, writer: str, card: str) -> None:
+        page = opened(f"#writer={writer}", viewport={"width": 1000, "height": 500})
+        page.page.wait_for_timeout(300)
+        assert under_the_bar(page, card)
+        assert page.page.locator(".bar label.told").count() == 1
+        page.page.evaluate("location.hash = '#writer=L0H1'")
+        page.page.wait_for_timeout(300)
+        assert under_the_bar(page, "one")
+
+    def test_choosing_it_does_not_scroll(self, opened: Any) -> None:
+        page = opened(viewport={"width": 1000, "height": 500})
+        page.page.select_option("#page-writer", "embed")
+        page.wait_drawn("two", "1.0")
+        assert page.page.evaluate("window.scrollY") == 0
+        assert page.page.locator(".told").count() == 0
+
+    @pytest.mark.parametrize(("motion", "animation"), [("reduce", "none"), ("no-preference", "told")])
+    def test_it_shows_where_it_was_chosen(self, opened: Any, motion: str, animation: str) -> None:
+        page = opened("#writer=embed", reduced_motion=motion)
+        style = "(select) => [getComputedStyle(select).animationName, getComputedStyle(select).boxShadow !== 'none']"
+        assert page.page.eval_on_selector("#page-writer", style) == [animation, True]
+
+    def test_a_slider_over_layers_goes_to_its_layer(self, opened: Any) -> None:
+        page = opened("#writer=MLP0")
+        assert page.page.inner_text("#layers output") == "layer 0"
+        page.wait_drawn("layers", "1")
+        page.page.select_option("#page-writer", "embed")
+        page.wait_drawn("layers", "0")
+        assert page.page.inner_text("#layers output") == "embeddings"
+        page.page.select_option("#page-writer", "")
+        page.wait_drawn("layers", "2")
 
     @pytest.mark.parametrize("odd", ["#writer=L9H9", "#writer=", "#writer=%", "#writer=<b>&one", "#nothing"])
     def test_one_that_is_nowhere_changes_nothing(self, opened: Any, odd: str) -> None:
@@ -189,9 +155,7 @@ class TestAWriterForThePage:
 
     def test_addresses_of_parts_still_lead_to_them(self, opened: Any) -> None:
         page = opened("#maps", viewport={"width": 1000, "height": 700})
-        top = page.page.evaluate("document.getElementById('maps').getBoundingClientRect().top")
-        bottom = page.page.evaluate("document.querySelector('.bar').getBoundingClientRect().bottom")
-        assert bottom <= top < 120
+        assert under_the_bar(page, "maps")
 
 
 def test_the_list_of_parts_by_keyboard(opened: Any) -> None:
@@ -248,10 +212,10 @@ class TestFilesOfAFigure:
         page = opened()
         _, content = page.saved("#places [data-save=csv]")
         assert list(csv.reader(io.StringIO(content.decode()))) == [
-            ["point", "x", "place", "y", "y_low", "y_high"],
-            ["L0H1", "0.2", "toy-2l", "1", "0.75", "1.5"],
-            ["MLP0", "0.8", "a <b>", "-1", "-1.125", "-0.75"],
-            ["MLP1", "1.1", "a <b>", "-50", "", ""],
+            ["series", "point", "x", "place", "y", "y_low", "y_high"],
+            ["", "L0H1", "0.2", "toy-2l", "1", "0.75", "1.5"],
+            ["", "MLP0", "0.8", "a <b>", "-1", "-1.125", "-0.75"],
+            ["beyond", "MLP1", "1.1", "a <b>", "-50", "", ""],
         ]
 
     def test_plotly_offers_no_image_of_its_own(self, opened: Any) -> None:
@@ -272,6 +236,20 @@ class TestTables:
         assert page.page.inner_text("#table [data-count]") == "1 of 9 rows"
         page.page.fill("#table input", "")
         assert page.page.inner_text("#table [data-count]") == "9 rows"
+
+    def test_the_button_says_how_many_rows_it_saves(self, opened: Any) -> None:
+        page = opened()
+        button = page.page.locator("#table [data-save-table]")
+        said = {}
+        for asked in ("mlp", "L0H2", "nowhere", ""):
+            page.page.fill("#table input", asked)
+            said[asked] = (button.inner_text(), page.page.inner_text("#table [data-count]"), button.is_enabled())
+        assert said == {
+            "mlp": ("CSV (2 rows)", "2 of 9 rows", True),
+            "L0H2": ("CSV (1 row)", "1 of 9 rows", True),
+            "nowhere": ("CSV (0 rows)", "Nothing matches", False),
+            "": ("CSV", "9 rows", True),
+        }
 
     def test_drawings_sort_by_their_number(self, opened: Any) -> None:
         page = opened()
@@ -294,13 +272,13 @@ class TestTables:
         page.page.fill("#table input", "")
         rows = list(csv.reader(io.StringIO(page.saved("#table [data-save-table]")[1].decode(), newline="")))
         assert [row[2] for row in rows[1:]] == [
-            "2.0",
+            "2",
             "1.5",
             "0.75",
             "0.3333333333333333",
             "0.25",
             "0.1",
-            "0.0",
+            "0",
             "-0.5",
             "",
         ]
@@ -366,5 +344,9 @@ def test_in_a_viewer_that_frames_the_page_links_are_text(browser: Any, written: 
     assert not inside.locator("[data-save]").first.is_visible()
     inside.locator("#page-writer").select_option("L0H1")
     inside.locator('.plot[data-card="one"][data-drawn="1"]').wait_for()
+    inside.locator("nav summary").click()
+    inside.locator("nav a[href='#table']").click()
+    arrived = "(one) => [one === document.activeElement, window.scrollY > 500]"
+    assert inside.locator("#table h2").evaluate(arrived) == [True, True]
     assert complaints == []
     context.close()

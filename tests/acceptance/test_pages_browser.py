@@ -178,14 +178,15 @@ def test_one_writer_for_a_whole_model(browser: Any, pages: Path) -> None:
     page = Opened(browser, pages / "model.html", "#writer=L0H2")
     shown = page.page.eval_on_selector_all(
         "select[data-writers]",
-        "(all) => all.map((one) => [one.dataset.control, one.selectedOptions[0].text.split(' ')[0]])",
+        "(all) => all.map((one) => [one.dataset.control, one.selectedOptions[0].text.split(' ←')[0]])",
     )
-    away = [card for card, writer in shown if writer != "L0H2"]
+    away = {card: writer for card, writer in shown if writer != "L0H2"}
     assert {"presence", "onto", "patched", "ledger"} <= {card for card, _ in shown} - set(away)
     said = page.page.eval_on_selector_all(
         ".absent:not(:empty)", "(all) => all.map((one) => one.closest('section').id + ' ' + one.textContent)"
     )
-    assert said == [f"{card} not shown for L0H2" for card in away]
+    there = [f"{'these are' if ' ' in writer else 'this is'} {writer}" for writer in away.values()]
+    assert said == [f"{card} L0H2 is not shown here; {one}" for card, one in zip(away, there, strict=True)]
     assert page.page.inner_text("#ledger-sentence").startswith("L0H2: ")
     page.context.close()
 

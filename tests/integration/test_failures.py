@@ -236,7 +236,7 @@ def test_a_model_that_cannot_be_measured_does_not_stop_the_others(
     assert len(ran.stderr.splitlines()) == 1
     assert "other: 1 of 2 shards of scan failed 3 times" in ran.line and "the device is on fire" in ran.line
     assert ran.states == {"other": "FAILED", "good": "FINISHED"}
-    assert ran.runs == {out.parent.name: "FAILED", "other": "FAILED", "good": "FINISHED"}
+    assert ran.runs == {f"{out.parent.name} (2 models)": "FAILED", "other": "FAILED", "good": "FINISHED"}
     assert ran.tables() == measured.tables()
     assert not (out / "other" / "index.html").exists()
     assert "RuntimeError: first line" in log_of(ran) and "Traceback" in log_of(ran)

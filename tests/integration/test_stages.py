@@ -81,7 +81,9 @@ def test_what_is_verified_is_logged(bench: Verifying, measured: Ran) -> None:
     tags, metrics = (of_child(bench, measured.out.parent.name, table) for table in ("tags", "latest_metrics"))
     assert (tags["stage"], tags["state"]) == ("scan+verify", "finished")
     trust = {"trusted", "partly_cancelled", "cancelled", "reversed"}
-    assert {key for key in metrics if key.startswith("trust/")} == {f"trust/{word}" for word in trust}
+    assert {key for key in metrics if key.startswith("trust/")} == {
+        f"trust/{word}" for word in (*trust, "trusted_share")
+    }
     assert {"verify/erased_writers", "verify/group_beta_most", "verify/presence_restored"} < set(metrics)
     assert sum(metrics[f"trust/{word}"] for word in trust) == 8  # type: ignore[misc]
 

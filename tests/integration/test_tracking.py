@@ -184,9 +184,33 @@ class TestEveryStore:
         tracker.start_model("other", "hash2", {}, {})
         tracker.describe_sweep(MANIFEST)
         assert "[other]" in described() and described() != ours
-        client.set_experiment_tag(tracker.experiment_id(), "mlflow.note.content", "my own words")
+        client.set_experiment_tag(tracker._experiment_id, "mlflow.note.content", "my own words")
         tracker.describe_sweep(MANIFEST)
         assert described() == "my own words"
+
+    def test_what_an_earlier_sweep_found_stays_until_another_has_found_something(
+        self, uri, experiment, client, results
+    ):
+        def described() -> str:
+            return str(client.get_experiment_by_name(experiment).tags["mlflow.note.content"])
+
+        log_everything(Tracker(uri, experiment), results)
+        found = described()
+        tracker = Tracker(uri, experiment)
+        tracker.start_sweep("another", {}, {})
+        tracker.start_model("new", "hash9", {}, {})
+        tracker.describe_sweep(MANIFEST)
+        assert described() == found
+        tracker.end_model("hash9", "FINISHED")
+        tracker.describe_sweep(MANIFEST)
+        assert "[new]" in described() and "[toy]" not in described()
+
+    def test_runs_of_others_that_look_like_ours_are_passed_over(self, uri, experiment, client, results):
+        tracker = Tracker(uri, experiment)
+        parent_id, _ = log_everything(tracker, results)
+        client.create_run(tracker._experiment_id, tags={"role": "model", "sweep_id": "abc123"}, run_name="theirs")
+        tracker.describe_sweep(MANIFEST)
+        assert "theirs" not in client.get_run(parent_id).data.tags["mlflow.note.content"]
 
     def test_a_sweep_is_named_with_its_models_unless_people_named_it(self, uri, experiment, client, results):
         tracker = Tracker(uri, experiment)
@@ -215,7 +239,7 @@ class TestEveryStore:
         child_id = tracker.start_model("toy", "hash1", {}, {})
         expected: Any = (None, None)
         if uri.startswith("http"):
-            base = f"{uri}/#/experiments/{tracker.experiment_id()}/runs"
+            base = f"{uri}/#/experiments/{tracker._experiment_id}/runs"
             expected = (f"{base}/{run_id}", f"{base}/{child_id}")
         assert (tracker.run_url(None), tracker.run_url("hash1")) == expected
 
@@ -388,7 +412,7 @@ class TestPages:
             assert ui.wait(30) == 0
         finally:
             ui.kill()
-        experiment_id = tracker.experiment_id()
+        experiment_id = tracker._experiment_id
         url = f"http://127.0.0.1:{port}/{runs_page(experiment_id)}"
         assert said.read_text().splitlines()[1:] == [f"MLflow runs at {url} (Ctrl-C ends it)", "MLflow ended"]
         with pytest.raises(ConnectionRefusedError):
@@ -397,8 +421,8 @@ class TestPages:
     def test_of_a_server_the_address_is_told(self, server, capsys):
         Tracker(server.uri, "told").check()
         assert serve(server.uri, 5000, experiment="told") == 0
-        experiment_id = Tracker(server.uri, "told").experiment_id()
-        assert capsys.readouterr().out == f"MLflow runs at {server.uri}/{runs_page(experiment_id)}\n"
+        experiment_id = Tracker(server.uri, "told")._experiment_id
+        assert capsys.readouterr().out == f"MLflow runs at {server.uri}/{runs_page(experiment_id, has_view=False)}\n"
 
     def test_a_browser_opens_where_there_is_a_screen(self, server, monkeypatch, capsys):
         Tracker(server.uri, "shown").check()
@@ -428,7 +452,10 @@ class TestPages:
             Tracker(uri, name).check()
             time.sleep(0.005)
         assert tracker.last_used() == "first"
-        assert ui._page("http://here", uri, None) == f"http://here/{runs_page(str(tracker.experiment_id()))}"
+        assert (
+            ui._page("http://here", uri, None)
+            == f"http://here/{runs_page(str(tracker._experiment_id), has_view=False)}"
+        )
 
     def test_no_store_no_pages(self, tmp_path):
         with pytest.raises(UsageError, match=r"no MLflow store at .*none\.db: `erasure-sweep run` makes one"):

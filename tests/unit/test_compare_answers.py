@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dashboards.answers import answers, arisen, distrust, halved, least_trusted_heads, most_erased_writers
+from dashboards.answers import answers
+from dashboards.findings import arisen, distrust, halved, least_trusted_heads, most_erased_writers
 from dashboards.growth import Growth, growths, in_words, trend, verdict
 from dashboards.homes import Home
 from dashboards.tables import ModelTables
@@ -69,7 +70,7 @@ class TestGrowth:
         assert growths(models, "layers") == []
         (line,) = growths(models, "parameters")
         assert (line.sizes, line.heads) == ([2 * 128**2, 4 * 256**2], [0.6, 0.2])
-        assert "Parameters: no, it shrinks." in said(models)
+        assert "Parameters. The most erased head: no, it shrinks." in said(models)
 
     @pytest.mark.parametrize(
         ("shares", "expected"),
@@ -87,18 +88,39 @@ class TestGrowth:
 
     def test_verdicts_count_every_line(self) -> None:
         def lines(*ends: float) -> list[Growth]:
-            return [Growth("m", "", [1, 2], [0.5, end], [0.5, 0.5]) for end in ends]
+            return [Growth("m", "", [1, 2], [0.5, end], [0.5, 0.5], [np.nan, end], [0.1, 0.1]) for end in ends]
 
-        assert verdict(lines(0.9)) == "yes, it grows"
-        assert verdict(lines(0.9, 0.8)) == "yes, it grows in all 2 comparisons"
-        assert verdict(lines(0.1, 0.2, 0.3)) == "no, it shrinks in all 3 comparisons"
-        assert verdict(lines(0.9, 0.1, 0.5)) == "grows in 1, shrinks in 1, wavers or stays in 1 of 3 comparisons"
+        assert verdict(lines(0.9)) == "yes"
+        assert verdict(lines(0.9, 0.8)) == "yes in 2 of 2 comparisons"
+        assert verdict(lines(0.1, 0.2, 0.3)) == "no, it shrinks in 3 of 3 comparisons"
+        assert verdict(lines(0.9, 0.1, 0.5)) == "grows in 1, shrinks in 1 of 3 comparisons"
+        assert verdict(lines(0.9, 0.8, 0.5)) == "grows in 2 of 3 comparisons"
+        assert verdict(lines(0.9), lambda line: line.centred) == ""
         assert verdict(lines(0.5)) == "neither grows nor shrinks throughout"
         assert verdict(lines(0.9), lambda line: line.means) == "neither grows nor shrinks throughout"
 
     def test_many_sizes_are_said_by_their_ends(self) -> None:
-        line = Growth("m", "width\u00a08", list(range(1, 9)), [at / 10 for at in range(8)], [0.0] * 8)
-        assert in_words(line, "layers") == ("m, width\u00a08, 1\u00a0→\u00a08 layers", "0.00\u00a0→\u00a00.70")
+        line = Growth("m", "width\u00a08", list(range(1, 9)), [at / 10 for at in range(8)], *[[0.0] * 8] * 3)
+        models, shares = "m, width\u00a08, 1\u00a0→\u00a08 layers", "0.00\u00a0→\u00a00.70"
+        # with means removed it does not grow
+        assert in_words(line, "layers") == (models, shares, "0.00\u00a0→\u00a00.00")
+        assert in_words(line._replace(centred=line.heads), "layers") == (models, shares, "")
+
+    def test_means_removed_and_what_is_gone_at_the_end(self) -> None:
+        models = []
+        for layers, share, centred, remaining in ((2, 0.2, 0.3, 0.1), (3, 0.4, 0.1, 0.9)):
+            one = sized(f"toy-{layers}l", {"L0H0": share}, layers, 64)
+            one.tables["writers"] = one.tables["writers"].assign(
+                erased_by_reading_centred=centred, written=1.0, remaining=remaining
+            )
+            models.append(one)
+        (line,) = growths(models, "layers")
+        assert (line.centred, line.gone) == ([0.3, 0.1], [1.0, 0.0])
+        text = said(models)
+        assert "The most erased head: yes (with means removed: no, it shrinks)." in text
+        assert "toy, width 64, 2 → 3 layers: 0.20 → 0.40 (means removed 0.30 → 0.10)" in text
+        assert "The share of writers mostly gone at the end does not follow: no, it shrinks." in text
+        assert "more heads to choose the most erased from; each number is of one model." in text
 
 
 class TestErased:
@@ -117,27 +139,40 @@ class TestErased:
     def test_erasers_stand_strongest_first(self) -> None:
         model = point("m", {"L0H0": 0.6})
         model.tables["writers"] = model.tables["writers"].assign(
-            erasers="L1H0+L1H1+L2H0", erased_by_reading_centred=0.41, rank=1
+            erasers="L1H0+L1H1+L2H0", erased_by_reading_centred=0.41, rank=1, written=1.25, remaining=1.5
         )
         rows = {"L1H0": -0.1, "L1H1": -0.4, "L2H0": -0.2, "later": -0.9}
         model.tables["v_composition"] = pd.DataFrame({"writer": "L0H0", "eraser": list(rows), "beta": rows.values()})
-        assert most_erased_writers([model])[0][2:] == (0.6, 0.41, ["L1H1", "L2H0", "L1H0"])
-        assert "L0H0 of m loses 0.60 (0.41 with means removed), by L1H1, L2H0 and L1H0" in said([model])
+        assert most_erased_writers([model])[0][2:] == (0.6, 0.41, 1.25, 1.5, ["L1H1", "L2H0", "L1H0"])
+        # what is taken out for one reason can come back for another
+        assert (
+            "L0H0 of m: later heads take out 0.60 of it because they read it (0.41 with means removed); "
+            "written → remaining: 1.25 → 1.50; erasers: L1H1, L2H0 and L1H0"
+        ) in said([model])
+        assert "and not the net change" in said([model])
+        assert "loses" not in said([model])
 
     def test_how_many_models_have_a_head_half_gone(self) -> None:
         assert halved(family()) == (1, 4)
-        assert "A head loses half of its output or more in 1 of 4 models." in said(family())
+        assert "In 1 of 4 models some head has half of its output or more taken out by reading." in said(family())
 
     def test_nothing_erased_and_nothing_measured_are_told_apart(self) -> None:
-        assert "none: no writer loses a hundredth of its output" in said([point("m", {"L0H0": 0.002, "embed": -1.0})])
+        assert "none: of no writer a hundredth or more" in said([point("m", {"L0H0": 0.002, "embed": -1.0})])
         unmeasured = said([point("a", {"L0H0": np.nan}), ModelTables({"name": "b"}, {})])
         assert "Erasing by reading was not measured in any of these models." in unmeasured
         assert "Erased: not measured." in unmeasured
 
 
-def verified(name: str, words: dict[str, str | None], slopes: dict[str, float] | None = None) -> ModelTables:
+def verified(
+    name: str,
+    words: dict[str, str | None],
+    slopes: dict[str, float] | None = None,
+    ends: dict[str, tuple[float, float]] | None = None,
+) -> ModelTables:
     table = pd.DataFrame({"writer": list(words), "trust": list(words.values())})
     table["effect_slope"] = [(slopes or {}).get(writer, np.nan) for writer in words]
+    for at, end in enumerate(("low", "high")):
+        table[end] = [(ends or {}).get(writer, (np.nan, np.nan))[at] for writer in words]
     return ModelTables({"name": name}, {"dla_trust": table})
 
 
@@ -148,18 +183,38 @@ class TestTrust:
             verified("b", {"L0H0": "reversed", "embed": "partly cancelled"}),
             ModelTables({"name": "c"}, {}),
         ]
-        assert distrust(models) == (5, [("a", "L0H0"), ("b", "L0H0")], 2, ["c"])
+        found = distrust(models)
+        assert (found.n, len(found.partly), found.absent) == (5, 2, ["c"])
+        assert [(one.model, one.component) for one in found.bad] == [("a", "L0H0"), ("b", "L0H0")]
+        assert [distrust(models, heads=heads).n for heads in (True, False)] == [3, 2]
         text = said(models)
-        assert "that of 2 of 5 components is cancelled or reversed by what comes later: L0H0 of a and b;" in text
-        assert "of 2 more only a part (25 to 75 %) survives." in text
-        assert "Not measured in 1 of the models." in text
+        assert "Heads: of 3, 2 cancelled or reversed (L0H0 of a and b), 0 partly cancelled." in text
+        assert "Embeddings and MLPs: of 2, 0 cancelled or reversed, 2 partly cancelled." in text
+        assert text.index("Heads: of 3") < text.index("Embeddings and MLPs: of 2")
+        assert "Not measured in 1 model." in text
         assert "which to trust was not measured" in said(family())
 
     def test_the_heads_of_which_least_survives(self) -> None:
         words = dict.fromkeys(("L0H0", "L0H1", "MLP0", "L1H0"), "partly cancelled") | {"L1H1": "trust"}
         slopes = {"L0H0": 0.5, "L0H1": 0.3, "MLP0": 0.1, "L1H0": np.nan, "L1H1": 0.8}
         found = least_trusted_heads([verified("a", words, slopes)])
-        assert found == [("a", "L0H1", 0.3), ("a", "L0H0", 0.5)]
+        assert [one[:3] for one in found] == [("a", "L0H1", 0.3), ("a", "L0H0", 0.5)]
+
+    def test_components_that_are_not_named_are_counted(self) -> None:
+        words = {f"L0H{head}": "cancelled" for head in range(9)}
+        text = said([verified(name, words) for name in ("a", "b")])
+        assert "18 cancelled or reversed (L0H0 of a and b, L0H1 of a and b," in text
+        # of nine heads of two models seven are named
+        assert "L0H6 of a and b and 4 more)" in text
+
+    def test_an_interval_over_several_words_is_not_settled(self) -> None:
+        words = dict.fromkeys(("L0H0", "L0H1", "L0H2"), "partly cancelled")
+        slopes = {"L0H0": 0.3, "L0H1": 0.5, "L0H2": 0.6}
+        model = verified("a", words, slopes, {"L0H0": (0.2, 0.4), "L0H1": (0.4, 0.6)})
+        assert [one.component for one in distrust([model]).unsettled] == ["L0H0"]
+        text = said([model])
+        assert "Heads: of 3, 0 cancelled or reversed, 3 partly cancelled; 1 unsettled (L0H0 of a)." in text
+        assert "Least survives in L0H0 of a (0.30 [0.20, 0.40]), L0H1 of a (0.50 [0.40, 0.60])" in text
 
 
 class TestTraining:
@@ -170,19 +225,34 @@ class TestTraining:
             for at, (two, one) in shares.items()
         ]
         (one,) = trained(models)
-        assert arisen(one) == [("embed", 0.0, 0.9, 1), ("L0H0", -0.1, 0.8, 2)]
+        assert arisen(one) == [("embed", 0.0, 0.9, 1, None), ("L0H0", -0.1, 0.8, 2, None)]
         text = said(models)
         assert "m, 4 points, 0 to 512 tokens:" in text
-        assert "embed: 0.00 → 0.90, half of that first passed between 0 and 8 tokens" in text
-        assert "L0H0: −0.10 → 0.80, half of that first passed between 8 and 64 tokens" in text
-        assert "mean over the writers that lose anything: 0.00 → 0.85" in text
-        # the other answers are on the final weights alone
+        assert "embed: 0.00 → 0.90, half of its final value first reached between 0 and 8 tokens" in text
+        assert "L0H0: −0.10 → 0.80, half of its final value first reached between 8 and 64 tokens" in text
+        assert "mean over erased writers: 0.00 (0 of 2 writers) → 0.85 (2 of 2 writers)" in text
+        assert "on the way" not in text
+        assert "significant" not in text
+        assert "Answers 1 and 2 use final weights." in answers(models, {}).caption
         assert "depth and width are the same in all" in text
         assert "m@8" not in text
 
+    def test_more_on_the_way_and_significant_pairs(self) -> None:
+        million = 1_000_000
+        shares = {0: 0.1, 2 * million: 1.9, 4 * million + 160_000: 1.0}
+        models = [point(f"m@{at}", {"L0H0": share}, training_tokens=at) for at, share in shares.items()]
+        for model, pairs in zip(models, (0.0, 5.0, 12.0), strict=True):
+            model.tables["writers"]["significant_erasers"] = pairs
+        text = said(models)
+        assert "reached between 0 and 2 million tokens, more on the way (1.90 at 2 million)" in text
+        assert "significant pairs of a writer and a later head: 0 → 12" in text
+        # a tenth more is no overshoot to speak of
+        models[1].tables["writers"]["erased_by_reading"] = 1.05
+        assert "on the way" not in said(models)
+
     def test_what_was_there_from_the_start_and_what_never_comes(self) -> None:
         models = [point("m@1", {"L0H0": 0.4}, training_tokens=1), point("m", {"L0H0": 0.5}, training_tokens=2)]
-        assert "at least half of that at the first point already" in said(models)
+        assert "at least half of its final value at the first point already" in said(models)
         models = [point("m@1", {"L0H0": 0.4}, training_tokens=1), point("m", {"L0H0": -0.5}, training_tokens=2)]
         assert "no writer is erased after 2 tokens" in said(models)
         assert "Not measured: that takes two points" in said(family())
@@ -190,25 +260,30 @@ class TestTraining:
     def test_trust_through_training(self) -> None:
         words = {"m@1": "trust", "m": "cancelled"}
         models = [
-            ModelTables(one.about, one.tables | verified("", {"L0H0": words[one.about["name"]]}).tables)
+            ModelTables(
+                one.about,
+                one.tables | verified("", {"L0H0": words[one.about["name"]], "embed": "partly cancelled"}).tables,
+            )
             for one in (point("m@1", {"L0H0": 0.1}, training_tokens=1), point("m", {"L0H0": 0.5}, training_tokens=2))
         ]
-        assert "DLA cancelled or reversed: 0 → 1, partly cancelled: 0 → 0" in said(models)
+        assert "cancelled or reversed: 0 → 1 (heads 0 → 1), partly cancelled: 1 → 1 (heads 0 → 0)" in said(models)
 
 
 class TestAnswers:
     def test_every_writer_leads_to_its_place_on_its_models_page(self) -> None:
         body = answers(family(), {"toy-3l": Home(page="toy-3l/index.html")}).bodies["0"]
         assert '<a href="toy-3l/index.html#writer=L0H0">L0H0</a> of toy-3l' in body
-        assert re.findall('href="#(.*?)"', body) == ["size", "layers", "strongest", "causal"]
+        assert re.findall('href="#(.*?)"', body) == ["size", "layers", "removed", "strongest", "causal"]
 
     def test_depth_and_width_in_words(self) -> None:
         text = said(family())
-        assert "Depth: yes, it grows in all 2 comparisons." in text
+        assert "Depth. The most erased head: yes in 2 of 2 comparisons." in text
         assert "toy, width 64, 2 → 3 layers: 0.25 → 0.50" in text
-        assert "Width: grows in 1, shrinks in 1 of 2 comparisons." in text
+        assert "Width. The most erased head: grows in 1, shrinks in 1 of 2 comparisons." in text
         assert "One model alone cannot say" in said(family()[1:2])
-        assert "not compared, since no two models" in said([family()[1], point("other", {"L0H0": 0.1})])
+        assert "not compared, since no models in which a head was measured" in said(
+            [family()[1], point("other", {"L0H0": 0.1})]
+        )
 
     def test_hundreds_of_models_stay_short(self) -> None:
         models = [
@@ -222,7 +297,7 @@ class TestAnswers:
         checkpoints = [point(f"t{at}@{n}", {"L0H0": 0.5}, training_tokens=n) for at in range(50) for n in range(1, 5)]
         text = said([*models, *checkpoints])
         assert len(text) < 4000
-        assert "Depth: yes, it grows in all 100 comparisons." in text
+        assert "Depth. The most erased head: yes in 100 of 100 comparisons." in text
         assert "96 more comparisons" in text
         assert "47 more trainings are in the figure." in text
 

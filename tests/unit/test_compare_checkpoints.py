@@ -24,9 +24,10 @@ class TestComparingCheckpoints:
     ) -> None:
         page = comparison([checkpoints[2], checkpoints[0], checkpoints[1]], tmp_path)
         assert sections(page) == [
-            *("answers", "training", "models", "size", "layers", "erased", "strongest", "causal", "trust", "dla"),
+            *("answers", "training", "size", "models", "layers", "erased", "strongest", "causal", "trust", "dla"),
             *("opposed", "depth", "removed", "significant", "protocol"),
         ]
+        assert "<h1>Erasure across 1 model and 2 checkpoints</h1>" in page
         names = ["toy-3l@0", "toy-3l@65536", "toy-3l"]
         assert re.findall(r'<th scope="row">(.*?)</th>', page)[:3] == names
         for card in ("erased", "opposed"):
@@ -106,23 +107,26 @@ class TestCheckpointsBesideModels:
 
     def test_figures_show_it_and_captions_say_so(self, models: list[ModelTables]) -> None:
         parts = {part.key: part for part in comparison_parts(models, {}, {})}
-        assert list(parts)[:3] == ["answers", "training", "models"]
+        assert list(parts)[:4] == ["answers", "training", "size", "models"]
         final = ["toy-3l", "toy-2l", "half-2l@4096"]
         for key in ("erased", "opposed", "dla"):
             assert list(parts[key].figures["0"].layout.xaxis.ticktext) == final
         assert [trace.name for trace in parts["layers"].figures["0.0.0.0"].data] == final
         assert list(parts["depth"].panels) == final
         assert {row[1] for row in parts["strongest"].rows} == set(final)
-        noted = [key for key, part in parts.items() if "Checkpoints are left out" in part.caption]
+        noted = [key for key, part in parts.items() if "Final weights only" in part.caption]
         assert noted == ["layers", "erased", "strongest", "trust", "dla", "opposed", "depth", "removed", "significant"]
         assert "(half-2l@4096 for lack of them)" in parts["layers"].caption
         for key in ("models", "protocol"):
             assert len(parts[key].rows) == 6
         assert sum(len(trace.x) for trace in parts["size"].figures["3.0"].data[:-2]) == 2 * 5
 
-    def test_training_comes_late_where_most_are_models(self, models: list[ModelTables]) -> None:
+    def test_training_stands_behind_size_where_most_are_models(self, models: list[ModelTables]) -> None:
         others = [fake_model(f"other-{at}", 2, 2, seed=at, n_tokens=16, d_model=16, reading=True) for at in range(4)]
         keys = [part.key for part in comparison_parts([*models[:3], *others], {}, {})]
+        assert keys[:4] == ["answers", "size", "training", "models"]
+        # where there is nothing of it, it says so further down
+        keys = [part.key for part in comparison_parts(others, {}, {})]
         assert keys.index("training") == keys.index("opposed") - 1
 
     def test_every_part_says_which_tables_it_is_from(self, models: list[ModelTables]) -> None:
@@ -132,5 +136,5 @@ class TestCheckpointsBesideModels:
     def test_models_keep_their_names_where_some_are_shown(self, models: list[ModelTables]) -> None:
         twice = [*models[1:4], ModelTables({**models[3].about, "folder": "again"}, models[3].tables)]
         parts = {part.key: part for part in comparison_parts(twice, {}, {})}
-        assert [row[0] for row in parts["models"].rows][2:] == ["toy-2l (toy-2l)", "toy-2l (again)"]
+        assert [row[0] for row in parts["models"].rows][:2] == ["toy-2l (toy-2l)", "toy-2l (again)"]
         assert {row[1] for row in parts["strongest"].rows} <= {row[0] for row in parts["models"].rows}

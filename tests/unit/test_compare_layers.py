@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dashboards.compare_depth import removed_card
 from dashboards.layers import (
     MOST_LINES,
     layer_lines,
@@ -93,7 +94,7 @@ class TestFigure:
         np.testing.assert_allclose(np.array(trace.x, dtype=float), [-1, np.nan, 0, 1])
         assert trace.hovertext[2] == "layer 0<br>L0H0 0.200"
         mean = plot_layers(lines, looks_of([model()]), "writers", mean=True, relative=False).data[0]
-        assert mean.hovertext[0] == "embeddings<br>mean 0.900 of 1 writers that lose anything"
+        assert mean.hovertext[0] == "embeddings<br>mean 0.900 of 1 erased writers"
 
     def test_peaks_are_counted_by_model(self) -> None:
         models = [
@@ -103,17 +104,19 @@ class TestFigure:
             point("d", {"L0H0": 0.001}, n_layers=4),
         ]
         lines = layer_lines(models, "writers")
-        expected = {
-            "among the embeddings": 1,
-            "in the first half of the layers": 1,
-            "in the second half of the layers": 1,
-        }
-        assert peaks(lines, mean=False) == expected
+        assert list(peaks(lines, mean=False).items()) == [(-1, 1), (0, 1), (2, 1)]
         figure = plot_layers(lines, looks_of(models), "writers", mean=False, relative=True)
         assert figure.layout.meta["sentence"] == (
-            "The most erased writer is among the embeddings in 1, in the first half of the layers in 1, in the second half "
-            "of the layers in 1 of 4 models."
+            "The most erased writer is in the embeddings in 1, layer 0 in 1 and layer 2 in 1 of 4 models."
         )
+
+    def test_many_places_are_said_by_the_most_common(self) -> None:
+        models = [
+            point(f"m{at}", {f"L{layer}H0": 0.5}, n_layers=9) for at, layer in enumerate((0, 1, 2, 3, 4, 4, 5, 5))
+        ]
+        figure = plot_layers(layer_lines(models, "writers"), looks_of(models), "writers", mean=False, relative=False)
+        said = "layer 0 in 1, layer 1 in 1, layer 4 in 2, layer 5 in 2 and other layers in 2 of 8 models."
+        assert figure.layout.meta["sentence"] == f"The most erased writer is in {said}"
 
     def test_colour_is_the_family_dash_the_width_symbol_the_depth(self) -> None:
         models = [model("a-3l"), model("a-3l-w16", width=16), model("b-3l"), model("a-2l", layers=2)]
@@ -133,6 +136,24 @@ class TestFigure:
         colours = [look["line"]["color"] for look in looks_of(models).values()]
         assert len(set(colours)) == 3
         assert "earlier in training" in layers_card(models).caption
+
+
+class TestGone:
+    """How many writers are mostly gone at the end, against depth."""
+
+    def test_widths_of_a_family_are_told_apart_and_the_axis_ends_near_the_data(self) -> None:
+        models = []
+        for name, width in (("a-2l", 8), ("a-2l-w16", 16), ("b-2l", 8)):
+            rows = pd.DataFrame(
+                {"writer": [f"L0H{head}" for head in range(5)], "written": 1.0, "remaining": [0.1, *[0.9] * 4]}
+            )
+            models.append(ModelTables({"name": name, "n_layers": 2, "d_model": width}, {"writers": rows}))
+        figure = removed_card(models).figures["0"]
+        assert [trace.name for trace in figure.data] == ["a, width 8", "a, width 16", "b"]
+        one, other, _ = (trace.marker for trace in figure.data)
+        assert one.symbol == other.symbol
+        assert one.line.color == other.line.color == one.color != other.color
+        assert 0.2 < figure.layout.yaxis.range[1] < 0.25
 
 
 class TestCard:

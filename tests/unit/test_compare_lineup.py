@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from dashboards.lineup import display_names, family_of, in_order, is_checkpoint, series_of
+from dashboards.lineup import counted, display_names, family_of, in_order, is_checkpoint, series_of
 from dashboards.overview import overview, texts_line
 from dashboards.tables import ModelTables
-from dashboards.wording import measured_line, model_line, protocol_warnings
+from dashboards.wording import between, measured_line, model_line, protocol_warnings
 from tests.fake_tables import fake_checkpoints, fake_manifest, fake_model, point
 
 POINTS = (0, 65536, 1048576, 16777216)
@@ -71,8 +71,31 @@ class TestLineup:
         models = [point(name, {}, training_tokens=n) for name, n in (("z", 3), ("a", 1), ("k", 2))]
         assert display_names(in_order(models)) == ["z", "a", "k"]
 
+    def test_models_and_checkpoints_are_counted_apart(self) -> None:
+        models = [point(name, {}) for name in ("a", "b", "a@1")]
+        assert counted(models) == "2 models and 1 checkpoint"
+        assert [counted(some) for some in (models[:1], models[2:] * 3, [])] == ["1 model", "3 checkpoints", "0 models"]
+
+    def test_ends_of_a_step_share_their_unit(self) -> None:
+        assert between(2097152, 4194304) == "2.1 and 4.2 million"
+        assert between(524288, 1048576) == "524,288 and 1 million"
+        assert between(0, 64) == "0 and 64"
+        assert between(9e8, 2.3e9) == "900 million and 2.3 billion"
+
 
 class TestOverview:
+    def test_checkpoints_stand_after_the_models(self, checkpoints: list[ModelTables]) -> None:
+        table = overview([point("x", {}), *checkpoints, point("z", {})], {})
+        assert [row[0] for row in table.rows] == ["x", "toy-gelu-2l", "z", *(f"toy-gelu-2l@{at}" for at in POINTS[:-1])]
+        title = next(column.title for column in table.columns if column.heading == "parameters")
+        assert "without embeddings" in title
+
+    def test_what_is_erased_sorts_by_the_number(self) -> None:
+        one = point("a", {"L0H0": 0.25, "embed": 0.5})
+        one.tables["writers"]["rank"] = [2, 1]
+        cell = overview([one], {}).rows[0][-1]
+        assert (cell.value, cell.markup.startswith("embed\u00a00.50")) == (0.5, True)
+
     def test_training_and_corpus_are_there_where_models_differ(self, checkpoints: list[ModelTables]) -> None:
         table = overview(checkpoints, {})
         at = [column.heading for column in table.columns].index("training tokens")

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dashboards.document import Sorted
+from dashboards.document import Markup, Sorted
 from dashboards.homes import Home
 from dashboards.protocols import FIELDS, differing, protocols, protocols_table
 from dashboards.strongest import strongest_table, strongest_writers
@@ -29,7 +29,8 @@ def full() -> ModelTables:
     one.tables["writers"]["erasers"] = "L1H0+L1H1"
     beta = {"L1H0": -0.1, "L1H1": -0.4, "attn1": -0.5}
     one.tables["v_composition"] = pd.DataFrame({"writer": "L0H0", "eraser": list(beta), "beta": beta.values()})
-    one.tables["dla_trust"] = pd.DataFrame({"writer": ["L0H0"], "trust": ["reversed"]})
+    trust = {"writer": ["L0H0"], "trust": ["reversed"], "effect_slope": [-0.5], "low": [-0.625], "high": [-0.375]}
+    one.tables["dla_trust"] = pd.DataFrame(trust)
     states = {"resid_pre0": 7.0, "resid_mid0": 1.25, "resid_post0": 0.75, "resid_mid1": 0.5}
     one.tables["residual_projection"] = pd.DataFrame(
         {"writer": "L0H0", "state": list(states), "median": states.values()}
@@ -61,7 +62,12 @@ class TestStrongest:
         row = dict(zip(headings, table.rows[0], strict=True))
         numbers = {"erased by reading": 0.5, "means removed": 0.25, "written": 1.5, "remaining": 0.5}
         assert {key: row[key] for key in numbers} == numbers
-        assert (row["DLA slope"], row["DLA r"], row["erasers"]) == (-0.75, -0.5, "L1H1, L1H0")
+        assert (row["taken back by later heads (slope)"], row["r of that"], row["erasers"]) == (
+            -0.75,
+            -0.5,
+            "L1H1, L1H0",
+        )
+        assert row["share that survives"] == Sorted(Markup("−0.50 [−0.62, −0.38]"), -0.5)
         assert row["writer"] == '<a href="m/index.html#writer=L0H0">L0H0</a>'
         assert row["model"] == '<a href="m/index.html">m</a>'
         assert "reversed" in row["its DLA"]
@@ -132,7 +138,12 @@ class TestProtocols:
         models = [fake_model(name, 1, 1, n_tokens=4) for name in ("a", "b")]
         sweep = fake_manifest(models)
         assert differing(protocols(models, sweep)) == []
-        assert "measured alike in everything that is listed" in protocols_table(models, {}, sweep).caption
+        table = protocols_table(models, {}, sweep)
+        assert "measured alike in everything that is listed" in table.caption
+        # what is the same in all is said once, but for what was read
+        assert f"; seed {sweep['config']['seed']}; precision float32;" in table.caption
+        assert [column.heading for column in table.columns] == ["model", "corpus", "prompts", "positions", "version"]
+        assert "seed" in [column.heading for column in protocols_table(models[:1], {}, sweep).columns]
         assert len({field.key for field in FIELDS}) == len(FIELDS)
 
     def test_runs_and_pages_are_linked(self) -> None:

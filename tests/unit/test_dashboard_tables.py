@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,15 @@ class TestReadOut:
         (tmp_path / "manifest.json").write_text(content)
         with pytest.raises(DataError, match=r"manifest\.json"):
             read_out(tmp_path)
+
+    @pytest.mark.parametrize("folder", ["../outside", "/etc", "..", "a/b", "a\\b"])
+    def test_a_manifest_does_not_lead_elsewhere(self, folder: str, model: ModelTables, tmp_path: Path) -> None:
+        write_out([model], tmp_path / "out")
+        manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+        manifest["models"][0]["folder"] = folder
+        (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(DataError, match="is none of the sweep's own"):
+            read_out(tmp_path / "out")
 
     def test_a_folder_without_manifest_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"manifest\.json is missing"):

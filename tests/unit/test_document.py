@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from dashboards.document import write_document
+from dashboards.document import _asset, write_document
 from dashboards.homes import Home, link, numbers_line
 from dashboards.parts import Card, Column, Control, Markup, Part, Prose, Sorted, Table, writers_of
 from dashboards.sparkline import sparkline
-from dashboards.style import figure
+from dashboards.style import BLANK, CYCLE, GREY, ON_DARK, figure, template
 
 NAN = float("nan")
 HERE = Home("a/index.html", {"writers": "a/tables/writers.parquet"}, "https://host/#/runs/1")
@@ -189,6 +192,62 @@ class TestOneWriterForThePage:
         assert 'class="bar"' in page(tmp_path, [table(1), card("one")])
 
 
+class TestTheListOfParts:
+    def test_without_groups_it_is_flat(self, tmp_path: Path) -> None:
+        shown = page(tmp_path, [card("one"), card("two")])
+        listed = shown[shown.index("<ul>") : shown.index("</details>")]
+        assert listed == '<ul><li><a href="#one">Card one</a></li><li><a href="#two">Card two</a></li></ul>'
+
+    def test_neighbours_of_a_group_stand_under_its_heading(self, tmp_path: Path) -> None:
+        parts: list[Part] = [card("a"), card("b", group="G <1>"), card("c", group="G <1>"), card("d", group="H")]
+        shown = page(tmp_path, [*parts])
+        assert re.findall(r'class="group">(.*?)</span><ul>(.*?)</ul>', shown) == [
+            ("G &lt;1&gt;", '<li><a href="#b">Card b</a></li><li><a href="#c">Card c</a></li>'),
+            ("H", '<li><a href="#d">Card d</a></li>'),
+        ]
+        assert '<ul><li><a href="#a">' in shown
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance as WCAG 2 defines it."""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+class TestColours:
+    DARK_CARD = "#1d2127"
+
+    def test_on_a_dark_page_all_can_be_seen_and_told_apart(self) -> None:
+        drawn = [ON_DARK[colour] for colour in (*CYCLE, GREY)]
+        assert f"--card: {self.DARK_CARD}" in _asset("page.css")
+        assert min(contrast(colour, self.DARK_CARD) for colour in drawn) > 5
+        places = [[int(colour[at : at + 2], 16) for at in (1, 3, 5)] for colour in drawn]
+        assert min(math.dist(a, b) for a, b in itertools.combinations(places, 2)) > 60
+        # images are light: each colour is found again
+        assert len({*ON_DARK, *ON_DARK.values()}) == 2 * len(ON_DARK)
+
+    @pytest.mark.parametrize(("scheme", "blank"), [("light", BLANK), ("dark", ON_DARK[BLANK])])
+    def test_no_value_and_zero_are_told_apart(self, scheme: str, blank: str) -> None:
+        (middle,) = [colour for place, colour in template(scheme).layout.coloraxis.colorscale if place == 0.5]
+        assert contrast(blank, middle) > 1.25
+
+    @pytest.mark.parametrize(("scheme", "sign"), [("light", -1), ("dark", 1)])
+    def test_of_a_map_stand_out_the_more_the_further_from_zero(self, scheme: str, sign: int) -> None:
+        scale = template(scheme).layout.coloraxis.colorscale
+        ends = np.array([[int(colour[at : at + 2], 16) for at in (1, 3, 5)] for _, colour in scale])
+        places = np.linspace(0, 1, 41)
+        mixed = np.stack([np.interp(places, [place for place, _ in scale], end) for end in ends.T], axis=1)
+        shades = [luminance("#" + "".join(f"{round(part):02x}" for part in colour)) for colour in mixed]
+        for half in (shades[20:], shades[20::-1]):
+            assert all(sign * (further - nearer) > 0 for nearer, further in itertools.pairwise(half))
+
+
 class TestSparkline:
     def test_a_line_with_a_gap(self) -> None:
         drawn = sparkline([0.0, 1.0, NAN, 0.5, 9.0], -1.0, 1.0, 'L0H1 "<')
@@ -211,3 +270,11 @@ class TestSparkline:
         drawn = sparkline([3.0], 2.0, 2.0, "x")
         assert '<circle cx="48" cy="12"' in drawn
         assert "<line" not in drawn
+
+
+def test_a_page_opens_on_a_writer_but_not_in_mlflows_viewer() -> None:
+    assert Home("a%20b/index.html").at_writer("L0H1") == "a%20b/index.html#writer=L0H1"
+    assert Home("m/index.html").at_writer("<b>") == "m/index.html#writer=%3Cb%3E"
+    served = "http://h:5000/#/experiments/1/runs/2/artifacts/index.html"
+    assert Home(served).at_writer("L0H1") == served
+    assert Home().at_writer("L0H1") is None

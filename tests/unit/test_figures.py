@@ -83,13 +83,13 @@ class TestPresence:
         assert [name for name, _ in steps] == ["embeddings", "layer 0", "layer 1", "layer 2", "layer 3"]
         assert steps[0][1] == ["embed", "pos_embed"]
         assert steps[2][1] == [*(f"L1H{head}" for head in range(8)), "MLP1"]
-        figure = plot_layer([presence(residual(model), writer) for writer in steps[2][1]], "layer 1")
+        figure = plot_layer([presence(residual(model), writer) for writer in steps[2][1]])
         assert [trace.name for trace in figure.data] == steps[2][1]
         assert f"zero everywhere: {ZERO}" in figure.layout.meta["sentence"]
 
     def test_no_two_writers_of_a_layer_look_alike(self) -> None:
         wide = fake_model("wide", 1, 25, n_tokens=6)
-        figure = plot_layer([presence(residual(wide), f"L0H{head}") for head in range(25)], "layer 0")
+        figure = plot_layer([presence(residual(wide), f"L0H{head}") for head in range(25)])
         looks = {(t.line.color, t.line.dash, t.marker.symbol) for t in figure.data}
         assert len(looks) == 25
 
@@ -218,10 +218,24 @@ class TestHeatmap:
         layer_1 = [
             grid.values["median"][grid.row_index[w], column] for w in grid.writers if w[:2] == "L1" or w == "MLP1"
         ]
+        own = grid.column_index["attn1"]
         assert shown.median[2, shown.columns.index("attn3")] == np.nanmedian(layer_1)
-        np.testing.assert_array_equal(
-            shown.median[5], [grid.row(top[0], "median")[grid.column_index[c]] for c in shown.columns]
-        )
+        # heads are in the sum of their own layer: that says nothing of them
+        assert shown.median[2, shown.columns.index("attn1")] == grid.row("MLP1", "median")[own]
+        expected = [grid.row(top[0], "median")[grid.column_index[c]] for c in shown.columns]
+        expected[shown.columns.index(f"attn{top[0][1]}")] = np.nan
+        np.testing.assert_array_equal(shown.median[5], expected)
+
+    def test_a_heads_own_layer_is_blank(self, model: ModelTables) -> None:
+        grid = components(model)
+        shown = heatmap(grid, top_writers(model))
+        lost = np.isfinite(grid.values["median"]) & ~np.isfinite(shown.median)
+        assert {(shown.rows[row], shown.columns[column]) for row, column in np.argwhere(lost)} == {
+            (f"L{layer}H{head}", f"attn{layer}")
+            for layer in range(4)
+            for head in range(8)
+            if np.isfinite(grid.row(f"L{layer}H{head}", "median")).any()
+        }
 
 
 class TestCompare:
@@ -273,7 +287,7 @@ class TestCompare:
             }
         )
         shown = removed([ModelTables({"name": "m", "n_layers": 1}, {"writers": writers})])
-        assert shown[0] == ("m", 1, 3, pytest.approx(2 / 3))
+        assert shown[0][:4] == ("m", 1, 3, pytest.approx(2 / 3))
         assert plot_removed(shown).data[0].y[0] == pytest.approx(2 / 3)
 
     def test_removed_without_writers_is_nan(self) -> None:

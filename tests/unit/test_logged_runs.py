@@ -412,7 +412,9 @@ class TestWhatIsSaidOfASweep:
         )  # fmt: skip
         assert results.tags == {"stage": "scan", "most_erased": "L0H1", "most_erased_head": "L0H1"}
         assert results.metrics["reading/most_erased"] == 0.75
-        assert results.note.startswith("Most erased: **L0H1**, of which 0.75 is removed by L1H0.")
+        assert results.note.startswith(
+            "Most erased: **L0H1**, of which later heads (L1H0) take out 0.75 because they read it"
+        )
         assert results.dataset == {"name": "c", "digest": "f", "source": "d", "prompts": 4, "seq_len": 8}
 
 

@@ -54,6 +54,13 @@ def test_a_library_that_is_not_there_is_no_error(monkeypatch: pytest.MonkeyPatch
 def test_the_user_sets_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(INTERVAL, raising=False)
     assert sampling_s() == SAMPLING_S
-    for asked, found in (("30", 30.0), ("0.001", 1.0), ("soon", SAMPLING_S)):
+    for asked, found in (
+        ("30", 30.0),
+        ("0.001", 1.0),
+        ("soon", SAMPLING_S),
+        ("nan", SAMPLING_S),
+        ("inf", SAMPLING_S),
+        ("1e10", 3600.0),
+    ):
         monkeypatch.setenv(INTERVAL, asked)
         assert sampling_s() == found

@@ -45,23 +45,42 @@ def lines(tables: dict[str, pd.DataFrame], about: dict[str, Any] = ABOUT) -> lis
 class TestAModel:
     def test_begins_with_the_most_erased_writer_and_head(self) -> None:
         assert lines({"writers": writers()})[0] == (
-            "Most erased: **embed**, of which 1.25 is removed by L1H0 and L1H1; most erased head: **L0H1**, of which "
-            "0.90 is removed by L1H0, L2H0, L2H1, L3H0 and 1 more. 1 is all that the writer wrote. "
-            "2 of 3 writers end with less than half of what they wrote."
+            "Most erased: **embed**, of which later heads (L1H0 and L1H1) take out 1.25 because they read it (of it 1.00 "
+            "in the stream where it writes, 0.40 at the end); most erased head: **L0H1**, of which later heads (L1H0, L2H0, "
+            "L2H1, L3H0 and 1 more) take out 0.90 because they read it (of it 0.80 in the stream where it "
+            "writes, 0.10 at the end). 1 is all that the writer wrote. 2 of 3 writers end with less than half of what they "
+            "wrote."
         )
+
+    def test_erasers_that_take_out_most_come_first(self) -> None:
+        betas = {"L1H0": -0.1, "L2H0": -0.05, "L2H1": -0.3, "L3H0": 0.0, "L3H1": -0.5}
+        pairs = pd.DataFrame({"writer": "L0H1", "eraser": list(betas), "beta": list(betas.values())})
+        note = lines({"writers": writers(), "v_composition": pairs})
+        assert "**L0H1**, of which later heads (L3H1, L2H1, L1H0, L2H0 and 1 more)" in note[0]
+        assert "| L0H1 | 0.90 | 0.60 | 0.80 | 0.10 | L3H1, L2H1, L1H0, L2H0 and 1 more |" in note
+
+    def test_of_one_layer_no_head_could_be_erased(self) -> None:
+        table = writers(erased_by_reading=[0.5, None, None, None])
+        assert "; no head has later heads that could read it." in lines({"writers": table})[0]
 
     def test_names_a_head_once(self) -> None:
         first = lines({"writers": writers(erased_by_reading=[0.1, 0.2, 0.9, None])})[0]
-        assert first.startswith("Most erased: **L0H1**, of which 0.90 is removed by")
+        assert first.startswith("Most erased: **L0H1**, of which later heads (")
         assert "most erased head" not in first
 
     def test_of_which_no_head_is_erased(self) -> None:
         first = lines({"writers": writers(erased_by_reading=[0.1, -0.2, 0.0, None])})[0]
-        assert "**embed**, of which 0.10 is removed by L1H0 and L1H1; no head is erased." in first
+        assert (
+            "**embed**, of which later heads (L1H0 and L1H1) take out 0.10 because they read it" in first
+            and "; no head is erased." in first
+        )
 
     def test_in_which_nothing_is_erased(self) -> None:
-        table = writers(erased_by_reading=[-0.1, -0.2, 0.0, None])
-        assert lines({"writers": table})[0] == "Nothing is erased: no writer is removed by later heads that read it."
+        table = writers(erased_by_reading=[-0.1, -0.2, 0.004, None])
+        assert (
+            lines({"writers": table})[0]
+            == "Nothing is erased: of no writer later heads take out anything because they read it."
+        )
 
     def test_lists_writers_with_the_most_erased_first(self) -> None:
         rows = [line for line in lines({"writers": writers()}) if line.startswith("| ")][2:]
@@ -109,16 +128,22 @@ def row(name: str = "toy", status: str = "FINISHED", **metrics: float) -> Row:
 class TestASweep:
     def test_is_a_table_of_its_models(self) -> None:
         note = sweep_note(SWEEP, [row("one"), row("two", **{"reading/most_erased_head": 0.75})])
-        assert note.startswith("2 models. The most erased head is L0H1 of two, of which 0.75 is removed.")
+        assert note.startswith(
+            "2 models. The most erased head is L0H1 of two: later heads take out 0.75 of it because they read it."
+        )
         cells = "2 | 64 | 98,304 | embed | 1.25 | L0H1 | 0.50 | 75\u00a0% |"
         assert f"| [one](#/experiments/1/runs/one) | {cells}" in note.splitlines()
         assert "compare.html" in note
 
     def test_of_models_without_numbers_says_so(self) -> None:
         note = sweep_note(SWEEP, [Row("toy", "#/x", "RUNNING", {}, {})])
-        assert note.startswith("1 model, 1 of which not measured whole.")
-        assert "| [toy](#/x) (running) | — | — | — | — | — | — | — | — |" in note
+        assert note.startswith("1 model, 1 of which still measured.")
+        assert "| [toy](#/x) (still measured) | — | — | — | — | — | — | — | — |" in note
         assert sweep_note(SWEEP, []).startswith("0 models.")
+        rows = [row("one"), row("two", "KILLED"), row("three", "FAILED"), row("four", "RUNNING")]
+        note = sweep_note(SWEEP, rows)
+        assert note.startswith("4 models, 1 of which still measured, 2 of which not measured whole. ")
+        assert "/two) (killed) |" in note and "/three) (failed) |" in note
 
     @pytest.mark.parametrize(
         ("note", "most"),

@@ -101,7 +101,7 @@ class TestModelPage:
         options = re.findall(r'<select data-control="onto"[^>]*>(.*?)</select>', page)[0]
         measured = small.tables["writers"].dropna(subset="opposed").sort_values("opposed")["writer"].tolist()
         assert re.findall(r"<option[^>]*>(.*?)</option>", options) == measured
-        slider = re.findall(r'data-control="layers" data-steps="(.*?)"', page)[0]
+        slider = re.findall(r'data-control="layers"[^>]* data-steps="(.*?)"', page)[0]
         assert json.loads(html.unescape(slider)) == ["embeddings", "layer 0", "layer 1"]
 
     def test_a_failed_model_says_why(self, small: ModelTables, tmp_path: Path) -> None:
@@ -171,8 +171,11 @@ class TestReadingOnAModelsPage:
     def test_says_what_is_erased_most(self, reading: ModelTables, tmp_path: Path) -> None:
         page = model_page(reading, tmp_path)
         first = reading.tables["writers"].sort_values("rank").iloc[0]
-        said = f"Most erased: {first['writer']}, of whose output later heads remove {first['erased_by_reading']:.2f}"
-        assert said in page
+        writer, share = first["writer"], first["erased_by_reading"]
+        assert f"Most erased by reading: {writer}. Later heads take out {share:.2f} of it because they read it" in page
+        ends = f"at {first['written']:.2f} where it writes and at {first['remaining']:.2f} at the end"
+        assert f"That is not the net change: in the stream it is {ends}." in page.replace("−", "-")
+        assert "Words used here" in page
         assert "the 5 most erased" in page
         ranked = reading.tables["writers"].dropna(subset="rank").sort_values("rank")["writer"].tolist()
         options = re.findall(r'<select data-control="patched"[^>]*>(.*?)</select>', page)[0]
@@ -213,8 +216,13 @@ class TestVerifyOnAModelsPage:
         assert shown[-2:] == ["heatmaps", "writers"] and len(set(shown)) == len(shown)
         opening = page[: page.index("<nav")]
         counts = verified.tables["dla_trust"]["trust"].value_counts()
-        assert f"{counts.get('cancelled', 0)} of {counts.sum()} components&#x27; DLA is cancelled" in opening
-        assert len(re.findall(r"<li>.*?held-out β −?\d", opening)) == 4
+        groups = re.findall(r'<span class="group">(.*?)</span>', page)
+        assert groups == ["At a glance", "Writer by writer", "Verified writers", "All writers"]
+        for label in ("Writer (verified only)", "Writer ← erasers (verified only)"):
+            assert label in page
+        assert f"DLA verdicts of {counts.sum()} components: " in opening
+        assert f"{counts['cancelled']} cancelled (" in opening
+        assert len(re.findall(r"<li>.*?held-out pooled β −?\d", opening)) == 4
         assert '<p class="note">' not in page
 
     def test_significant_erasers_are_in_the_writers_table(self, verified: ModelTables, tmp_path: Path) -> None:

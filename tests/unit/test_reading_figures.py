@@ -112,8 +112,13 @@ class TestCleanAndPatched:
     def test_sentence_names_the_erasers_strongest_first(self) -> None:
         shown = clean_and_patched(reading_of(reading_by_hand()), "L0H0", "L1H0+L2H0")
         sentence = plot_clean_and_patched(shown).layout.meta["sentence"]
-        assert sentence.startswith("Because they read it, later heads together remove 0.80 of L0H0's output")
+        assert sentence.startswith("Because they read it, later heads together take out 0.80 of L0H0's output")
         assert sentence.endswith(": L2H0\u00a0−0.40\u00a0→\u00a00.10, L1H0\u00a0−0.30\u00a0→\u00a00.00.")
+
+    def test_strongest_is_what_is_written_because_of_reading(self) -> None:
+        table = composition(("L1H0", -0.9, -0.8), ("L1H1", -0.2, 0.4), ("L2H0", 0.1, 0.4))
+        shown = clean_and_patched(reading_of(reading_by_hand(table)), "L0H0", "L1H0+L1H1+L2H0")
+        assert shown.erasers == ["L1H1", "L2H0", "L1H0"]
 
     @pytest.mark.parametrize(("erasers", "said"), [("", True), (None, False), (float("nan"), False)])
     def test_none_is_said_only_where_it_was_measured(self, erasers: object, said: bool) -> None:
@@ -127,7 +132,7 @@ class TestCleanAndPatched:
         shown = clean_and_patched(grid, "L0H1", "", "layers")
         assert shown.labels == ["attn1", "attn2", "later", group]
         figure = plot_clean_and_patched(shown)
-        assert list(figure.layout.xaxis.ticktext)[2:] == [LATER_NAME, "L1H0+…+L2H1 (4 heads)"]
+        assert list(figure.layout.xaxis.ticktext)[2:] == [LATER_NAME, group]
         moved = f"{number(shown.clean.median[3])}\u00a0→\u00a0{number(shown.patched.median[3])}"
         assert f"The group {group}: {moved}." in figure.layout.meta["sentence"]
         # of other writers the group is not measured, and no map has a column for it
@@ -281,7 +286,9 @@ class TestCompare:
         ]
         first = row_of(model, top_writers(model, 1)[0])
         said = f"{first['writer']}\u00a0{number(first['erased_by_reading'])} ("
-        assert table.rows[0][5].startswith(said)
+        assert table.rows[0][5].markup.startswith(said)
+        # sorted by the number and not by the name
+        assert table.rows[0][5].value == first["erased_by_reading"]
 
     def test_overview_of_older_runs_beside_newer_ones(self, model: ModelTables, older: ModelTables) -> None:
         table = overview([model, older], {})
@@ -294,7 +301,7 @@ class TestCompare:
 
     def test_overview_says_none_where_nothing_is_erased(self) -> None:
         writers = pd.DataFrame({"writer": ["embed"], "erased_by_reading": [-0.2], "rank": [1], "opposed": [-0.1]})
-        assert overview([ModelTables({"name": "m"}, {"writers": writers})], {}).rows[0][5] == "none"
+        assert overview([ModelTables({"name": "m"}, {"writers": writers})], {}).rows[0][5].markup == "none"
 
     def test_depth_follows_the_most_erased(self, model: ModelTables, older: ModelTables) -> None:
         assert (depth_lines(model)[0].role, depth_lines(model)[0].writer) == ("most erased", top_writers(model, 1)[0])
@@ -335,6 +342,15 @@ class TestWritersTable:
         erasers = {row[0]: row[3] for row in table.rows}
         assert erasers["L0H0"] == "none"
         assert erasers[ZERO] is None
+
+    def test_counts_are_whole_numbers(self, model: ModelTables) -> None:
+        writers = writers_table(model).assign(significant_erasers=4.0)
+        writers.loc[writers.index[1], "significant_erasers"] = np.nan
+        table = writers_in_numbers(writers, reading_of(model), components(model))
+        at = [column.heading for column in table.columns].index("significant erasers")
+        cells = [row[at] for row in table.rows]
+        assert cells[:3] == [4, None, 4] and isinstance(cells[0], int)
+        assert "Two tests find erasers" in table.caption
 
     def test_of_an_older_run_it_is_the_ledger_alone(self, older: ModelTables) -> None:
         table = writers_in_numbers(writers_table(older), reading_of(older), components(older))

@@ -208,7 +208,7 @@ class TestText:
     def test_every_choice_has_its_text(self, model: ModelTables) -> None:
         writers = writers_of(model)
         part = token_text(model, writers)
-        assert [control.label for control in part.controls] == ["Writer", "Prompts", "Colours"]
+        assert [control.label for control in part.controls] == ["Writer (verified only)", "Prompts", "Colours"]
         options = [range(len(control.options)) for control in part.controls]
         assert list(part.bodies) == [".".join(map(str, key)) for key in itertools.product(*options)]
         assert list(part.controls[2].options) == list(READINGS.values())

@@ -236,11 +236,17 @@ class TestSizes:
         )
         assert _names(strands(models, LAYERS)) == [["toy-1l-w128", "toy-2l-w128"], ["toy-1l-w64", "toy-2l-w64"]]
         assert _names(strands(models, WIDTH)) == [["toy-1l-w64", "toy-1l-w128"], ["toy-2l-w64", "toy-2l-w128"]]
-        assert len(strands(models, PARAMETERS)) == 1
+        assert _names(strands(models, PARAMETERS)) == [["toy-1l-w64", "toy-2l-w64"], ["toy-1l-w128", "toy-2l-w128"]]
+        filled = [trace for trace in plot_sizes(models, PARAMETERS, ["toy"]).data if trace.showlegend]
+        assert [trace.name for trace in filled] == ["toy, width 64", "toy, width 128"]
+        assert len({trace.marker.color for trace in filled}) == 2
         gpt2 = sized(
             [point(name, {"a": 0.5}, n_layers=n, d_model=64 * n) for name, n in (("gpt2-xl", 48), ("gpt2", 12))]
         )
         assert _names(strands(gpt2, LAYERS)) == [["gpt2", "gpt2-xl"]]
+        # sizes that grow together are one line against parameters too
+        whole = [one._replace(parameters=n) for one, n in zip(gpt2, (48, 12), strict=True)]
+        assert _names(strands(whole, PARAMETERS)) == [["gpt2", "gpt2-xl"]]
 
     def test_a_family_may_have_nothing_on_an_axis(self) -> None:
         models = sized([point("a", {"x": 0.5}, n_layers=2), point("b", {"x": 0.5}, n_layers=None)])

@@ -11,7 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dashboards.adversarial import adversarial_places, adversarial_table, plot_places, tail_words, token_words
+from dashboards.adversarial import (
+    adversarial_places,
+    adversarial_table,
+    by_construction,
+    plot_places,
+    tail_words,
+    token_words,
+)
 from dashboards.carried import (
     aligned_table,
     carries_table,
@@ -29,8 +36,16 @@ from dashboards.document import Card, Markup, Part, Prose
 from dashboards.erasers import BANDS, eraser_group, group_nulls, patched_states, plot_group, plot_states
 from dashboards.points import eraser_name
 from dashboards.tables import ModelTables, dla_of
-from dashboards.trust import WORDS, badge, plot_trust, trust_bars, trust_counts, trust_line, trust_table
-from dashboards.verified import VERIFY_TABLES, Target, verdict_line, verdict_of, verified_targets, was_verified
+from dashboards.trust import WORDS, badge, plot_trust, settled, trust_bars, trust_counts, trust_line, trust_table
+from dashboards.verified import (
+    VERIFY_TABLES,
+    Target,
+    first_head,
+    verdict_line,
+    verdict_of,
+    verified_targets,
+    was_verified,
+)
 from dashboards.verify_cards import NOT_VERIFIED, verdicts, verify_cards
 from tests.fake_tables import fake_model
 from workers.components import Layout
@@ -73,10 +88,10 @@ def _content(part: Part) -> Any:
 class TestTargets:
     def test_are_by_rank_with_all_groups_of_a_writer(self, model: ModelTables) -> None:
         targets = verified_targets(model)
-        assert set(targets) == set(
+        assert {target._replace(strongest_first="") for target in targets} == set(
             model.tables["nulls"][["writer", "eraser"]].apply(lambda row: Target(*row), axis=1).tolist()
         )
-        assert GROUP in targets
+        assert (GROUP.writer, GROUP.label) in [target[:2] for target in targets]
         ranks = model.tables["writers"].set_index("writer")["rank"]
         found = [ranks[target.writer] for target in targets]
         assert found == sorted(found)
@@ -114,20 +129,24 @@ class TestVerdicts:
     @pytest.mark.parametrize(
         ("change", "said"),
         [
-            ({}, "L0H2 is erased by L2H2+L2H3: held-out β −0.61 [−0.65, −0.57]; position alone explains 80\u00a0%."),
+            (
+                {},
+                "L0H2 is erased by L2H2+L2H3: held-out pooled β −0.61 [−0.65, −0.57]; position alone explains "
+                "80\u00a0% of this erasure.",
+            ),
             (
                 {"held_out": False, "position_share": None},
-                "L0H2 is erased by L2H2+L2H3: β, on the scan's own prompts, −0.61 [−0.65, −0.57].",
+                "L0H2 is erased by L2H2+L2H3: pooled β, on the scan's own prompts, −0.61 [−0.65, −0.57].",
             ),
-            ({"verdict": "not found"}, "L0H2: erasure by L2H2+L2H3 not found: held-out β −0.61 [−0.65, −0.57]."),
+            ({"verdict": "not found"}, "L0H2: erasure by L2H2+L2H3 not found: held-out pooled β −0.61 [−0.65, −0.57]."),
             (
                 {"verdict": None, "beta_low": None, "beta_high": None},
-                "L0H2: no verdict on L2H2+L2H3, for one block of prompts gives no interval: held-out β −0.61; "
-                "position alone explains 80\u00a0%.",
+                "L0H2: no verdict on L2H2+L2H3, for one block of prompts gives no interval: held-out pooled β −0.61; "
+                "position alone explains 80\u00a0% of this erasure.",
             ),
             (
                 {"verdict": "not found", "chosen": "all", "eraser": "later", "group": "later"},
-                "L0H2: erasure not found, no single head qualifies; all later heads together: held-out β −0.61 "
+                "L0H2: erasure not found, no single head qualifies; all later heads together: held-out pooled β −0.61 "
                 "[−0.65, −0.57].",
             ),
             ({"beta": None}, "L0H2: nothing was measured of L2H2+L2H3, for its output is zero or was not read."),
@@ -149,6 +168,41 @@ class TestVerdicts:
         assert found is not None
         assert found.chosen == "named"
 
+    @pytest.mark.parametrize(
+        ("placebo", "siblings", "said"),
+        [
+            (
+                (0.01, -0.02, 0.04),
+                [-0.3070, 0.5],
+                ", clearly beyond the placebo's 0.01; siblings reach up to 50\u00a0% of it",
+            ),
+            ((-0.5, -0.6, -0.4), [0.1], ", not clearly beyond the placebo's −0.50; no sibling is taken out"),
+            ((0.1, None, None), [], ""),
+        ],
+    )
+    def test_nulls_beside_it_are_told(self, placebo: tuple[float, ...], siblings: list[float], said: str) -> None:
+        null = {"writer": "L0H2", "eraser": VERDICT["eraser"], "of": "v_composed"}
+        ends = dict(zip(("beta", "beta_low", "beta_high"), placebo, strict=True))
+        rows = [{**null, "null": "placebo", **ends}, {**null, "null": "placebo", "of": "clean", "beta": -9.0}]
+        rows += [{**null, "null": "siblings", "beta": beta} for beta in siblings]
+        found = verdict_of(tables_of(eraser_group=[VERDICT], nulls=rows), Target("L0H2", "L2H2+L2H3"))
+        assert found is not None
+        assert verdict_line(found) == (
+            f"L0H2 is erased by L2H2+L2H3: held-out pooled β −0.61 [−0.65, −0.57]{said}; position alone explains "
+            "80\u00a0% of this erasure."
+        )
+
+    def test_heads_are_named_strongest_first(self) -> None:
+        rows = [VERDICT | {"eraser": head, "beta": beta} for head, beta in (("L2H2", -0.1), ("L2H3", -0.5))]
+        model = tables_of(eraser_group=[*rows, VERDICT])
+        (target,) = verified_targets(model)
+        assert (target.label, target.name) == ("L2H2+L2H3", "L0H2 ← L2H3+L2H2")
+        assert "is erased by L2H3+L2H2:" in verdicts(model)
+
+    def test_a_head_is_shown_before_embeddings(self) -> None:
+        assert first_head(["pos_embed", "MLP0", "L1H1", "L0H0"]) == 2
+        assert first_head(["pos_embed", "embed"]) == first_head([]) == 0
+
     def test_the_opening_lists_them_and_says_on_what(self, model: ModelTables, block: ModelTables) -> None:
         said = verdicts(model)
         assert said.startswith("<p>Verified on prompts that the scan did not see")
@@ -168,9 +222,14 @@ class TestTrust:
             ]
         )
         assert trust_line(by_hand) == (
-            "3 of 4 components' DLA is cancelled by what later components do, that of 0 is reversed and that of 0 "
-            "partly cancelled; 1 can be trusted. Of 1 more it could not be told."
+            "DLA verdicts of 4 components: 1 trust, 3 cancelled (L0H1, L0H2, L0H3). Of 1 more it could not be told."
         )
+        one = {"writer": "embed", "trust": "partly cancelled", "effect_slope": 0.5, "low": 0.3, "high": 0.8}
+        assert trust_line(tables_of(dla_trust=[one])) == (
+            "DLA verdicts of 1 component: 1 partly cancelled (embed). Not settled, for the interval spans several words: "
+            "embed."
+        )
+        assert trust_line(tables_of(dla_trust=[one | {"trust": None}])) == ""
         assert trust_line(tables_of()) == ""
 
     def test_a_row_per_component_the_least_trustworthy_first(self, model: ModelTables) -> None:
@@ -180,7 +239,7 @@ class TestTrust:
         assert np.isnan(slopes[-1])
         assert [row[0] for row in shown.rows][-1] == "L1H1"
         first = only(table, writer=shown.rows[0][0])
-        assert shown.rows[0][1] == badge(first["trust"])
+        assert shown.rows[0][1] == badge(first["trust"], *first[["effect_slope", "low", "high"]])
         assert shown.rows[0][3] == f"[{first['low']:.2f}, {first['high']:.2f}]".replace("-", "−")
         assert shown.rows[0][-1] == 96
 
@@ -192,6 +251,32 @@ class TestTrust:
         assert len(set(badges)) == 6
         assert badges[1] == Markup('<span class="badge partly">partly cancelled</span>')
         assert badges[-1] == '<span class="badge">&lt;b&gt;</span>'
+
+    def test_badges_say_what_is_not_settled_and_what_is_amplified(self) -> None:
+        assert badge("trust", 0.9, 0.8, 1.2) == badge("trust")
+        assert badge("cancelled", 0.2, 0.1, 0.3) == (
+            '<span class="badge cancelled" title="its interval [0.10, 0.30] spans several words">cancelled?</span>'
+        )
+        amplified = badge("trust", 1.5, 0.7, 2.3)
+        assert "amplified: it does more than its DLA says; its interval [0.70, 2.30]" in amplified
+        assert badge("trust", 1.5, 1.4, 1.6).endswith('its DLA says">trust</span>')
+        assert "amplified" not in badge("partly cancelled", 1.5)
+
+    @pytest.mark.parametrize(
+        ("low", "high", "same"),
+        [
+            (0.75, 3.0, True),
+            (0.74, 0.76, False),
+            (-0.24, 0.24, True),
+            (-0.25, 0.24, False),
+            (-0.9, 0.8, False),
+            (-9.0, -0.25, True),
+            (np.nan, 0.3, True),
+            (0.3, np.nan, True),
+        ],
+    )
+    def test_a_word_is_settled_where_its_interval_has_no_other(self, low: float, high: float, same: bool) -> None:
+        assert settled(low, high) is same
 
     def test_stacked_bars_by_word(self) -> None:
         words = [["trust", "trust", "cancelled"], ["reversed"]]
@@ -208,6 +293,16 @@ class TestTrust:
         shares = plot_trust(shown, as_share=True)
         assert [sum(bars.y[i] for bars in shares.data) for i in range(2)] == [pytest.approx(1), pytest.approx(1)]
         assert len({bars.marker.pattern.shape for bars in figure.data}) == 3
+
+    def test_numbers_stand_in_all_segments_but_the_lowest(self) -> None:
+        words = ["trust"] * 40 + ["partly cancelled"] * 2 + ["cancelled"]
+        rows = [{"writer": f"L0H{at}", "trust": word} for at, word in enumerate(words)]
+        shown = trust_bars([("m", tables_of(dla_trust=rows[:39])), ("n", tables_of(dla_trust=rows))])
+        for as_share in (False, True):
+            texts = {bars.name: list(bars.text) for bars in plot_trust(shown, as_share).data}
+            assert texts == {"trust": ["39", "40"], "partly cancelled": ["", "2"], "cancelled": ["", ""]}
+        few = trust_bars([("m", tables_of(dla_trust=rows[38:]))])
+        assert [list(bars.text) for bars in plot_trust(few).data] == [["2"], ["2"], ["1"]]
 
 
 class TestSignificant:
@@ -266,7 +361,7 @@ class TestGroup:
         assert shown.clean.median[-1] == row["clean_median"]
         assert shown.patched.q75[-1] == row["patched_q75"]
         assert shown.read.median.tolist() == [row["v_composed_median"]]
-        assert "β of the nulls of the part read: shuffled" in shown.sentence
+        assert "β of the nulls of the part read, pooled: shuffled" in shown.sentence
 
     def test_nulls_in_order_what_was_measured_left_out(self, model: ModelTables) -> None:
         nulls = group_nulls(model, GROUP)
@@ -383,6 +478,23 @@ class TestDla:
         fit = dla_fits(model, GROUP)[0]._replace(slope=-0.613, intercept=-0.0521)
         assert line_words(fit) == "−0.61 x − 0.05"
 
+    @pytest.mark.parametrize(
+        ("slope", "low", "high", "said"),
+        [
+            (-0.2, -0.49, 0.11, "No reliable relation (slope −0.20, its interval [−0.49, 0.11] includes 0)."),
+            (-0.2, -0.3, -0.1, "The erasers take back 0.20 of each logit."),
+            (0.2, 0.1, 0.3, "The erasers add 0.20 of each logit."),
+            (-0.2, np.nan, np.nan, "The erasers take back 0.20 of each logit."),
+        ],
+    )
+    def test_a_slope_that_may_be_zero_is_no_relation(
+        self, model: ModelTables, slope: float, low: float, high: float, said: str
+    ) -> None:
+        shown = dla_cloud(model, GROUP, "full")
+        assert shown is not None
+        fit = shown.fit._replace(slope=slope, slope_low=low, slope_high=high)
+        assert plot_cloud(shown._replace(fit=fit)).layout.meta["sentence"].endswith(said)
+
     def test_table_has_every_effect_of_every_target(self, model: ModelTables, block: ModelTables) -> None:
         shown = dla_effects_table(model, verified_targets(model))
         assert len(shown.rows) == len(EFFECTS) * len(verified_targets(model))
@@ -428,6 +540,29 @@ class TestAdversarial:
         assert not any("<i>" in shown for shown in texts)
         assert any("&lt;i&gt;" in shown for shown in texts)
         assert {row[4] for row in adversarial_table(block).rows} == {None}
+
+    def test_the_table_has_the_order_of_the_figure(self, model: ModelTables) -> None:
+        writers = sorted(set(model.tables["adversarial"]["writer"]), reverse=True)
+        shuffled = model.tables["adversarial"].sample(frac=1, random_state=0)
+        given = shuffled["source"] == "given"
+        model = ModelTables({}, {"adversarial": pd.concat([shuffled[~given], shuffled[given]])})
+        rows = [(row[0], row[2]) for row in adversarial_table(model, writers).rows if row[1] == "writer"]
+        expected = []
+        for writer in writers:
+            for source in ("given", "found"):
+                shown = adversarial_places(model, writer, source, "last")
+                assert shown is not None
+                expected += [(writer, f"{source} {prompt.prompt}") for prompt in shown.prompts]
+        of_found = [row for row in rows if row[1].startswith("found")]
+        assert of_found == [row for row in expected if row[1].startswith("found")]
+        assert [row[1][:5] for row in rows] == [row[1][:5] for row in expected]
+
+    def test_embeddings_say_what_replacing_inputs_can_show(self) -> None:
+        assert by_construction("pos_embed").endswith("0\u00a0% by construction.")
+        assert "nothing but the token" in by_construction("embed")
+        assert by_construction("L0H0") == by_construction("MLP0") == ""
+
+    def test_readable_texts_reach_the_figure_escaped(self, model: ModelTables) -> None:
         writer = str(model.tables["adversarial"]["writer"].iloc[0])
         for source in ("given", "found"):
             shown = adversarial_places(model, writer, source, "last")
@@ -493,7 +628,9 @@ class TestRest:
         assert not any("<b>" in row[2] for row in aligned)
 
     def test_many_heads_have_short_names(self) -> None:
-        assert Target("L0H2", "+".join(f"L2H{i}" for i in range(6))).name == "L0H2 ← L2H0+…+L2H5 (6 heads)"
+        seven = [f"L2H{i}" for i in range(7)]
+        assert Target("L0H2", "+".join(seven[:6])).name == "L0H2 ← L2H0+L2H1+L2H2+L2H3+L2H4+L2H5"
+        assert Target("L0H2", "+".join(seven)).name == "L0H2 ← L2H0+…+L2H6 (7 heads)"
         assert eraser_name("later") == "all later"
 
 
