@@ -71,7 +71,7 @@ def write_model_page(
         parts: what ``model_parts`` made, where that is at hand.
     """
     name = name_of(model.about)
-    shown = model_parts(model, sweep) if parts is None else parts
+    shown = model_parts(model) if parts is None else parts
     intro = _model_intro(model, sweep, writers_table(model))
     write_document(path, f"Erasure in {name}", intro, shown, {name: home or Home()}, up)
 
@@ -89,7 +89,7 @@ def write_figures(
     """
     folder.mkdir(parents=True, exist_ok=True)
     name = name_of(model.about)
-    shown = model_parts(model, {}) if parts is None else parts
+    shown = model_parts(model) if parts is None else parts
     drawn = {part.key: part for part in shown if isinstance(part, Card) and part.figures}
     intro = f'<p class="protocol">{escape(model_line(model.about))}</p>'
     for key in SINGLE_FIGURES:
@@ -101,8 +101,8 @@ def write_figures(
             path.unlink(missing_ok=True)  # of an earlier run that measured it
 
 
-def model_parts(model: ModelTables, sweep: dict[str, Any]) -> list[Part]:
-    """The tables, figures and texts of one model's page in reading order; ``sweep`` is the manifest."""
+def model_parts(model: ModelTables) -> list[Part]:
+    """The tables, figures and texts of one model's page in reading order."""
     read = _read(model)
     trust = trust_table(model)
     figures = [

@@ -144,10 +144,7 @@ def _model_pages(compared: Compared, models: Sequence[ModelTables], *, single: b
     """The models' own pages; a single sweep's models have their folders already."""
     names = [model.about["name"] for model in compared.models]
     folders = {model.about["name"]: folder_of(model.about) for model in models} if single else folder_names(names, {})
-    return [
-        _Page("", Path(folders[model.about["name"]], FIGURES), _drawn(model_parts(model, compared.sweep)))
-        for model in models
-    ]
+    return [_Page("", Path(folders[model.about["name"]], FIGURES), _drawn(model_parts(model))) for model in models]
 
 
 def _comparison(compared: Compared) -> _Page:

@@ -104,7 +104,7 @@ def write_page(about: dict[str, Any], tables_folder: Path, page: Path, sweep: di
         sweep: the manifest.
     """
     model = ModelTables(about, {path.stem: pd.read_parquet(path) for path in sorted(tables_folder.glob("*.parquet"))})
-    parts = model_parts(model, sweep)
+    parts = model_parts(model)
     homes = [
         Home(tables=_tables_at(f"{up}{tables_folder.name}", model), run=about.get("run_url")) for up in ("", "../")
     ]

@@ -403,7 +403,7 @@ class TestWhereThingsAre:
         } <= {href.partition("#writer")[0] for href in found}
 
     def test_every_part_says_which_tables_it_is_from(self, verified: ModelTables) -> None:
-        parts = model_parts(verified, fake_manifest([verified]))
+        parts = model_parts(verified)
         assert [part.key for part in parts if not part.tables] == []
         named = {name for part in parts for name in part.tables}
         assert named <= set(verified.tables)
