@@ -398,6 +398,21 @@ class TestWhatIsSaidOfASweep:
             "keep compare.html", "describe 1", "end sweep FINISHED",
         ]  # fmt: skip
 
+    def test_an_early_end_is_described_when_all_runs_are_closed(self, runs, noted, models, store, folder):
+        runs.start(noted, models)
+        runs.end_early(["c"], folder, "KILLED", "interrupted")
+        ended = [what for what in store.told[4:] if not what.startswith("machine")]
+        assert ended[-1] == "describe 1" and "end c KILLED (interrupted)" in ended
+
+    def test_a_sweep_that_goes_on_is_described_now_and_then(self, runs, noted, models, log, store, folder, monkeypatch):
+        runs.start(noted, models)
+        log("a")
+        wait_until(lambda: "end a FINISHED" in store.told)
+        assert store.told.count("describe 1") == 1  # no earlier than half a minute after the last time
+        monkeypatch.setattr(logged_runs, "_DESCRIBE_S", 0.0)
+        log("b")
+        wait_until(lambda: store.told.count("describe 1") == 2)
+
     def test_a_models_results_are_its_files_and_numbers(self, runs, log, store, folder):
         tables = folder.tables("a")
         tables.mkdir(parents=True)
