@@ -13,7 +13,6 @@ that other pages can lead to it. What is shown can be saved: figures as SVG, PNG
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -42,6 +41,7 @@ from dashboards.parts import (
 )
 from dashboards.style import ON_DARK, template
 from dashboards.wording import number
+from workers.whole_file import whole_file
 
 __all__ = [
     "Card",
@@ -77,19 +77,14 @@ def write_document(
     homes: Mapping[str, Home] | None = None,
     up: tuple[str, str] | None = None,
 ) -> None:
-    """Write the page under a temporary name, then rename it: a half-written page is never taken for one.
+    """Write the page whole or not at all.
 
     ``intro`` is HTML between the heading and the first part; ``homes`` says by a model's name where its tables and run
     are; ``up`` is the href and words of a link above the title.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(_document(title, intro, parts, homes or {}, up), encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        # gone already where it was renamed
-        temporary.unlink(missing_ok=True)
+    document = _document(title, intro, parts, homes or {}, up)
+    with whole_file(path) as temporary:
+        temporary.write_text(document, encoding="utf-8")
 
 
 def _document(

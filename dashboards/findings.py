@@ -12,10 +12,10 @@ import numpy as np
 
 from dashboards.lineup import display_names
 from dashboards.strips import NOTICEABLE
-from dashboards.strongest import by_strength, trust_of
-from dashboards.tables import ModelTables, kind_of, numeric, reading_of, strings, table_of, writers_table
+from dashboards.strongest import by_strength
+from dashboards.tables import ModelTables, kind_of, numeric, reading_of, strings, writers_table
 from dashboards.training import Trained, erased_of
-from dashboards.trust import CANCELLED, PARTLY, REVERSED, settled
+from dashboards.trust import CANCELLED, PARTLY, REVERSED, settled, survival_of, trust_of
 
 HALF = 0.5
 _MOST_HEADS = 3
@@ -124,21 +124,14 @@ def distrust(models: Sequence[ModelTables], heads: bool | None = None) -> Distru
         words = trust_of(model)
         absent += [] if words else [name]
         told += [
-            (one, words[one.component])
-            for one in _measured(name, model)
-            if one.component in words and heads in (None, kind_of(one.component) == "head")
+            (Distrusted(name, label, *survival), words[label])
+            for label, survival in survival_of(model).items()
+            if label in words and heads in (None, kind_of(label) == "head")
         ]
     told.sort(key=lambda pair: _least(pair[0]))
     bad = [one for one, word in told if word in (CANCELLED, REVERSED)]
     partly = [one for one, word in told if word == PARTLY]
     return Distrust(len(told), bad, partly, [one for one, _ in told if not settled(one.low, one.high)], absent)
-
-
-def _measured(name: str, model: ModelTables) -> list[Distrusted]:
-    table = table_of(model, "dla_trust")
-    numbers = zip(*(numeric(table, column).tolist() for column in ("effect_slope", "low", "high")), strict=True)
-    labels = table["writer"].astype(str)
-    return [Distrusted(name, label, *of) for label, of in zip(labels, numbers, strict=True)]
 
 
 def _least(one: Distrusted) -> float:

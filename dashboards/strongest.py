@@ -21,11 +21,10 @@ from dashboards.tables import (
     numeric,
     reading_of,
     strings,
-    table_of,
     top_writers,
     writers_table,
 )
-from dashboards.trust import badge
+from dashboards.trust import badge, survival_of, trust_of
 from dashboards.wording import number, with_interval
 from dashboards.writers_table import first_of
 
@@ -86,7 +85,7 @@ def strongest_writers(models: Sequence[ModelTables], per_model: int = PER_MODEL)
 
 def _strong(name: str, model: ModelTables, top: Sequence[str]) -> list[Strong]:
     """The writers among ``top`` of which anything is erased; all where that was not measured."""
-    table, trust, survives = writers_table(model), trust_of(model), _survives(model)
+    table, trust, survives = writers_table(model), trust_of(model), survival_of(model)
     residual, reading = grid_of(model.tables.get("residual_projection"), "state"), reading_of(model)
     columns = {column: numeric(table, column) for column, *_ in (*_NUMBERS, *_DLA)}
     ranked = is_ranked(table)
@@ -113,20 +112,6 @@ def by_strength(reading: Grid, writer: str, joined: str | None) -> list[str] | N
         return None
     beta = dict(zip(reading.columns, reading.row(writer, "beta"), strict=True))
     return sorted((label for label in joined.split("+") if label), key=lambda label: beta.get(label, 0.0))
-
-
-def trust_of(model: ModelTables) -> dict[str, str]:
-    """The word of trust of each component of which it could be told."""
-    table = table_of(model, "dla_trust")
-    words = zip(table["writer"].astype(str), strings(table, "trust"), strict=True)
-    return {writer: word for writer, word in words if word}
-
-
-def _survives(model: ModelTables) -> dict[str, tuple[float, float, float]]:
-    """Of each component the slope of resampling and its interval."""
-    table = table_of(model, "dla_trust")
-    numbers = zip(*(numeric(table, column).tolist() for column in ("effect_slope", "low", "high")), strict=True)
-    return dict(zip(table["writer"].astype(str), numbers, strict=True))
 
 
 def _presence(residual: Grid, writer: str) -> Floats:

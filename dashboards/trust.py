@@ -118,6 +118,20 @@ def badge(word: str | None, slope: float = np.nan, low: float = np.nan, high: fl
     return Markup(f'<span class="badge{kind}"{title}>{escape(word or UNKNOWN)}{mark}</span>')
 
 
+def trust_of(model: ModelTables) -> dict[str, str]:
+    """The word of trust of each component of which it could be told."""
+    table = table_of(model, "dla_trust")
+    words = zip(table["writer"].astype(str), strings(table, "trust"), strict=True)
+    return {writer: word for writer, word in words if word}
+
+
+def survival_of(model: ModelTables) -> dict[str, tuple[float, float, float]]:
+    """Of each component the share of its DLA's effect that survives what comes later, and the ends of its interval."""
+    table = table_of(model, "dla_trust")
+    numbers = zip(*(numeric(table, column).tolist() for column in ("effect_slope", "low", "high")), strict=True)
+    return dict(zip(table["writer"].astype(str), numbers, strict=True))
+
+
 def trust_table(model: ModelTables) -> Table:
     """A row per component, the least trustworthy first."""
     table = table_of(model, "dla_trust")

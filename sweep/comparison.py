@@ -148,11 +148,12 @@ def _merge_same(sweeps: list[_Folder], page_folder: Path) -> dict[int, Home]:
             measured = _measured(sweep, model)
             same.setdefault((measured, seen[measured]), []).append(model)
             seen[measured] += 1
+    staying = set()
     for models in same.values():
-        kept = max(models, key=_standing)  # the first of equals
+        kept = id(max(models, key=_standing).about)  # the first of equals
         for other in models:
-            homes[id(kept.about)] = _filled(homes[id(kept.about)], homes[id(other.about)])
-    staying = {id(max(models, key=_standing).about) for models in same.values()}
+            homes[kept] = _filled(homes[kept], homes[id(other.about)])
+        staying.add(kept)
     for sweep in sweeps:
         sweep.models[:] = [model for model in sweep.models if id(model.about) in staying]
     return homes
@@ -175,10 +176,13 @@ def _filled(home: Home, other: Home) -> Home:
 
 def _home(sweep: _Folder, model: ModelTables, page_folder: Path) -> Home:
     """Where a model's page, tables and run are, as seen from the folder of the comparison."""
-    about = model.about
-    if "home" in about:
-        return Home(**about["home"])
-    folder = sweep.path / folder_of(about)
+    if "home" in model.about:
+        return Home(**model.about["home"])
+    return home_of(model, sweep.path / folder_of(model.about), page_folder)
+
+
+def home_of(model: ModelTables, folder: Path, page_folder: Path) -> Home:
+    """Where the page, tables and run are of a model in this folder, as seen from a page in another."""
 
     def href(path: Path) -> str:
         # a browser that follows a link to the page's folder goes up from where that really is
@@ -186,7 +190,7 @@ def _home(sweep: _Folder, model: ModelTables, page_folder: Path) -> Home:
 
     page = folder / MODEL_PAGE
     tables = {name: href(folder / "tables" / f"{name}.parquet") for name in model.tables}
-    run_url = about.get("run_url")
+    run_url = model.about.get("run_url")
     return Home(href(page) if page.is_file() else None, tables, run_url if isinstance(run_url, str) else None)
 
 

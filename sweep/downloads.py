@@ -111,15 +111,8 @@ class _Experiment:
 
     def runs(self, role: str) -> list[Run]:
         """All runs of this role, oldest first."""
-        found: list[Run] = []
-        token = None
         with self._store.reading():
-            while True:
-                page = self._store.client.search_runs([self._id], f"tags.role = '{role}'", page_token=token)
-                found.extend(page)
-                token = page.token
-                if not token:
-                    return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
+            return self._store.runs(self._id, f"tags.role = '{role}'")
 
     def artifacts(self, run: Run, folder: str | None = None) -> list[str]:
         """Paths of a run's artifacts in a folder."""

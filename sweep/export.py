@@ -230,18 +230,13 @@ def _chosen(
 ) -> tuple[int, ...] | None:
     """The option of each choice, ``None`` where something that is asked for is not among them."""
     at = dict(enumerate(start))
-    for label, option in choices:
-        offered = {
-            place: _index(control, option) for place, control in enumerate(controls) if _same(control.label, label)
-        }
-        at |= (found := {place: index for place, index in offered.items() if index is not None})
+    asked = [[_index_of_choice(control, *choice) for control in controls] for choice in choices]
+    asked += [[_index_of_writer(control, writer) for control in controls]] if writer is not None else []
+    for options in asked:
+        found = {place: index for place, index in enumerate(options) if index is not None}
         if not found:
             return None
-    if writer is not None:
-        named = {place: _index_of_writer(control, writer) for place, control in enumerate(controls)}
-        at |= (found := {place: index for place, index in named.items() if index is not None})
-        if not found:
-            return None
+        at |= found
     return tuple(at.values())
 
 
@@ -261,8 +256,10 @@ def _index_of_writer(control: Control, writer: str) -> int | None:
     return named.index(writer) if writer in writers_of(control) else None
 
 
-def _index(control: Control, option: str) -> int | None:
-    return next((at for at, one in enumerate(control.options) if _same(one, option)), None)
+def _index_of_choice(control: Control, label: str, option: str) -> int | None:
+    """Where the control of this label has the option."""
+    offered = control.options if _same(control.label, label) else ()
+    return next((at for at, one in enumerate(offered) if _same(one, option)), None)
 
 
 def _same(one: str, other: str) -> bool:

@@ -15,11 +15,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dashboards.homes import Home
 from dashboards.pages import model_parts, write_comparison, write_figures, write_model_page
-from dashboards.tables import ModelTables, read_out
+from dashboards.tables import ModelTables, folder_of, read_out
+from sweep.comparison import home_of
 from sweep.config import SCHEMA_VERSION
-from sweep.files import FIGURES, MODEL_PAGE, write_atomically
+from sweep.files import FIGURES, write_atomically
 from sweep.store import BlockKeys, VerifyKeys
 from workers.encoding import decode_state, decode_states
 from workers.measures import SCAN
@@ -105,18 +105,13 @@ def write_page(about: dict[str, Any], tables_folder: Path, page: Path, sweep: di
     """
     model = ModelTables(about, {path.stem: pd.read_parquet(path) for path in sorted(tables_folder.glob("*.parquet"))})
     parts = model_parts(model)
-    homes = [
-        Home(tables=_tables_at(f"{up}{tables_folder.name}", model), run=about.get("run_url")) for up in ("", "../")
-    ]
+    folder, figures = page.parent, page.parent / FIGURES
+    up, figures_up = ("../compare.html", "all models of this sweep"), (f"../{page.name}", "everything on this model")
     try:
-        write_model_page(model, page, sweep, homes[0], ("../compare.html", "all models of this sweep"), parts)
-        write_figures(model, page.parent / FIGURES, homes[1], (f"../{page.name}", "everything on this model"), parts)
+        write_model_page(model, page, sweep, home_of(model, folder, folder), up, parts)
+        write_figures(model, figures, home_of(model, folder, figures), figures_up, parts)
     except OSError as error:
         raise write_error(page, error) from error
-
-
-def _tables_at(folder: str, model: ModelTables) -> dict[str, str]:
-    return {name: f"{folder}/{name}.parquet" for name in model.tables}
 
 
 def _merged(
@@ -171,15 +166,7 @@ def compare_models(out: Path, page: Path) -> None:
     """Write the page that puts all finished models of a folder side by side."""
     sweep = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     models = read_out(out)
-    homes = {
-        model.about["name"]: Home(
-            page=f"{folder}/{MODEL_PAGE}" if (out / folder / MODEL_PAGE).exists() else None,
-            tables=_tables_at(f"{folder}/tables", model),
-            run=model.about.get("run_url"),
-        )
-        for model in models
-        for folder in [model.about["folder"]]
-    }
+    homes = {model.about["name"]: home_of(model, out / folder_of(model.about), page.parent) for model in models}
     try:
         write_comparison(models, page, sweep, homes)
     except OSError as error:

@@ -285,7 +285,7 @@ class Tracker:
 
     def _describe(self, run: Run, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
         """Tags, which may change, and those parameters that the run does not have: MLflow refuses to change one."""
-        from mlflow.entities import Param, RunTag
+        from mlflow.entities import Param
 
         missing = [Param(key, _as_text(value)) for key, value in params.items() if key not in run.data.params]
         shown = {"state": "running", **_SOURCE, **tags}
@@ -293,7 +293,7 @@ class Tracker:
             shown["mlflow.source.git.commit"] = shown["git_commit"]
         for start in range(0, len(missing), 100):  # MLflow's limit for one batch
             self._client.log_batch(run.info.run_id, params=missing[start : start + 100])
-        self._client.log_batch(run.info.run_id, tags=[RunTag(key, value) for key, value in shown.items()])
+        self._set_tags(run.info.run_id, shown)
 
     def _experiment_tags(self) -> dict[str, str]:
         return dict(self._client.get_experiment(self._experiment_id).tags)
@@ -310,16 +310,8 @@ class Tracker:
     def _rows(self) -> list[Row]:
         """The sweep's models, in the order in which their runs were made."""
         query = f"tags.role = 'model' and tags.sweep_id = '{self._sweep_id}'"
-        runs: list[Run] = []
-        token = None
-        while True:
-            page = self._client.search_runs([self._experiment_id], query, page_token=token)
-            runs.extend(page)
-            if not (token := page.token):
-                break
-        runs.sort(key=lambda run: (run.info.start_time, run.info.run_id))
         oldest: dict[str, Run] = {}
-        for run in runs:
+        for run in self._store.runs(self._experiment_id, query):
             if "model_hash" in run.data.tags:  # else it is somebody else's
                 oldest.setdefault(run.data.tags["model_hash"], run)
         below = f"#/experiments/{self._experiment_id}/runs"

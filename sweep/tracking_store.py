@@ -25,6 +25,7 @@ from workers.storage import without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 PROBE_TIMEOUT_S = 5
 ALONE_S = 60
@@ -160,6 +161,16 @@ class TrackingStore:
                 ways_out = "; ".join(filter(None, [refusal.way_out, way_out]))
                 raise kind(f"MLflow at {self.shown} {refusal.what}: {ways_out}") from error
             raise kind(f"MLflow at {self.shown} {_reason(error)}: {way_out or self.way_out}") from error
+
+    def runs(self, experiment_id: str, query: str) -> list[Run]:
+        """All runs of an experiment that a query of MLflow's finds, oldest first."""
+        found: list[Run] = []
+        token = None
+        while True:
+            page = self.client.search_runs([experiment_id], query, page_token=token)
+            found.extend(page)
+            if not (token := page.token):
+                return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
 
     def reading(self) -> AbstractContextManager[None]:
         """``reaching`` for what only reads."""
