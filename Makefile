@@ -11,7 +11,7 @@ JOBS ?= 2
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin/python
-SWEEP := $(BIN) -m sweep.cli
+SWEEP := $(VENV)/bin/erasure-sweep
 PYTEST := $(BIN) -m pytest -n $(JOBS) --dist loadgroup
 # A Python that was named has to be the one in .venv; the default one only has to do.
 ifneq ($(origin PYTHON),file)
@@ -39,7 +39,7 @@ ui: runtime
 	@$(SWEEP) ui $(ARGS)
 
 services: dev
-	@$(BIN) -m tests.services $(ARGS)
+	@$(BIN) -m tests.support.servers.services $(ARGS)
 
 test: dev
 	@echo "running the tests (about half an hour on two cores)"
@@ -48,7 +48,9 @@ test: dev
 lint: dev
 	$(BIN) -m ruff check .
 	$(BIN) -m ruff format --check .
-	$(BIN) -m mypy
+	@# one import package over the checkout: mypy finds it through a link
+	@mkdir -p build/mypy && ln -sfn "$(CURDIR)" build/mypy/erasure_sweep
+	MYPYPATH=build/mypy $(BIN) -m mypy
 
 check: lint
 	$(PYTEST) --cov --cov-report=term-missing:skip-covered $(ARGS)

@@ -15,16 +15,18 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboards.compare import comparison_parts
-from dashboards.document import Card, Control, Part, escape, write_document
-from dashboards.figures import layer_steps, onto_writer, plot_layer, plot_onto, plot_presence, presence
-from dashboards.heatmaps import MAX_WRITERS, TOP_ROWS, heatmap, plot_heatmap
-from dashboards.homes import Home
-from dashboards.ledger import ledger, plot_ledger
-from dashboards.lineup import counted, display_names, in_order, name_of
-from dashboards.overview import notices, texts_line
-from dashboards.reading_cards import reading_cards
-from dashboards.tables import (
+from erasure_sweep.dashboards.comparison.overview import notices, texts_line
+from erasure_sweep.dashboards.comparison.page import comparison_parts
+from erasure_sweep.dashboards.glossary import WORDS_USED
+from erasure_sweep.dashboards.html.document import Card, Control, Part, escape, write_document
+from erasure_sweep.dashboards.html.links import Home
+from erasure_sweep.dashboards.model.reading_cards import reading_cards
+from erasure_sweep.dashboards.model.trust import trust_line, trust_table
+from erasure_sweep.dashboards.model.verified import was_verified
+from erasure_sweep.dashboards.model.verify_cards import verdicts, verify_cards
+from erasure_sweep.dashboards.model.writers_table import first_of, most_erased, strongest_first, writers_in_numbers
+from erasure_sweep.dashboards.model_names import counted, display_names, in_order, name_of
+from erasure_sweep.dashboards.model_tables import (
     Grid,
     ModelTables,
     grid_of,
@@ -35,12 +37,17 @@ from dashboards.tables import (
     top_writers,
     writers_table,
 )
-from dashboards.terms import WORDS_USED
-from dashboards.trust import trust_line, trust_table
-from dashboards.verified import was_verified
-from dashboards.verify_cards import verdicts, verify_cards
-from dashboards.wording import measured_line, model_line, number
-from dashboards.writers_table import first_of, most_erased, strongest_first, writers_in_numbers
+from erasure_sweep.dashboards.plots.heatmaps import MAX_WRITERS, TOP_ROWS, heatmap, plot_heatmap
+from erasure_sweep.dashboards.plots.ledger import ledger, plot_ledger
+from erasure_sweep.dashboards.plots.presence import (
+    layer_steps,
+    onto_writer,
+    plot_layer,
+    plot_onto,
+    plot_presence,
+    presence,
+)
+from erasure_sweep.dashboards.wording import measured_line, model_line, number
 
 __all__ = ["ModelTables", "read_out"]
 __all__ += ["comparison_page_parts", "model_parts", "write_comparison", "write_figures", "write_model_page"]

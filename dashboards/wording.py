@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dashboards.lineup import count_of, is_checkpoint, series_of
+from erasure_sweep.dashboards.model_names import count_of, is_checkpoint, series_of
 
 OWN = "own"
 """The value of the config's ``corpus`` by which each model reads the mix that it was trained on."""

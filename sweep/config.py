@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from workers.catalog import find_entry
-from workers.errors import UsageError, nearest
-from workers.records import Group, VerifyRequest
+from erasure_sweep.workers.errors import UsageError, nearest
+from erasure_sweep.workers.models.catalog import find_entry
+from erasure_sweep.workers.records import Group, VerifyRequest
 
 RESULTS_VERSION = 4
 """Raised by hand whenever the same shard would give another result."""
@@ -25,7 +25,7 @@ RESULTS_VERSION = 4
 SCHEMA_VERSION = "2"
 """Of the tables; raised when a column changes."""
 
-PRESETS = resources.files("sweep") / "presets"
+PRESETS = resources.files("erasure_sweep.sweep") / "presets"
 
 Positive = Annotated[int, Field(ge=1)]
 Several = Annotated[int, Field(ge=2)]
@@ -143,7 +143,7 @@ class SweepConfig(BaseModel):
     def _check_own_corpora(self) -> None:
         if not self.own_corpora:
             return
-        from workers.corpora import OWN, find_corpus
+        from erasure_sweep.workers.corpora.resolution import OWN, find_corpus
 
         if self.corpus != OWN:
             raise ValueError(f"own_corpora: needs corpus = {OWN!r}, by which each model reads its own training mix")

@@ -16,25 +16,25 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sweep.background import Background
-from sweep.config import SweepConfig
-from sweep.drivers import InUseError
-from sweep.executors import Executor, Fate, LateExecutor, Outcome
-from sweep.files import RunFolder
-from sweep.logged_runs import LoggedRuns
-from sweep.manifest import Manifest
-from sweep.plan import StagePlan
-from sweep.presence import Presence
-from sweep.progress import Reporter, count
-from sweep.queue import ShardQueue
-from sweep.room import Room, find_room
-from sweep.stages import Stages, Step
-from sweep.staging import Staging
-from sweep.store import ShardStore
-from sweep.tracking import Status
-from workers.errors import SweepError
-from workers.records import Resolved
-from workers.storage import open_storage
+from erasure_sweep.sweep.config import SweepConfig
+from erasure_sweep.sweep.execution.executor import Executor, Fate, LateExecutor, Outcome
+from erasure_sweep.sweep.execution.placement import Room, find_room
+from erasure_sweep.sweep.execution.shard_queue import ShardQueue
+from erasure_sweep.sweep.helper_process import Background
+from erasure_sweep.sweep.manifest import Manifest
+from erasure_sweep.sweep.model_steps import Stages, Step
+from erasure_sweep.sweep.plan import StagePlan
+from erasure_sweep.sweep.presence import Presence
+from erasure_sweep.sweep.progress import Reporter, count
+from erasure_sweep.sweep.run_folder import RunFolder
+from erasure_sweep.sweep.staging import Staging
+from erasure_sweep.sweep.store.driver_process import InUseError
+from erasure_sweep.sweep.store.shards import ShardStore
+from erasure_sweep.sweep.tracking.logged_runs import LoggedRuns
+from erasure_sweep.sweep.tracking.tracker import Status
+from erasure_sweep.workers.errors import SweepError
+from erasure_sweep.workers.records import Resolved
+from erasure_sweep.workers.storage.shard_storage import open_storage
 
 log = logging.getLogger(__name__)
 
@@ -275,7 +275,9 @@ class Sweep:
 
     def _compare(self) -> None:
         """Write the page that puts the models side by side, and end the sweep."""
-        self._background.submit("sweep.finish:compare_models", self.folder.out, self.folder.comparison).result()
+        self._background.submit(
+            "erasure_sweep.sweep.merging:compare_models", self.folder.out, self.folder.comparison
+        ).result()
         self._runs.end_sweep(self.folder, "FAILED" if self._problems else "FINISHED")
 
     @contextmanager

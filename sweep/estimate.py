@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sweep.background import Background
-from sweep.config import SweepConfig
-from sweep.plan import StagePlan, expected_stages, sketch_bytes, writer_blocks
-from sweep.progress import SilentReporter
-from sweep.staging import Staging
-from workers.records import AdversarialWork, GroupWork, Resolved, ShardTask, TrustWork
+from erasure_sweep.sweep.config import SweepConfig
+from erasure_sweep.sweep.helper_process import Background
+from erasure_sweep.sweep.plan import StagePlan, expected_stages, sketch_bytes, writer_blocks
+from erasure_sweep.sweep.progress import SilentReporter
+from erasure_sweep.sweep.staging import Staging
+from erasure_sweep.workers.records import AdversarialWork, GroupWork, Resolved, ShardTask, TrustWork
 
 EFFICIENCY = 0.6
 """Of a large matrix product's speed, reached by the whole scan; seen on gelu-4l's and GPT-2 small's shapes."""

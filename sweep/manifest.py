@@ -13,12 +13,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from sweep.config import SCHEMA_VERSION, SweepConfig
-from sweep.files import RunFolder, folder_names
-from sweep.plan import sweep_id
-from workers.errors import UsageError
-from workers.records import Resolved
-from workers.storage import without_password
+from erasure_sweep.sweep.config import SCHEMA_VERSION, SweepConfig
+from erasure_sweep.sweep.plan import sweep_id
+from erasure_sweep.sweep.run_folder import RunFolder, folder_names
+from erasure_sweep.workers.errors import UsageError
+from erasure_sweep.workers.records import Resolved
+from erasure_sweep.workers.storage.shard_storage import without_password
 
 
 class Manifest:

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sweep.config import RESULTS_VERSION, SweepConfig
-from workers.components import Layout
-from workers.positions import hash_u64
-from workers.records import (
+from erasure_sweep.sweep.config import RESULTS_VERSION, SweepConfig
+from erasure_sweep.workers.labels import Layout
+from erasure_sweep.workers.measures.verify.targets import choose_targets, later_heads
+from erasure_sweep.workers.positions import hash_u64
+from erasure_sweep.workers.records import (
     AdversarialWork,
     GroupWork,
     Place,
@@ -31,11 +32,10 @@ from workers.records import (
     Work,
     WriterBlock,
 )
-from workers.verify.targets import choose_targets, later_heads
 
 STATE_BYTES = 512 * 2**20
 N_BINS = 3073
-"""Bins of one sketch of ``workers.sketch``."""
+"""Bins of one sketch of ``workers.measures.statistics.quantile_sketch``."""
 SAMPLE = 1000
 """Tokens that rank correlations are from, at most; fewer where a model has so many pairs that they would not fit."""
 SAMPLED_VALUES = 2**25

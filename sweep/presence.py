@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from sweep.config import SweepConfig
-from sweep.files import RunFolder, staging_folder
-from sweep.lease import Heart, Lease
-from sweep.progress import Reporter
-from sweep.use import Use
-from workers.records import Resolved
+from erasure_sweep.sweep.cleaning.staged_use import Use
+from erasure_sweep.sweep.config import SweepConfig
+from erasure_sweep.sweep.progress import Reporter
+from erasure_sweep.sweep.run_folder import RunFolder, staging_folder
+from erasure_sweep.sweep.store.lease import Heart, Lease
+from erasure_sweep.workers.records import Resolved
 
 
 class Presence:
@@ -25,7 +25,7 @@ class Presence:
     def __init__(self, folder: RunFolder, config: SweepConfig, reporter: Reporter) -> None:
         self._lease: Lease | None = None
         if config.store:
-            from workers.storage import open_storage
+            from erasure_sweep.workers.storage.shard_storage import open_storage
 
             self._lease = Lease(open_storage(folder.store), folder.driver, reporter.say)
         self._use = Use(staging_folder(config), folder.driver)

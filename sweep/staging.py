@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
-from sweep.background import Background
-from sweep.config import SweepConfig
-from sweep.files import staging_folder
-from sweep.progress import Reporter
-from workers.checkpoints import names_several
-from workers.errors import UsageError
-from workers.records import Resolved
-from workers.sampling import CorpusRequest
+from erasure_sweep.sweep.config import SweepConfig
+from erasure_sweep.sweep.helper_process import Background
+from erasure_sweep.sweep.progress import Reporter
+from erasure_sweep.sweep.run_folder import staging_folder
+from erasure_sweep.workers.corpora.sampling import CorpusRequest
+from erasure_sweep.workers.errors import UsageError
+from erasure_sweep.workers.models.checkpoints import names_several
+from erasure_sweep.workers.records import Resolved
 
 
 class Staging:
@@ -62,7 +62,9 @@ class Staging:
         return specs
 
     def _expand(self, spec: str) -> Future[tuple[str, ...]]:
-        return self._background.submit("workers.checkpoints:expand", spec, str(self._folder), self._refresh)
+        return self._background.submit(
+            "erasure_sweep.workers.models.checkpoints:expand", spec, str(self._folder), self._refresh
+        )
 
     def _resolve(self, spec: str, named: str | None = None) -> Future[Resolved]:
         """Stage one model, ``named`` being the entry of the config that stands for it and others."""
@@ -72,7 +74,7 @@ class Staging:
         request = CorpusRequest(config.corpus, config.prompts, config.seq_len, config.seed)
         about = (config.groups, tuple(config.writers), config.verify)
         told = (str(self._folder), *about, own, self._refresh)
-        return self._background.submit("workers.resolve:resolve", spec, request, *told)
+        return self._background.submit("erasure_sweep.workers.resolve:resolve", spec, request, *told)
 
 
 def _unread(config: SweepConfig, models: Iterable[Resolved]) -> list[str]:

@@ -4,7 +4,7 @@ Shapes and types of ``workers`` are checked while testing, by jaxtyping's pytest
 that tests start, Ray's workers among them, are not checked.
 
 Under xdist, tests that share something expensive run in one process: those of the group ``ray``, because two clusters
-would starve each other, and each other file of integration and acceptance tests, because of its servers and browsers.
+would starve each other, and each other file of system tests, because of its servers and browsers.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import pytest
 
 CHROMIUM = Path("/usr/bin/chromium")
+SYSTEM = Path(__file__).parent / "system"
 
 QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -46,9 +47,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep each file of integration and acceptance tests together, unless it says its group itself."""
+    """Keep each file of system tests together, unless it says its group itself."""
     for item in items:
-        if item.path.parent.name in ("integration", "acceptance") and not item.get_closest_marker("xdist_group"):
+        if SYSTEM in item.path.parents and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 

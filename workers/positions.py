@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int64, UInt64
 from numpy.typing import ArrayLike
 
-from workers.errors import UsageError
+from erasure_sweep.workers.errors import UsageError
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FACTORS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))

@@ -133,7 +133,7 @@ class Resolved(NamedTuple):
     """Path of the processed weights."""
     weights_bytes: int
     architecture: dict[str, Any]
-    """``workers.trace.ModelConfig`` as a dict."""
+    """``workers.models.forward.ModelConfig`` as a dict."""
     n_params: int
     sketches: tuple[int, ...]
     """How many sketches each writer needs."""
@@ -153,7 +153,7 @@ class Resolved(NamedTuple):
     given: tuple[tuple[int, ...], ...] = ()
     """Token ids of the prompts that the user gave, BOS first."""
     tokenizer: str | None = None
-    """As ``workers.tokenization.load_tokenizer`` takes it; ``None`` where the model has none."""
+    """As ``workers.models.tokenizer.load_tokenizer`` takes it; ``None`` where the model has none."""
     base: str = ""
     """The model of whose training this is a checkpoint; its own name where it is none."""
     training_tokens: int | None = None
@@ -217,6 +217,6 @@ class SharedStore(NamedTuple):
     """Where workers may put states themselves, if what they find there is the driver's store and not one of that name."""
 
     location: str
-    """As ``workers.storage.open_storage`` takes it; it may hold a password."""
+    """As ``workers.storage.shard_storage.open_storage`` takes it; it may hold a password."""
     mark: str
     """What stands there under the key ``mark``: random, and another one in every run."""

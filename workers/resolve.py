@@ -11,9 +11,7 @@ from pathlib import Path
 
 import torch
 
-from workers.components import Layout
-from workers.composition import check_groups
-from workers.corpora import (
+from erasure_sweep.workers.corpora.resolution import (
     OWN,
     CorpusRequest,
     ResolvedCorpus,
@@ -23,10 +21,12 @@ from workers.corpora import (
     own_corpus,
     resolve_corpus,
 )
-from workers.errors import SweepError, UsageError
-from workers.measures import SCAN
-from workers.models import ResolvedModel, resolve_model
-from workers.records import Group, Resolved, ScanOptions, VerifyRequest
+from erasure_sweep.workers.errors import SweepError, UsageError
+from erasure_sweep.workers.labels import Layout
+from erasure_sweep.workers.measures.registry import SCAN
+from erasure_sweep.workers.measures.scan.composition import check_groups
+from erasure_sweep.workers.models.resolution import ResolvedModel, resolve_model
+from erasure_sweep.workers.records import Group, Resolved, ScanOptions, VerifyRequest
 
 
 def resolve(

@@ -24,11 +24,11 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.exceptions import StopAtLayerException
 from transformer_lens.utilities.tl_checkpoint_conversion import convert_tl_checkpoint
 
+from erasure_sweep.workers.labels import Layout, layer_of
+from erasure_sweep.workers.models.forward import LeanModel, ModelConfig
 from tests.benchmarks.scan import ALL, Scan
 from tests.benchmarks.settings import GELU_4L, GPT2_SMALL, Settings, random_prompts, random_weights
 from tests.benchmarks.timing import Row, added, interleave, ratio_row, scaled
-from workers.components import Layout, layer_of
-from workers.trace import LeanModel, ModelConfig
 
 SUBJECT = "literal method"
 TARGETS = {GELU_4L: 25.0, GPT2_SMALL: 150.0}

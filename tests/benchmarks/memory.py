@@ -16,15 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from sweep.config import SweepConfig, build_config
-from sweep.plan import layout_of, plan_scan, plan_verify
+from erasure_sweep.sweep.config import SweepConfig, build_config
+from erasure_sweep.sweep.plan import layout_of, plan_scan, plan_verify
+from erasure_sweep.workers.measures.registry import SCAN
+from erasure_sweep.workers.models.forward import ModelConfig
+from erasure_sweep.workers.records import Resolved, ScanOptions, ScanWork, ShardTask, WriterBlock
 from tests.benchmarks.probe import run_probe
 from tests.benchmarks.settings import GELU_4L, GPT2_SMALL, Settings, random_prompts, stage_random
 from tests.benchmarks.timing import Row, spread
 from tests.benchmarks.verify import verified_targets
-from workers.measures import SCAN
-from workers.records import Resolved, ScanOptions, ScanWork, ShardTask, WriterBlock
-from workers.trace import ModelConfig
 
 SUBJECT = "memory"
 MIB = 2**20

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from sweep.config import SweepConfig, build_config
-from sweep.plan import StagePlan, digest
-from sweep.stages import Step
+from erasure_sweep.sweep.config import SweepConfig, build_config
+from erasure_sweep.sweep.model_steps import Step
+from erasure_sweep.sweep.plan import StagePlan, digest
+from erasure_sweep.workers.records import Resolved, ScanOptions, ScanWork, ShardResult, ShardTask, WriterBlock
+from erasure_sweep.workers.storage.states import encode_states
+from erasure_sweep.workers.worker import RemoteShardWorker
 from tests.benchmarks.probe import TimingReporter
-from tests.random_models import random_config
-from workers.actor import RemoteShardWorker
-from workers.encoding import encode_states
-from workers.records import Resolved, ScanOptions, ScanWork, ShardResult, ShardTask, WriterBlock
+from tests.support.models.random_models import random_config
 
 STATE_BYTES = 50_000
 """About what a shard of a bundled model takes in the store."""
@@ -40,7 +40,7 @@ class NoOpWorker(RemoteShardWorker):
 
 
 def noop_worker() -> Any:
-    """As ``workers.actor.remote_worker``."""
+    """As ``workers.worker.remote_worker``."""
     import ray
 
     return ray.remote(max_restarts=-1, max_task_retries=0)(NoOpWorker)
@@ -70,7 +70,7 @@ def no_model(folder: Path) -> Resolved:
 
 
 class OneStage:
-    """Stands for ``sweep.stages.Stages``: one stage of ``n`` shards."""
+    """Stands for ``sweep.model_steps.Stages``: one stage of ``n`` shards."""
 
     def __init__(self, n: int, folder: Any, manifest: Any, model: Resolved) -> None:
         self._n, self._folder, self._manifest, self.model = n, folder, manifest, model
@@ -112,7 +112,7 @@ def probe_noop(request: dict[str, Any]) -> dict[str, Any]:
     Args:
         request: ``n_shards``, ``n_workers`` and the ``folder`` to work in.
     """
-    from sweep.driver import Sweep
+    from erasure_sweep.sweep.driver import Sweep
 
     folder, reporter = Path(request["folder"]), TimingReporter()
     model = no_model(folder)
@@ -127,10 +127,12 @@ def probe_noop(request: dict[str, Any]) -> dict[str, Any]:
         return OneStage(request["n_shards"], out, manifest, resolved)
 
     with (
-        mock.patch("sweep.driver.Staging", Staged),
-        mock.patch("sweep.driver.Stages", stages),
-        mock.patch("workers.actor.remote_worker", noop_worker),
-        mock.patch("sweep.driver.Sweep._compare", lambda sweep: sweep._runs.end_sweep(sweep.folder, "FINISHED")),
+        mock.patch("erasure_sweep.sweep.driver.Staging", Staged),
+        mock.patch("erasure_sweep.sweep.driver.Stages", stages),
+        mock.patch("erasure_sweep.workers.worker.remote_worker", noop_worker),
+        mock.patch(
+            "erasure_sweep.sweep.driver.Sweep._compare", lambda sweep: sweep._runs.end_sweep(sweep.folder, "FINISHED")
+        ),
     ):
         sweep = Sweep(noop_config(folder, request["n_workers"]), reporter)
         outcome = sweep.run()

@@ -21,13 +21,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sweep.config import build_config
+from erasure_sweep.sweep.config import build_config
+from erasure_sweep.workers.corpora.sampling import CorpusRequest
+from erasure_sweep.workers.resolve import resolve
 from tests.benchmarks.probe import run_probe
 from tests.benchmarks.settings import Settings, Workload, random_prompts
 from tests.benchmarks.timing import Row, spread
-from tests.random_models import random_config, write_tl_directory
-from workers.resolve import resolve
-from workers.sampling import CorpusRequest
+from tests.support.models.random_models import random_config, write_tl_directory
 
 SUBJECT = "overhead"
 D_VOCAB = 512

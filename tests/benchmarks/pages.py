@@ -18,13 +18,13 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from dashboards.document import Card, write_document
-from dashboards.pages import write_comparison, write_model_page
-from dashboards.style import figure
+from erasure_sweep.dashboards.html.document import Card, write_document
+from erasure_sweep.dashboards.pages import write_comparison, write_model_page
+from erasure_sweep.dashboards.plots.theme import figure
 from tests.benchmarks.settings import Settings
 from tests.benchmarks.timing import Row, interleave, ratio_row, spread
 from tests.conftest import CHROMIUM
-from tests.fake_tables import fake_manifest, fake_model
+from tests.support.fakes.tables import fake_manifest, fake_model
 
 SUBJECT = "pages"
 MB = 1_000_000

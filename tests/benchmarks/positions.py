@@ -15,14 +15,14 @@ import numpy as np
 import pandas as pd
 import torch
 
+from erasure_sweep.workers.corpora.resolution import load_tokens, resolve_corpus
+from erasure_sweep.workers.corpora.sampling import CorpusRequest
+from erasure_sweep.workers.models.forward import LeanModel
+from erasure_sweep.workers.models.resolution import load_model, resolve_model
+from erasure_sweep.workers.positions import measured_positions
 from tests.benchmarks.settings import Settings
 from tests.benchmarks.timing import Row, spread
-from tests.measuring import measure_tables
-from workers.corpora import load_tokens, resolve_corpus
-from workers.models import load_model, resolve_model
-from workers.positions import measured_positions
-from workers.sampling import CorpusRequest
-from workers.trace import LeanModel
+from tests.support.oracle.measuring import measure_tables
 
 SUBJECT = "positions enough"
 TOP = 10

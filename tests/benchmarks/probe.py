@@ -19,9 +19,9 @@ from typing import Any
 
 import psutil
 
-from sweep.config import build_config
-from sweep.progress import SilentReporter
-from workers.records import (
+from erasure_sweep.sweep.config import build_config
+from erasure_sweep.sweep.progress import SilentReporter
+from erasure_sweep.workers.records import (
     Group,
     GroupWork,
     Resolved,
@@ -33,8 +33,8 @@ from workers.records import (
     Work,
     WriterBlock,
 )
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 
@@ -115,7 +115,7 @@ def probe_memory(request: dict[str, Any]) -> dict[str, Any]:
     Args:
         request: ``task``, fields of the shard; ``first``, fields that differ in a first, tiny shard that loads the model.
     """
-    from workers.actor import ShardWorker
+    from erasure_sweep.workers.worker import ShardWorker
 
     worker = ShardWorker(request["threads"])
     worker.measure(read_task({**request["task"], **request["first"]}))
@@ -127,8 +127,8 @@ def probe_memory(request: dict[str, Any]) -> dict[str, Any]:
 
 def probe_loop(request: dict[str, Any]) -> dict[str, Any]:
     """A sweep's shards in a plain loop: no driver, no Ray, no store."""
-    from sweep.plan import plan_scan
-    from workers.actor import ShardWorker
+    from erasure_sweep.sweep.plan import plan_scan
+    from erasure_sweep.workers.worker import ShardWorker
 
     config = build_config(request["config"])
     plan = plan_scan(config, Resolved(**request["model"]), "cpu")
@@ -191,9 +191,9 @@ class PairedReporter(TimingReporter):
 
 def probe_pairs(request: dict[str, Any]) -> dict[str, Any]:
     """A sweep with one worker, shard by shard beside plain measuring."""
-    from sweep.driver import Sweep
-    from sweep.plan import plan_scan
-    from workers.actor import ShardWorker
+    from erasure_sweep.sweep.driver import Sweep
+    from erasure_sweep.sweep.plan import plan_scan
+    from erasure_sweep.workers.worker import ShardWorker
 
     config = build_config(request["config"])
     tasks = plan_scan(config, Resolved(**request["model"]), "cpu").tasks
@@ -209,7 +209,7 @@ def probe_pairs(request: dict[str, Any]) -> dict[str, Any]:
 def probe_sweep(request: dict[str, Any]) -> dict[str, Any]:
     """The same shards through driver, Ray and store, as ``erasure-sweep run`` takes them."""
     start = time.perf_counter()
-    from sweep.driver import Sweep
+    from erasure_sweep.sweep.driver import Sweep
 
     reporter = TimingReporter()
     outcome = Sweep(build_config(request["config"]), reporter).run()

@@ -14,15 +14,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from erasure_sweep.workers.measures.registry import SCAN
+from erasure_sweep.workers.measures.scan.composition import composition
+from erasure_sweep.workers.measures.scan.products import ProductReader
+from erasure_sweep.workers.models.forward import LeanModel, ModelConfig
+from erasure_sweep.workers.positions import measured_positions
+from erasure_sweep.workers.records import ScanOptions, WriterBlock
+from erasure_sweep.workers.storage.states import encode_states
 from tests.benchmarks.settings import GELU_4L, GPT2_SMALL, Settings, random_prompts, random_weights
 from tests.benchmarks.timing import Row, interleave, ratio_row, scaled
-from workers.composition import composition
-from workers.encoding import encode_states
-from workers.measures import SCAN
-from workers.positions import measured_positions
-from workers.products import ProductReader
-from workers.records import ScanOptions, WriterBlock
-from workers.trace import LeanModel, ModelConfig
 
 SUBJECT = "scan"
 BARE = "bare forward with logits"

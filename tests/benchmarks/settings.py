@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tests.random_models import random_config, random_processed_weights
-from workers.staged import content_hash
-from workers.trace import ModelConfig
+from erasure_sweep.workers.models.forward import ModelConfig
+from erasure_sweep.workers.models.staged_weights import content_hash
+from tests.support.models.random_models import random_config, random_processed_weights
 
 GELU_4L = "gelu-4l"
 GPT2_SMALL = "GPT-2 small"

@@ -21,21 +21,30 @@ import torch
 from torch import Tensor
 from transformer_lens.model_bridge.exceptions import StopAtLayerException
 
-from sweep.config import SweepConfig, build_config
-from sweep.plan import DONORS, blocks, draw_donors, given_places
+from erasure_sweep.sweep.config import SweepConfig, build_config
+from erasure_sweep.sweep.plan import DONORS, blocks, draw_donors, given_places
+from erasure_sweep.workers.labels import Layout, layer_of
+from erasure_sweep.workers.measures.interventions.prompt_view import PromptView
+from erasure_sweep.workers.measures.scan.composition import head_of
+from erasure_sweep.workers.measures.stages import STAGES
+from erasure_sweep.workers.measures.statistics.ratios import RatioRecorder
+from erasure_sweep.workers.measures.verify.patched_residual import PATCHES, later_components, record_patched
+from erasure_sweep.workers.measures.verify.places import writers_of
+from erasure_sweep.workers.models.forward import LeanModel
+from erasure_sweep.workers.records import (
+    AdversarialWork,
+    GroupWork,
+    Place,
+    ShardTask,
+    Target,
+    TrustWork,
+    Work,
+    WriterBlock,
+)
 from tests.benchmarks.literal import Clean, bridge_with, literal_clean, vector_names, vectors_of
 from tests.benchmarks.scan import BARE
 from tests.benchmarks.settings import GELU_4L, Settings, random_prompts, random_weights
 from tests.benchmarks.timing import Row, Timing, added, interleave, ratio_row, scaled
-from workers.components import Layout, layer_of
-from workers.composition import head_of
-from workers.records import AdversarialWork, GroupWork, Place, ShardTask, Target, TrustWork, Work, WriterBlock
-from workers.stages import STAGES
-from workers.trace import LeanModel
-from workers.verify.patched import PATCHES, later_components, record_patched
-from workers.verify.places import writers_of
-from workers.verify.ratios import RatioRecorder
-from workers.verify.view import PromptView
 
 SUBJECT = "verify"
 TOGETHER = "all of verify at the defaults, for each verified prompt"

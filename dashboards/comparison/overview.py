@@ -1,0 +1,121 @@
+"""What stands above the figures of a comparison: the table of models, what they read, and what to mind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from erasure_sweep.dashboards.html.document import Column, Markup, Sorted, Table, escape
+from erasure_sweep.dashboards.html.links import Home, link
+from erasure_sweep.dashboards.model_names import count_of, display_names, is_checkpoint, is_one_training
+from erasure_sweep.dashboards.model_tables import ModelTables, is_ranked, writers_table
+from erasure_sweep.dashboards.plots.strips import ERASED, OPPOSED, Measure, strip_points, strongest
+from erasure_sweep.dashboards.wording import OWN, corpora_read, number, of_config, protocol_warnings
+
+_NAMED_WRITERS = 3
+_ALIKE = ("n_prompts", "prompts", "seq_len", "seed")
+_SIZES = {"n_layers": "layers", "d_model": "width", "n_params": "parameters"}
+_TITLES = {"n_params": "weights of attention and MLPs, without embeddings, biases and norms"}
+_TRAINING = {"training_tokens": "training tokens", "training_steps": "training steps"}
+
+
+def overview(models: Sequence[ModelTables], homes: Mapping[str, Home]) -> Table:
+    """The table of models: name (a link where there is a page), shape, training, tokens, corpus, the top writers.
+
+    Checkpoints stand after the models, but for those of one training alone, which stay in its order.
+
+    Top writers are the most erased by reading; where a model lacks that, all have their most opposed too. Training and
+    corpus are there where models differ in them.
+    """
+    ranked = [is_ranked(writers_table(model)) for model in models]
+    tops = [(ERASED, "most erased by reading: share (written → remaining)")] if any(ranked) else []
+    tops += [] if ranked and all(ranked) else [(OPPOSED, "most opposed: written → remaining")]
+    counted = {**_SIZES, **_training(models), "n_tokens": "tokens measured"}
+    names = display_names(models)
+    placed = list(zip(names, models, strict=True))
+    if not is_one_training(models):
+        placed.sort(key=lambda one: is_checkpoint(one[1].about))
+    corpora = len(corpora_read([model.about for model in models], names)) > 1
+    rows = []
+    for name, model in placed:
+        about = model.about
+        shown = Markup(link(homes.get(name, Home()).page, name))
+        read = [about["corpus_name"]] if corpora else []
+        rows.append([shown, *(count_of(about, key) for key in counted), *read])
+        rows[-1] += [_top_three(model, measure) for measure, _ in tops]
+    erased = "most erased because later heads read them" if any(ranked) else "that later components opposed most"
+    return Table(
+        "models",
+        "The models",
+        f"The three writers {erased}, with the share of their output in the stream where they write and at the end. "
+        "A model's name leads to its page.",
+        [
+            Column("model"),
+            *(Column(heading, _TITLES.get(key, ""), True) for key, heading in counted.items()),
+            *([Column("corpus", width="narrow")] if corpora else []),
+            *(Column(title) for _, title in tops),
+        ],
+        rows,
+        empty="There are no models to compare.",
+        tables=("writers",),
+    )
+
+
+def _training(models: Sequence[ModelTables]) -> dict[str, str]:
+    """How far models were trained: what is known of any, where there are checkpoints or models differ in it."""
+    known = {key: [count_of(model.about, key) for model in models] for key in _TRAINING}
+    differ = len({tokens for tokens in known["training_tokens"] if tokens is not None}) > 1
+    if not differ and not any(is_checkpoint(model.about) for model in models):
+        return {}
+    tokens, steps = known.values()
+    # steps say nothing that tokens do not, but for models of which tokens are not known
+    lacking = any(n is not None and m is None for n, m in zip(steps, tokens, strict=True))
+    shown = {"training_tokens": any(n is not None for n in tokens), "training_steps": lacking}
+    return {key: heading for key, heading in _TRAINING.items() if shown[key]}
+
+
+def _top_three(model: ModelTables, measure: Measure) -> str | Sorted | None:
+    """The model's strongest writers by one measure, in words; None where it was not measured.
+
+    What is erased sorts by the share of the most erased.
+    """
+    points = strip_points([("", writers_table(model))], measure)
+    said = []
+    for row in strongest(points, measure, _NAMED_WRITERS).itertuples():
+        kept = f"{number(row.written)}\u00a0→\u00a0{number(row.remaining)}"
+        said.append(
+            f"{row.writer}\u00a0{number(row.value)} ({kept})" if measure is ERASED else f"{row.writer}\u00a0{kept}"
+        )
+    shown = (", ".join(said) or "none") if len(points) else None
+    if shown is None or measure is not ERASED:
+        return shown
+    return Sorted(Markup(escape(shown)), float(points["value"].max()))
+
+
+def texts_line(models: Sequence[ModelTables], sweep: dict[str, Any]) -> str:
+    """Whether the models read the same text, in a sentence; nothing where that is not known, or for one model."""
+    abouts = [model.about for model in models]
+    read = corpora_read(abouts, display_names(models)) if len(models) > 1 else {}
+    if not read:
+        return ""
+    listed = "; ".join(f"{corpus}: {', '.join(readers)}" for corpus, readers in read.items())
+    if of_config(sweep, "corpus") == OWN:
+        return f"Each model read its own training mix ({listed})."
+    if len(read) > 1:
+        return f"Not all models read the same text ({listed})."
+    if any(len({about.get(key) for about in abouts}) > 1 for key in _ALIKE):
+        return ""
+    return f"All models read the same text, {next(iter(read))}, each through its own tokenizer."
+
+
+def notices(models: Sequence[ModelTables], sweep: dict[str, Any]) -> str:
+    """Warnings as HTML: where protocols differ, what failed, and models of the sweep that are not on the page."""
+    warnings = protocol_warnings([model.about for model in models], display_names(models))
+    shown = {str(model.about.get("name")) for model in models}
+    absent = [str(entry.get("name")) for entry in sweep.get("models") or [] if str(entry.get("name")) not in shown]
+    warnings += [f"Not on this page, though in the sweep: {', '.join(absent)}."] if absent else []
+    warnings += [] if models else ["There are no models in this sweep."]
+    if not warnings:
+        return ""
+    items = "".join(f"<li>{escape(warning)}</li>" for warning in warnings)
+    return f'<div class="notice" role="status"><strong>Mind when comparing</strong><ul>{items}</ul></div>\n'

@@ -1,0 +1,189 @@
+"""The strongest writers of each model in one table: what is erased of them, by whom, and what that means for their DLA."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from erasure_sweep.dashboards.html.document import Column, Markup, Sorted, Table, escape
+from erasure_sweep.dashboards.html.links import Home, link
+from erasure_sweep.dashboards.html.sparkline import sparkline
+from erasure_sweep.dashboards.model.trust import badge, survival_of, trust_of
+from erasure_sweep.dashboards.model.writers_table import first_of
+from erasure_sweep.dashboards.model_names import display_names
+from erasure_sweep.dashboards.model_tables import (
+    Floats,
+    Grid,
+    ModelTables,
+    grid_of,
+    is_ranked,
+    numeric,
+    reading_of,
+    strings,
+    top_writers,
+    writers_table,
+)
+from erasure_sweep.dashboards.plots.presence import presence
+from erasure_sweep.dashboards.wording import number, with_interval
+
+PER_MODEL = 5
+_LOWEST, _HIGHEST = -1.0, 2.0
+_NUMBERS = (
+    (
+        "erased_by_reading",
+        "erased by reading",
+        "how much later heads together write against it because they read it, as a share of its output",
+    ),
+    ("erased_by_reading_centred", "means removed", "the same with what is the same at every token left out"),
+    ("written", "written", "share of it in the stream where it writes, with what was there already"),
+    ("remaining", "remaining", "share of it in the last state of the stream"),
+)
+_DLA = (
+    (
+        "dla_slope",
+        "taken back by later heads (slope)",
+        "of what later heads write because they read it on its own DLA: −1 takes all of it back",
+    ),
+    ("dla_r", "r of that", "correlation of the same two over tokens"),
+)
+
+
+class Strong(NamedTuple):
+    """One of the strongest writers of a model.
+
+    Attributes:
+        erasers: the heads that erase it, strongest first; None where reading was not measured.
+        numbers: by column of ``writers``, NaN where it was not measured.
+        trust: what resampling it says of its DLA; None where that was not measured.
+        survives: the share of its DLA's effect that survives what comes later, and the ends of its interval.
+        presence: the median share of it in each state of the stream, NaN before it writes.
+    """
+
+    model: str
+    writer: str
+    erasers: list[str] | None
+    numbers: dict[str, float]
+    trust: str | None
+    survives: tuple[float, float, float]
+    presence: Floats
+
+
+def strongest_writers(models: Sequence[ModelTables], per_model: int = PER_MODEL) -> list[Strong]:
+    """Of every model the writers of which most is erased by reading, over all models the most erased first.
+
+    Of a model in which reading was not measured they are the most opposed, and stand last.
+    """
+    found = [
+        one
+        for name, model in zip(display_names(models), models, strict=True)
+        for one in _strong(name, model, top_writers(model, per_model))
+    ]
+    return sorted(found, key=lambda one: -np.nan_to_num(one.numbers["erased_by_reading"], nan=-np.inf))
+
+
+def _strong(name: str, model: ModelTables, top: Sequence[str]) -> list[Strong]:
+    """The writers among ``top`` of which anything is erased; all where that was not measured."""
+    table, trust, survives = writers_table(model), trust_of(model), survival_of(model)
+    residual, reading = grid_of(model.tables.get("residual_projection"), "state"), reading_of(model)
+    columns = {column: numeric(table, column) for column, *_ in (*_NUMBERS, *_DLA)}
+    ranked = is_ranked(table)
+    joined = strings(table, "erasers") if ranked else [None] * len(table)
+    rows = {writer: row for row, writer in enumerate(table["writer"].astype(str))}
+    return [
+        Strong(
+            name,
+            writer,
+            by_strength(reading, writer, joined[rows[writer]]),
+            {column: float(values[rows[writer]]) for column, values in columns.items()},
+            trust.get(writer),
+            survives.get(writer, (np.nan, np.nan, np.nan)),
+            _presence(residual, writer),
+        )
+        for writer in top
+        if not ranked or columns["erased_by_reading"][rows[writer]] > 0
+    ]
+
+
+def by_strength(reading: Grid, writer: str, joined: str | None) -> list[str] | None:
+    """Erasers as ``writers`` joins them, those first that remove most; None where that was not measured."""
+    if joined is None:
+        return None
+    beta = dict(zip(reading.columns, reading.row(writer, "beta"), strict=True))
+    return sorted((label for label in joined.split("+") if label), key=lambda label: beta.get(label, 0.0))
+
+
+def _presence(residual: Grid, writer: str) -> Floats:
+    """The median projection ratio of every state onto the writer, NaN before it writes."""
+    one = presence(residual, writer)
+    since = len(one.states) if one.written_at is None else one.written_at
+    return np.where(np.arange(len(one.states)) >= since, one.median, np.nan)
+
+
+def strongest_table(models: Sequence[ModelTables], homes: Mapping[str, Home]) -> Table:
+    """A row per writer, its name a link to it on its model's page."""
+    found = strongest_writers(models)
+    low, high = _reach(found)
+    rows = []
+    for one in found:
+        home = homes.get(one.model, Home())
+        erasers = None if one.erasers is None else first_of(one.erasers) or "none"
+        numbers = [one.numbers[column] for column, *_ in _NUMBERS]
+        rows.append(
+            [
+                *(Markup(link(home.at_writer(one.writer), one.writer)), Markup(link(home.page, one.model))),
+                *numbers[:2],
+                *(_spark(one, low, high), erasers, badge(one.trust, *one.survives), _share(one.survives)),
+                *(one.numbers[column] for column, *_ in _DLA),
+                *numbers[2:],
+            ]
+        )
+    numbers_of = [Column(heading, title, True) for _, heading, title in _NUMBERS]
+    return Table(
+        "strongest",
+        "The strongest writers of each model",
+        f"The {PER_MODEL} writers of each model of which most is erased by reading, fewer where nothing is erased of the "
+        "others; of models in which that was not measured the most opposed. Erased by reading is how much later heads write "
+        "against it because they read it, as a share of its output, pooled over all tokens; other components can write it "
+        "back, so what remains can be more than the rest. Means removed leaves out what is the same at every token. "
+        "Presence: the median share of it in the stream from where it writes to the last state, faint lines are 0 and 1. "
+        "Erasers stand strongest first. Its DLA (a word with ? is not settled) and the share that survives are from a rerun "
+        "with the writer resampled, in which MLPs, patterns and all that is later answer; taken back by later heads is, "
+        "without a rerun, only what these write because they read it (near −1 with r near −1: all of its direct effect), so "
+        "the two differ.",
+        [
+            Column("writer", width="narrow"),
+            Column("model", width="narrow"),
+            *numbers_of[:2],
+            Column("presence", "median share of it in the stream, state by state; sorted by the last", True),
+            Column("erasers", "later heads that remove it at most tokens, strongest first"),
+            Column("its DLA", "what resampling it says of its DLA", width="narrow"),
+            Column("share that survives", "of its DLA's effect, with its 95\u00a0% interval", True),
+            *(Column(heading, title, True) for _, heading, title in _DLA),
+            *numbers_of[2:],
+        ],
+        rows,
+        empty="No model has a measured writer.",
+        filter_by="writer, model, eraser or trust",
+        tables=("writers", "v_composition", "residual_projection", "dla_trust"),
+    )
+
+
+def _reach(found: Sequence[Strong]) -> tuple[float, float]:
+    """The ends that all sparklines share: 0 and 1 are within, distant tails are not."""
+    values = np.concatenate([np.array([0.0, 1.0]), *(one.presence for one in found)])
+    values = values[np.isfinite(values)]
+    return max(_LOWEST, float(values.min())), min(_HIGHEST, float(values.max()))
+
+
+def _share(survives: tuple[float, float, float]) -> Sorted | None:
+    return Sorted(Markup(escape(with_interval(*survives))), survives[0]) if np.isfinite(survives[0]) else None
+
+
+def _spark(one: Strong, low: float, high: float) -> Sorted | None:
+    measured = one.presence[np.isfinite(one.presence)]
+    if not len(measured):
+        return None
+    said = f"presence of {one.writer}: median {number(measured[0])} where it writes, {number(measured[-1])} at the end"
+    return Sorted(sparkline(np.clip(one.presence, low, high), low, high, said), float(measured[-1]))

@@ -1,0 +1,310 @@
+"""How erasure arises in training: checkpoints of one model side by side, against the tokens that they were trained on.
+
+What is drawn of a model: the writers that are most erased by reading at its last point, each through training; the mean
+over all writers of which anything is erased; and how many pairs of a writer and a later head are significant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import plotly.graph_objects as go
+
+from erasure_sweep.dashboards.html.document import Card, Control
+from erasure_sweep.dashboards.model.writers_table import first_of
+from erasure_sweep.dashboards.model_names import count_of, display_names, is_checkpoint, series_of
+from erasure_sweep.dashboards.model_tables import Floats, ModelTables, kind_of, numeric, table_of
+from erasure_sweep.dashboards.plots.size_axis import Axis, axis_for
+from erasure_sweep.dashboards.plots.strips import NOTICEABLE
+from erasure_sweep.dashboards.plots.theme import BLUE, CYCLE, DASHES, GREEN, SYMBOLS, figure, robust_range, single, text
+from erasure_sweep.dashboards.wording import amount, number
+
+LIMIT = 4.0
+"""Where axes of shares end: beyond it are writers that write next to nothing."""
+_LINES = 6
+_FEW = 8
+_KEPT = (0.0, 0.2)
+
+Unit = Literal["tokens", "steps"]
+
+
+class Erased(NamedTuple):
+    """What is erased by reading of each measured writer, as a share of its output."""
+
+    by_writer: dict[str, float]
+
+    @property
+    def strongest(self) -> tuple[str, float]:
+        """The most erased writer and its share; NaN where none was measured."""
+        return max(self.by_writer.items(), key=lambda item: item[1], default=("", float("nan")))
+
+    @property
+    def heads(self) -> Erased:
+        """The attention heads among them."""
+        return Erased({writer: share for writer, share in self.by_writer.items() if kind_of(writer) == "head"})
+
+    @property
+    def positive(self) -> list[float]:
+        """The shares of writers of which later heads remove anything at all."""
+        return [share for share in self.by_writer.values() if share > 0]
+
+    @property
+    def mean(self) -> float:
+        """The mean of the positive shares, 0 where there are none; NaN where none was measured."""
+        return float(np.mean(self.positive)) if self.positive else 0.0 if self.by_writer else float("nan")
+
+
+def erased_of(model: ModelTables, centred: bool = False) -> Erased:
+    """The finite ``erased_by_reading`` of a model's ``writers``; ``centred``: with means removed."""
+    writers = table_of(model, "writers")
+    shares = numeric(writers, "erased_by_reading_centred" if centred else "erased_by_reading")
+    labels = writers["writer"].astype(str)
+    return Erased({label: float(x) for label, x in zip(labels, shares, strict=True) if np.isfinite(x)})
+
+
+class Point(NamedTuple):
+    """A model at one point of its training: after ``at`` tokens or steps.
+
+    ``significant``: pairs of a writer and a head that are significant, NaN where that was not tested.
+    """
+
+    model: str
+    at: int
+    erased: Erased
+    significant: float
+
+
+class Trained(NamedTuple):
+    """One model through its training, two points or more in order."""
+
+    name: str
+    unit: Unit
+    points: list[Point]
+
+
+class Line(NamedTuple):
+    """A writer's share erased at every point; NaN where it was not measured."""
+
+    writer: str
+    shares: Floats
+
+
+def trained(models: Sequence[ModelTables]) -> list[Trained]:
+    """Models of which two points of training or more were measured: by tokens, or steps where tokens are not known.
+
+    Of two models at the same point, such as a checkpoint and the final weights, the first stands.
+    """
+    members: dict[str, list[tuple[str, ModelTables]]] = {}
+    for name, model in zip(display_names(models), models, strict=True):
+        members.setdefault(series_of(model.about), []).append((name, model))
+    units: tuple[Unit, ...] = ("tokens", "steps")
+    found = []
+    for series, named in members.items():
+        candidates = [Trained(series, unit, _points(named, unit)) for unit in units]
+        found += [one for one in candidates if len(one.points) > 1][:1]
+    return found
+
+
+def _points(named: Sequence[tuple[str, ModelTables]], unit: Unit) -> list[Point]:
+    points: dict[int, Point] = {}
+    for name, model in named:
+        at, erased = count_of(model.about, f"training_{unit}"), erased_of(model)
+        if at is not None and at >= 0 and erased.by_writer:
+            counted = numeric(table_of(model, "writers"), "significant_erasers")
+            significant = float(np.nansum(counted)) if np.isfinite(counted).any() else float("nan")
+            points.setdefault(at, Point(name, at, erased, significant))
+    return [points[at] for at in sorted(points)]
+
+
+def writer_lines(one: Trained, most: int = _LINES) -> list[Line]:
+    """The writers most erased at the last point, the strongest first; none of which next to nothing is erased there."""
+    last = one.points[-1].erased.by_writer
+    strongest = [writer for writer in sorted(last, key=lambda writer: -last[writer]) if last[writer] >= NOTICEABLE]
+    return [
+        Line(writer, np.array([point.erased.by_writer.get(writer, np.nan) for point in one.points]))
+        for writer in strongest[:most]
+    ]
+
+
+def plot_writers(one: Trained, y_range: list[float]) -> go.Figure:
+    """The most erased writers, a line each."""
+    axis = _axis(one)
+    lines = writer_lines(one)
+    data = [
+        _line(one, axis, line.shares, line.writer, (CYCLE[at % len(CYCLE)], at), "%{y:.3f} erased by reading")
+        for at, line in enumerate(lines)
+    ]
+    listed = [f"{line.writer}\u00a0{number(line.shares[0])}\u00a0→\u00a0{number(line.shares[-1])}" for line in lines]
+    said = f"Most erased by reading at the end, with their shares after {when(one, 0)} → {when(one, -1)}: "
+    sentence = f"{said}{', '.join(listed)}." if lines else f"No writer is erased by reading in {one.points[-1].model}."
+    return _plot(axis, data, {"range": y_range}, "erased by reading<br>(share of the writer's output)", sentence)
+
+
+def plot_mean(one: Trained, y_range: list[float]) -> go.Figure:
+    """The mean share over the writers of which anything is erased, with how many they are under the pointer."""
+    axis = _axis(one)
+    means = np.array([point.erased.mean for point in one.points])
+    counts = [f"{len(point.erased.positive)} of {len(point.erased.by_writer)}" for point in one.points]
+    data = [_line(one, axis, means, "mean", (BLUE, 0), "%{y:.3f}, mean of %{customdata} writers", counts)]
+    said = (
+        f"Mean share erased: {number(means[0])} after {when(one, 0)} ({counts[0]} measured writers), "
+        f"{number(means[-1])} after {when(one, -1)} ({counts[-1]})."
+    )
+    return _plot(axis, data, {"range": y_range}, "mean share erased<br>(of writers with any)", said)
+
+
+def plot_significant(one: Trained, y_range: list[float]) -> go.Figure:
+    """How many pairs of a writer and a later head are significant."""
+    axis = _axis(one)
+    counts = np.array([point.significant for point in one.points])
+    data = [_line(one, axis, counts, "significant erasers", (GREEN, 0), "%{y:,.0f} significant erasers")]
+    known = np.flatnonzero(np.isfinite(counts))
+    said = [f"{amount(counts[at])} after {when(one, at)}" for at in known[[0, -1][: len(known)]]] if len(known) else []
+    sentence = f"Significant erasers: {', '.join(said)}." if said else f"Not tested in {one.name}."
+    # few whole numbers have whole ticks
+    y_axis = {"range": y_range, **({"dtick": 1} if y_range[1] < _FEW else {})}
+    return _plot(axis, data, y_axis, "significant erasers<br>(pairs of writer and head)", sentence)
+
+
+def _axis(one: Trained) -> Axis:
+    return axis_for(f"training {one.unit}", [point.at for point in one.points], log=True)
+
+
+def when(one: Trained, at: int) -> str:
+    """A point of a training in words."""
+    return f"{amount(one.points[at].at)} {one.unit}"
+
+
+def _line(
+    one: Trained,
+    axis: Axis,
+    values: Floats,
+    name: str,
+    look: tuple[str, int],
+    hover: str,
+    numbers: Sequence[str] | None = None,
+) -> go.Scatter:
+    colour, at = look
+    return go.Scatter(
+        x=axis.places(point.at for point in one.points),
+        y=single(values),
+        name=text(name),
+        hovertext=[f"{text(point.model)}<br>after {point.at:,} {one.unit}" for point in one.points],
+        customdata=numbers,
+        mode="lines+markers",
+        line={"color": colour, "dash": DASHES[at % len(DASHES)], "width": 2},
+        marker={"color": colour, "symbol": SYMBOLS[at % len(SYMBOLS)], "size": 8},
+        hovertemplate=f"<b>{text(name)}</b>: {hover}<br>%{{hovertext}}<extra></extra>",
+    )
+
+
+def _plot(axis: Axis, data: list[go.Scatter], y_axis: dict[str, Any], y_title: str, sentence: str) -> go.Figure:
+    return figure(
+        data,
+        x_title="",
+        y_title=y_title,
+        height=420,
+        sentence=sentence,
+        xaxis=axis.layout,
+        yaxis=y_axis,
+        shapes=axis.shapes,
+        showlegend=len(data) > 1,
+        margin={"l": 56, "r": 12, "t": 24, "b": 48},
+    )
+
+
+class _Shown(NamedTuple):
+    """A choice of what stands on the y axis: what it is called, its range over all models, how one model is drawn."""
+
+    name: str
+    y_range: list[float]
+    plot: Callable[[Trained, list[float]], go.Figure]
+
+
+def _choices(found: Sequence[Trained]) -> list[_Shown]:
+    """What was measured of any model; all models share an axis."""
+    lines = [line.shares for one in found for line in writer_lines(one)]
+    points = [point for one in found for point in one.points]
+    means = np.array([point.erased.mean for point in points])
+    counts = np.array([point.significant for point in points])
+    shares = robust_range(np.concatenate(lines) if lines else np.array([]), np.array([]), keep=_KEPT, limit=LIMIT)
+    mean_range = robust_range(means, np.array([]), keep=(0.0, 0.1), limit=LIMIT)
+    choices = [
+        _Shown("most erased writers", shares, plot_writers),
+        _Shown("all writers: mean share erased", mean_range, plot_mean),
+    ]
+    if np.isfinite(counts).any():
+        high = 1.06 * max(1.0, float(np.nanmax(counts)))
+        choices.append(_Shown("significant erasers", [-0.04 * high, high], plot_significant))
+    return choices
+
+
+def training_card(models: Sequence[ModelTables]) -> Card:
+    """A model alone says in a sentence what it shows; two stand side by side, and of more two are chosen."""
+    found = trained(models)
+    names = [one.name for one in found]
+    choices = _choices(found)
+    figures = {
+        f"{choice}.{at}" if len(found) > 1 else str(choice): shown.plot(one, shown.y_range)
+        for choice, shown in enumerate(choices)
+        for at, one in enumerate(found)
+    }
+    two = [Control("Model", names, chosen=at) for at in (0, 1)]
+    return Card(
+        "training",
+        "How erasure arises in training",
+        f"{', '.join(names[:1]) if len(names) == 1 else 'Each model'} at points of its training, from the checkpoints "
+        "measured here. Erased by reading is how much all later heads together write against a writer because they read "
+        "it, as a share of its output (−β of their V-composed part), not the net change. Drawn are the "
+        f"{_LINES} writers most erased at the last point; the mean share is over the writers of which anything is erased; "
+        "significant erasers are pairs of a writer and a later head that pass the test for chance."
+        f"{_untrained(found)} Shares beyond ±{LIMIT:g} are outside the axis."
+        f"{_without_significance(choices)}{_left_out(models, found)}",
+        figures,
+        [Control("Shown", [shown.name for shown in choices])] if figures else [],
+        panels=[] if len(names) < 2 else names if len(names) == 2 else two,
+        empty=_why_empty(models),
+        tables=("writers",),
+    )
+
+
+def _untrained(found: Sequence[Trained]) -> str:
+    if not any(one.points[0].at == 0 for one in found):
+        return ""
+    return " A dotted line stands where the logarithmic axis begins, left of it are models before any training."
+
+
+def _without_significance(choices: Sequence[_Shown]) -> str:
+    return (
+        ""
+        if any(shown.plot is plot_significant for shown in choices)
+        else (" Significant erasers were not counted: that takes two blocks of prompts or more.")
+    )
+
+
+def _left_out(models: Sequence[ModelTables], found: Sequence[Trained]) -> str:
+    """Checkpoints that are not drawn, and final weights of models that are."""
+    drawn = {point.model for one in found for point in one.points}
+    series = {one.name for one in found}
+    absent = [
+        name
+        for name, model in zip(display_names(models), models, strict=True)
+        if name not in drawn and (is_checkpoint(model.about) or series_of(model.about) in series)
+    ]
+    return (
+        f" Not drawn, since reading was not measured, their training is not known, or another model stands at the same "
+        f"point: {first_of(absent)}."
+        if absent
+        else ""
+    )
+
+
+def _why_empty(models: Sequence[ModelTables]) -> str:
+    if not any(is_checkpoint(model.about) for model in models):
+        return "There are no checkpoints of a model's training among these models: NAME@all names those of a model."
+    return (
+        "That takes two points of one model's training or more at which erasing by reading was measured, and of which "
+        "the tokens or steps are known."
+    )

@@ -1,0 +1,257 @@
+"""Whose direct logit attribution (DLA) to trust: the table that opens a model's page, and models beside each other.
+
+A component's DLA says what its output does to the difference of the two most likely next tokens if nothing later reads
+it. Resampling the component shows what it really does; the slope of that effect on the direct change is the share of its
+DLA that survives, and a word says which of four ranges the slope is in. Words have symbols and colours of their own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from erasure_sweep.dashboards.html.document import Column, Markup, Table, escape
+from erasure_sweep.dashboards.model_tables import ModelTables, numeric, strings, table_of
+from erasure_sweep.dashboards.plots.theme import BLUE, GREY, ORANGE, SKY, VERMILLION, figure, model_ticks, shade, text
+from erasure_sweep.dashboards.wording import amount, interval, listed
+from erasure_sweep.workers.measures.verify.trust_words import WORDS, trust_word
+
+TRUSTED, PARTLY, CANCELLED, REVERSED = WORDS
+UNKNOWN = "not measured"
+RANGES = "trust: slope at least 0.75; partly cancelled: 0.25 to 0.75; cancelled: −0.25 to 0.25; reversed: −0.25 or less"
+AMPLIFIED = 1.25
+"""Above this slope a component does more than its DLA says, for later ones write more of the same."""
+_MOST_NAMED = 4
+_LEAST_NUMBERED = 0.025
+"""How high a segment must be for its number, as a share of the highest bar."""
+_CLASSES = {TRUSTED: "trusted", PARTLY: "partly", CANCELLED: "cancelled", REVERSED: "reversed"}
+_COLOURS = {TRUSTED: BLUE, PARTLY: SKY, CANCELLED: ORANGE, REVERSED: VERMILLION, UNKNOWN: GREY}
+_OVERLAY = {"fillmode": "overlay", "fgcolor": "#ffffff", "fgopacity": 0.4, "solidity": 0.15, "size": 9}
+_PATTERNS = {TRUSTED: "", PARTLY: "/", CANCELLED: "x", REVERSED: "-", UNKNOWN: "."}
+
+
+class _Measure(NamedTuple):
+    """A column of ``dla_trust``, its heading and what explains it."""
+
+    name: str
+    heading: str
+    title: str
+
+
+_MEASURES = (
+    _Measure("effect_slope", "share that survives", "slope of the effect of resampling it on the change of its DLA"),
+    _Measure("effect_r", "r", "correlation of the same two over tokens"),
+    _Measure(
+        "effect_slope_recomputed", "final scale recomputed", "the slope with the final LayerNorm's scale recomputed"
+    ),
+    _Measure(
+        "net_slope", "net slope", "slope of its net DLA on its DLA: what survives the heads that read it directly"
+    ),
+    _Measure("net_r", "net r", "correlation of its net DLA with its DLA"),
+    _Measure("dla_mean_abs", "mean |DLA|", "mean size of its DLA, in logits"),
+    _Measure("net_mean_abs", "mean |net DLA|", "mean size of its DLA with what later heads write because they read it"),
+    _Measure(
+        "effect_mean_abs", "mean |effect|", "mean size of the change of the logit difference when it is resampled"
+    ),
+)
+
+
+def trust_counts(model: ModelTables) -> dict[str, int]:
+    """How many components there are of each word, in the order of the words; none where trust was not measured."""
+    found = Counter(word or UNKNOWN for word in strings(table_of(model, "dla_trust"), "trust"))
+    known = {word: found.pop(word) for word in (*WORDS, UNKNOWN) if word in found}
+    return known | dict(found)
+
+
+def trust_line(model: ModelTables) -> str:
+    """The counts in a sentence, those named that cannot be trusted; nothing where trust was not measured."""
+    counts = trust_counts(model)
+    unknown = counts.pop(UNKNOWN, 0)
+    if not counts:
+        return ""
+    table = _least_first(table_of(model, "dla_trust"))
+    labels, words = strings(table, "writer"), strings(table, "trust")
+    verdicts = [f"{amount(n)} {word}{_named(labels, words, word)}" for word, n in counts.items()]
+    of_all = sum(counts.values())
+    said = f"DLA verdicts of {amount(of_all)} component{'s' if of_all > 1 else ''}: {', '.join(verdicts)}."
+    ends = zip(numeric(table, "low"), numeric(table, "high"), strict=True)
+    unsettled = [
+        label or "" for label, word, pair in zip(labels, words, ends, strict=True) if word and not settled(*pair)
+    ]
+    if unsettled:
+        said += f" Not settled, for the interval spans several words: {listed(unsettled, _MOST_NAMED)}."
+    return f"{said} Of {amount(unknown)} more it could not be told." if unknown else said
+
+
+def _named(labels: Sequence[str | None], words: Sequence[str | None], word: str) -> str:
+    """The components of a word in brackets; those that can be trusted are not named."""
+    names = [label or "" for label, other in zip(labels, words, strict=True) if other == word]
+    if word == TRUSTED or not names:
+        return ""
+    return f" ({', '.join(names[:_MOST_NAMED])}{', …' if len(names) > _MOST_NAMED else ''})"
+
+
+def _least_first(table: pd.DataFrame) -> pd.DataFrame:
+    """The table's rows, the smallest share that survives first."""
+    return table.iloc[np.argsort(numeric(table, "effect_slope"), kind="stable")]
+
+
+def settled(low: float, high: float) -> bool:
+    """Whether both ends of the interval of ``effect_slope`` are of one word; an end that is NaN says nothing otherwise."""
+    return bool(np.isnan(low) or np.isnan(high)) or trust_word(low) == trust_word(high)
+
+
+def badge(word: str | None, slope: float = np.nan, low: float = np.nan, high: float = np.nan) -> Markup:
+    """A word of trust as a badge; a word that is not known as it is. ``?`` behind a word that is not settled."""
+    about = ["amplified: it does more than its DLA says"] if word == TRUSTED and slope > AMPLIFIED else []
+    mark = ""
+    if word and not settled(low, high):
+        mark = "?"
+        about.append(f"its interval {interval(low, high)} spans several words")
+    title = f' title="{escape("; ".join(about))}"' if about else ""
+    kind = f" {_CLASSES[word]}" if word in _CLASSES else ""
+    return Markup(f'<span class="badge{kind}"{title}>{escape(word or UNKNOWN)}{mark}</span>')
+
+
+def trust_of(model: ModelTables) -> dict[str, str]:
+    """The word of trust of each component of which it could be told."""
+    table = table_of(model, "dla_trust")
+    words = zip(table["writer"].astype(str), strings(table, "trust"), strict=True)
+    return {writer: word for writer, word in words if word}
+
+
+def survival_of(model: ModelTables) -> dict[str, tuple[float, float, float]]:
+    """Of each component the share of its DLA's effect that survives what comes later, and the ends of its interval."""
+    table = table_of(model, "dla_trust")
+    numbers = zip(*(numeric(table, column).tolist() for column in ("effect_slope", "low", "high")), strict=True)
+    return dict(zip(table["writer"].astype(str), numbers, strict=True))
+
+
+def trust_table(model: ModelTables) -> Table:
+    """A row per component, the least trustworthy first."""
+    table = table_of(model, "dla_trust")
+    table = _least_first(table)
+    values = {one.name: numeric(table, one.name).tolist() for one in _MEASURES}
+    intervals = _intervals(table)
+    slope, *others = _MEASURES
+    columns = [
+        Column("component"),
+        Column("its DLA", "what resampling it says of its DLA", width="narrow"),
+        Column(slope.heading, slope.title, True),
+        Column(
+            "95\u00a0% interval",
+            "of the share that survives, from drawing blocks of prompts again",
+            filtered=False,
+            width="narrow",
+        ),
+        *(Column(one.heading, one.title, True) for one in others),
+        Column("tokens", "measured tokens", True),
+    ]
+    badges = [
+        badge(*one)
+        for one in zip(
+            strings(table, "trust"),
+            *(numeric(table, name).tolist() for name in ("effect_slope", "low", "high")),
+            strict=True,
+        )
+    ]
+    counts = [None if np.isnan(n) else int(n) for n in numeric(table, "n")]
+    rows: list[list[Any]] = [
+        [
+            *(label, badges[row], values[slope.name][row], intervals[row]),
+            *(values[one.name][row] for one in others),
+            counts[row],
+        ]
+        for row, label in enumerate(strings(table, "writer"))
+    ]
+    return Table(
+        "trust",
+        "Whose DLA to trust",
+        "Direct logit attribution (DLA) is a component's own share of the difference of the logits of the two most "
+        "likely next tokens. It misleads where later components take back what the component wrote. So each component's "
+        "output was replaced by its output on another prompt, at another position, and everything later computed "
+        "anew: the share that survives is the slope of what that really does to the logit difference on what the DLA "
+        f"says that it does ({RANGES}). A word with ? is not settled: the ends of its interval are of different words. "
+        f"Above {AMPLIFIED:g} the component does more than its DLA says: it is amplified, which counts as trust. r says how "
+        "well the line fits. Net DLA adds to the DLA what all later heads write because they read the component, with no "
+        "rerun. The least trustworthy first; click a heading to sort otherwise. "
+        "— means not measured, or no interval from a single block of prompts.",
+        columns,
+        rows,
+        empty="This run did not measure it: the table dla_trust, which verify makes, is missing or empty.",
+        filter_by="component or word",
+        tables=("dla_trust",),
+    )
+
+
+def _intervals(table: pd.DataFrame) -> list[str | None]:
+    ends = zip(numeric(table, "low"), numeric(table, "high"), strict=True)
+    return [interval(low, high) or None for low, high in ends]
+
+
+class TrustBars(NamedTuple):
+    """Per model, how many of its components have each word; a model without the table has none."""
+
+    models: list[str]
+    counts: list[dict[str, int]]
+
+
+def trust_bars(named: Sequence[tuple[str, ModelTables]]) -> TrustBars:
+    """What the comparison shows of trust: the models in which it was measured."""
+    found = [(name, trust_counts(model)) for name, model in named]
+    return TrustBars([name for name, counts in found if counts], [counts for _, counts in found if counts])
+
+
+def plot_trust(shown: TrustBars, as_share: bool = False) -> go.Figure:
+    """Stacked bars, a word's share or number of each model's components; the numbers stand in the bars."""
+    totals = [sum(counts.values()) for counts in shown.counts]
+    highest = 1 if as_share else max(totals, default=1)
+    words = dict.fromkeys([*WORDS, UNKNOWN, *(word for counts in shown.counts for word in counts)])
+    data = []
+    for word in words:
+        numbers = [counts.get(word, 0) for counts in shown.counts]
+        if not any(numbers):
+            continue
+        colour = _COLOURS.get(word, GREY)
+        heights = [n / total if as_share else n for n, total in zip(numbers, totals, strict=True)]
+        data.append(
+            go.Bar(
+                x=[text(name) for name in shown.models],
+                y=heights,
+                name=text(word),
+                text=[
+                    str(n) if n and height >= _LEAST_NUMBERED * highest else ""
+                    for n, height in zip(numbers, heights, strict=True)
+                ],
+                textposition="inside",
+                # a number that is shrunk into a low segment cannot be read
+                constraintext="none",
+                insidetextfont={"size": 10},
+                insidetextanchor="middle",
+                textangle=0,
+                customdata=[[n, total] for n, total in zip(numbers, totals, strict=True)],
+                marker={
+                    "color": colour,
+                    "pattern": {**_OVERLAY, "shape": _PATTERNS.get(word, "|")},
+                    "line": {"color": shade(GREY, 0.8), "width": 1},
+                },
+                hovertemplate=f"<b>%{{x}}</b><br>{text(word)}: %{{customdata[0]}} of %{{customdata[1]}}<extra></extra>",
+            )
+        )
+    return figure(
+        data,
+        x_title="model",
+        y_title="share of components" if as_share else "components",
+        height=520,
+        barmode="stack",
+        bargap=0.35,
+        xaxis={"type": "category", "showgrid": False, **model_ticks(shown.models)},
+        yaxis={"tickformat": ".0%", "range": [0, 1]} if as_share else {"rangemode": "tozero"},
+        showlegend=True,
+        legend={"traceorder": "normal"},
+    )

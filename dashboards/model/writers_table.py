@@ -1,0 +1,151 @@
+"""The table of every writer in numbers: what is erased by reading, where that was measured, and the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from erasure_sweep.dashboards.html.document import Column, Table
+from erasure_sweep.dashboards.model_tables import Grid, is_ranked, kind_of, numeric
+
+_Cells = tuple[Column, Sequence[Any]]
+_NAMED_HEADS = 6
+_RULE = "median ≤ −τ (0.05 by default) and upper quartile < 0"
+_CENTRED = "each component's mean over tokens taken out first: what is left of it is information, not a constant"
+
+
+class _Measure(NamedTuple):
+    """A column of ``writers``, its heading and what explains it."""
+
+    name: str
+    heading: str
+    title: str
+
+
+_ERASED = (
+    _Measure(
+        "erased_by_reading",
+        "erased by reading",
+        "pooled share that all later heads together take out because they read it, on the scan's prompts",
+    ),
+    _Measure("erased_by_reading_centred", "erased, means removed", f"the same, {_CENTRED}"),
+)
+_SIGNIFICANT = (
+    _Measure(
+        "significant_erasers",
+        "significant erasers",
+        "how many later heads take out more than τ of it by a test over blocks of prompts, false discoveries kept to 5 %",
+    ),
+)
+_ERASERS = (
+    _Measure(
+        "v_composition_share",
+        "V-composition share",
+        "of what the erasers write against it, the share that they write because they read it; above 1 they write along "
+        "it for other reasons and so oppose it less; — where on the whole they do not oppose it",
+    ),
+    _Measure("dla_r", "DLA r", "correlation of its DLA with the later heads': near −1 its DLA misleads"),
+    _Measure("dla_slope", "DLA slope", "slope of the later heads' DLA on its DLA"),
+)
+_LEDGER = (
+    _Measure("written", "written", "pooled β in the stream where it writes: the first state with the writer's output"),
+    _Measure("remaining", "remaining", "pooled β in the stream at the end, the last state"),
+    _Measure("reinforced", "reinforced", "sum of later components' positive β"),
+    _Measure("opposed", "opposed", "sum of later components' negative β"),
+    _Measure("opposed_centred", "opposed, means removed", f"the same, {_CENTRED}"),
+)
+
+
+def most_erased(writers: pd.DataFrame) -> str:
+    """What the first writers of this table are, in words."""
+    return "most erased" if is_ranked(writers) else "most opposed"
+
+
+def writers_in_numbers(writers: pd.DataFrame, reading: Grid, components: Grid) -> Table:
+    """A row per writer, in the order of ``writers``; erasers and opposing heads strongest first."""
+    ranked = is_ranked(writers)
+    labels = writers["writer"].astype(str).tolist()
+    ledger = _numbers(writers, _LEDGER)
+    opposing = _heads(components, writers, "median", "opposing")
+    about = f"later heads with {_RULE}{', erasers left out' if ranked else ''}"
+    cells: list[_Cells] = [*ledger, (Column("opposing heads", about), opposing)]
+    if ranked:
+        erasers = _heads(reading, writers, "beta", "erasers")
+        read = (Column("erasers", f"later heads whose V-composed part has {_RULE}"), erasers)
+        tested = _counts(writers, _SIGNIFICANT) if "significant_erasers" in writers else []
+        cells = [*_numbers(writers, _ERASED), read, *tested, *_numbers(writers, _ERASERS), *cells]
+    columns = [Column("writer"), *(column for column, _ in cells)]
+    rows = [[label, *(values[row] for _, values in cells)] for row, label in enumerate(labels)]
+    return Table(
+        "writers",
+        "Every writer in numbers",
+        _caption(ranked),
+        columns,
+        rows,
+        empty="The table writers is missing or empty.",
+        filter_by="writer or eraser" if ranked else "writer or opposing head",
+        tables=("writers", "component_projection", *(["v_composition"] if ranked else [])),
+    )
+
+
+def _caption(ranked: bool) -> str:
+    ledger = (
+        "Shares of the writer's output, pooled over all measured tokens: written + reinforced + opposed = remaining. "
+    )
+    ending = "— means not measured. {} first; click a heading to sort otherwise."
+    if not ranked:
+        return (
+            f"{ledger}Opposing are later heads that write against it at most tokens, strongest first; whether they do "
+            f"so because they read it is another measure. {ending.format('Most opposed')}"
+        )
+    return (
+        f"{ledger}Erased by reading is what all later heads together take out because they read the writer; it is no net "
+        "change. Two tests find erasers, and a head can pass one alone: those listed, strongest first, take out at most "
+        f"tokens (their V-composed part has {_RULE}); significant ones take out more than τ pooled over tokens, beyond "
+        "chance. Opposing heads write against it at most tokens without being listed as erasers. DLA r and slope hold "
+        "the direct logit attribution of what all later heads write because they read the writer against the writer's own. "
+        f"{ending.format('Most erased')}"
+    )
+
+
+def _numbers(writers: pd.DataFrame, measures: Sequence[_Measure]) -> list[_Cells]:
+    return [(Column(one.heading, one.title, True), numeric(writers, one.name).tolist()) for one in measures]
+
+
+def _counts(writers: pd.DataFrame, measures: Sequence[_Measure]) -> list[_Cells]:
+    return [
+        (column, [None if np.isnan(value) else int(value) for value in values])
+        for column, values in _numbers(writers, measures)
+    ]
+
+
+def _heads(grid: Grid, writers: pd.DataFrame, statistic: str, column: str) -> list[str | None]:
+    """A column's lists of heads in words, each strongest first and the first few of many."""
+    lists = writers[column] if column in writers else [None] * len(writers)
+    named = zip(writers["writer"].astype(str), lists, strict=True)
+    return [_in_words(joined, grid, writer, statistic) for writer, joined in named]
+
+
+def _in_words(joined: object, grid: Grid, writer: str, statistic: str) -> str | None:
+    """None where that was not measured."""
+    if not isinstance(joined, str):
+        return None
+    return first_of(strongest_first(joined, grid, writer, statistic)) or "none"
+
+
+def strongest_first(joined: str, grid: Grid, writer: str, statistic: str) -> list[str]:
+    """Labels joined by ``+``, those first that the grid's statistic is most negative of."""
+    strengths = dict(zip(grid.columns, grid.row(writer, statistic), strict=True))
+    heads = [label for label in joined.split("+") if label]
+    return sorted(
+        heads, key=lambda label: np.nan_to_num(strengths.get(label, 0.0)) if kind_of(label) == "head" else 0.0
+    )
+
+
+def first_of(heads: Sequence[str]) -> str:
+    """The first few of many heads, and how many more there are."""
+    more = len(heads) - _NAMED_HEADS
+    return ", ".join(heads[:_NAMED_HEADS]) + (f" and {more} more" if more > 0 else "")

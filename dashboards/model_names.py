@@ -1,0 +1,115 @@
+"""Which models stand beside each other: their names, their order, their families, and whose training they are part of.
+
+A checkpoint is named ``BASE@POINT`` and says its ``base``; final weights have their base's name. Where models of one
+name come from several sweeps, the name ends with `` · `` and the sweep.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from erasure_sweep.dashboards.model_tables import ModelTables
+
+_SWEEP = " · "
+_POINT = re.compile(r"@\S*")
+# depth (4l), width (w128), both (4L512W), GPT-2's sizes and counts of parameters (70m), each a part of a name
+_SIZE = re.compile(
+    r"[-_](?:\d+l|w\d+|\d+l\d+w|\d+(?:\.\d+)?[mb]|small|medium|large|xl)(?=[-_\s]|$)", flags=re.IGNORECASE
+)
+
+
+def display_names(models: Sequence[ModelTables]) -> list[str]:
+    """Names by which models are told apart: the folder is added where two have the same."""
+    names = [name_of(model.about) for model in models]
+    seen = Counter(names)
+    return [
+        f"{name} ({model.about.get('folder') or index})" if seen[name] > 1 else name
+        for index, (name, model) in enumerate(zip(names, models, strict=True), start=1)
+    ]
+
+
+def name_of(about: dict[str, Any]) -> str:
+    """A model's name as its manifest has it."""
+    return str(about.get("name") or "unnamed model")
+
+
+def family_of(name: str) -> str:
+    """A name without depth, width, size and checkpoint: ``toy-gelu-4l-w128@65536`` is of the family ``toy-gelu``."""
+    whole = _POINT.sub("", name)
+    return _SIZE.sub("", whole) or whole or name
+
+
+def series_of(about: dict[str, Any]) -> str:
+    """The model of whose training this is a point, told apart by sweep where several have it."""
+    name, sweep = _parts(about)
+    return f"{about['base'] if is_checkpoint(about) else name}{sweep}"
+
+
+def is_checkpoint(about: dict[str, Any]) -> bool:
+    """Whether these are not the final weights of a model but others of its training."""
+    base = about.get("base")
+    return bool(base) and _parts(about)[0].startswith(f"{base}@")
+
+
+def _parts(about: dict[str, Any]) -> tuple[str, str]:
+    """A name as its own sweep has it, and what was put behind it."""
+    name, mark, sweep = name_of(about).partition(_SWEEP)
+    return name, mark + sweep
+
+
+def count_of(about: dict[str, Any], key: str) -> int | None:
+    """A whole number that is known of a model; None where it is not."""
+    value = about.get(key)
+    known = isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
+    return int(value) if known and value is not None else None
+
+
+def counted(models: Sequence[ModelTables]) -> str:
+    """How many there are in words: ``12 models and 9 checkpoints``, ``1 model``, ``3 checkpoints``."""
+    checkpoints = sum(is_checkpoint(model.about) for model in models)
+    numbers = {"model": len(models) - checkpoints, "checkpoint": checkpoints}
+    shown = {noun: n for noun, n in numbers.items() if n} or {"model": 0}
+    return " and ".join(f"{n} {noun}{'' if n == 1 else 's'}" for noun, n in shown.items())
+
+
+def in_order(models: Sequence[ModelTables]) -> list[ModelTables]:
+    """Checkpoints of a model together, by tokens or steps of training, its final weights last; models as they came."""
+    series = list(dict.fromkeys(series_of(model.about) for model in models))
+
+    def place(model: ModelTables) -> tuple[float, ...]:
+        trained = [count_of(model.about, key) for key in ("training_tokens", "training_steps")]
+        known = [float("inf") if value is None else float(value) for value in trained]
+        return (series.index(series_of(model.about)), not is_checkpoint(model.about), *known)
+
+    return sorted(models, key=place)
+
+
+def is_one_training(models: Sequence[ModelTables]) -> bool:
+    """Whether these are points of one model's training and nothing else."""
+    return any(is_checkpoint(model.about) for model in models) and len(_by_series(models)) == 1
+
+
+def representatives(models: Sequence[ModelTables]) -> list[ModelTables]:
+    """The models that figures of whole models show: all points of one training, else what stands for each model."""
+    return list(models) if is_one_training(models) else final_models(models)
+
+
+def final_models(models: Sequence[ModelTables]) -> list[ModelTables]:
+    """Models without their checkpoints, as they came; the last checkpoint where the final weights are not among them."""
+    kept: set[int] = set()
+    for members in _by_series(models).values():
+        trained = any(is_checkpoint(model.about) for model in members)
+        kept |= {id(model) for model in (in_order(members)[-1:] if trained else members)}
+    return [model for model in models if id(model) in kept]
+
+
+def _by_series(models: Sequence[ModelTables]) -> dict[str, list[ModelTables]]:
+    found: dict[str, list[ModelTables]] = {}
+    for model in models:
+        found.setdefault(series_of(model.about), []).append(model)
+    return found

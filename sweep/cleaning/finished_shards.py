@@ -1,0 +1,157 @@
+"""What of finished shards can be removed: an OUT's own, and those of sweeps in a store that several share."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from erasure_sweep.sweep.cleaning.removable import Removable, clock_of, prune, size_of, unlink
+from erasure_sweep.sweep.cleaning.staged_use import STALE_S
+from erasure_sweep.sweep.jobs.local_runs import worker_of
+from erasure_sweep.sweep.run_folder import RunFolder
+from erasure_sweep.sweep.store.driver_process import InUseError, this_driver
+from erasure_sweep.sweep.store.lease import KEY, Heart, Lease, LeaseRecord, read_lease
+from erasure_sweep.workers.storage.shard_storage import (
+    MARK,
+    Entry,
+    FolderStorage,
+    Storage,
+    StorageError,
+    joined,
+    open_storage,
+)
+
+DELETED_AT_A_TIME = 1000
+_SWEEP = re.compile(r"(?P<sweep>[0-9a-f]{32})/(?P<key>.+)")
+_OURS = re.compile(rf"{re.escape(KEY)}|{re.escape(MARK)}|[0-9a-f]{{2}}/[0-9a-f]{{32}}\.state")
+
+
+def removable_of(folder: RunFolder) -> Removable | None:
+    """The finished shards inside an OUT; ``None`` where it has none of its own."""
+    store = Path(folder.store)
+    if not store.is_dir():
+        return None
+    size, measured = size_of(path for path in store.rglob("*") if path.is_file())
+    _, ran = size_of([folder.manifest])
+    worker = worker_of(folder)
+    name = (folder.read_manifest() or {}).get("name")
+    names = frozenset([str(name)] if name else [])
+    in_use = worker.where if worker else ""
+    return Removable(
+        str(store), names, size, max(measured or 0.0, ran or 0.0), clock_of(store), in_use, lambda: _remove_own(folder)
+    )
+
+
+def _remove_own(folder: RunFolder) -> None:
+    folder.acquire()
+    try:
+        shutil.rmtree(folder.store)
+    finally:
+        folder.close()
+
+
+def removable_in(address: str) -> Iterator[Removable]:
+    """The sweeps in a store, each with everything that this project keeps there and with nothing else.
+
+    Raises:
+        UsageError: nothing opens such an address.
+        StorageError: the store cannot be read.
+    """
+    storage = open_storage(address)
+    now = _clock_of(storage)
+    sweeps: dict[str, list[Entry]] = defaultdict(list)
+    kept = storage.keys()
+    for entry in kept:
+        parts = _SWEEP.fullmatch(entry.key)
+        if parts and _OURS.fullmatch(parts["key"]):
+            sweeps[parts["sweep"]].append(entry._replace(key=parts["key"]))
+    for sweep_id, entries in sorted(sweeps.items()):
+        yield _Sweep(open_storage(joined(address, sweep_id)), sweep_id, entries, now).removable()
+
+
+class _Sweep:
+    """One sweep in a store.
+
+    Args:
+        storage: of this sweep alone.
+        entries: what is kept there.
+        now: by the store's clock.
+    """
+
+    def __init__(self, storage: Storage, sweep_id: str, entries: list[Entry], now: float) -> None:
+        self._storage, self._sweep_id, self._entries, self._now = storage, sweep_id, entries, now
+        self._lease = read_lease(storage)
+
+    def removable(self) -> Removable:
+        name = self._lease.driver.name if self._lease else None
+        times = [entry.modified for entry in self._entries if entry.modified is not None]
+        return Removable(
+            what=f"{name or 'a sweep'} in {self._storage.address}",
+            names=frozenset([name] if name else []),
+            size=sum(entry.size for entry in self._entries),
+            used=max(times, default=None),
+            now=self._now,
+            in_use=self._lease.driver.where if self._lease and self._is_live(self._lease) else "",
+            remove=self._remove,
+        )
+
+    def _is_live(self, lease: LeaseRecord) -> bool:
+        alive = lease.driver.is_alive
+        if lease.ended or alive is False:
+            return False
+        beat = next((entry.modified for entry in self._entries if entry.key == KEY), None)
+        return bool(alive) or beat is None or self._now - beat < STALE_S
+
+    def _remove(self) -> None:
+        """Remove the sweep; a run that begins meanwhile waits until it is gone.
+
+        Raises:
+            InUseError: one has begun since it was looked at.
+        """
+        now = read_lease(self._storage)
+        if now is not None and now != self._lease and not now.ended and now.driver.is_alive is not False:
+            raise InUseError(now.driver.where)
+        name = self._lease.driver.name if self._lease else "clean"
+        driver = this_driver(name, self._sweep_id, Path.cwd(), os.getpid())
+        lease = Lease(self._storage, driver, say=lambda line: None)
+        lease.seize()
+        heart = Heart(lease.beat, lease.release)
+        heart.start()
+        try:
+            for some in _by(DELETED_AT_A_TIME, [entry.key for entry in self._entries if entry.key != KEY]):
+                lease.check()
+                self._storage.delete(some)
+        finally:
+            heart.close()
+        lease.check()
+        self._storage.delete([KEY])
+        if isinstance(self._storage, FolderStorage):
+            folder = Path(self._storage.address)
+            with suppress(OSError):
+                unlink(folder.rglob(".*.tmp"))
+            prune(folder)
+
+
+def _by(n: int, keys: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (keys[start : start + n] for start in range(0, len(keys), n))
+
+
+def _clock_of(storage: Storage) -> float:
+    """The present by a store's clock; by this machine's where it says nothing of that, or cannot be written."""
+    if isinstance(storage, FolderStorage):
+        return clock_of(Path(storage.address))
+    key = f"clock-{secrets.token_hex(4)}/now"
+    try:
+        storage.put(key, b"")
+        written = [entry.modified for entry in storage.keys(key)]
+        storage.delete([key])
+    except StorageError:
+        return time.time()
+    return next((time for time in written if time is not None), time.time())

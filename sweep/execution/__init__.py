@@ -1,0 +1,1 @@
+"""Where shards are measured: in this process, or by Ray workers."""

@@ -1,0 +1,78 @@
+"""Where a sweep is measured: on which kind of device, and with which executor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from erasure_sweep.sweep.config import SweepConfig
+from erasure_sweep.sweep.estimate import worker_memory
+from erasure_sweep.sweep.execution.executor import Executor, LocalExecutor
+from erasure_sweep.sweep.execution.ray.executor import RayExecutor
+from erasure_sweep.sweep.execution.ray.session import Cluster, connect, environment_address
+from erasure_sweep.sweep.helper_process import Background
+from erasure_sweep.workers.errors import UsageError
+from erasure_sweep.workers.records import Resolved, SharedStore
+
+SHARES = (0.25, 0.5)
+"""Of a GPU, that workers of smaller models may ask for: so that they fill one."""
+
+
+class Room(NamedTuple):
+    """What is there to measure with.
+
+    ``cluster`` is None while Ray is not needed or will be started on this machine.
+    """
+
+    config: SweepConfig
+    device: str
+    cluster: Cluster | None
+
+    def executor(self, shared: SharedStore | None, say: Callable[[str], None]) -> Executor:
+        """An executor, whose workers come with the shards; Ray is started here if it is needed and not running.
+
+        Args:
+            shared: where workers may put states themselves.
+            say: tells people a line.
+        """
+        config = self.config
+        if config.workers == 0:
+            return LocalExecutor(config.cpus_per_worker)
+        cluster = self.cluster or connect(None, (config.workers or 1) * config.cpus_per_worker)
+        counts = (config.workers, config.max_workers, config.cpus_per_worker)
+        return RayExecutor(cluster, *counts, config.shard_deadline_s, self.device, shared, say)
+
+    def gpus_for(self, model: Resolved) -> float:
+        """Share of a GPU that workers of a model ask for; 0 where models run on CPUs."""
+        config = self.config
+        if self.device != "cuda":
+            return 0.0
+        if config.gpus_per_worker != "auto":
+            return config.gpus_per_worker
+        # What a worker takes is reckoned for the batch of a CPU, unless one is given.
+        on_gpu = config.model_copy(update={"batch": config.batch_on("cuda")})
+        needed = worker_memory(on_gpu, model.sketches, model.weights_bytes, model.seq_len, model.architecture)
+        return next((share for share in SHARES if needed <= share * config.gpu_memory_gib * 2**30), 1.0)
+
+
+def find_room(config: SweepConfig, background: Background) -> Room:
+    """Join the cluster that is asked for, and see whether there are GPUs.
+
+    Raises:
+        SweepError: no cluster answers at the address.
+        UsageError: a GPU is asked for where there is none.
+    """
+    address = config.ray_address or environment_address()
+    cluster = connect(address, None) if address and config.workers != 0 else None
+    if cluster is not None:
+        # A cluster that grows from nothing has no GPU yet: then it is enough that one is asked for.
+        asked_for = config.workers is not None or config.max_workers is not None
+        has_gpu = cluster.gpus > 0 or (config.device == "cuda" and asked_for)
+    else:
+        has_gpu = background.submit("erasure_sweep.workers.resolve:has_gpu").result()
+    if config.device == "cuda" and not has_gpu:
+        raise UsageError(
+            "device = 'cuda': no GPU is found here; use --device auto or cpu (a cluster that starts GPUs on demand needs "
+            "--workers N or --max-workers N as well)"
+        )
+    return Room(config, "cuda" if has_gpu and config.device != "cpu" else "cpu", cluster)

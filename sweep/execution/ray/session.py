@@ -1,0 +1,193 @@
+"""The Ray session: joining a cluster or starting one, which nodes it has, and noticing that it is gone.
+
+Ray's own calls wait for a head that does not answer until Ray ends the process, after a minute and without a word to the
+user. So nodes are asked for in a thread of their own, and whoever works here looks at what it last heard.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from typing import Any
+
+from erasure_sweep.sweep.execution.ray.packing import Node
+from erasure_sweep.workers.errors import SweepError
+
+log = logging.getLogger(__name__)
+
+OBJECT_STORE_BYTES = 2**30
+PROBE_TIMEOUT_S = 5.0
+REFRESH_S = 2.0
+GONE_S = 30.0
+"""How long the head may be silent; Ray itself ends the process after 60 s."""
+STOPPED_S = 10.0
+"""A driver that looks no more often was stopped itself: what it has not heard meanwhile says nothing."""
+SHUTDOWN_S = 3.0
+"""How long a cluster that is gone is given to let go of this process."""
+
+
+class Cluster:
+    """A Ray session of this process, from ``connect``.
+
+    Args:
+        started_here: whether this process started it.
+        address: of the cluster that was joined, for messages.
+    """
+
+    def __init__(self, started_here: bool, address: str | None = None) -> None:
+        self.started_here = started_here
+        self._address = address
+        self._own_node = _own_node()
+        self._heard = self._looked = time.monotonic()
+        self._gone = False
+        self._ended = threading.Event()
+        self._watch: threading.Thread | None = None
+        self.nodes: tuple[Node, ...] = ()
+        """Nodes that were alive when the head last answered."""
+        self._ask()
+
+    @property
+    def gpus(self) -> float:
+        """How many GPUs there are."""
+        return sum(node.gpus for node in self.nodes)
+
+    def is_alive(self, node: str) -> bool:
+        """Whether a node was there when the head last answered."""
+        return any(each.id == node for each in self.nodes)
+
+    def host(self, node: str) -> str:
+        """Name of a node's machine."""
+        return next((each.host for each in self.nodes if each.id == node), "a machine that is gone")
+
+    def watch(self) -> None:
+        """Keep ``nodes`` up to date from now on."""
+        self._heard = self._looked = time.monotonic()
+        self._watch = threading.Thread(target=self._keep_asking, name="ray-nodes", daemon=True)
+        self._watch.start()
+
+    def _keep_asking(self) -> None:
+        while not self._ended.wait(REFRESH_S):
+            try:
+                self._ask()
+            except Exception as error:  # noqa: BLE001 a head that cannot be asked is silent, which `check` tells
+                log.debug("the nodes of the cluster cannot be asked for: %s", error)
+
+    def _ask(self) -> None:
+        import ray
+
+        self.nodes = tuple(_node(found) for found in ray.nodes() if found["Alive"])
+        self._heard = time.monotonic()
+
+    def is_gone(self) -> bool:
+        """Whether the head, or this machine's part of Ray, has ended."""
+        now = time.monotonic()
+        if now - self._looked > STOPPED_S:
+            self._heard = now
+        self._looked = now
+        silent = now - self._heard > GONE_S
+        self._gone = self._gone or silent or not (self._own_node is None or self.is_alive(self._own_node))
+        return self._gone
+
+    def check(self) -> None:
+        """See that the cluster is still there.
+
+        Raises:
+            SweepError: it is gone.
+        """
+        if self.is_gone():
+            raise self.gone()
+
+    def gone(self) -> SweepError:
+        """To be raised where Ray says, or ``check`` finds, that there is no cluster any more."""
+        self._gone = True
+        if self.started_here:
+            return SweepError("Ray has ended on this machine: what was measured is kept, run again")
+        return SweepError(
+            f"the Ray cluster at {self._address} is gone: what was measured is kept; start it, see that `ray status` "
+            "answers, and run again"
+        )
+
+    def close(self) -> None:
+        """Leave the cluster, or end it if it was started here."""
+        import ray
+
+        gone = self.is_gone()
+        self._ended.set()
+        if self._watch is not None and not gone:
+            self._watch.join(REFRESH_S)
+        if not gone:
+            ray.shutdown()
+            return
+        leaving = threading.Thread(target=_leave, name="ray-shutdown", daemon=True)
+        leaving.start()
+        leaving.join(SHUTDOWN_S)
+        if leaving.is_alive():
+            atexit.unregister(ray.shutdown)  # it would keep the process from ending, until Ray aborts it
+
+
+def connect(address: str | None, cpus: int | None) -> Cluster:
+    """Join the cluster at ``address`` (or RAY_ADDRESS), or start one on this machine.
+
+    Args:
+        cpus: CPU slots of a local cluster; by default the machine's.
+
+    Raises:
+        SweepError: there is no cluster at the address.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    address = address or environment_address()
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
+    if address is None:
+        options |= {"num_cpus": max(cpus or 0, os.cpu_count() or 1), "include_dashboard": False}
+        options |= {"object_store_memory": OBJECT_STORE_BYTES}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        _probe(address)
+        ray.init(address=address or "local", **options)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler aborts the process
+        return Cluster(address is None, address)
+    except Exception as error:
+        where = f"no Ray cluster answers at {address}" if address else "Ray does not start on this machine"
+        last = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        raise SweepError(f"{where}: {last} (--workers 0 measures without Ray)") from error
+
+
+def environment_address() -> str | None:
+    """RAY_ADDRESS, unless it is a dashboard's, to which jobs are submitted."""
+    address = os.environ.get("RAY_ADDRESS") or None
+    return None if address is None or address.startswith("http") else address
+
+
+def _probe(address: str | None) -> None:
+    """One quick try, because Ray tries an address where nothing listens for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_TIMEOUT_S).close()
+
+
+def _own_node() -> str | None:
+    """The node that this process stands on; none where it speaks to a cluster from outside (``ray://``)."""
+    import ray
+
+    return None if ray.util.client.ray.is_connected() else str(ray.get_runtime_context().get_node_id())
+
+
+def _node(found: dict[str, Any]) -> Node:
+    resources = found["Resources"]
+    return Node(found["NodeID"], found["NodeManagerHostname"], resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+
+
+def _leave() -> None:
+    import ray
+
+    with contextlib.suppress(Exception):  # there is nobody left to say good-bye to
+        ray.shutdown()

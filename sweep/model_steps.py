@@ -1,0 +1,136 @@
+"""The stages of one model, in their order: which shards come next, and what has to be worked out between them.
+
+A model is scanned; from the merged scan follow the targets that are verified; verify measures their groups and how far
+attributions can be trusted; from what it found follow the places that are tested with other prompts' inputs. What happens
+between stages, merging above all, happens in the background process, while other models are measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from erasure_sweep.sweep.config import SweepConfig
+from erasure_sweep.sweep.manifest import Manifest
+from erasure_sweep.sweep.plan import (
+    StagePlan,
+    given_places,
+    layout_of,
+    plan_adversarial,
+    plan_scan,
+    plan_verify,
+    scan_options,
+)
+from erasure_sweep.sweep.run_folder import RunFolder
+from erasure_sweep.sweep.store.shards import ShardStore, VerifyKeys, block_keys, keys_of
+from erasure_sweep.workers.errors import UsageError
+from erasure_sweep.workers.measures.verify.targets import choose_targets
+from erasure_sweep.workers.records import Place, Resolved, Target, Thresholds
+
+
+class Call(NamedTuple):
+    """A function for the background process, named ``module:function``, whose result the stages go on with."""
+
+    function: str
+    arguments: tuple[Any, ...]
+
+
+Step = StagePlan | Call
+
+
+class Stages:
+    """The way of one model through a sweep.
+
+    Args:
+        device: kind of device that measures, ``cpu`` or ``cuda``.
+        store: where finished shards are.
+        folder: where tables and the page are written.
+        manifest: notes how far the model is.
+
+    Raises:
+        UsageError: verify alone is asked for, and neither a whole scan nor the user says of what.
+    """
+
+    def __init__(
+        self,
+        config: SweepConfig,
+        model: Resolved,
+        device: str,
+        store: ShardStore,
+        folder: RunFolder,
+        manifest: Manifest,
+    ) -> None:
+        self._config = config
+        self.model = model
+        self._device = device
+        self._store = store
+        self._folder = folder
+        self._manifest = manifest
+        self._scans = config.stage != "verify" or self._has_scan()
+
+    def _has_scan(self) -> bool:
+        """Whether the whole scan is stored; it need not be where the user says what to verify."""
+        ids = {task.id for task in plan_scan(self._config, self.model, self._device).tasks}
+        missing = len(ids - self._store.finished(ids))
+        if missing and not self._config.groups:
+            raise UsageError(
+                f"--stage verify needs the scan of {self.model.name}, and {missing} of its {len(ids)} shards are not in "
+                f"{self._store.address}: first `erasure-sweep run … --stage scan`, or name --writer and --erasers"
+            )
+        return not missing
+
+    def steps(self) -> Generator[Step, Any, None]:
+        """The stages to measure, and the calls between them, whose results are sent back."""
+        config = self._config
+        if self._scans:
+            targets = yield from self._scan()
+        else:
+            layout = layout_of(self.model)
+            targets = choose_targets(layout, None, config.groups, config.writers, config.top)
+        if config.verify is not None:
+            yield from self._verify(targets)
+        entry = self._manifest.entry(self.model.name)
+        places = (self._tables, self._folder.model_page(entry["folder"]))
+        yield Call(
+            "erasure_sweep.sweep.merging:write_page", ({**entry, "state": "FINISHED"}, *places, self._manifest.values)
+        )
+
+    def _scan(self) -> Generator[Step, Any, tuple[Target, ...]]:
+        config, model = self._config, self.model
+        plan = plan_scan(config, model, self._device)
+        yield plan
+        told = (scan_options(config, model), Thresholds(config.tau))
+        named = (config.writers, config.groups, config.top)
+        shards = (self._store.location, block_keys(plan.tasks))
+        targets: tuple[Target, ...] = yield Call(
+            "erasure_sweep.sweep.merging:finish_scan", (model, *shards, *told, named, self._tables)
+        )
+        self._manifest.note_stage(model.name, "scan")
+        return targets
+
+    def _verify(self, targets: tuple[Target, ...]) -> Generator[Step, Any, None]:
+        config, model = self._config, self.model
+        first, end = model.verify_prompts
+        chosen = [target._asdict() for target in targets]
+        self._manifest.update(model.name, targets=chosen, n_verify_prompts=end - first, held_out=model.held_out)
+        plan = plan_verify(config, model, self._device, targets)
+        yield plan
+        store, group = self._store.location, keys_of(plan.of("group"))
+        found: tuple[Place, ...] = ()
+        if group and config.places:
+            found = yield Call("erasure_sweep.sweep.merging:find_places", (store, group, targets, config.places))
+        places = (*found, *given_places(targets, model.given))
+        tested = plan_adversarial(config, model, self._device, places)
+        if tested.tasks:
+            yield tested
+        shards = VerifyKeys(group, block_keys(plan.of("trust")), keys_of(tested.tasks))
+        yield Call(
+            "erasure_sweep.sweep.merging:finish_verify",
+            (model, store, shards, targets, places, config.tau, self._tables),
+        )
+        self._manifest.note_stage(model.name, "verify")
+
+    @property
+    def _tables(self) -> Path:
+        return self._folder.tables(self._manifest.entry(self.model.name)["folder"])

@@ -1,0 +1,133 @@
+"""``erasure-sweep replicate``: the paper's protocol on gelu-4l, then every published number beside the measured one.
+
+The run is the ``paper`` preset through both stages, with the published writer and its six published erasers as a named
+group, what the scan's rule finds beside it, and the four published prompts. Its tables are then read and compared; the
+report is printed and, with the table of all comparisons, left in OUT. A directory can stand in for gelu-4l, to try it
+without a network or on another model of at least its layers and heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from erasure_sweep.dashboards.model_tables import read_out
+from erasure_sweep.sweep.commands import console
+from erasure_sweep.sweep.config import SweepConfig, load_config
+from erasure_sweep.sweep.replication.matching import Results, as_table, compare
+from erasure_sweep.sweep.replication.published_numbers import Published, published
+from erasure_sweep.sweep.replication.report import markdown, sections, show
+from erasure_sweep.sweep.run_folder import RunFolder, write_atomically
+from erasure_sweep.workers.errors import SweepError, UsageError
+from erasure_sweep.workers.labels import layer_of
+from erasure_sweep.workers.models.catalog import find_entry
+from erasure_sweep.workers.models.checkpoints import names_several, split_point
+from erasure_sweep.workers.models.sources import find_source
+
+NAME = "replicate"
+TABLE, REPORT = "replication.csv", "replication.md"
+"""What is left in OUT beside what every run leaves."""
+
+
+def replicate(flags: Mapping[str, Any], *, fresh: bool = False, dry_run: bool = False) -> None:
+    """Measure, compare and report.
+
+    Args:
+        flags: keys of the config on top of the preset's; ``None`` values count as not given.
+
+    Raises:
+        UsageError: the model has not the layers, heads and MLPs that the published numbers are of.
+        SweepError: something was not measured or not logged.
+    """
+    config = replication_config(flags)
+    console.run(config, fresh=fresh, dry_run=dry_run)
+    if not dry_run:
+        report(config)
+
+
+def replication_config(flags: Mapping[str, Any]) -> SweepConfig:
+    """The paper's protocol with the published writer, erasers and prompts.
+
+    Raises:
+        UsageError: a wrong value, no such model, or one that lacks what was published.
+    """
+    numbers = published()
+    spec = (flags.get("models") or [numbers.model])[0]
+    model = _look_up(spec)
+    _refuse_smaller(spec, model, numbers)
+    texts = [prompt.text for prompt in numbers.prompts] if model.has_tokenizer else []
+    fixed = {
+        "name": NAME,
+        "stage": "all",
+        "writers": [numbers.writer],
+        "erasers": "+".join(numbers.erasers),
+        "adversarial_prompts": texts,
+    }
+    return load_config("paper", {**flags, **fixed})
+
+
+class _Model(NamedTuple):
+    """What has to be known of a model before anything is measured."""
+
+    n_layers: int
+    n_heads: int
+    attn_only: bool
+    has_tokenizer: bool
+
+
+def _look_up(spec: str) -> _Model:
+    """A model of the catalog, all of which have a tokenizer, or of a directory by its config.json."""
+    if names_several(spec):
+        raise UsageError(f"{spec} names several models: replicate measures one, such as {split_point(spec)[0]}@-1")
+    entry = find_entry(split_point(spec)[0])
+    if entry is not None:
+        return _Model(entry.n_layers, entry.n_heads, entry.attn_only, has_tokenizer=True)
+    source = find_source(spec)
+    layers, heads = (
+        next((source.config[key] for key in keys if isinstance(source.config.get(key), int)), 0)
+        for keys in (("n_layers", "n_layer"), ("n_heads", "n_head"))
+    )
+    return _Model(layers, heads, bool(source.config.get("attn_only")), source.tokenizer is not None)
+
+
+def _refuse_smaller(spec: str, model: _Model, numbers: Published) -> None:
+    """See that a model has every component and state of the published numbers."""
+    writers = [label for label in numbers.residual_projection["writer"] if "H" in label]
+    n_layers = 1 + max(map(layer_of, writers))
+    n_heads = 1 + max(int(label.partition("H")[2]) for label in writers)
+    found = None
+    if model.n_layers < n_layers or model.n_heads < n_heads:
+        found = f"{_counted(model.n_layers, 'layer')} of {_counted(model.n_heads, 'head')}"
+    elif model.attn_only:
+        found = "no MLPs"
+    if found is not None:
+        raise UsageError(
+            f"{spec} has {found}; the published numbers ({numbers.writer}, {numbers.erasers[0]}, …) are of {n_layers} "
+            f"layers with {n_heads} heads and an MLP each: measure it with `erasure-sweep run --model {spec}`"
+        )
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def report(config: SweepConfig) -> None:
+    """Compare a finished run with what was published; print the report and leave it in OUT.
+
+    Raises:
+        SweepError: the tables cannot be read, or the report not written.
+    """
+    folder = RunFolder(config)
+    manifest = folder.read_manifest()
+    model = next((m for m in read_out(folder.out) if m.about["spec"] == config.models[0]), None)
+    if manifest is None or model is None:
+        raise SweepError(f"{folder.out} holds no results of {config.models[0]}: run again with --fresh")
+    results = Results(model.about, manifest["config"], model.tables, published())
+    comparisons = compare(results)
+    table = folder.out / TABLE
+    found = sections(results, comparisons, str(table))
+    write_atomically(table, as_table(comparisons).to_csv(index=False).encode())
+    write_atomically(folder.out / REPORT, markdown(found).encode())
+    console.console.print()
+    show(found, console.console)
+    console.console.print(f"{'report':<14} {folder.out / REPORT}", highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,45 @@
+"""What users hold of a sweep: ``run(config)`` measures one and returns its tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from erasure_sweep.sweep.config import SweepConfig, load_config
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def run(config: SweepConfig | str = "demo", *, fresh: bool = False, **flags: Any) -> dict[str, pd.DataFrame]:
+    """Measure a sweep and return its tables, all models in each.
+
+    Args:
+        config: a config, a preset's name or a YAML file.
+        fresh: measure everything anew instead of going on from what is stored.
+        flags: config keys on top of a preset or file.
+
+    Returns:
+        Tables by name, each with the models that have it; the same rows are in OUT as parquet.
+
+    Raises:
+        SweepError: something could not be measured; one clear line.
+    """
+    import pandas as pd
+
+    from erasure_sweep.dashboards.model_tables import read_out
+    from erasure_sweep.sweep.driver import Sweep
+    from erasure_sweep.sweep.progress import SilentReporter
+    from erasure_sweep.workers.errors import SweepError, UsageError
+
+    if isinstance(config, SweepConfig) and flags:
+        raise UsageError("flags go on top of a preset or file; change a SweepConfig with model_copy(update=…)")
+    resolved = config if isinstance(config, SweepConfig) else load_config(config, flags)
+    outcome = Sweep(resolved, SilentReporter()).run(fresh)
+    if outcome.problems:
+        raise SweepError(outcome.problems[0])
+    models = [model for model in read_out(outcome.folder.out) if model.about["name"] in outcome.names]
+    names = dict.fromkeys(name for model in models for name in model.tables)
+    return {
+        name: pd.concat([model.tables[name] for model in models if name in model.tables], ignore_index=True)
+        for name in names
+    }

@@ -1,0 +1,1 @@
+"""Finished shards, and who may put them there."""

@@ -1,0 +1,133 @@
+"""Finished shards: a shard counts once its state stands in the store, and a resumed sweep goes on from what does.
+
+A state is whole there or absent, and carries a checksum: a torn or altered one is found, named in the log, removed and
+measured again. What a sweep finds when it begins is listed once; from then on only its own driver and workers put and remove.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from erasure_sweep.workers.records import ScanWork, ShardTask, SharedStore, TrustWork, WriterBlock
+from erasure_sweep.workers.storage.shard_storage import MARK, Storage, state_key
+from erasure_sweep.workers.storage.states import is_whole
+
+log = logging.getLogger(__name__)
+
+BATCH_BYTES = 64 * 2**20
+"""How much of the store is looked at at a time, or one shard where that is more."""
+BATCH_SHARDS = 256
+
+BlockKeys = list[tuple[WriterBlock, list[str]]]
+"""For each block of writers the keys of its shards, in plan order."""
+
+
+class VerifyKeys(NamedTuple):
+    """The keys of verify's shards, in plan order."""
+
+    group: list[str]
+    trust: BlockKeys
+    adversarial: list[str]
+
+
+def keys_of(tasks: Iterable[ShardTask]) -> list[str]:
+    """Where the states of shards stand, whether or not they do."""
+    return [state_key(task.id) for task in tasks]
+
+
+def block_keys(tasks: Iterable[ShardTask]) -> BlockKeys:
+    """The keys of shards that see a block of writers each, block by block."""
+    keys: dict[WriterBlock, list[str]] = {}
+    for task in tasks:
+        assert isinstance(task.work, ScanWork | TrustWork)
+        keys.setdefault(task.work.writers, []).append(state_key(task.id))
+    return list(keys.items())
+
+
+class ShardStore:
+    """Shard states by shard id. Its methods raise ``StorageError`` where the storage fails.
+
+    Args:
+        storage: of this sweep alone; nothing is asked of it before it is used.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._listed: dict[str, int] | None = None
+
+    @property
+    def address(self) -> str:
+        """Where the states are, as it may be shown."""
+        return self._storage.address
+
+    @property
+    def location(self) -> str:
+        """As ``workers.storage.shard_storage.open_storage`` takes it, in any process."""
+        return self._storage.location
+
+    def share(self) -> SharedStore:
+        """Where workers may put states themselves; a mark there tells them that it is this store."""
+        mark = secrets.token_hex(16)
+        self._storage.put(MARK, mark.encode())
+        return SharedStore(self._storage.location, mark)
+
+    def put(self, shard_id: str, state: bytes | None) -> None:
+        """Keep a finished shard.
+
+        Args:
+            state: ``None`` where its worker has put it.
+        """
+        key = state_key(shard_id)
+        if state is not None:
+            self._storage.put(key, state)
+        if self._listed is not None:
+            self._listed[key] = len(state or b"")
+
+    def finished(self, shard_ids: Iterable[str]) -> set[str]:
+        """Which of these shards are here and whole; damaged ones are removed."""
+        sizes = self._sizes()
+        found = {key: shard_id for shard_id in shard_ids if (key := state_key(shard_id)) in sizes}
+        whole: set[str] = set()
+        for batch in _batches(found, sizes):
+            states = self._storage.get_many(batch)
+            whole |= {found[key] for key, state in states.items() if is_whole(state)}
+            self._remove_damaged([found[key] for key in states if found[key] not in whole])
+        return whole
+
+    def _remove_damaged(self, shard_ids: list[str]) -> None:
+        for shard_id in shard_ids:
+            where = f"{self.address}/{state_key(shard_id)}"
+            log.warning("shard %s: %s is damaged and is measured again", shard_id, where)
+        self.discard(shard_ids)
+
+    def discard(self, shard_ids: Iterable[str]) -> None:
+        """Forget these shards."""
+        sizes = self._sizes()
+        keys = [key for shard_id in shard_ids if (key := state_key(shard_id)) in sizes]
+        self._storage.delete(keys)
+        for key in keys:
+            sizes.pop(key, None)
+
+    def _sizes(self) -> dict[str, int]:
+        """Bytes of what is here, by key."""
+        if self._listed is None:
+            entries = self._storage.keys()
+            self._listed = {entry.key: entry.size for entry in entries}
+        return self._listed
+
+
+def _batches(keys: Iterable[str], sizes: dict[str, int]) -> Iterator[list[str]]:
+    """Keys in batches that memory holds."""
+    batch: list[str] = []
+    n_bytes = 0
+    for key in keys:
+        if batch and (n_bytes + sizes[key] > BATCH_BYTES or len(batch) == BATCH_SHARDS):
+            yield batch
+            batch, n_bytes = [], 0
+        batch.append(key)
+        n_bytes += sizes[key]
+    if batch:
+        yield batch

@@ -1,0 +1,1 @@
+"""MLflow: what is logged of a sweep, and what is read back."""

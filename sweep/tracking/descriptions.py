@@ -1,0 +1,261 @@
+"""Descriptions of runs and of their experiment in markdown, as MLflow shows them: the result first, then where to look.
+
+MLflow folds a run's description to its first lines and an experiment's to its first. Whatever names and reasons hold is
+shown as text: what markdown or HTML would take for its own is escaped.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from erasure_sweep.dashboards.comparison.strongest_writers import by_strength
+from erasure_sweep.dashboards.model_tables import ModelTables, reading_of
+from erasure_sweep.dashboards.plots.strips import NOTICEABLE
+from erasure_sweep.dashboards.wording import amount, listed, measured_line, model_line, number, percent, with_interval
+from erasure_sweep.sweep.tracking.metrics import erased_writers, half_erased, is_head
+from erasure_sweep.sweep.tracking.saved_view import VIEW_NAME, runs_page
+from erasure_sweep.sweep.tracking.verified import trust_counts, verified_targets
+
+MAX_RUN_NOTE = 7_000
+MAX_EXPERIMENT_NOTE = 4_900
+"""Characters: what every kind of store keeps of a tag."""
+
+_TOP = 5
+_NAMED_HEADS = 4
+_NAMED_WRITERS = 6
+_LEAST_TRUSTED = ("cancelled", "reversed")
+_RUNNING = "RUNNING"
+
+
+class Row(NamedTuple):
+    """A model of a sweep as its run tells of it."""
+
+    name: str
+    page: str
+    """Address of its run below the server's own."""
+    status: str
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+
+
+def plain(text: object) -> str:
+    """Text of any kind as one line of markdown that shows it as it is."""
+    line = " ".join(str(text).split())
+    return re.sub(r"([\\`*_{}\[\]()#+!|<>~&])", r"\\\1", line)
+
+
+def model_note(about: Mapping[str, Any], sweep: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> str:
+    """What is erased in a model, whose DLA to trust, what was verified, and how it was measured.
+
+    Args:
+        about: the model's entry in the manifest.
+        sweep: the manifest.
+    """
+    parts = [
+        _erased_line(tables) or "No writer has a value.",
+        _trust_line(tables),
+        _verdicts(tables),
+        _top_writers(tables),
+        f"{plain(model_line({**about}))} {plain(measured_line({**about}, {**sweep}))}",
+        "Under Artifacts: `index.html` is the model's page with all figures, `figures/` has single ones, `tables/` the "
+        "numbers as parquet.",
+    ]
+    return _cut("\n\n".join(part for part in parts if part), MAX_RUN_NOTE)
+
+
+def _erased_line(tables: Mapping[str, pd.DataFrame]) -> str:
+    """The most erased writer, and the most erased head where that is another; else what the ledger says."""
+    writers = tables.get("writers", pd.DataFrame())
+    measured = erased_writers(writers)
+    if measured.empty:
+        return _ledger_line(writers)
+    erased = measured[measured["erased_by_reading"].astype(float) >= NOTICEABLE]
+    if erased.empty:
+        return "Nothing is erased: of no writer later heads take out anything because they read it."
+    heads = erased[is_head(erased["writer"])]
+    said = [f"Most erased: {_erasure(tables, erased.iloc[0])}"]
+    if heads.empty:
+        no_head = not is_head(measured["writer"]).any()
+        said.append("no head has later heads that could read it" if no_head else "no head is erased")
+    elif heads.index[0] != erased.index[0]:
+        said.append(f"most erased head: {_erasure(tables, heads.iloc[0])}")
+    return f"{'; '.join(said)}. 1 is all that the writer wrote. {_ledger_line(writers)}".rstrip()
+
+
+def _erasure(tables: Mapping[str, pd.DataFrame], row: pd.Series[Any]) -> str:
+    erasers = _erasers(tables, row)
+    by = f" ({listed(erasers, _NAMED_HEADS)})" if erasers else ""
+    share = number(row["erased_by_reading"])
+    at = " in the stream where it writes, ".join(number(row.get(name)) for name in ("written", "remaining"))
+    return (
+        f"**{row['writer']}**, of which later heads{by} take out {share} because they read it (of it {at} at the end)"
+    )
+
+
+def _erasers(tables: Mapping[str, pd.DataFrame], row: Mapping[Any, Any] | pd.Series[Any]) -> list[str]:
+    """A writer's erasers, those first that take out most."""
+    joined = row["erasers"] if isinstance(row["erasers"], str) else None
+    return by_strength(reading_of(ModelTables({}, dict(tables))), str(row["writer"]), joined) or []
+
+
+def _ledger_line(writers: pd.DataFrame) -> str:
+    if not {"written", "remaining"} <= set(writers.columns):
+        return ""
+    measured = writers[["written", "remaining"]].astype(float).dropna()
+    if measured.empty:
+        return ""
+    gone = int(half_erased(measured).sum())
+    return f"{amount(gone)} of {amount(len(measured))} writers end with less than half of what they wrote."
+
+
+def _trust_line(tables: Mapping[str, pd.DataFrame]) -> str:
+    counts = trust_counts(tables)
+    if not sum(counts.values()):
+        return ""
+    known = sum(counts.values())
+    words = [f"{amount(counts[word])} {word}" for word in ("partly cancelled", *_LEAST_TRUSTED)]
+    line = f"The direct logit attribution of {amount(counts['trust'])} of {amount(known)} components can be trusted"
+    table = tables["dla_trust"]
+    least = table[table["trust"].isin(_LEAST_TRUSTED)]["writer"].astype(str).tolist()
+    named = f" Not to be trusted: {listed(least, _NAMED_WRITERS)}." if least else ""
+    return f"{line} ({listed(words)}).{named}"
+
+
+def _verdicts(tables: Mapping[str, pd.DataFrame]) -> str:
+    targets = verified_targets(tables)
+    if not targets:
+        return ""
+    where = "on prompts that the scan did not see" if all(one.held_out for one in targets) else "on the scan's prompts"
+    lines = [
+        f"- {one.writer} by {'all later heads' if one.erasers == 'later' else listed(one.erasers.split('+'), _NAMED_HEADS)}: "
+        f"{one.verdict or 'no verdict'}, β {with_interval(one.beta, one.low, one.high)}"
+        for one in targets[:_TOP]
+    ]
+    more = [f"- and {amount(len(targets) - _TOP)} more"] if len(targets) > _TOP else []
+    return "\n".join([f"Verified {where}; at β −1 the heads take out all of the writer:", "", *lines, *more])
+
+
+def _top_writers(tables: Mapping[str, pd.DataFrame]) -> str:
+    measured = erased_writers(tables.get("writers", pd.DataFrame())).head(_TOP)
+    if measured.empty:
+        return ""
+    rows = [
+        "| writer | erased by reading | means removed | written | remaining | erasers |",
+        "| --- | ---: | ---: | ---: | ---: | --- |",
+    ]
+    columns = ("erased_by_reading", "erased_by_reading_centred", "written", "remaining")
+    for row in measured.to_dict("records"):
+        erasers = _erasers(tables, row)
+        numbers = " | ".join(number(row.get(name)) for name in columns)
+        rows.append(f"| {row['writer']} | {numbers} | {listed(erasers, _NAMED_HEADS) if erasers else 'none'} |")
+    return "\n".join(rows)
+
+
+def sweep_note(manifest: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    """What a sweep measured, its models beside each other, and where to look.
+
+    Args:
+        manifest: the sweep's.
+        rows: its models.
+    """
+    closing = (
+        "Under Artifacts, once the sweep has ended: `compare.html` puts the models side by side, `manifest.json` says how each "
+        f"was measured. Each model has a run of its own.\n\n{_protocol(manifest)}"
+    )
+    return _with_table(_opening(rows), rows, closing, MAX_RUN_NOTE)
+
+
+def experiment_note(name: str, experiment_id: str, manifest: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    """What an experiment holds and how to look at it, with the models of its newest sweep.
+
+    Args:
+        name: of the sweep.
+    """
+    opening = (
+        f"**Erasure in language models**: which components' outputs later ones take back. {_opening(rows)}\n\n"
+        f"Begin with the view [{VIEW_NAME}]({runs_page(experiment_id)}): a row for each model, and as charts the models "
+        "side by side. A model's run opens with its result; under Artifacts `index.html` is its page. The run of the "
+        "sweep has `compare.html`, where all models stand side by side."
+    )
+    closing = f"From the newest sweep, {plain(name)}. {_protocol(manifest)}"
+    return _with_table(opening, rows, closing, MAX_EXPERIMENT_NOTE)
+
+
+def _opening(rows: Sequence[Row]) -> str:
+    finished = [row for row in rows if row.status == "FINISHED"]
+    count = f"{amount(len(rows))} model{'' if len(rows) == 1 else 's'}"
+    running = sum(row.status == _RUNNING for row in rows)
+    unfinished = len(rows) - len(finished) - running
+    notes = [f"{amount(running)} of which still measured"] if running else []
+    notes += [f"{amount(unfinished)} of which not measured whole"] if unfinished else []
+    said = [f"{', '.join([count, *notes])}."]
+    erased = [row for row in finished if "reading/most_erased_head" in row.metrics]
+    if erased:
+        most = max(erased, key=lambda row: row.metrics["reading/most_erased_head"])
+        head = most.tags.get("most_erased_head")
+        if head:
+            share = number(most.metrics["reading/most_erased_head"])
+            said.append(
+                f"The most erased head is {head} of {plain(most.name)}: later heads take out {share} of it because they "
+                "read it."
+            )
+    return " ".join(said)
+
+
+def _protocol(manifest: Mapping[str, Any]) -> str:
+    return plain(measured_line({}, {**manifest}))
+
+
+_HEADINGS = (
+    *("model", "layers", "width", "parameters", "most erased", "erased by reading"),
+    *("most erased head", "erased by reading", "DLA to trust"),
+)
+_LEFT = ("model", "most erased", "most erased head")
+
+
+def _with_table(opening: str, rows: Sequence[Row], closing: str, most: int) -> str:
+    """The opening, as many models as fit, and the closing."""
+    rule = (" --- " if heading in _LEFT else " ---: " for heading in _HEADINGS)
+    lines = [f"| {' | '.join(_HEADINGS)} |", f"|{'|'.join(rule)}|"]
+    room = most - len(opening) - len(closing) - sum(map(len, lines)) - 100
+    for index, row in enumerate(rows):
+        line = _table_row(row)
+        room -= len(line) + 1
+        if room < 0:
+            lines += ["", f"and {amount(len(rows) - index)} more."]
+            break
+        lines.append(line)
+    table = "\n".join(lines)
+    return _cut(f"{opening}\n\n{table}\n\n{closing}" if rows else f"{opening}\n\n{closing}", most)
+
+
+def _table_row(row: Row) -> str:
+    def said(name: str, digits: int | None = None) -> str:
+        value = row.metrics.get(name, math.nan)
+        return amount(value) if digits is None else number(value, digits)
+
+    cells: Iterable[str] = (
+        f"[{plain(row.name)}]({row.page}){_standing(row)}",
+        *(said(f"model/{size}") for size in ("n_layers", "d_model", "n_params")),
+        row.tags.get("most_erased", "—"),
+        said("reading/most_erased", 2),
+        row.tags.get("most_erased_head", "—"),
+        said("reading/most_erased_head", 2),
+        percent(row.metrics.get("trust/trusted_share", math.nan)),
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _standing(row: Row) -> str:
+    if row.status == "FINISHED":
+        return ""
+    return " (still measured)" if row.status == _RUNNING else f" ({row.status.lower()})"
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 2]} …"

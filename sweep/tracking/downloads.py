@@ -1,0 +1,266 @@
+"""Logged sweeps, one's own or other people's, from MLflow back into folders that read like a run's OUT.
+
+Everything needed was logged: the sweep's run has the manifest among its artifacts, a model's run its tables; ``role``,
+``sweep_id`` and ``model_hash`` among the tags say which run is what. Where a manifest is absent (the run was cut short) or
+does not name a model (another folder's run of the same sweep replaced it), the runs' parameters stand in. Of a sweep
+that was logged with another schema there are only the names. Nothing is written to the store.
+
+A model's entry in the manifest gains ``home``: links to its page and tables among the artifacts, and to its run.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote, urlsplit
+
+from erasure_sweep.dashboards.html.links import Home
+from erasure_sweep.sweep.config import SCHEMA_VERSION
+from erasure_sweep.sweep.run_folder import MODEL_PAGE, folder_names
+from erasure_sweep.sweep.tracking.mlflow_store import TrackingStore, run_url, server_address
+from erasure_sweep.workers.errors import DataError, SweepError, UsageError, nearest
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+_SHAPE = ("n_layers", "n_heads", "d_model", "d_mlp", "n_ctx", "d_vocab", "attn_only", "n_params")
+_MEASURED = ("n_prompts", "n_tokens")
+_TRAINING = ("training_tokens", "training_steps")
+"""Not logged where they are not known."""
+_NAMES = ("hash", "act_fn", "corpus_fingerprint", "base", "corpus_name")
+_PROTOCOL = (
+    *("prompts", "seq_len", "positions", "seed", "tau", "block_prompts", "results_version"),
+    *("verify_prompts", "trust_prompts", "donors", "places", "adversarial_prompts", "own_corpora"),
+)
+_PROTOCOL_NAMES = ("corpus", "dtype", "ln", "groups")
+
+
+def download_experiment(uri: str, experiment: str, to: Path) -> list[Path]:
+    """Fetch the tables of an experiment's finished models.
+
+    Of a model that was logged twice in one sweep the newest finished run counts.
+
+    Args:
+        uri: the MLflow store.
+        experiment: its name there.
+        to: an empty folder.
+
+    Returns:
+        A folder for each sweep of the experiment, oldest first, as ``dashboards.model_tables.read_out`` takes them.
+
+    Raises:
+        UsageError: there is no such store or experiment, or it holds no sweep.
+        SweepError: the store does not answer.
+        DataError: a run lacks artifacts that it should have, or they are damaged.
+    """
+    logged = _Experiment(uri, experiment)
+    sweeps = _by_tag(logged.runs("sweep"), "sweep_id")
+    models = _by_tag(logged.runs("model"), "sweep_id")
+    if not models:
+        raise UsageError(f"experiment {experiment!r} in MLflow at {logged.shown} holds no models of a sweep")
+    folders = []
+    for sweep_id, runs in models.items():
+        folder = to / _safe(f"{experiment}-{sweep_id[:8]}")
+        _download_sweep(logged, sweeps.get(sweep_id, []), runs, folder)
+        folders.append(folder)
+    return folders
+
+
+class _Experiment:
+    """The runs of one experiment, to be read."""
+
+    def __init__(self, uri: str, name: str) -> None:
+        self.name = name
+        self._store = TrackingStore(uri)
+        self._store.check_readable()
+        with self._store.reading():
+            found = self._store.client.get_experiment_by_name(name)
+            if found is None or found.lifecycle_stage != "active":
+                raise UsageError(f"no experiment {name!r} in MLflow at {self.shown}: {self._known()}")
+            self._id = str(found.experiment_id)
+
+    @property
+    def shown(self) -> str:
+        """The store's address."""
+        return self._store.shown
+
+    def _known(self) -> str:
+        names = [str(one.name) for one in self._store.client.search_experiments()]
+        return nearest(self.name, [name for name in names if name != "Default"] or names)
+
+    def run_url(self, run: Run) -> str | None:
+        """Address of a run's page on the store's server; None where it has none."""
+        return run_url(self._store.uri, self._id, run.info.run_id)
+
+    def file_link(self, run: Run, path: str) -> str | None:
+        """Where a browser gets an artifact: from the store's server, or from this disk."""
+        if server := server_address(self._store.uri):
+            return f"{server}/get-artifact?path={quote(path, safe='')}&run_uuid={run.info.run_id}"
+        found = urlsplit(run.info.artifact_uri or "")
+        local = Path(unquote(found.path), path)
+        return local.absolute().as_uri() if found.scheme in ("", "file") and local.is_file() else None
+
+    def page_link(self, run: Run, path: str) -> str | None:
+        """Where a browser shows an artifact that is a page: MLflow's server only offers its files to be saved."""
+        shown = self.run_url(run)
+        return f"{shown}/artifacts/{quote(path)}" if shown else self.file_link(run, path)
+
+    def runs(self, role: str) -> list[Run]:
+        """All runs of this role, oldest first."""
+        with self._store.reading():
+            return self._store.runs(self._id, f"tags.role = '{role}'")
+
+    def artifacts(self, run: Run, folder: str | None = None) -> list[str]:
+        """Paths of a run's artifacts in a folder."""
+        with self._store.reading():
+            return [str(item.path) for item in self._store.client.list_artifacts(run.info.run_id, folder)]
+
+    def download(self, run: Run, path: str, to: Path) -> Path:
+        """Fetch one artifact, a file, into the folder ``to``."""
+        to.mkdir(parents=True, exist_ok=True)
+        target = to / Path(path).name
+        try:
+            # kinds of stores differ in whether they keep the path below the folder that they are given
+            with tempfile.TemporaryDirectory(dir=to) as fetched, self._store.reading():
+                found = self._store.client.download_artifacts(run.info.run_id, path, fetched)
+                return Path(found).replace(target)
+        except SweepError as error:
+            raise DataError(f"{path} of {_said(run)} cannot be fetched: {error}") from error
+
+
+def _download_sweep(logged: _Experiment, sweeps: list[Run], runs: list[Run], folder: Path) -> None:
+    """One sweep's manifest, its models' states as MLflow has them, and the tables of the finished ones."""
+    manifest = _manifest(logged, sweeps, runs[-1], folder)
+    is_ours = manifest.get("schema_version") == SCHEMA_VERSION
+    described = {entry.get("hash"): entry for entry in manifest["models"]} if is_ours else {}
+    newest = [max(same, key=_standing) for same in _by_tag(runs, "model_hash").values()]
+    entries = [_entry(run) for run in newest]
+    entries = [{**entry, **described.get(entry["hash"], {}), "state": entry["state"]} for entry in entries]
+    _tell_apart(entries)
+    folders = folder_names([entry["name"] for entry in entries], {})
+    for run, entry in zip(newest, entries, strict=True):
+        entry["folder"] = folders[entry["name"]]
+        entry["run_url"] = logged.run_url(run) or entry.get("run_url")
+        if entry["state"] == "FINISHED" and is_ours:
+            tables = _download_tables(logged, run, folder / entry["folder"] / "tables")
+            entry["home"] = _home(logged, run, tables)._replace(run=entry["run_url"])._asdict()
+    sweep_url = logged.run_url(sweeps[-1]) if sweeps else None
+    manifest |= {"run_url": sweep_url or manifest.get("run_url"), "models": entries}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+
+def _standing(run: Run) -> tuple[bool, int, str]:
+    return run.info.status == "FINISHED", run.info.start_time, run.info.run_id
+
+
+def _home(logged: _Experiment, run: Run, tables: list[str]) -> Home:
+    """Links to a model's page and tables; without a page in runs that were logged before models had one."""
+    page = logged.page_link(run, MODEL_PAGE) if MODEL_PAGE in logged.artifacts(run) else None
+    links = {Path(path).stem: link for path in tables if (link := logged.file_link(run, path))}
+    return Home(page, links)
+
+
+def _download_tables(logged: _Experiment, run: Run, folder: Path) -> list[str]:
+    """Fetch a model's tables; returns their paths among its artifacts."""
+    tables = [path for path in logged.artifacts(run, "tables") if path.endswith(".parquet")]
+    if not tables:
+        raise DataError(f"{_said(run)} has no tables among its artifacts: run its sweep again to log them anew")
+    for path in tables:
+        logged.download(run, path, folder)
+    return tables
+
+
+def _manifest(logged: _Experiment, sweeps: list[Run], model: Run, folder: Path) -> dict[str, Any]:
+    """The newest manifest of the sweep; what the runs themselves say where none was logged."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for run in reversed(sweeps):
+        if "manifest.json" in logged.artifacts(run):
+            return _read_manifest(run, logged.download(run, "manifest.json", folder))
+    run = sweeps[-1] if sweeps else model
+    tags = ("sweep_id", "version", "git_commit", "device_type")
+    return {
+        **{key: run.data.tags.get(key) for key in tags},
+        "name": logged.name,
+        "schema_version": SCHEMA_VERSION,
+        "config": _params(run, _PROTOCOL, _PROTOCOL_NAMES),
+        "models": [],
+    }
+
+
+def _read_manifest(run: Run, path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"manifest.json of {_said(run)} is damaged: run the sweep again to log it anew") from error
+    if isinstance(manifest, dict) and manifest.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
+        return manifest  # which may say what it holds in another way
+    models = manifest.get("models") if isinstance(manifest, dict) else None
+    if not isinstance(models, list) or not all(isinstance(entry, dict) for entry in models):
+        raise DataError(f"manifest.json of {_said(run)} is no manifest of a sweep: run the sweep again to log it anew")
+    found: dict[str, Any] = manifest
+    return found
+
+
+def _entry(run: Run) -> dict[str, Any]:
+    """What a model's run says of it, as a manifest's entry."""
+    name = run.data.tags.get("model") or run.info.run_name
+    return {
+        "name": name,
+        "spec": name,
+        **dict.fromkeys(_TRAINING),
+        **_params(run, (*_SHAPE, *_MEASURED, *_TRAINING), _NAMES),
+        "hash": run.data.tags["model_hash"],
+        "corpus": _corpus(run),
+        "state": run.info.status,
+        "reason": run.data.tags.get("reason"),
+    }
+
+
+def _corpus(run: Run) -> str | None:
+    """The corpus' description, which is the source of the run's dataset; its name where there is none."""
+    sources = [used.dataset.source for used in run.inputs.dataset_inputs if used.dataset.source_type == "corpus"]
+    found: str | None = json.loads(sources[0])["uri"] if sources else run.data.params.get("corpus")
+    return found
+
+
+def _params(run: Run, values: tuple[str, ...], names: tuple[str, ...]) -> dict[str, Any]:
+    """Parameters as they were before MLflow made text of them; ``names`` were text."""
+    params = run.data.params
+    found: dict[str, Any] = {key: params[key] for key in names if key in params}
+    return found | {key: _value(params[key]) for key in values if key in params}
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _tell_apart(entries: list[dict[str, Any]]) -> None:
+    """Add the hash to names that several models of a sweep have: weights that changed between its runs."""
+    seen = Counter(entry["name"] for entry in entries)
+    for entry in entries:
+        if seen[entry["name"]] > 1:
+            entry["name"] = f"{entry['name']} {entry['hash'][:8]}"
+
+
+def _by_tag(runs: list[Run], tag: str) -> dict[str, list[Run]]:
+    """Runs grouped by a tag, in order of the oldest of each group; those without it, which are not ours, left out."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        if tag in run.data.tags:
+            groups.setdefault(run.data.tags[tag], []).append(run)
+    return groups
+
+
+def _said(run: Run) -> str:
+    return f"run {run.info.run_name} ({run.info.run_id})"
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name)

@@ -1,0 +1,326 @@
+"""The answers at the top of a comparison: every number in them is one that the tables hold, and nothing is claimed beyond."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from erasure_sweep.dashboards.comparison.answers import answers
+from erasure_sweep.dashboards.comparison.findings import (
+    arisen,
+    distrust,
+    halved,
+    least_trusted_heads,
+    most_erased_writers,
+)
+from erasure_sweep.dashboards.comparison.growth import Growth, growths, in_words, trend, verdict
+from erasure_sweep.dashboards.comparison.training import trained
+from erasure_sweep.dashboards.html.links import Home
+from erasure_sweep.dashboards.model_tables import ModelTables
+from tests.support.fakes.tables import fake_checkpoints, fake_model, point
+from tests.support.fakes.written_pages import NASTY, broken
+
+
+def sized(name: str, shares: dict[str, float], layers: int, width: int, **about: object) -> ModelTables:
+    return point(name, shares, n_layers=layers, d_model=width, n_params=layers * width**2, **about)
+
+
+def family() -> list[ModelTables]:
+    """Erasing of heads grows with depth at both widths, and with width in two layers alone; embeddings confuse it."""
+    return [
+        sized("toy-1l", {"pos_embed": 0.9, "L0H0": np.nan}, 1, 64),
+        sized("toy-3l", {"pos_embed": -0.2, "L0H0": 0.5, "L1H0": 0.3, "L1H1": -0.4}, 3, 64),
+        sized("toy-2l", {"pos_embed": 0.7, "L0H0": 0.25, "MLP0": 0.6}, 2, 64),
+        sized("toy-2l-w128", {"L0H0": 0.4, "L0H1": 0.004}, 2, 128),
+        sized("toy-3l-w128", {"L0H0": 0.45, "L1H0": -0.1}, 3, 128),
+    ]
+
+
+def said(models: list[ModelTables], homes: dict[str, Home] | None = None) -> str:
+    """The answers without their markup, all spaces alike."""
+    bodies = answers(models, homes or {}).bodies
+    return re.sub(r"\s+", " ", re.sub(r"<.*?>", "", bodies["0"])) if bodies else ""
+
+
+class TestGrowth:
+    def test_lines_differ_in_one_size_alone_and_heads_alone_count(self) -> None:
+        narrow, wide = growths(family(), "layers")
+        assert (narrow.family, narrow.held, narrow.sizes, narrow.heads) == ("toy", "width\u00a064", [2, 3], [0.25, 0.5])
+        assert narrow.means == [pytest.approx(0.25), pytest.approx(0.4)]
+        assert (wide.held, wide.sizes, wide.heads) == ("width\u00a0128", [2, 3], [0.4, 0.45])
+        assert wide.means == [pytest.approx((0.4 + 0.004) / 2), pytest.approx(0.45)]
+        by_width = {line.held: line.heads for line in growths(family(), "width")}
+        assert by_width == {"3\u00a0layers": [0.5, 0.45], "2\u00a0layers": [0.25, 0.4]}
+
+    def test_models_that_differ_in_more_are_not_compared(self) -> None:
+        other = [
+            sized("toy-2l", {"L0H0": 0.2}, 2, 64, attn_only=True),
+            sized("toy-3l", {"L0H0": 0.4}, 3, 64),
+            sized("toy-4l", {"L0H0": 0.6}, 4, 64, training_tokens=5),
+            sized("new-5l", {"L0H0": 0.6}, 5, 64),
+            sized("toy-6l@7", {"L0H0": 0.6}, 6, 64, base="toy-6l"),
+            point("toy-7l", {"L0H0": 0.7}, n_layers=7),
+        ]
+        assert growths(other, "layers") == growths(other, "width") == []
+        # one place has two models that nothing tells apart
+        twice = [
+            sized(name, {"L0H0": 0.3}, layers, 64) for name, layers in (("m-2l", 2), ("m-2l-small", 2), ("m-3l", 3))
+        ]
+        assert growths(twice, "layers") == []
+
+    def test_sizes_that_grow_together_stand_by_parameters(self) -> None:
+        models = [sized(name, {"L0H0": x}, n, 64 * n) for name, n, x in (("g-xl", 4, 0.2), ("g-small", 2, 0.6))]
+        assert growths(models, "layers") == []
+        (line,) = growths(models, "parameters")
+        assert (line.sizes, line.heads) == ([2 * 128**2, 4 * 256**2], [0.6, 0.2])
+        assert "Parameters. The most erased head: no, it shrinks." in said(models)
+
+    @pytest.mark.parametrize(
+        ("shares", "expected"),
+        [
+            ([0.1, 0.2, 0.9], "grows"),
+            ([0.1, 0.095, 0.9], "grows"),
+            ([0.1, 0.05, 0.9], "neither"),
+            ([0.9, 0.2], "shrinks"),
+            ([0.2, 0.3, 0.1], "neither"),
+            ([0.2, 0.205], "neither"),
+        ],
+    )
+    def test_trends(self, shares: list[float], expected: str) -> None:
+        assert trend(shares) == expected
+
+    def test_verdicts_count_every_line(self) -> None:
+        def lines(*ends: float) -> list[Growth]:
+            return [Growth("m", "", [1, 2], [0.5, end], [0.5, 0.5], [np.nan, end], [0.1, 0.1]) for end in ends]
+
+        assert verdict(lines(0.9)) == "yes"
+        assert verdict(lines(0.9, 0.8)) == "yes in 2 of 2 comparisons"
+        assert verdict(lines(0.1, 0.2, 0.3)) == "no, it shrinks in 3 of 3 comparisons"
+        assert verdict(lines(0.9, 0.1, 0.5)) == "grows in 1, shrinks in 1 of 3 comparisons"
+        assert verdict(lines(0.9, 0.8, 0.5)) == "grows in 2 of 3 comparisons"
+        assert verdict(lines(0.9), lambda line: line.centred) == ""
+        assert verdict(lines(0.5)) == "neither grows nor shrinks throughout"
+        assert verdict(lines(0.9), lambda line: line.means) == "neither grows nor shrinks throughout"
+
+    def test_many_sizes_are_said_by_their_ends(self) -> None:
+        line = Growth("m", "width\u00a08", list(range(1, 9)), [at / 10 for at in range(8)], *[[0.0] * 8] * 3)
+        models, shares = "m, width\u00a08, 1\u00a0→\u00a08 layers", "0.00\u00a0→\u00a00.70"
+        # with means removed it does not grow
+        assert in_words(line, "layers") == (models, shares, "0.00\u00a0→\u00a00.00")
+        assert in_words(line._replace(centred=line.heads), "layers") == (models, shares, "")
+
+    def test_means_removed_and_what_is_gone_at_the_end(self) -> None:
+        models = []
+        for layers, share, centred, remaining in ((2, 0.2, 0.3, 0.1), (3, 0.4, 0.1, 0.9)):
+            one = sized(f"toy-{layers}l", {"L0H0": share}, layers, 64)
+            one.tables["writers"] = one.tables["writers"].assign(
+                erased_by_reading_centred=centred, written=1.0, remaining=remaining
+            )
+            models.append(one)
+        (line,) = growths(models, "layers")
+        assert (line.centred, line.gone) == ([0.3, 0.1], [1.0, 0.0])
+        text = said(models)
+        assert "The most erased head: yes (with means removed: no, it shrinks)." in text
+        assert "toy, width 64, 2 → 3 layers: 0.20 → 0.40 (means removed 0.30 → 0.10)" in text
+        assert "The share of writers mostly gone at the end does not follow: no, it shrinks." in text
+        assert "more heads to choose the most erased from; each number is of one model." in text
+
+
+class TestErased:
+    def test_the_most_erased_writer_and_the_heads_after_it(self) -> None:
+        found = [(one.model, one.writer, one.share) for one in most_erased_writers(family())]
+        assert found == [
+            ("toy-1l", "pos_embed", 0.9),
+            ("toy-3l", "L0H0", 0.5),
+            ("toy-3l-w128", "L0H0", 0.45),
+            ("toy-2l-w128", "L0H0", 0.4),
+        ]
+        # the most erased writer is not named twice where it is a head
+        heads = most_erased_writers([point("m", {"L0H0": 0.6, "embed": 0.2, "L0H1": 0.3, "L0H2": 0.009})])
+        assert [one.writer for one in heads] == ["L0H0", "L0H1"]
+
+    def test_erasers_stand_strongest_first(self) -> None:
+        model = point("m", {"L0H0": 0.6})
+        model.tables["writers"] = model.tables["writers"].assign(
+            erasers="L1H0+L1H1+L2H0", erased_by_reading_centred=0.41, rank=1, written=1.25, remaining=1.5
+        )
+        rows = {"L1H0": -0.1, "L1H1": -0.4, "L2H0": -0.2, "later": -0.9}
+        model.tables["v_composition"] = pd.DataFrame({"writer": "L0H0", "eraser": list(rows), "beta": rows.values()})
+        assert most_erased_writers([model])[0][2:] == (0.6, 0.41, 1.25, 1.5, ["L1H1", "L2H0", "L1H0"])
+        # what is taken out for one reason can come back for another
+        assert (
+            "L0H0 of m: later heads take out 0.60 of it because they read it (0.41 with means removed); "
+            "written → remaining: 1.25 → 1.50; erasers: L1H1, L2H0 and L1H0"
+        ) in said([model])
+        assert "and not the net change" in said([model])
+        assert "loses" not in said([model])
+
+    def test_how_many_models_have_a_head_half_gone(self) -> None:
+        assert halved(family()) == (1, 4)
+        assert "In 1 of 4 models some head has half of its output or more taken out by reading." in said(family())
+
+    def test_nothing_erased_and_nothing_measured_are_told_apart(self) -> None:
+        assert "none: of no writer a hundredth or more" in said([point("m", {"L0H0": 0.002, "embed": -1.0})])
+        unmeasured = said([point("a", {"L0H0": np.nan}), ModelTables({"name": "b"}, {})])
+        assert "Erasing by reading was not measured in any of these models." in unmeasured
+        assert "Erased: not measured." in unmeasured
+
+
+def verified(
+    name: str,
+    words: dict[str, str | None],
+    slopes: dict[str, float] | None = None,
+    ends: dict[str, tuple[float, float]] | None = None,
+) -> ModelTables:
+    table = pd.DataFrame({"writer": list(words), "trust": list(words.values())})
+    table["effect_slope"] = [(slopes or {}).get(writer, np.nan) for writer in words]
+    for at, end in enumerate(("low", "high")):
+        table[end] = [(ends or {}).get(writer, (np.nan, np.nan))[at] for writer in words]
+    return ModelTables({"name": name}, {"dla_trust": table})
+
+
+class TestTrust:
+    def test_components_are_counted_by_their_words(self) -> None:
+        models = [
+            verified("a", {"L0H0": "cancelled", "L0H1": "trust", "MLP0": "partly cancelled", "L1H0": None}),
+            verified("b", {"L0H0": "reversed", "embed": "partly cancelled"}),
+            ModelTables({"name": "c"}, {}),
+        ]
+        found = distrust(models)
+        assert (found.n, len(found.partly), found.absent) == (5, 2, ["c"])
+        assert [(one.model, one.component) for one in found.bad] == [("a", "L0H0"), ("b", "L0H0")]
+        assert [distrust(models, heads=heads).n for heads in (True, False)] == [3, 2]
+        text = said(models)
+        assert "Heads: of 3, 2 cancelled or reversed (L0H0 of a and b), 0 partly cancelled." in text
+        assert "Embeddings and MLPs: of 2, 0 cancelled or reversed, 2 partly cancelled." in text
+        assert text.index("Heads: of 3") < text.index("Embeddings and MLPs: of 2")
+        assert "Not measured in 1 model." in text
+        assert "which to trust was not measured" in said(family())
+
+    def test_the_heads_of_which_least_survives(self) -> None:
+        words = dict.fromkeys(("L0H0", "L0H1", "MLP0", "L1H0"), "partly cancelled") | {"L1H1": "trust"}
+        slopes = {"L0H0": 0.5, "L0H1": 0.3, "MLP0": 0.1, "L1H0": np.nan, "L1H1": 0.8}
+        found = least_trusted_heads([verified("a", words, slopes)])
+        assert [one[:3] for one in found] == [("a", "L0H1", 0.3), ("a", "L0H0", 0.5)]
+
+    def test_components_that_are_not_named_are_counted(self) -> None:
+        words = {f"L0H{head}": "cancelled" for head in range(9)}
+        text = said([verified(name, words) for name in ("a", "b")])
+        assert "18 cancelled or reversed (L0H0 of a and b, L0H1 of a and b," in text
+        # of nine heads of two models seven are named
+        assert "L0H6 of a and b and 4 more)" in text
+
+    def test_an_interval_over_several_words_is_not_settled(self) -> None:
+        words = dict.fromkeys(("L0H0", "L0H1", "L0H2"), "partly cancelled")
+        slopes = {"L0H0": 0.3, "L0H1": 0.5, "L0H2": 0.6}
+        model = verified("a", words, slopes, {"L0H0": (0.2, 0.4), "L0H1": (0.4, 0.6)})
+        assert [one.component for one in distrust([model]).unsettled] == ["L0H0"]
+        text = said([model])
+        assert "Heads: of 3, 0 cancelled or reversed, 3 partly cancelled; 1 unsettled (L0H0 of a)." in text
+        assert "Least survives in L0H0 of a (0.30 [0.20, 0.40]), L0H1 of a (0.50 [0.40, 0.60])" in text
+
+
+class TestTraining:
+    def test_when_half_of_it_had_arisen(self) -> None:
+        shares = {0: (-0.1, 0.0), 8: (0.3, 0.5), 64: (0.6, 0.4), 512: (0.8, 0.9)}
+        models = [
+            point("m" if at == 512 else f"m@{at}", {"embed": one, "L0H0": two}, training_tokens=at)
+            for at, (two, one) in shares.items()
+        ]
+        (one,) = trained(models)
+        assert arisen(one) == [("embed", 0.0, 0.9, 1, None), ("L0H0", -0.1, 0.8, 2, None)]
+        text = said(models)
+        assert "m, 4 points, 0 to 512 tokens:" in text
+        assert "embed: 0.00 → 0.90, half of its final value first reached between 0 and 8 tokens" in text
+        assert "L0H0: −0.10 → 0.80, half of its final value first reached between 8 and 64 tokens" in text
+        assert "mean over erased writers: 0.00 (0 of 2 writers) → 0.85 (2 of 2 writers)" in text
+        assert "on the way" not in text
+        assert "significant" not in text
+        assert "Answers 1 and 2 use final weights." in answers(models, {}).caption
+        assert "depth and width are the same in all" in text
+        assert "m@8" not in text
+
+    def test_more_on_the_way_and_significant_pairs(self) -> None:
+        million = 1_000_000
+        shares = {0: 0.1, 2 * million: 1.9, 4 * million + 160_000: 1.0}
+        models = [point(f"m@{at}", {"L0H0": share}, training_tokens=at) for at, share in shares.items()]
+        for model, pairs in zip(models, (0.0, 5.0, 12.0), strict=True):
+            model.tables["writers"]["significant_erasers"] = pairs
+        text = said(models)
+        assert "reached between 0 and 2 million tokens, more on the way (1.90 at 2 million)" in text
+        assert "significant pairs of a writer and a later head: 0 → 12" in text
+        # a tenth more is no overshoot to speak of
+        models[1].tables["writers"]["erased_by_reading"] = 1.05
+        assert "on the way" not in said(models)
+
+    def test_what_was_there_from_the_start_and_what_never_comes(self) -> None:
+        models = [point("m@1", {"L0H0": 0.4}, training_tokens=1), point("m", {"L0H0": 0.5}, training_tokens=2)]
+        assert "at least half of its final value at the first point already" in said(models)
+        models = [point("m@1", {"L0H0": 0.4}, training_tokens=1), point("m", {"L0H0": -0.5}, training_tokens=2)]
+        assert "no writer is erased after 2 tokens" in said(models)
+        assert "Not measured: that takes two points" in said(family())
+
+    def test_trust_through_training(self) -> None:
+        words = {"m@1": "trust", "m": "cancelled"}
+        models = [
+            ModelTables(
+                one.about,
+                one.tables | verified("", {"L0H0": words[one.about["name"]], "embed": "partly cancelled"}).tables,
+            )
+            for one in (point("m@1", {"L0H0": 0.1}, training_tokens=1), point("m", {"L0H0": 0.5}, training_tokens=2))
+        ]
+        assert "cancelled or reversed: 0 → 1 (heads 0 → 1), partly cancelled: 1 → 1 (heads 0 → 0)" in said(models)
+
+
+class TestAnswers:
+    def test_every_writer_leads_to_its_place_on_its_models_page(self) -> None:
+        body = answers(family(), {"toy-3l": Home(page="toy-3l/index.html")}).bodies["0"]
+        assert '<a href="toy-3l/index.html#writer=L0H0">L0H0</a> of toy-3l' in body
+        assert re.findall('href="#(.*?)"', body) == ["size", "layers", "removed", "strongest", "causal"]
+
+    def test_depth_and_width_in_words(self) -> None:
+        text = said(family())
+        assert "Depth. The most erased head: yes in 2 of 2 comparisons." in text
+        assert "toy, width 64, 2 → 3 layers: 0.25 → 0.50" in text
+        assert "Width. The most erased head: grows in 1, shrinks in 1 of 2 comparisons." in text
+        assert "One model alone cannot say" in said(family()[1:2])
+        assert "not compared, since no models in which a head was measured" in said(
+            [family()[1], point("other", {"L0H0": 0.1})]
+        )
+
+    def test_hundreds_of_models_stay_short(self) -> None:
+        models = [
+            ModelTables(
+                sized(f"f{at}-{layers}l", {"L0H0": 0.1 * layers}, layers, 8).about,
+                sized("", {"L0H0": 0.1 * layers}, layers, 8).tables | verified("", {"L0H0": "reversed"}).tables,
+            )
+            for at in range(100)
+            for layers in (2, 3)
+        ]
+        checkpoints = [point(f"t{at}@{n}", {"L0H0": 0.5}, training_tokens=n) for at in range(50) for n in range(1, 5)]
+        text = said([*models, *checkpoints])
+        assert len(text) < 4000
+        assert "Depth. The most erased head: yes in 100 of 100 comparisons." in text
+        assert "96 more comparisons" in text
+        assert "47 more trainings are in the figure." in text
+
+    def test_names_are_escaped(self) -> None:
+        models = [sized(NASTY, {"L0H0": 0.5, NASTY: 0.9}, 2, 8), point(f"{NASTY}@1", {"L0H0": 0.1}, training_tokens=1)]
+        models.append(verified(f"{NASTY}2", {NASTY: "cancelled"}))
+        body = answers(models, {NASTY: Home(page='x"><img src=y>')}).bodies["0"]
+        assert "<img" not in body
+        assert "<script" not in body
+        assert "&lt;img" in body
+
+    @pytest.mark.parametrize("case", list(broken(fake_model("x", 1, 1, n_tokens=4))))
+    def test_tables_that_hold_less(self, case: str) -> None:
+        whole = fake_checkpoints("toy-2l", [0, 4096], n_layers=2, n_heads=2, n_tokens=12, d_model=16)
+        less = [ModelTables(model.about, broken(model)[case]) for model in whole]
+        for models in (less, [whole[0], less[1]], less[:1]):
+            assert "nan" not in said(models)
+
+    def test_no_models_have_no_answers(self) -> None:
+        assert answers([], {}).bodies == {}

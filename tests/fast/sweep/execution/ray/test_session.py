@@ -1,0 +1,70 @@
+"""When a cluster counts as gone: told by what Ray says of its nodes, and a clock."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+
+from erasure_sweep.sweep.execution.ray.session import GONE_S, Cluster
+from erasure_sweep.workers.errors import SweepError
+
+
+def node(name: str, alive: bool = True, **resources: float) -> dict[str, Any]:
+    return {"NodeID": name, "NodeManagerHostname": f"host-{name}", "Alive": alive, "Resources": resources}
+
+
+class Stage:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.nodes = 1000.0, [node("own", CPU=2.0), node("far", CPU=4.0, GPU=2.0)]
+        monkeypatch.setattr("erasure_sweep.sweep.execution.ray.session._own_node", lambda: "own")
+        monkeypatch.setattr(
+            "erasure_sweep.sweep.execution.ray.session.time", SimpleNamespace(monotonic=lambda: self.now)
+        )
+        monkeypatch.setattr(ray, "nodes", lambda: self.nodes)
+        self.cluster = Cluster(False, "10.0.0.1:6379")
+
+    def look(self, for_s: float, every_s: float = 1.0, asks: bool = False) -> None:
+        """As a driver's loop does, while the head answers or is silent."""
+        end = self.now + for_s
+        while self.now < end:
+            self.now += every_s
+            if asks:
+                self.cluster._ask()
+            self.cluster.check()
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    return Stage(monkeypatch)
+
+
+def test_nodes_that_are_alive_count(stage: Stage):
+    assert (stage.cluster.gpus, stage.cluster.host("far"), stage.cluster.is_alive("far")) == (2.0, "host-far", True)
+    stage.nodes[1] = node("far", alive=False)
+    stage.look(5.0, asks=True)
+    assert (stage.cluster.gpus, stage.cluster.is_alive("far")) == (0.0, False)
+    stage.look(10 * GONE_S, asks=True)
+
+
+def test_a_head_that_is_silent_for_long_is_gone(stage: Stage):
+    stage.look(GONE_S - 2)
+    with pytest.raises(SweepError, match=r"^the Ray cluster at 10\.0\.0\.1:6379 is gone: .*run again$"):
+        stage.look(4.0)
+    assert stage.cluster.is_gone()
+
+
+def test_a_driver_that_was_stopped_itself_has_missed_nothing(stage: Stage):
+    """Ctrl-Z and fg: its own clock says that the head has not answered for an hour."""
+    stage.look(5.0)
+    stage.now += 3600
+    stage.look(GONE_S - 2)
+    stage.look(100.0, asks=True)
+
+
+def test_without_its_own_node_a_driver_hears_of_nobody(stage: Stage):
+    stage.nodes[0] = node("own", alive=False)
+    with pytest.raises(SweepError, match="is gone"):
+        stage.look(5.0, asks=True)

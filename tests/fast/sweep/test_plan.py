@@ -1,0 +1,246 @@
+"""The plan: blocks cover everything once, and ids change with whatever changes results and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from erasure_sweep.sweep.config import build_config
+from erasure_sweep.sweep.plan import (
+    DONORS,
+    N_BINS,
+    STATE_BYTES,
+    StagePlan,
+    draw_donors,
+    expected_stages,
+    given_places,
+    paired_blocks,
+    plan_adversarial,
+    plan_scan,
+    plan_verify,
+    scan_options,
+    sketch_bytes,
+    sweep_id,
+    writer_blocks,
+)
+from erasure_sweep.workers.records import (
+    AdversarialWork,
+    Group,
+    GroupWork,
+    Place,
+    Resolved,
+    Target,
+    TrustWork,
+    WriterBlock,
+)
+
+SHAPE = {"n_layers": 4, "n_heads": 8, "attn_only": False}
+MODEL = Resolved(
+    name="m", spec="m", hash="aa", weights="/w", weights_bytes=10, architecture=SHAPE, n_params=5,
+    sketches=(55,) * 38, tokens="/t", corpus_fingerprint="cc", corpus_description="d", n_prompts=30, seq_len=64,
+    verify_prompts=(30, 62), verify_fingerprint="vv",
+)  # fmt: skip
+TARGETS = (Target("L0H2", ("L2H2", "L2H3"), "rule"), Target("MLP0", ("L1H0",), "rule"))
+PLACES = (Place("L0H2", "found", 31, 9), Place("L0H2", "found", 3, 60))
+
+
+def config(**changes: Any) -> Any:
+    return build_config({"models": ["m"], "prompts": 30, "seq_len": 64, **changes})
+
+
+def ids(model: Resolved = MODEL, device: str = "cpu", **changes: Any) -> set[str]:
+    return {task.id for task in plan_scan(config(**changes), model, device).tasks}
+
+
+@pytest.mark.parametrize("sketches", [55, 20_000])
+def test_shards_cover_every_prompt_and_writer_once(sketches: int) -> None:
+    model = MODEL._replace(sketches=(sketches,) * 38)
+    plan = plan_scan(config(block_prompts=8), model, "cpu")
+    seen = [
+        (prompt, writer)
+        for task in plan.tasks
+        for prompt in range(task.first_prompt, task.first_prompt + task.n_prompts)
+        for writer in range(*task.work.writers)
+    ]
+    assert len(seen) == len(set(seen)) == 30 * 38
+    assert list(plan.writer_blocks) == sorted(plan.writer_blocks)
+
+
+def test_blocks_of_writers_keep_to_the_budget() -> None:
+    assert writer_blocks((55,) * 38, 6146) == [WriterBlock(0, 38)]
+    sizes = (20_000, 60_000, 20_000, 10**7, 5, 5)
+    found = writer_blocks(sizes, 6146)
+    assert found == [WriterBlock(0, 2), WriterBlock(2, 3), WriterBlock(3, 4), WriterBlock(4, 6)]
+    for start, stop in found:
+        assert stop - start == 1 or sum(sizes[start:stop]) * 6146 <= STATE_BYTES
+
+
+def test_counts_are_as_small_as_a_shards_tokens_allow() -> None:
+    assert sketch_bytes(config(seq_len=64)) == 2 * N_BINS
+    assert sketch_bytes(config(seq_len=8192, positions="all")) == 4 * N_BINS
+    assert sketch_bytes(config(seq_len=8192, positions=64)) == 2 * N_BINS
+
+
+def test_the_sample_for_rank_correlations_is_bounded() -> None:
+    few = scan_options(config(), MODEL)
+    assert (few.sample, few.sample_below) == (1000, int((1.33 * 1000 + 20) / (30 * 64) * 2**64))
+    assert scan_options(config(), MODEL._replace(n_prompts=4)).sample_below == 2**64
+    assert scan_options(config(), MODEL._replace(sketches=(3000,) * 1000)).sample == 20
+
+
+def test_named_groups_reach_the_workers() -> None:
+    assert scan_options(config(writers=["L0H2"], erasers="L2H2 + L2H3"), MODEL).groups == (
+        Group("L0H2", ("L2H2", "L2H3")),
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 1},
+        {"positions": 8},
+        {"block_prompts": 5},
+        {"batch": 1},
+        {"dtype": "float64"},
+        {"cpus_per_worker": 2},
+        {"ln": "recompute"},
+    ],
+)
+def test_ids_change_with_what_changes_results(changes: dict[str, Any]) -> None:
+    assert not ids(**changes) & ids()
+
+
+def test_ids_change_with_model_corpus_and_device() -> None:
+    assert not ids(MODEL._replace(hash="bb")) & ids()
+    assert not ids(MODEL._replace(corpus_fingerprint="dd")) & ids()
+    assert not ids(device="cuda") & ids()
+
+
+@pytest.mark.parametrize("changes", [{"workers": 7}, {"top": 9}, {"out": "x"}, {"name": "y"}, {"attempts": 9}])
+def test_ids_do_not_change_with_resources_and_places(changes: dict[str, Any]) -> None:
+    assert ids(**changes) == ids()
+    assert sweep_id(config(**changes)) == sweep_id(config())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"stage": "scan"}, {"stage": "verify"}, {"verify_prompts": 9}, {"donors": 5}, {"adversarial_prompts": ["a"]}],
+)
+def test_a_scan_is_the_same_whatever_is_verified(changes: dict[str, Any]) -> None:
+    assert ids(**changes) == ids()
+    assert ids(MODEL._replace(verify_prompts=(0, 0), verify_fingerprint="")) == ids()
+
+
+def test_a_longer_sweep_keeps_the_shards_it_shares() -> None:
+    assert {t.first_prompt for t in plan_scan(config(), MODEL, "cpu").tasks} == {0, 8, 16, 24}
+    assert sweep_id(config(prompts=20)) != sweep_id(config())
+
+
+def test_the_state_budget_counts_the_bins_there_are() -> None:
+    from erasure_sweep.workers.measures.statistics import quantile_sketch as sketch
+
+    assert sketch.N_BINS == N_BINS
+
+
+def verify(model: Resolved = MODEL, targets: tuple[Target, ...] = TARGETS, **changes: Any) -> StagePlan:
+    return plan_verify(config(**changes), model, "cpu", targets)
+
+
+def spans(plan: StagePlan, stage: str) -> list[tuple[int, int]]:
+    return [(task.first_prompt, task.first_prompt + task.n_prompts) for task in plan.of(stage)]
+
+
+def test_verify_reads_the_prompts_behind_the_scan() -> None:
+    plan = verify()
+    assert spans(plan, "group") == [(30, 38), (38, 46), (46, 54), (54, 62)]
+    assert spans(plan, "trust") == [(30, 38), (38, 46)]
+    assert {task.work for task in plan.of("group")} == {GroupWork(TARGETS, 8)}
+    assert {task.work for task in plan.of("trust")} == {TrustWork(WriterBlock(0, 38))}
+    assert len(plan.of("group")) + len(plan.of("trust")) == len(plan.tasks) == len({task.id for task in plan.tasks})
+    assert plan.n_prompts == 32
+
+
+def test_trust_has_blocks_of_writers_as_the_scan_has() -> None:
+    model = MODEL._replace(sketches=(20_000,) * 38)
+    plan = verify(model)
+    assert plan.writer_blocks == plan_scan(config(), model, "cpu").writer_blocks
+    assert len(plan.of("trust")) == 2 * len(plan.writer_blocks) > 2
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "size", "expected"),
+    [
+        (5, 13, 4, [range(5, 9), range(9, 13)]),
+        (5, 14, 4, [range(5, 9), range(9, 14)]),
+        (5, 15, 4, [range(5, 9), range(9, 13), range(13, 15)]),
+        (0, 3, 2, [range(3)]),
+        (0, 2, 8, [range(2)]),
+        (0, 4, 1, [range(2), range(2, 4)]),
+    ],
+)
+def test_no_prompt_is_alone_in_a_block(start: int, end: int, size: int, expected: list[range]) -> None:
+    assert paired_blocks(start, end, size) == expected
+
+
+def test_without_targets_trust_alone_is_measured() -> None:
+    plan = verify(targets=())
+    assert {task.stage for task in plan.tasks} == {"trust"}
+    assert plan.n_prompts == 16
+
+
+def test_ids_of_verify_follow_from_targets_and_not_from_where_they_came() -> None:
+    group = {task.id for task in verify().of("group")}
+    for targets in (TARGETS[:1], TARGETS[::-1], (TARGETS[0]._replace(chosen="named"), TARGETS[1])):
+        assert not group & {task.id for task in verify(targets=targets).of("group")}
+    for changes in ({"seed": 1}, {"places": 3}, {"positions": 5}, {"dtype": "float64"}, {"batch": 1}):
+        assert not group & {task.id for task in verify(**changes).of("group")}, changes
+    for changes in (
+        {"top": 9},
+        {"stage": "verify"},
+        {"writers": ["L0H2"], "erasers": "L2H2"},
+        {"tau": 0.2},
+        {"donors": 7},
+    ):
+        assert group == {task.id for task in verify(**changes).of("group")}, changes
+    assert not group & {task.id for task in verify(MODEL._replace(verify_fingerprint="ww")).of("group")}
+    trust = {task.id for task in verify().of("trust")}
+    assert trust == {task.id for task in verify(targets=()).of("trust")}
+
+
+def test_donors_are_drawn_from_all_prompts_by_the_seed() -> None:
+    drawn = draw_donors(0, 62, 300)
+    assert sorted(drawn) == list(range(62)) and list(drawn) != sorted(drawn)
+    assert draw_donors(0, 62, 10) == drawn[:10] != draw_donors(1, 62, 10)
+    assert all(type(donor) is int for donor in drawn)
+
+
+def test_adversarial_shards_are_blocks_of_donors() -> None:
+    model = MODEL._replace(verify_prompts=(30, 230), given=((0, 5), (0, 7, 8)))
+    places = (*PLACES, *given_places(TARGETS, model.given))
+    plan = plan_adversarial(config(donors=150), model, "cpu", places)
+    works = [task.work for task in plan.tasks]
+    assert all(
+        isinstance(work, AdversarialWork) and work.places == places and work.given == model.given for work in works
+    )
+    assert [len(work.donors) for work in works] == [DONORS, DONORS, 150 - 2 * DONORS]
+    assert sum((work.donors for work in works), ()) == draw_donors(0, 230, 150)
+    assert [work.tokens for work in works] == [True, False, False]
+    assert plan.n_prompts == 150 and len({task.id for task in plan.tasks}) == 3
+    assert plan_adversarial(config(), model, "cpu", ()).tasks == ()
+
+
+def test_given_prompts_are_tested_at_their_last_token_for_each_writer() -> None:
+    twice = (*TARGETS, TARGETS[0]._replace(chosen="named"))
+    assert given_places(twice, ((0, 5), (0, 7, 8))) == (
+        Place("L0H2", "given", 0, 1), Place("L0H2", "given", 1, 2), Place("MLP0", "given", 0, 1), Place("MLP0", "given", 1, 2),
+    )  # fmt: skip
+
+
+def test_what_is_expected_has_as_many_shards_as_there_will_be() -> None:
+    counts = [len(plan.tasks) for plan in expected_stages(config(), MODEL, "cpu")]
+    real = (plan_scan(config(), MODEL, "cpu"), verify(), plan_adversarial(config(), MODEL, "cpu", PLACES))
+    assert counts == [len(plan.tasks) for plan in real] == [4, 6, 1]
+    assert [plan.name for plan in expected_stages(config(stage="scan"), MODEL, "cpu")] == ["scan"]
+    given = config(writers=["L0H2"], places=0)
+    assert [len(plan.tasks) for plan in expected_stages(given, MODEL, "cpu")] == [4, 6, 0]

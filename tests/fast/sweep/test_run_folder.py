@@ -1,0 +1,188 @@
+"""Where a run leaves things: writing whole files, the folder's lock, its manifest, and names of models' folders."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from erasure_sweep.sweep.config import SweepConfig, build_config
+from erasure_sweep.sweep.manifest import Manifest
+from erasure_sweep.sweep.plan import sweep_id
+from erasure_sweep.sweep.run_folder import RunFolder, folder_names, staging_folder, write_atomically
+from erasure_sweep.workers.errors import SweepError, UsageError
+
+
+def config_of(out: Path, **changes: object) -> SweepConfig:
+    return build_config({"models": ["a"], "out": str(out), **changes})
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_files_are_written_whole(tmp_path: Path):
+    path = tmp_path / "deep" / "er" / "file"
+    write_atomically(path, b"one")
+    write_atomically(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert names_in(path.parent) == ["file"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int):
+    path = tmp_path / "file"
+    write_atomically(path, b"one")
+
+    def fail(descriptor: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("erasure_sweep.sweep.run_folder.os.fsync", fail)
+    with pytest.raises(SweepError) as caught:
+        write_atomically(path, b"two")
+    full = code in (errno.ENOSPC, errno.EDQUOT)
+    assert ("no room on the disk" if full else os.strerror(code)) in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert path.read_bytes() == b"one"
+    assert names_in(tmp_path) == ["file"]
+
+
+def test_an_interrupt_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def interrupt(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("erasure_sweep.sweep.run_folder.os.fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "file", b"one")
+    assert names_in(tmp_path) == []
+
+
+def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = RunFolder(build_config({"models": ["a"], "name": "trial"}))
+    assert (folder.out, folder.store) == (Path("runs/trial"), "runs/trial/.store")
+    config = config_of(tmp_path / "out", store=f"{tmp_path}/store/")
+    folder = RunFolder(config)
+    assert (folder.out, folder.store) == (tmp_path / "out", f"{tmp_path}/store/{sweep_id(config)}")
+    other = RunFolder(config_of(tmp_path / "out", store="s3://bucket/shards", seed=1)).store
+    assert other.startswith("s3://bucket/shards/") and not other.endswith(sweep_id(config)), "sweeps are told apart"
+    assert folder.tables("m") == tmp_path / "out" / "m" / "tables"
+    assert not (tmp_path / "out").exists(), "naming places makes none"
+    assert RunFolder(config_of(Path("~/out"))).out == Path.home() / "out"
+    monkeypatch.setenv("ERASURE_SWEEP_STAGING", "/elsewhere")
+    assert staging_folder(folder_config := config_of(tmp_path)) == Path("/elsewhere")
+    assert staging_folder(folder_config.model_copy(update={"staging": "/here"})) == Path("/here")
+    monkeypatch.delenv("ERASURE_SWEEP_STAGING")
+    assert staging_folder(folder_config) == Path.home() / ".cache" / "erasure-sweep"
+
+
+def test_a_folder_is_one_runs_at_a_time(tmp_path: Path):
+    first, second = (RunFolder(config_of(tmp_path / "out")) for _ in range(2))
+    first.acquire()
+    with pytest.raises(SweepError, match=rf"another run \(\S+, process {os.getpid()}\) is working in"):
+        second.acquire()
+    first.close()
+    second.acquire()
+    second.close()
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(SweepError, match=f"^{out} cannot be written"):
+            RunFolder(config_of(out)).acquire()
+
+
+# manifests
+
+
+def test_a_manifest_comes_back(tmp_path: Path):
+    folder = RunFolder(config_of(tmp_path))
+    assert folder.read_manifest() is None
+    values = {"config": {}, "models": [{"name": "a", "folder": "a", "state": "FINISHED"}]}
+    folder.write_manifest(values)
+    assert folder.read_manifest() == values
+
+
+DAMAGED = [
+    "",
+    "{",
+    "[]",
+    "3",
+    "{}",
+    '{"models": []}',
+    '{"config": null, "models": []}',
+    '{"config": {}, "models": {}}',
+    '{"config": {}, "models": [1]}',
+    '{"config": {}, "models": [{}]}',
+    '{"config": {}, "models": [{"name": "a", "folder": "a"}]}',
+    '{"config": {}, "models": [{"name": "a", "folder": 3, "state": "FINISHED"}]}',
+]
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_a_damaged_manifest_is_refused_unless_fresh(tmp_path: Path, text: str):
+    config = config_of(tmp_path)
+    folder = RunFolder(config)
+    folder.manifest.write_text(text)
+    with pytest.raises(UsageError, match=r"manifest\.json is damaged: .*--fresh"):
+        Manifest(folder, config)
+    Manifest(folder, config, fresh=True).start([], "cpu")
+    assert folder.read_manifest()["models"] == []
+
+
+def test_another_sweep_is_refused_and_the_difference_named(tmp_path: Path):
+    config = config_of(tmp_path)
+    folder = RunFolder(config)
+    Manifest(folder, config).start([], "cpu")
+    Manifest(folder, config_of(tmp_path, models=["b"], workers=0, top=3))
+    for fresh in (False, True):
+        with pytest.raises(UsageError, match=r"holds another sweep \(prompts 64, seed 0\): choose another --out"):
+            Manifest(folder, config_of(tmp_path, prompts=8, seed=1), fresh)
+    values = folder.read_manifest()
+    folder.write_manifest(values | {"sweep_id": "0" * 32, "version": "0.0.1"})
+    with pytest.raises(UsageError, match=r"holds another sweep \(of version 0\.0\.1\)"):
+        Manifest(folder, config)
+
+
+def test_a_manifest_keeps_no_password(tmp_path: Path):
+    config = config_of(tmp_path, tracking_uri="postgresql://me:secret@host/runs")
+    folder = RunFolder(config)
+    Manifest(folder, config).start([], "cpu")
+    assert "secret" not in folder.manifest.read_text()
+    assert json.loads(folder.manifest.read_text())["config"]["tracking_uri"] == "postgresql://me:***@host/runs"
+
+
+# names of folders
+
+
+def test_folders_are_safe_and_unique():
+    names = ["gelu-1l", "x/gelu-1l", "y/Gelu-1L/", "a b/c d", "../..", "<script>", "ü", "-", ".hidden"]
+    folders = folder_names(names, {})
+    assert folders == {
+        "gelu-1l": "gelu-1l",
+        "x/gelu-1l": "gelu-1l-2",
+        "y/Gelu-1L/": "Gelu-1L-3",
+        "a b/c d": "c_d",
+        "../..": "model",
+        "<script>": "script",
+        "ü": "model-2",
+        "-": "-",
+        ".hidden": "hidden",
+    }
+
+
+def test_folders_of_revisions_are_called_like_their_model():
+    names = ["gpt2@feature/x", "gpt2@refs/pr/1", "gelu-4l@65536"]
+    assert list(folder_names(names, {}).values()) == ["gpt2_feature_x", "gpt2_refs_pr_1", "gelu-4l_65536"]
+
+
+def test_folders_of_earlier_runs_stay():
+    assert folder_names(["new/a", "old/a"], {"old/a": "a"}) == {"old/a": "a", "new/a": "a-2"}
+
+
+@pytest.mark.parametrize("name", ["run.log", "manifest.json", "compare.html", "Compare.HTML"])
+def test_a_model_named_like_a_file_of_the_run_has_a_folder_of_its_own(name: str):
+    assert folder_names([name], {}) == {name: f"{name}-2"}

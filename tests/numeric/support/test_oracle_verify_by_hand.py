@@ -1,0 +1,263 @@
+"""The oracle of verify: its numbers against examples done by hand, against the scan's oracle and against each other."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from erasure_sweep.workers.models.forward import ModelConfig
+from erasure_sweep.workers.positions import hash_u64, measured_positions
+from erasure_sweep.workers.records import Target
+from tests.support.models.random_models import random_lean
+from tests.support.oracle import verify_effects as oracle_verify_effects
+from tests.support.oracle import verify_setting as setting
+from tests.support.oracle import verify_trust as oracle_verify_trust
+from tests.support.oracle.scan import as_numpy, forward, layer_norm
+from tests.support.oracle.v_composition import read
+from tests.support.oracle.verify import COLUMNS, conclusion, siblings, verify_tables
+from tests.support.oracle.verify_setting import Blocks, Setting
+
+
+def test_v_composed_parts_are_those_of_the_scan() -> None:
+    config, weights, _ = random_lean(41, n_layers=3, n_heads=2)
+    ids = draw(config, (2, 9))
+    reading = read(config, weights, ids)
+    s = setting.arrange(config, weights, ids, None, block=2, seed=0, first_prompt=0)
+    for writer, head in (("embed", "L0H1"), ("L0H0", "L2H1"), ("MLP0", "L1H0")):
+        part = s.tokens(s.v_composed([head], s.term(writer)))
+        np.testing.assert_allclose(part, reading.parts[writer, head], atol=1e-12)
+    both = s.tokens(s.v_composed(["L1H0", "L2H1"], s.term("embed")))
+    np.testing.assert_allclose(both, reading.parts["embed", "L1H0"] + reading.parts["embed", "L2H1"], atol=1e-12)
+    g = s.tokens(s.logit_directions())
+    from_scan = reading.to_logits.direction / reading.to_logits.final_scale[:, None]
+    np.testing.assert_allclose(g, from_scan - from_scan.mean(axis=1, keepdims=True), atol=1e-12)
+
+
+def draw(config: ModelConfig, shape: tuple[int, int], seed: int = 21) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, config.d_vocab, shape)
+
+
+def test_blocks_and_partners_by_hand() -> None:
+    assert setting.cut(6, 3) == [[0, 1, 2], [3, 4, 5]]
+    assert setting.cut(7, 3) == [[0, 1, 2], [3, 4, 5, 6]]
+    assert setting.cut(8, 3) == [[0, 1, 2], [3, 4, 5], [6, 7]]
+    assert setting.cut(1, 3) == [[0]]
+    config, weights, _ = random_lean(42, n_layers=1, n_heads=1, d_model=8)
+    s = setting.arrange(config, weights, draw(config, (27, 5)), 2, block=3, seed=9, first_prompt=20)
+    assert [s.partner(row) for row in s.rows] == [1, 2, 0, 4, 5, 6, 3]
+    assert s.block_of().n == 2
+    assert s.block_of().of.tolist() == 6 * [0] + 8 * [1]
+    np.testing.assert_array_equal(s.kept, measured_positions(9, 20, 7, 5, 2))
+    shuffled = s.from_partner(list(s.ids), permuted=True)
+    order = np.argsort(hash_u64(9, 26, 2**32 + np.arange(5, dtype=np.uint64)))
+    assert sorted(s.permutation(6)) == [0, 1, 2, 3, 4]
+    np.testing.assert_array_equal(shuffled[6], s.ids[3][order])
+    np.testing.assert_array_equal(s.from_partner(list(s.ids), permuted=False)[6], s.ids[3])
+
+
+def test_random_directions_are_as_long_as_the_writer_and_vary_as_the_partners_stream() -> None:
+    config, weights, _ = random_lean(43, n_layers=2, n_heads=2, d_model=12, n_ctx=64)
+    s = setting.arrange(config, weights, draw(config, (9, 64)), None, block=2, seed=1, first_prompt=5)
+    drawn, output = s.random_directions("L1H0"), s.term("L1H0")
+    for a, b in zip(drawn, output, strict=True):
+        np.testing.assert_allclose(np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1), rtol=1e-12)
+    units = drawn[0] / np.linalg.norm(drawn[0], axis=1, keepdims=True)
+    varying = s.runs[1].states["resid_mid1"] - s.runs[1].states["resid_mid1"].mean(axis=0)
+    directions = np.linalg.svd(varying)[2]
+    assert ((units @ directions[0]) ** 2).mean() > 4 * ((units @ directions[-2]) ** 2).mean()
+    np.testing.assert_allclose(units @ directions[-1], 0.0, atol=1e-6)  # writing weights are centred
+    again = setting.arrange(config, weights, s.corpus, None, block=2, seed=1, first_prompt=7).random_directions("L1H0")
+    np.testing.assert_array_equal(again[0], drawn[2])
+
+
+def test_intervals_by_hand() -> None:
+    one = Blocks(1, np.zeros(4, dtype=int))
+    assert all(math.isnan(end) for end in setting.mean_interval(one, np.arange(4.0)))
+    two = Blocks(2, np.array([0, 0, 1, 1]))
+    # Of two blocks a quarter of the replicates holds the first alone, a quarter the second.
+    assert setting.mean_interval(two, np.array([0.0, 2.0, 4.0, 6.0])) == (1.0, 5.0)
+    assert setting.median_interval(two, np.array([0.0, 2.0, 4.0, 6.0])) == (1.0, 5.0)
+    vectors, onto = np.array([[1.0], [1.0], [4.0], [4.0]]), np.array([[1.0], [1.0], [2.0], [2.0]])
+    assert setting.beta_interval(two, vectors, onto) == (1.0, 2.0)
+    assert setting.beta(vectors, onto) == pytest.approx(1.8)
+    many = Blocks(400, np.repeat(np.arange(400), 2))
+    values = np.random.default_rng(4).standard_normal(400)
+    low, high = setting.mean_interval(many, np.repeat(values, 2))
+    assert low == pytest.approx(values.mean() - 1.96 * values.std() / 20, abs=0.01)
+    assert high == pytest.approx(values.mean() + 1.96 * values.std() / 20, abs=0.01)
+
+
+def test_lines_have_intervals() -> None:
+    s = two_blocks()
+    x = np.array([0.0, 1.0, 2.0, 0.0, 1.0, 2.0])
+    y = np.concatenate([-x[:3], -0.5 * x[3:]])
+    every = np.ones(6, dtype=bool)
+    row = oracle_verify_effects.line_of(s, x, y, every, every)
+    assert (row["slope"], row["slope_low"], row["slope_high"]) == pytest.approx((-0.75, -1.0, -0.5))
+    assert row["low"] == pytest.approx(-1.0)
+    assert (row["high"], row["n"]) == (pytest.approx(row["r"]), 6)
+    flat = oracle_verify_effects.line_of(s, np.ones(6), y, every, every)
+    assert all(math.isnan(flat[name]) for name in ("r", "slope", "low", "slope_low"))
+    none = oracle_verify_effects.line_of(s, x, y, ~every, every)
+    assert none["n"] == 0 and none["r"] is None
+
+
+def two_blocks() -> Setting:
+    """Four prompts of three positions in two blocks, of which all, or two of three, are measured."""
+    config, weights, _ = random_lean(44, n_layers=1, n_heads=1, d_model=8)
+    kept = [np.array([0]), np.array([0, 2]), np.array([0, 1]), np.array([1])]
+    s = setting.arrange(config, weights, draw(config, (4, 3)), None, block=2, seed=0, first_prompt=0)
+    return s._replace(kept=kept)
+
+
+def test_explained_variance_by_hand() -> None:
+    x, blocks = np.array([[0.0], [2.0], [10.0], [12.0]]), np.zeros(4, dtype=int)
+    # Within cells 2 + 2 with one degree of freedom each, in total 4 · 26 = 104 with three.
+    share = oracle_verify_effects.explained(x, blocks, np.array([0, 0, 1, 1]))
+    assert share == pytest.approx(1.0 - (4.0 / 2.0) / (104.0 / 3.0))
+    assert math.isnan(oracle_verify_effects.explained(x, np.array([0, 1, 0, 1]), np.array([0, 0, 1, 1])))
+    assert math.isnan(oracle_verify_effects.explained(np.ones((4, 1)), blocks, np.array([0, 0, 1, 1])))
+    lonely = oracle_verify_effects.explained(x, blocks, np.array([0, 0, 1, 2]))
+    assert lonely == pytest.approx(1.0 - 2.0 / (104.0 / 3.0))
+
+
+def test_cells_that_explain_nothing_have_no_share_on_average() -> None:
+    rng = np.random.default_rng(6)
+    x, blocks = rng.standard_normal((4000, 3)), np.repeat(np.arange(4), 1000)
+    assert oracle_verify_effects.explained(x, blocks, rng.integers(0, 300, 4000)) == pytest.approx(0.0, abs=0.03)
+
+
+def test_words_of_trust() -> None:
+    slopes = {1.3: "trust", 0.75: "trust", 0.74: "partly cancelled", 0.25: "partly cancelled", 0.24: "cancelled"}
+    slopes |= {-0.24: "cancelled", -0.25: "reversed", -3.0: "reversed"}
+    assert {slope: oracle_verify_trust.word(slope) for slope in slopes} == slopes
+    assert oracle_verify_trust.word(math.nan) is None
+
+
+@pytest.mark.parametrize(
+    ("chosen", "high", "placebo", "verdict"),
+    [
+        ("rule", -0.1, -0.02, "erased"),
+        ("named", -0.1, -0.02, "erased"),
+        ("all", -0.1, -0.02, "not found"),
+        ("rule", -0.04, 0.0, "not found"),
+        ("rule", -0.1, -0.2, "not found"),
+        ("rule", math.nan, math.nan, None),
+    ],
+)
+def test_verdicts(chosen: str, high: float, placebo: float, verdict: str | None) -> None:
+    def null(name: str, of: str, **values: float) -> dict[str, object]:
+        return {"null": name, "of": of, "direction": ""} | values
+
+    nulls = [null("measured", "v_composed", beta=-0.5), null("position", "v_composed", beta=-0.1)]
+    nulls += [null("placebo", "v_composed", beta_low=placebo)]
+    found = conclusion(Target("L0H0", ("L1H0",), chosen), {"beta_high": high}, nulls, tau=0.05)
+    assert found == {"position_share": pytest.approx(0.2), "verdict": verdict}
+
+
+def test_siblings_and_parts() -> None:
+    config, weights, _ = random_lean(45, n_layers=2, n_heads=3)
+    s = setting.arrange(config, weights, draw(config, (2, 6)), None, block=2, seed=0, first_prompt=0)
+    assert siblings(s, "L0H1") == ["L0H0", "L0H2"]
+    assert (siblings(s, "embed"), siblings(s, "pos_embed"), siblings(s, "MLP0")) == (["pos_embed"], ["embed"], [])
+    parts = oracle_verify_effects.parts_of(s, "L1H2")
+    run = s.runs[1]
+    first = layer_norm(run.states["resid_post0"], config.eps)[0][0] @ s.w["W_V"][1, 2] @ s.w["W_O"][1, 2]
+    np.testing.assert_allclose(parts["bos"][1][4], run.patterns["L1H2"][4, 0] * first, atol=1e-14)
+    np.testing.assert_allclose(parts["non_bos"][1][0], 0.0, atol=1e-14)
+    assert list(oracle_verify_effects.parts_of(s, "MLP0")) == ["all"]
+
+
+def test_without_pattern_follows_the_true_next_token() -> None:
+    config, weights, _ = random_lean(46, n_layers=2, n_heads=2, n_ctx=40)
+    ids = draw(config, (2, 40))
+    tables = verify_tables(config, weights, ids, [Target("L0H0", ("L1H1",), "named")], block=1)
+    points = tables["dla_points"].query("effect == 'without_pattern'")
+    assert sorted(points["position"]) == sorted(2 * list(range(32, 39)))
+    w, run, p = as_numpy(weights), forward(config, weights, ids[1]), 35
+    point = points.query("prompt == 1 and position == @p").iloc[0]
+    along = w["W_U"][:, ids[1, p + 1]]
+    along = (along - along.mean()) / run.final_scale[p]
+    written = run.terms["L0H0"][p]
+    moved = (written - written.mean()) / run.ln1_scales[1][p] @ w["W_V"][1, 1] @ w["W_O"][1, 1]
+    assert (point["writer_dla"], point["eraser_dla"]) == pytest.approx((written @ along, moved @ along))
+    line = tables["dla_correlation"].set_index("effect").loc["without_pattern"]
+    assert line["n"] == 14
+    short = verify_tables(config, weights, ids[:, :33], [Target("L0H0", ("L1H1",), "named")])["dla_correlation"]
+    short = short.set_index("effect").loc["without_pattern"]
+    assert short["n"] == 0 and math.isnan(short["r"])
+
+
+def test_tables_have_their_rows() -> None:
+    config, weights, _ = random_lean(47, n_layers=2, n_heads=2)
+    targets = [Target("L0H1", ("L1H0", "L1H1"), "rule"), Target("L0H1", ("L1H0",), "named")]
+    targets += [Target("MLP0", ("L1H0", "L1H1"), "all")]
+    given = [[3, 1, 4, 1, 5]]
+    tables = verify_tables(config, weights, draw(config, (4, 9)), targets, block=2, given=given, places=2)
+    assert {name: list(table.columns) for name, table in tables.items()} == COLUMNS
+    group = tables["eraser_group"].set_index(["writer", "eraser"])
+    assert list(group.index) == [
+        *(("L0H1", label) for label in ("L1H0", "L1H1", "L1H0+L1H1", "L1H0")),
+        *(("MLP0", label) for label in ("L1H0", "L1H1", "later")),
+    ]
+    assert list(group["verdict"].notna()) == [False, False, True, True, False, False, True]
+    patched = tables["patched_residual_projection"]
+    assert len(patched) == 3 * 2 * 5
+    assert list(tables["mlp_erasure"]["component"]) == ["MLP0", "MLP1", "MLP1"]
+    profile = tables["position_profile"][["first_position", "last_position"]].head(5)
+    assert profile.to_numpy().tolist() == [[0, 0], [1, 1], [2, 3], [4, 7], [8, 8]]
+    assert list(tables["later_use"]["component"]) == 3 * ["MLP1"]
+    assert list(tables["aligned_tokens"]["rank"]) == 2 * list(range(1, 31))
+    adversarial = tables["adversarial"].query("role == 'writer' and inputs == 'last'")
+    assert list(adversarial["source"]) == ["found", "found", "found", "found", "given", "given"]
+    assert set(adversarial.query("source == 'given'")["n"]) == {4}
+    assert set(adversarial.query("source == 'found'")["n"]) == {3}
+    for _, ranked in adversarial.groupby(["writer", "source"]):
+        assert sorted(ranked["rank"]) == list(range(1, len(ranked) + 1))
+        assert ranked.sort_values("rank")["change"].is_monotonic_increasing
+    by_token = tables["adversarial_tokens"]
+    ends = by_token[by_token["place"] == by_token["position"]]
+    keys = ["writer", "source", "prompt"]
+    assert ends[[*keys, "position"]].to_numpy().tolist() == adversarial[[*keys, "position"]].to_numpy().tolist()
+    assert list(ends["dla"]) == pytest.approx(list(adversarial["clean"]))
+    of_given = by_token.query("source == 'given' and writer == 'MLP0'")
+    assert list(of_given["token_id"]) == given[0] and list(of_given["position"]) == [0, 1, 2, 3, 4]
+    assert list(tables["dla_trust"]["writer"]) == ["embed", "pos_embed", "L0H0", "L0H1", "MLP0", "L1H0", "L1H1", "MLP1"]
+    last = tables["dla_trust"].set_index("writer").loc["MLP1"]
+    assert last[["net_slope", "net_r", "effect_slope", "effect_r"]].tolist() == pytest.approx(4 * [1.0])
+
+
+def test_token_by_token_a_prompt_averages_to_what_trust_finds_of_it() -> None:
+    """Net the long way, by a patched head, and from the parts of what heads write."""
+    config, weights, _ = random_lean(49, n_layers=3, n_heads=2)
+    ids = draw(config, (2, 11))
+    tables = verify_tables(config, weights, ids, [Target("L0H0", ("L1H1",), "named")], given=ids.tolist())
+    given = tables["adversarial_tokens"].query("source == 'given'")
+    trust = tables["dla_trust"].set_index("writer").loc["L0H0"]
+    assert len(given) == 22
+    assert given["dla"].abs().mean() == pytest.approx(trust["dla_mean_abs"], rel=1e-10)
+    assert given["net_dla"].abs().mean() == pytest.approx(trust["net_mean_abs"], rel=1e-10)
+
+
+def test_numbers_that_must_agree_between_tables() -> None:
+    config, weights, _ = random_lean(48, n_layers=3, n_heads=2)
+    target = Target("L0H1", ("L1H0", "L2H1"), "named")
+    tables = verify_tables(config, weights, draw(config, (35, 17)), [target], 6, block=2, seed=4, first_prompt=30)
+    group = tables["eraser_group"].set_index("eraser")
+    nulls = tables["nulls"].query("direction == ''").set_index(["null", "of"])
+    assert group.loc[target.label, "beta"] == nulls.loc[("measured", "v_composed"), "beta"]
+    assert group.loc[target.label, "beta"] == pytest.approx(group["beta"].iloc[:2].sum())
+    assert group.loc[target.label, "clean_median"] == nulls.loc[("measured", "clean"), "median"]
+    carries = tables["carries"].set_index("part")
+    assert carries.loc["all", "erased_by_reading"] == pytest.approx(-group.loc[target.label, "beta"])
+    assert carries.loc["all", "power_share"] == pytest.approx(1.0)
+    assert carries.loc[["bos", "non_bos"], "power_share"].sum() == pytest.approx(1.0)
+    patched = tables["patched_residual_projection"].set_index(["patch", "state"])
+    change = patched["patched_beta"] - patched["clean_beta"]
+    # At the end of the first eraser's sublayer all that changed is its V-composed part.
+    assert change["group", "resid_mid1"] == pytest.approx(-group.loc["L1H0", "beta"])
+    assert change["group", "resid_post0"] == change["layer", "resid_pre0"] == 0.0
+    assert set(group["n"]) == set(nulls["n"]) == {30}
+    assert set(tables["dla_points"]["prompt"]) == set(range(30, 35))

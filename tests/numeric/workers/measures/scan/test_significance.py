@@ -1,0 +1,271 @@
+"""Which erasers are significant: the test over shards, the rule over all pairs, both against the oracle, and plants."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from erasure_sweep.workers.measures.registry import SCAN
+from erasure_sweep.workers.measures.scan.significance import Spread, discoveries, p_below
+from erasure_sweep.workers.models.forward import LeanModel, ModelConfig
+from erasure_sweep.workers.records import Group, ScanOptions, WriterBlock
+from tests.support.models.planted import plant_several
+from tests.support.models.random_models import random_lean
+from tests.support.oracle import dla as oracle_dla
+from tests.support.oracle import scan as oracle
+from tests.support.oracle import v_composition as reading_oracle
+from tests.support.oracle.compare_tables import assert_reading_agrees
+from tests.support.oracle.measuring import measure_shard, measure_tables
+from tests.support.oracle.v_composition import reading_tables
+
+SMALL = {"n_layers": 3, "n_heads": 2, "d_model": 24}
+
+
+def draw(config: ModelConfig, shape: tuple[int, int], seed: int = 61) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, config.d_vocab, shape)
+
+
+def with_eraser(seed: int) -> tuple[ModelConfig, dict[str, torch.Tensor], LeanModel]:
+    """A random model in which the last layer's first head writes against whatever it reads, in float64."""
+    config, weights, _ = random_lean(seed, **SMALL)
+    weights["W_O"][-1, 0] = -3.0 * weights["W_V"][-1, 0].T
+    return config, weights, LeanModel(config, weights, dtype=torch.float64)
+
+
+def spread_of(shards: np.ndarray) -> Spread:
+    """The spread of values [shard, row]."""
+    spread = Spread.empty(shards.shape[1])
+    for values in shards:
+        spread = spread.with_shard(values)
+    return spread
+
+
+def test_spread_is_mean_and_squared_deviations() -> None:
+    shards = np.random.default_rng(0).normal(3.0, 1e-3, (7, 4))
+    shards[2:5, 1], shards[:, 2], shards[1:, 3] = math.nan, math.nan, math.nan
+    spread = spread_of(shards)
+    assert spread.n.tolist() == [7, 4, 0, 1]
+    some = shards[:, 1][~np.isnan(shards[:, 1])]
+    np.testing.assert_allclose(spread.mean, [shards[:, 0].mean(), some.mean(), 0.0, shards[0, 3]], rtol=1e-14)
+    np.testing.assert_allclose(
+        spread.squares, [7 * shards[:, 0].var(), 4 * some.var(), 0.0, 0.0], rtol=1e-9, atol=1e-20
+    )
+
+
+def test_p_values_by_hand() -> None:
+    # Two shards have one degree of freedom, Cauchy's distribution: p = 1/2 + arctan(t)/π. Mean −0.2, error 0.1.
+    columns = [[-0.1, -0.3], [0.05, -0.15], [0.1, 0.3], [-0.5, -0.5], [-0.05, -0.05], [0.5, 0.5], [-0.5, math.nan]]
+    p = p_below(spread_of(np.array(columns).T), -0.05)
+    expected = [0.5 + math.atan(-1.5) / math.pi, 0.5, 0.5 + math.atan(2.5) / math.pi, 0.0, 1.0, 1.0, math.nan]
+    np.testing.assert_allclose(p, expected, atol=1e-14)
+    assert np.isnan(p_below(Spread.empty(2), -0.05)).all()
+
+
+def test_p_values_are_those_of_the_t_test() -> None:
+    shards = np.random.default_rng(1).normal(-0.1, 0.2, (9, 50))
+    expected = stats.ttest_1samp(shards, -0.05, alternative="less").pvalue
+    np.testing.assert_allclose(p_below(spread_of(shards), -0.05), expected, rtol=1e-10)
+
+
+def test_discoveries_by_hand() -> None:
+    # Of five tests the k-th smallest may reach 0.01·k: 0.011 and 0.039 are let in by 0.04 behind them, 0.051 is not.
+    p = np.array([0.04, 0.051, 0.011, 0.9, 0.001, 0.039, math.nan, 0.0])
+    tested = np.array([True, True, True, False, True, True, True, False])
+    assert discoveries(p, tested).tolist() == [True, False, True, None, True, True, None, None]
+    assert reading_oracle.significant(np.where(tested, p, math.nan).tolist()) == discoveries(p, tested).tolist()
+    assert discoveries(np.array([0.06, 0.03]), np.array([True, True])).tolist() == [False, False]
+    assert discoveries(p, np.zeros(8, dtype=bool)).tolist() == [None] * 8
+    assert discoveries(np.empty(0), np.empty(0, dtype=bool)).tolist() == []
+
+
+def test_false_discoveries_are_held_at_the_level() -> None:
+    """1,000 families of 40 heads, ten of which erase: of those found, about 5 % · 30/40 are false."""
+    rng, shares, found = np.random.default_rng(2), [], 0
+    mean = np.where(np.arange(40) < 10, -0.3, -0.05)
+    for _ in range(1000):
+        p = p_below(spread_of(rng.normal(mean, 0.1, (6, 40))), -0.05)
+        significant = discoveries(p, np.ones(40, dtype=bool)).astype(bool)
+        shares.append(significant[10:].sum() / max(1, significant.sum()))
+        found += significant[:10].sum()
+    assert np.mean(shares) == pytest.approx(0.0375, abs=0.008)
+    assert found / 10_000 > 0.8
+
+
+def hand_made() -> reading_oracle.Reading:
+    """Three shards, the writer silent in the last."""
+    writer = np.array([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [0.0, 0.0]])
+    base = np.tile([0.0, 1.0], (4, 1))
+    states, last_term = (
+        {"resid_pre0": base, "resid_post0": base + writer},
+        {"resid_pre0": "embed", "resid_post0": "L0H0"},
+    )
+    terms = {"embed": base, "L0H0": writer}
+    to_logits = oracle_dla.Readout(np.ones(4), np.tile([1.0, -1.0], (4, 1)))
+    shards = [np.array([0, 1]), np.array([2]), np.array([3])]
+    return reading_oracle.Reading(oracle.Measured(terms, terms, states, last_term), {}, to_logits, shards)
+
+
+def test_coefficients_of_shards_by_hand() -> None:
+    part = np.array([[-1.0, 5.0], [0.0, 5.0], [-1.5, 5.0], [7.0, 7.0]])
+    betas = reading_oracle.shard_coefficients(hand_made(), "L0H0", part)
+    assert betas == pytest.approx([-0.2, -0.5])
+    found = reading_oracle.t_test(betas, 0.05)
+    assert (found["shards"], found["shard_mean"], found["shard_error"]) == (
+        2,
+        pytest.approx(-0.35),
+        pytest.approx(0.15),
+    )
+    assert found["p"] == pytest.approx(0.5 + math.atan(-2.0) / math.pi)
+    assert reading_oracle.t_test([-0.2, -0.2], 0.05)["p"] == 0.0
+    assert reading_oracle.t_test([-0.2, -0.2], 0.2)["p"] == 1.0
+    assert math.isnan(reading_oracle.t_test([-0.2], 0.05)["p"])
+
+
+def test_intervals_by_hand() -> None:
+    # Two groups have one degree of freedom: t = tan(0.475 π). The halves have slopes 2 and 1, so the jackknife's error is
+    # 1/2, and r = 1 in both: z is that of the strongest correlation in each.
+    x, y = np.array([0.0, 1.0, 0.0, 1.0]), np.array([0.0, 1.0, 0.0, 2.0])
+    found = oracle_dla.intervals(x, y, [np.array([0, 1]), np.array([2, 3])])
+    reach = math.tan(0.475 * math.pi) / 2
+    assert (found["slope_low"], found["slope_high"]) == pytest.approx((1.5 - reach, 1.5 + reach))
+    r = math.sqrt(9 / 11)
+    assert (found["low"], found["high"]) == pytest.approx((r, r))
+    assert all(math.isnan(value) for value in oracle_dla.intervals(x, y, [np.arange(4)]).values())
+    dealt = [np.array([token]) for token in range(17)]
+    line = np.arange(17.0)
+    noisy = line + np.sin(line)
+    merged = [np.array([0, 16]), *dealt[1:16]]
+    assert oracle_dla.intervals(line, noisy, dealt) == pytest.approx(oracle_dla.intervals(line, noisy, merged))
+
+
+@pytest.mark.parametrize(("prompts", "block"), [(6, 1), (7, 2), (18, 1)])
+def test_tests_and_intervals_are_the_oracles(prompts: int, block: int) -> None:
+    config, weights, model = with_eraser(91)
+    tokens = draw(config, (prompts, 7))
+    fast = measure_tables(model, tokens, block=block)
+    exact = reading_tables(config, weights, tokens, block=block)
+    assert_reading_agrees(fast, exact, spearman=True)
+    np.testing.assert_allclose(fast["v_composition"]["p"], exact["v_composition"]["p"], rtol=1e-6, atol=1e-12)
+    assert fast["v_composition"]["significant"].tolist() == exact["v_composition"]["significant"].tolist()
+    assert fast["writers"]["significant_erasers"].equals(exact["writers"]["significant_erasers"].astype(float))
+    assert 0 < fast["writers"]["significant_erasers"].sum() < fast["v_composition"]["significant"].count()
+    assert fast["v_composition"]["p"].between(0.001, 0.999).mean() > 0.1, "p-values should not all be trivial"
+    for name in oracle_dla.INTERVALS:
+        found, wanted = (tables["dla_correlation"][name] for tables in (fast, exact))
+        np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-9, err_msg=name)
+
+
+def test_a_writer_may_be_silent_in_some_shards() -> None:
+    config, weights, _ = random_lean(92, **SMALL)
+    weights["W_E"][:40] = 0.0
+    tokens = draw(config, (5, 9))
+    tokens[:3] %= 40
+    tokens[3:, 0] = 40
+    fast = measure_tables(LeanModel(config, weights), tokens, block=1)
+    exact = reading_tables(config, weights, tokens, block=1)
+    assert_reading_agrees(fast, exact)
+    shards = exact["v_composition"].groupby("writer", sort=False)["shards"].first()
+    assert (shards["embed"], shards["L0H0"]) == (2, 5)
+    tokens[3] %= 40
+    alone = measure_tables(LeanModel(config, weights), tokens, block=1)
+    assert alone["v_composition"].set_index("writer").loc["embed", "p"].isna().all()
+    assert alone["writers"].set_index("writer")["significant_erasers"].isna().to_dict()["embed"]
+
+
+def test_one_shard_tests_nothing() -> None:
+    config, _, model = random_lean(93, **SMALL)
+    tables = measure_tables(model, draw(config, (4, 9)), block=4)
+    assert tables["v_composition"]["beta"].notna().all()
+    assert tables["v_composition"][["p", "significant"]].isna().all(axis=None)
+    assert tables["writers"]["significant_erasers"].isna().all()
+    assert tables["dla_correlation"][list(oracle_dla.INTERVALS)].isna().all(axis=None)
+
+
+@pytest.mark.parametrize("split", [{"batch": 1}, {"writers": 1}, {"writers": 3}])
+def test_however_writers_are_split_all_pairs_are_one_family(split: dict[str, int]) -> None:
+    config, _, model = with_eraser(91)
+    tokens = draw(config, (6, 9))
+    whole, parts = (measure_tables(model, tokens, block=1, **kwargs) for kwargs in ({}, split))
+    np.testing.assert_allclose(parts["v_composition"]["p"], whole["v_composition"]["p"], rtol=1e-6, atol=1e-12)
+    assert parts["v_composition"]["significant"].equals(whole["v_composition"]["significant"])
+    assert parts["writers"]["significant_erasers"].equals(whole["writers"]["significant_erasers"])
+    assert whole["writers"]["significant_erasers"].sum() > 0
+
+
+def test_what_is_kept_does_not_grow_with_the_shards() -> None:
+    config, _, model = random_lean(94, **SMALL)
+    span, options = WriterBlock(0, len(config.layout.writers)), ScanOptions()
+    shards = [
+        measure_shard(model, span, tokens[None], None, 1, prompt, options)["v_composition"]
+        for prompt, tokens in enumerate(draw(config, (5, 9)))
+    ]
+    few, many = (SCAN["v_composition"].merge(model, span, options, iter(shards[:n])) for n in (2, 5))
+    assert {name: array.shape for name, array in few.items()} == {name: array.shape for name, array in many.items()}
+    assert set(few["shard_n"]) == {2} and set(many["shard_n"]) == {5}
+
+
+def test_a_group_of_one_head_is_not_tested_twice() -> None:
+    garden = plant_several(3, n_plants=2)
+    writer, eraser = garden.plants[0].writer, garden.plants[0].eraser
+    model, tokens = LeanModel(garden.config, garden.weights), draw(garden.config, (6, 16))
+    plain = measure_tables(model, tokens, block=1)
+    grouped = measure_tables(model, tokens, block=1, groups=(Group(writer, (eraser,)),))
+    rows = grouped["v_composition"].query("writer == @writer and eraser == @eraser")
+    assert rows["significant"].tolist() == [True, None]
+    assert rows["p"].nunique() == 1
+    for column in ("erasers", "significant_erasers"):
+        assert grouped["writers"][column].equals(plain["writers"][column])
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("block", [1, 2])
+def test_planted_erasers_are_significant_and_nothing_else(seed: int, block: int) -> None:
+    garden = plant_several(seed, n_plants=1 + seed % 3, attn_only=seed in (4, 5))
+    tables = measure_tables(LeanModel(garden.config, garden.weights), draw(garden.config, (8, 16)), block=block)
+    rows = tables["v_composition"]
+    found = rows[rows["significant"] == True]  # noqa: E712 — nulls are no discoveries
+    planted = {(plant.writer, plant.eraser) for plant in garden.plants}
+    assert set(zip(found["writer"], found["eraser"], strict=True)) == planted
+    counts = tables["writers"].set_index("writer")["significant_erasers"]
+    last = f"L{garden.config.n_layers - 1}H0"
+    assert math.isnan(counts[last]), "nothing reads the last layer"
+    assert counts.dropna().to_dict() == {w: float(w in dict(planted)) for w in counts.dropna().index}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("attn_only", [False, True])
+def test_in_quiet_models_nothing_is_significant(seed: int, attn_only: bool) -> None:
+    garden = plant_several(seed, n_plants=0, attn_only=attn_only)
+    tables = measure_tables(LeanModel(garden.config, garden.weights), draw(garden.config, (8, 16)), block=1)
+    tested = tables["v_composition"]["significant"].dropna()
+    single = tables["v_composition"]["eraser"].str.contains("H")
+    assert len(tested) == single.sum() > 70
+    assert not tested.astype(bool).any()
+    assert set(tables["writers"]["significant_erasers"].dropna()) == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value", "message"),
+    [
+        ("v_composition", "p", 0.5, r"v_composition\.p: 1 rows off, first embed L0H1"),
+        ("v_composition", "p", math.nan, r"v_composition\.p: 1 rows null on one side alone, first embed L0H1"),
+        ("v_composition", "significant", "turned", r"v_composition\.significant of embed L0H1"),
+        ("v_composition", "significant", None, r"v_composition\.significant of embed L0H1"),
+        ("writers", "significant_erasers", 99.0, r"writers\.significant_erasers of pos_embed"),
+        ("dla_correlation", "slope_low", 99.0, r"dla_correlation\.slope_low"),
+        ("dla_correlation", "high", math.nan, r"dla_correlation\.high"),
+        ("dla_correlation", "stage", "verify", r"dla_correlation\.stage"),
+    ],
+)
+def test_comparing_tables_sees_what_is_off(table: str, column: str, value: object, message: str) -> None:
+    config, weights, _ = random_lean(95, n_layers=2, n_heads=2)
+    expected = reading_tables(config, weights, draw(config, (3, 8)), block=1)
+    changed = {name: frame.copy() for name, frame in expected.items()}
+    assert_reading_agrees(changed, expected)
+    changed[table].loc[1, column] = not changed[table].loc[1, column] if value == "turned" else value
+    with pytest.raises(AssertionError, match=message):
+        assert_reading_agrees(changed, expected)

@@ -1,0 +1,212 @@
+"""Verify on models that were built: what is planted is measured as it was planted, and where nothing is, nothing is found."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from erasure_sweep.workers.models.forward import LeanModel, ModelConfig
+from erasure_sweep.workers.records import Target
+from tests.support.models.decoys import DECOYS, plant_decoy
+from tests.support.models.planted import plant, plant_several
+from tests.support.models.planting import ATTENDS, Attend, Builder, Source, small_config
+from tests.support.models.random_models import random_lean
+from tests.support.oracle.measuring import measure_verify
+
+
+def draw(config: ModelConfig, n_prompts: int = 12, seed: int = 71) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, config.d_vocab, (n_prompts, config.n_ctx))
+
+
+def measure(
+    config: ModelConfig, weights: dict[str, torch.Tensor], *targets: Target, n_prompts: int = 12, places: int = 0
+) -> dict[str, pd.DataFrame]:
+    return measure_verify(
+        LeanModel(config, weights), draw(config, n_prompts), targets, block=3, batch=3, places=places, seed=1
+    )
+
+
+def layer_heads(config: ModelConfig, layer: int) -> tuple[str, ...]:
+    return tuple(f"L{layer}H{head}" for head in range(config.n_heads))
+
+
+@pytest.mark.parametrize("attend", ATTENDS)
+@pytest.mark.parametrize(("writer", "eraser"), [("L0H0", "L2H0"), ("MLP0", "L1H1"), ("embed", "L0H1")])
+def test_without_its_erasers_the_writer_stays_as_it_was(attend: Attend, writer: str, eraser: str) -> None:
+    planted = plant(51, attend, 1.0, writer=writer, eraser=eraser)
+    tables = measure(planted.config, planted.weights, Target(writer, (eraser,), "named"))
+    rows = tables["patched_residual_projection"].set_index(["patch", "state"])
+    erased, final = f"resid_mid{eraser[1]}", "resid_post2"
+    expected = planted.expected(draw(planted.config))
+    before, change = expected.beta("resid_pre0") if writer == "embed" else 1.0, expected.beta("later")
+    for state in (erased, final):
+        for patch in ("group", "layer"):
+            assert rows.loc[(patch, state), "clean_beta"] == pytest.approx(before + change, abs=2e-3)
+        # The whole layer's values do not see the writer, its reinforcer's neither; or the eraser's alone.
+        assert rows.loc[("layer", state), "patched_beta"] == pytest.approx(before, abs=2e-3)
+        assert rows.loc[("layer", state), "patched_median"] == pytest.approx(before, abs=0.01)
+        reinforced = before + expected.beta(planted.reinforcer)
+        assert rows.loc[("group", state), "patched_beta"] == pytest.approx(reinforced, abs=2e-3)
+    assert change < -0.05
+    group = tables["eraser_group"].iloc[-1]
+    assert group["beta"] == pytest.approx(expected.beta(eraser), abs=2e-3)
+    assert group["patched_median"] == pytest.approx(0.0, abs=5e-3)
+    assert group["verdict"] == "erased"
+    later = tables["later_use"]
+    assert later["clean_beta"].abs().max() < 5e-3
+
+
+def test_every_reading_of_the_effect_is_minus_what_was_planted() -> None:
+    planted = plant(52, "self", 0.8, n_ctx=40)
+    tables = measure(planted.config, planted.weights, Target(planted.writer, (planted.eraser,), "named"), n_prompts=6)
+    lines = tables["dla_correlation"].set_index("effect")
+    np.testing.assert_allclose(lines["slope"].astype(float), -0.8, atol=2e-3)
+    np.testing.assert_allclose(lines[["r", "spearman"]].astype(float), -1.0, atol=2e-3)
+    np.testing.assert_allclose(lines[["slope_low", "slope_high"]].astype(float), -0.8, atol=2e-3)
+    assert lines.loc["without_pattern", "n"] == 6 * 7
+    points = tables["dla_points"]
+    np.testing.assert_allclose(points["eraser_dla"], -0.8 * points["writer_dla"], atol=5e-3)
+
+
+def test_without_its_pattern_an_eraser_acts_where_the_writer_wrote() -> None:
+    """A head that reads the position before: its OV circuit undoes the writer, its output undoes what stood before."""
+    planted = plant(53, "previous", 0.8, n_ctx=40)
+    tables = measure(planted.config, planted.weights, Target(planted.writer, (planted.eraser,), "named"), n_prompts=6)
+    lines = tables["dla_correlation"].set_index("effect")
+    assert lines.loc["without_pattern", "slope"] == pytest.approx(-0.8, abs=2e-3)
+    assert lines.loc["v_composition", "slope"] > -0.7
+    np.testing.assert_allclose(
+        lines.loc["v_composition", ["r", "slope"]].astype(float),
+        lines.loc["downstream", ["r", "slope"]].astype(float),
+        atol=2e-3,
+    )
+
+
+@pytest.mark.parametrize(
+    ("fraction", "word"), [(1.0, "cancelled"), (0.5, "partly cancelled"), (1.7, "reversed"), (0.0, "trust")]
+)
+def test_trust_says_what_was_done_to_the_writer(fraction: float, word: str) -> None:
+    planted = plant(54, "self", fraction, reinforcement=0.0, n_layers=2, attn_only=True)
+    for name in ("W_V", "W_Q", "W_K"):  # no other head sees the store
+        for head in [h for h in layer_heads(planted.config, 1) if h != planted.eraser]:
+            weights = planted.weights[name][1, int(head[-1])].numpy()
+            weights -= planted.store.T @ (planted.store @ weights)
+    rows = measure(planted.config, planted.weights)["dla_trust"].set_index("writer")
+    row = rows.loc[planted.writer]
+    assert row["trust"] == word
+    for name in ("effect_slope", "effect_slope_recomputed", "net_slope", "low", "high"):
+        assert row[name] == pytest.approx(1.0 - fraction, abs=5e-3), name
+    assert row["net_mean_abs"] == pytest.approx(abs(1.0 - fraction) * row["dla_mean_abs"], abs=5e-3)
+    assert abs(row["effect_r"]) == pytest.approx(1.0, abs=2e-3) or fraction == 1.0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_nothing_reads_can_be_trusted(seed: int) -> None:
+    garden = plant_several(seed, n_plants=0, attn_only=True)
+    rows = measure(garden.config, garden.weights)["dla_trust"].set_index("writer")
+    last = layer_heads(garden.config, garden.config.n_layers - 1)
+    np.testing.assert_allclose(rows.loc[list(last), "effect_slope"].astype(float), 1.0, atol=1e-4)
+    np.testing.assert_allclose(rows.loc[list(last), "effect_r"].astype(float), 1.0, atol=1e-4)
+    heads = rows[rows.index.str.startswith("L")]
+    assert set(heads["trust"]) == {"trust"}
+    np.testing.assert_allclose(heads["net_slope"].astype(float), 1.0, atol=2e-3)
+
+
+def clockwork() -> tuple[ModelConfig, dict[str, torch.Tensor]]:
+    """Heads of the first layer that write a function of the position, of their own token, and of the one before."""
+    config = small_config(2, 3, d_model=64)
+    builder = Builder(config, np.random.default_rng(6), n_stores=3, quiet=True)
+    clock = Source(builder.bases.clock, builder.normal(len(builder.bases.clock), 4, std=1.0))
+    code = Source(builder.bases.code, builder.normal(len(builder.bases.code), 4, std=1.0))
+    for head, (attend, source) in enumerate((("self", clock), ("self", code), ("previous", code))):
+        builder.plant_head(f"L0H{head}", attend, [source], head)
+    return config, builder.tensors()
+
+
+def test_only_what_comes_from_the_text_moves_with_the_text() -> None:
+    config, weights = clockwork()
+    writers = ("pos_embed", "L0H0", "L0H1", "L0H2")
+    tables = measure(config, weights, *(Target(writer, ("L1H0",), "named") for writer in writers), places=5)
+    rows = tables["adversarial"]
+    spread = (rows["q87_5"] - rows["q12_5"]).set_axis(pd.MultiIndex.from_frame(rows[["writer", "role", "inputs"]]))
+    spread = spread.xs("writer", level="role").groupby(level=["writer", "inputs"])
+    assert rows.query("role == 'writer'").groupby("writer").size().to_dict() == dict.fromkeys(writers, 10)
+    for inputs in ("last", "all"):
+        assert spread.max()["pos_embed", inputs] < 1e-4
+        assert spread.max()["L0H0", inputs] < 2e-3
+        assert spread.min()["L0H1", inputs] > 0.02
+    assert spread.max()["L0H2", "last"] < 2e-3, "what it reads is not at the last position"
+    assert spread.min()["L0H2", "all"] > 0.02
+    changes = rows.query("role == 'writer'").set_index(["writer", "inputs"])["change"]
+    assert changes.loc[["pos_embed"]].max() < 1e-4
+    assert changes.loc[["L0H0"]].max() < 0.01
+    assert (changes.loc[[("L0H2", "last")]] < 0.01).all()
+
+
+def test_what_writers_carry() -> None:
+    planted = plant(55, "self", 0.8)
+    by_position = plant(56, "self", 0.8, writer="pos_embed", eraser="L1H0")
+    rows = measure(planted.config, planted.weights, Target("L0H0", ("L2H0",), "named"))["carries"].set_index("part")
+    assert rows.loc["all", "token_share"] == pytest.approx(1.0, abs=2e-3)
+    assert rows.loc["all", "position_share"] == pytest.approx(0.0, abs=0.2)
+    assert rows.loc["all", "erased_by_reading"] == pytest.approx(0.8, abs=2e-3)
+    # It attends to itself: what it has from the first position is what it writes there.
+    assert rows.loc["bos", "power_share"] == pytest.approx(1.0 / planted.config.n_ctx, rel=0.5)
+    config, weights = by_position.config, by_position.weights
+    positional = measure(config, weights, Target("pos_embed", ("L1H0",), "named"))["carries"].set_index("part")
+    assert list(positional.index) == ["all"]
+    assert positional.loc["all", "position_share"] == pytest.approx(1.0, abs=1e-6)
+    assert positional.loc["all", "token_share"] == pytest.approx(0.0, abs=0.2)
+
+
+@pytest.mark.parametrize("attend", ATTENDS)
+def test_nothing_else_is_erased_as_the_writer_is(attend: Attend) -> None:
+    planted = plant(57, attend, 0.9, reinforcement=0.0)
+    nulls = measure(planted.config, planted.weights, Target("L0H0", (planted.eraser,), "named"))["nulls"]
+    beta = nulls.set_index(["null", "of"])["beta"]
+    assert beta["measured", "v_composed"] == pytest.approx(
+        planted.expected(draw(planted.config)).beta("L2H0"), abs=2e-3
+    )
+    assert beta["measured", "clean"] == pytest.approx(beta["measured", "v_composed"], abs=2e-3)
+    assert nulls.query("null == 'siblings' and of == 'v_composed'")["beta"].abs().max() < 1e-6
+    for null in (("placebo", "v_composed"), ("random_direction", "clean")):
+        assert abs(beta[null]) < 0.3 * abs(beta["measured", "v_composed"])
+    assert beta["shuffled", "clean"] > beta["measured", "clean"]
+
+
+@pytest.mark.parametrize("kind", DECOYS)
+@pytest.mark.parametrize("seed", range(2))
+def test_decoys_have_no_verdict_of_erasure(kind: str, seed: int) -> None:
+    decoy = plant_decoy(kind, seed, attn_only=seed == 1)
+    group = measure(decoy.config, decoy.weights, Target(decoy.writer, (decoy.head,), "named"))["eraser_group"]
+    row = group.iloc[-1]
+    assert row["verdict"] == ("erased" if decoy.erasers else "not found")
+    assert -row["beta"] == pytest.approx(decoy.erased_by_reading, abs=2e-3)
+
+
+@pytest.mark.parametrize("attn_only", [False, True])
+def test_with_nothing_planted_nothing_is_verified(attn_only: bool) -> None:
+    garden = plant_several(58, n_plants=0, attn_only=attn_only)
+    targets = [
+        Target(writer, tuple(h for later in range(layer + 1, 4) for h in layer_heads(garden.config, later)), "named")
+        for writer, layer in (("L0H1", 0), ("L1H2", 1), ("embed", -1))
+    ]
+    tables = measure(garden.config, garden.weights, *targets, n_prompts=6)
+    groups = tables["eraser_group"][tables["eraser_group"]["eraser"].isin([target.label for target in targets])]
+    assert list(groups["verdict"]) == 3 * ["not found"]
+    patched = tables["patched_residual_projection"]
+    np.testing.assert_allclose(patched["patched_beta"].astype(float), patched["clean_beta"].astype(float), atol=0.02)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_on_random_weights_the_numbers_look_like_their_nulls(seed: int) -> None:
+    config, weights, _ = random_lean(seed + 80, n_layers=3, n_heads=4, n_ctx=24)
+    targets = [Target(f"L0H{head}", ("L1H1", "L2H0"), "named") for head in range(4)]
+    tables = measure(config, weights, *targets, n_prompts=9)
+    assert set(tables["eraser_group"].query("eraser == 'L1H1+L2H0'")["verdict"]) == {"not found"}
+    nulls = tables["nulls"].set_index(["null", "of"])["beta"].abs()
+    measured = nulls.loc[[("measured", "v_composed")]]
+    others = nulls.loc[[("placebo", "v_composed"), ("siblings", "v_composed")]]
+    assert measured.max() < 4 * others.max()

@@ -1,0 +1,154 @@
+"""Measure a model in the test's own process, split as a sweep might split it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+
+from erasure_sweep.workers.measures.registry import SCAN
+from erasure_sweep.workers.measures.scan.products import ProductReader
+from erasure_sweep.workers.measures.scan.tables import scan_tables
+from erasure_sweep.workers.measures.verify.adversarial import measure_adversarial
+from erasure_sweep.workers.measures.verify.group_stage import measure_group
+from erasure_sweep.workers.measures.verify.places import Place, found_places, writers_of
+from erasure_sweep.workers.measures.verify.tables import Told, verify_tables
+from erasure_sweep.workers.measures.verify.trust import measure_trust
+from erasure_sweep.workers.models.forward import LeanModel
+from erasure_sweep.workers.records import (
+    AdversarialWork,
+    Group,
+    GroupWork,
+    ScanOptions,
+    ShardTask,
+    State,
+    Target,
+    Thresholds,
+    TrustWork,
+    Work,
+    WriterBlock,
+)
+
+
+def measure_tables(
+    model: LeanModel,
+    tokens: np.ndarray,
+    positions: np.ndarray | None = None,
+    *,
+    block: int = 4,
+    batch: int = 2,
+    writers: int | None = None,
+    tau: float = 0.05,
+    ln: str = "frozen",
+    groups: tuple[Group, ...] = (),
+) -> dict[str, pd.DataFrame]:
+    """Tables of a scan: prompts in blocks of ``block``, forward passes of ``batch``, ``writers`` writers in a block."""
+    n_writers = len(model.config.layout.writers)
+    size = writers or n_writers
+    spans = [WriterBlock(start, min(start + size, n_writers)) for start in range(0, n_writers, size)]
+    options = ScanOptions(ln=ln, groups=groups)
+    merged = []
+    for span in spans:
+        shards = [
+            measure_shard(model, span, tokens[i : i + block], _part(positions, i, block), batch, i, options)
+            for i in range(0, len(tokens), block)
+        ]
+        states = {name: m.merge(model, span, options, [shard[name] for shard in shards]) for name, m in SCAN.items()}
+        merged.append((span, states))
+    return {
+        name: pd.DataFrame(columns) for name, columns in scan_tables(model, merged, options, Thresholds(tau)).items()
+    }
+
+
+def measure_shard(
+    model: LeanModel,
+    span: WriterBlock,
+    tokens: np.ndarray,
+    positions: np.ndarray | None,
+    batch: int,
+    first_prompt: int,
+    options: ScanOptions,
+) -> dict[str, State]:
+    """States of one shard, by measure."""
+    reader = ProductReader(model, span, options)
+    accumulators = {name: measure.start(reader) for name, measure in SCAN.items()}
+    for start in range(0, len(tokens), batch):
+        rows = torch.from_numpy(tokens[start : start + batch]).to(model.device)
+        chosen = None if positions is None else torch.from_numpy(positions[start : start + batch]).to(model.device)
+        trace = model.trace(rows, chosen, keep_resid=options.ln == "recompute")
+        for prompt in range(len(rows)):
+            products = reader.read(trace, prompt, first_prompt + start + prompt)
+            for accumulator in accumulators.values():
+                accumulator.update(products)
+    return {name: accumulator.export() for name, accumulator in accumulators.items()}
+
+
+def _part(positions: np.ndarray | None, start: int, size: int) -> np.ndarray | None:
+    return None if positions is None else positions[start : start + size]
+
+
+def measure_verify(
+    model: LeanModel,
+    tokens: np.ndarray,
+    targets: tuple[Target, ...],
+    positions: int | None = None,
+    *,
+    block: int = 4,
+    batch: int = 2,
+    seed: int = 0,
+    places: int = 4,
+    given: tuple[tuple[int, ...], ...] = (),
+    donors: tuple[int, ...] | None = None,
+    donor_block: int = 64,
+    trust_prompts: int | None = None,
+    writers: int | None = None,
+    first_prompt: int = 0,
+    tau: float = 0.05,
+    held_out: bool = True,
+    tokenizer: str | None = None,
+) -> dict[str, pd.DataFrame]:
+    """Tables of the verify stage, without their ``model`` column.
+
+    Args:
+        tokens: of all prompts of the corpus; verify measures on those from ``first_prompt`` on.
+        positions: how many of each prompt are measured.
+        donors: indices in the corpus; all by default.
+    """
+    n_writers = len(model.config.layout.writers)
+    size = writers or n_writers
+    spans = [WriterBlock(start, min(start + size, n_writers)) for start in range(0, n_writers, size)]
+
+    def task(stage: str, prompts: range, work: Work) -> ShardTask:
+        return ShardTask(
+            "id", stage, "", "", "", prompts.start, len(prompts), positions, seed, work, batch, "cpu", "float32"
+        )
+
+    def shards(stage: str, measure, work: Work, n: int | None) -> list[dict[str, State]]:
+        stop = len(tokens) if n is None else min(len(tokens), first_prompt + n)
+        return [
+            measure(
+                model, task(stage, span, work), torch.from_numpy(tokens[span.start : span.stop].astype(np.int64)), batch
+            )
+            for span in paired_blocks(first_prompt, stop, block)
+        ]
+
+    group = shards("group", measure_group, GroupWork(targets, places), None) if targets else []
+    trust = [(span, shards("trust", measure_trust, TrustWork(span), trust_prompts)) for span in spans]
+    tested = found_places(group, targets, places) if targets else ()
+    tested += tuple(Place(w, "given", i, len(p) - 1) for w in writers_of(targets) for i, p in enumerate(given))
+    chosen = tuple(range(len(tokens))) if donors is None else donors
+    blocks = [chosen[start : start + donor_block] for start in range(0, len(chosen), donor_block)]
+    adversarial = [
+        measure_adversarial(model, task("adversarial", range(0), work), tokens, batch)
+        for work in [AdversarialWork(tested, given, part, part is blocks[0]) for part in (blocks if tested else [])]
+    ]
+    told = Told(targets, held_out, tau, tokens.shape[1], tested, given, None, tokenizer)
+    return {n: pd.DataFrame(c) for n, c in verify_tables(model, told, group, trust, adversarial).items()}
+
+
+def paired_blocks(start: int, stop: int, size: int) -> list[range]:
+    """Consecutive blocks; a last one of a single prompt joins the block before it."""
+    found = [range(first, min(first + size, stop)) for first in range(start, stop, size)]
+    if len(found) > 1 and len(found[-1]) == 1:
+        found[-2:] = [range(found[-2].start, stop)]
+    return found

@@ -1,0 +1,330 @@
+"""The literal oracle: the definitions as written, in float64, against which the fast measures are tested.
+
+One prompt at a time, one component at a time, one vector per component and token: explicit LayerNorm, explicit causal
+softmax, every product spelled out. It shares nothing with ``workers`` but the names of weights and labels, and derives
+the labels, the states and "later" from the order in which its own forward adds things up.
+
+- PR(a, w) = a·w / |w|² per token; where |w|² ≤ 1e-10 |resid|², the stream at the state right after the writer's
+  sublayer, w has no PR.
+- β(c, w) = Σ o_c·o_w / Σ |o_w|² over all measured tokens; the centred one after each vector's mean over them is gone.
+- Ledger of a writer: written = β at the state after its sublayer, remaining = β at the final state, reinforced and
+  opposed = sums of the positive and of the negative β of the terms added after its sublayer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from erasure_sweep.workers.models.forward import ModelConfig
+
+QUANTILES = {"q12_5": 0.125, "q25": 0.25, "median": 0.5, "q75": 0.75, "q87_5": 0.875}
+STATISTICS = (*QUANTILES, "mean", "beta", "beta_centred")
+NEGLIGIBLE = 1e-10
+CONSTANT = 1e-6
+"""Share of a writer's power that must vary over tokens for it to have a centred coefficient."""
+TAU = 0.05
+
+
+class Activations(NamedTuple):
+    """All that one forward pass over one prompt computed; every vector is [pos, d_model] unless said otherwise."""
+
+    terms: dict[str, np.ndarray]
+    """What adds up to the final stream, in the order in which it is added."""
+    attention: dict[str, np.ndarray]
+    """``attn{l}``: a layer's heads and its output bias."""
+    states: dict[str, np.ndarray]
+    last_term: dict[str, str]
+    """For each state, the last of the terms that it sums."""
+    patterns: dict[str, np.ndarray]
+    """Per head [query, key]."""
+    ln1_scales: list[np.ndarray]
+    """Per layer [pos], what the attention's input is divided by."""
+    ln2_scales: list[np.ndarray]
+    final_scale: np.ndarray
+    """[pos]."""
+    logits: np.ndarray
+    """[pos, d_vocab]."""
+
+
+def as_numpy(weights: Mapping[str, Tensor | np.ndarray]) -> dict[str, np.ndarray]:
+    """Weights as float64 arrays."""
+    return {name: np.asarray(values, dtype=np.float64) for name, values in weights.items()}
+
+
+def layer_norm(resid: np.ndarray, eps: float) -> tuple[np.ndarray, np.ndarray]:
+    """Centred and scaled stream, and the scale; the affine part is folded into the weights that read it."""
+    centred = resid - resid.mean(axis=-1, keepdims=True)
+    scale = np.sqrt((centred**2).mean(axis=-1) + eps)
+    return centred / scale[:, None], scale
+
+
+def causal_softmax(scores: np.ndarray) -> np.ndarray:
+    """Attention pattern [query, key] from scores, one query at a time over the keys up to it."""
+    pattern = np.zeros_like(scores)
+    for query in range(len(scores)):
+        visible = scores[query, : query + 1]
+        weight = np.exp(visible - visible.max())
+        pattern[query, : query + 1] = weight / weight.sum()
+    return pattern
+
+
+def activate(name: str, x: np.ndarray) -> np.ndarray:
+    """The MLP's nonlinearity, from its formula."""
+    if name == "gelu":
+        return 0.5 * x * (1.0 + np.vectorize(math.erf)(x / math.sqrt(2.0)))
+    if name == "gelu_new":
+        return 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
+    if name == "relu":
+        return np.maximum(x, 0.0)
+    if name == "silu":
+        return x / (1.0 + np.exp(-x))
+    if name == "solu_ln":
+        weight = np.exp(x - x.max(axis=-1, keepdims=True))
+        return x * weight / weight.sum(axis=-1, keepdims=True)
+    raise ValueError(f"the oracle has no activation {name!r}")
+
+
+def head_pattern(config: ModelConfig, w: Mapping[str, np.ndarray], layer: int, head: int, x: np.ndarray) -> np.ndarray:
+    """Attention pattern [query, key] of one head whose normalised input is ``x``."""
+    query = x @ w["W_Q"][layer, head] + w["b_Q"][layer, head]
+    key = x @ w["W_K"][layer, head] + w["b_K"][layer, head]
+    return causal_softmax(query @ key.T / config.attn_scale)
+
+
+def mlp_out(config: ModelConfig, w: Mapping[str, np.ndarray], layer: int, x: np.ndarray) -> np.ndarray:
+    """Output of one MLP whose normalised input is ``x``; SoLU's is normalised once more before it is read."""
+    hidden = activate(config.act_fn, x @ w["W_in"][layer] + w["b_in"][layer])
+    if config.act_fn == "solu_ln":
+        hidden, _ = layer_norm(hidden, config.eps)
+    return hidden @ w["W_out"][layer] + w["b_out"][layer]
+
+
+def forward(config: ModelConfig, weights: Mapping[str, Tensor | np.ndarray], tokens: Sequence[int]) -> Activations:
+    """Run the model over one prompt and keep everything."""
+    w = as_numpy(weights)
+    ids = [int(token) for token in tokens]
+    terms = {"embed": w["W_E"][ids], "pos_embed": w["W_pos"][: len(ids)].copy()}
+    states = {"resid_pre0": terms["embed"] + terms["pos_embed"]}
+    last_term = {"resid_pre0": "pos_embed"}
+    attention: dict[str, np.ndarray] = {}
+    patterns: dict[str, np.ndarray] = {}
+    ln1_scales, ln2_scales = [], []
+    resid = states["resid_pre0"]
+    for layer in range(config.n_layers):
+        x, scale = layer_norm(resid, config.eps)
+        ln1_scales.append(scale)
+        attention[f"attn{layer}"] = np.zeros_like(resid)
+        for head in range(config.n_heads):
+            label = f"L{layer}H{head}"
+            patterns[label] = head_pattern(config, w, layer, head, x)
+            terms[label] = patterns[label] @ (x @ w["W_V"][layer, head]) @ w["W_O"][layer, head]
+            attention[f"attn{layer}"] += terms[label]
+        terms[f"b_O{layer}"] = np.tile(w["b_O"][layer], (len(ids), 1))
+        attention[f"attn{layer}"] += terms[f"b_O{layer}"]
+        resid = resid + attention[f"attn{layer}"]
+        after_attention = f"resid_post{layer}" if config.attn_only else f"resid_mid{layer}"
+        states[after_attention], last_term[after_attention] = resid, f"b_O{layer}"
+        if config.attn_only:
+            continue
+        x, scale = layer_norm(resid, config.eps)
+        ln2_scales.append(scale)
+        terms[f"MLP{layer}"] = mlp_out(config, w, layer, x)
+        resid = resid + terms[f"MLP{layer}"]
+        states[f"resid_post{layer}"], last_term[f"resid_post{layer}"] = resid, f"MLP{layer}"
+    x, final_scale = layer_norm(resid, config.eps)
+    logits = x @ w["W_U"] + w["b_U"]
+    return Activations(terms, attention, states, last_term, patterns, ln1_scales, ln2_scales, final_scale, logits)
+
+
+def projection_ratio(a: Sequence[float], b: Sequence[float]) -> float:
+    """PR(a, b) = a·b / |b|²: how much of b is present in a."""
+    return float(np.dot(a, b) / np.dot(b, b))
+
+
+def quantile(values: Iterable[float], fraction: float) -> float:
+    """Linear interpolation between order statistics: rank (n − 1)·fraction, counted from zero."""
+    ordered = sorted(values)
+    rank = (len(ordered) - 1) * fraction
+    below = math.floor(rank)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (rank - below) * (ordered[above] - ordered[below])
+
+
+def pooled_coefficient(component: np.ndarray, writer: np.ndarray) -> float:
+    """β of a component's vectors [token, d_model] from the writer's; NaN for a writer that is zero everywhere."""
+    power = float((writer**2).sum())
+    return float((component * writer).sum()) / power if power > 0.0 else math.nan
+
+
+def centred_coefficient(component: np.ndarray, writer: np.ndarray) -> float:
+    """β after each one's mean vector over all tokens is removed; NaN for a writer that is the same at every token."""
+    varying = writer - writer.mean(axis=0)
+    if (varying**2).sum() <= CONSTANT * (writer**2).sum():
+        return math.nan
+    return pooled_coefficient(component - component.mean(axis=0), varying)
+
+
+class Measured(NamedTuple):
+    """Vectors at the measured tokens of all prompts, [token, d_model] each, and where things stand in the sum."""
+
+    terms: dict[str, np.ndarray]
+    components: dict[str, np.ndarray]
+    """The terms, and each layer's ``attn{l}`` behind its bias."""
+    states: dict[str, np.ndarray]
+    last_term: dict[str, str]
+
+    @property
+    def writers(self) -> list[str]:
+        """Terms that can be writers: all but the attention biases."""
+        return [label for label in self.terms if not label.startswith("b_O")]
+
+    def written_state(self, writer: str) -> str:
+        """The first state that holds the writer's output."""
+        order = list(self.terms)
+        return next(s for s, last in self.last_term.items() if order.index(last) >= order.index(writer))
+
+    def later_terms(self, writer: str) -> list[str]:
+        """Terms added after the writer's own sublayer."""
+        order = list(self.terms)
+        return order[order.index(self.last_term[self.written_state(writer)]) + 1 :]
+
+    def ratios(self, vectors: np.ndarray, writer: str) -> list[float]:
+        """PR at every token where the writer has one."""
+        w, resid = self.terms[writer], self.states[self.written_state(writer)]
+        return [
+            projection_ratio(vectors[t], w[t])
+            for t in range(len(w))
+            if np.dot(w[t], w[t]) > NEGLIGIBLE * np.dot(resid[t], resid[t])
+        ]
+
+
+def layer_of_head(label: str) -> int | None:
+    """Layer of a head's label; None when the label is not a head's."""
+    return int(label[1:].split("H", maxsplit=1)[0]) if label.startswith("L") else None
+
+
+def measure(
+    config: ModelConfig,
+    weights: Mapping[str, Tensor | np.ndarray],
+    tokens: np.ndarray | Tensor,
+    positions: np.ndarray | Tensor | None = None,
+) -> Measured:
+    """Run every prompt by itself and keep every vector at the measured positions.
+
+    Args:
+        config, weights: the processed model.
+        tokens: ids [prompt, pos].
+        positions: the measured positions of each prompt [prompt, n]; None measures all.
+    """
+    ids = np.asarray(tokens)
+    kept = np.tile(np.arange(ids.shape[1]), (len(ids), 1)) if positions is None else np.asarray(positions)
+    runs = [forward(config, weights, prompt) for prompt in ids]
+
+    def gather(vectors: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        labels = vectors[0]
+        return {name: np.concatenate([v[name][k] for v, k in zip(vectors, kept, strict=True)]) for name in labels}
+
+    terms = gather([run.terms for run in runs])
+    attention = gather([run.attention for run in runs])
+    components: dict[str, np.ndarray] = {}
+    for label, vectors in terms.items():
+        components[label] = vectors
+        if label.startswith("b_O"):
+            components[f"attn{label[3:]}"] = attention[f"attn{label[3:]}"]
+    return Measured(terms, components, gather([run.states for run in runs]), runs[0].last_term)
+
+
+def scan_tables(
+    config: ModelConfig,
+    weights: Mapping[str, Tensor | np.ndarray],
+    tokens: np.ndarray | Tensor,
+    positions: np.ndarray | Tensor | None = None,
+    tau: float = TAU,
+) -> dict[str, pd.DataFrame]:
+    """The tables of the scan by definition, without their ``model`` column.
+
+    ``residual_projection`` and ``component_projection`` carry ``mean_abs``, the mean |PR|, beside the contract's
+    columns: tolerances are stated in it. ``writers`` has the ledger's columns alone.
+
+    Args:
+        config, weights, tokens, positions: as ``measure`` takes them.
+        tau: heads count as opposing from a median PR of −tau.
+    """
+    measured = measure(config, weights, tokens, positions)
+    by_state, by_component, ledgers = [], [], []
+    for writer in measured.writers:
+        for state, vectors in measured.states.items():
+            by_state.append({"writer": writer, "state": state} | statistics(measured, vectors, writer))
+        rows = {
+            component: {"writer": writer, "component": component} | statistics(measured, vectors, writer)
+            for component, vectors in measured.components.items()
+            if component != writer
+        }
+        by_component += rows.values()
+        ledgers.append({"writer": writer} | ledger(measured, writer) | opposing(rows, writer, tau))
+    return {
+        "residual_projection": pd.DataFrame(by_state),
+        "component_projection": pd.DataFrame(by_component),
+        "writers": pd.DataFrame(ledgers),
+    }
+
+
+def statistics(measured: Measured, vectors: np.ndarray, writer: str) -> dict[str, float | int]:
+    """One row's statistics of vectors [token, d_model] against a writer; NaN throughout where no token has a PR."""
+    ratios = measured.ratios(vectors, writer)
+    if not ratios:
+        return dict.fromkeys((*STATISTICS, "mean_abs"), math.nan) | {"n": 0}
+    return {name: quantile(ratios, fraction) for name, fraction in QUANTILES.items()} | {
+        "mean": sum(ratios) / len(ratios),
+        "mean_abs": sum(abs(ratio) for ratio in ratios) / len(ratios),
+        "beta": pooled_coefficient(vectors, measured.terms[writer]),
+        "beta_centred": centred_coefficient(vectors, measured.terms[writer]),
+        "n": len(ratios),
+    }
+
+
+def ledger(measured: Measured, writer: str) -> dict[str, float]:
+    """What was written, what later terms add and take, what remains; NaN where the writer has no such coefficient."""
+    w = measured.terms[writer]
+    has_ratio = bool(measured.ratios(w, writer))
+    values: dict[str, float] = {}
+    for suffix, coefficient in (("", pooled_coefficient), ("_centred", centred_coefficient)):
+        later = [coefficient(measured.terms[label], w) for label in measured.later_terms(writer)]
+        entries = {
+            "written": coefficient(measured.states[measured.written_state(writer)], w),
+            "remaining": coefficient(list(measured.states.values())[-1], w),
+            "reinforced": sum(beta for beta in later if beta > 0.0),
+            "opposed": sum(beta for beta in later if beta < 0.0),
+        }
+        defined = has_ratio and not math.isnan(coefficient(w, w))
+        values |= {f"{name}{suffix}": float(value) if defined else math.nan for name, value in entries.items()}
+    return values
+
+
+def opposing(rows: Mapping[str, Mapping[str, object]], writer: str, tau: float) -> dict[str, str | None]:
+    """Later heads with a median PR of at most −tau and a negative upper quartile; None where no token has a PR."""
+    if not any(row["n"] for row in rows.values()):
+        return {"opposing": None}
+    names = [
+        component
+        for component, row in rows.items()
+        if is_later_head(component, writer) and row["median"] <= -tau and row["q75"] < 0.0
+    ]
+    return {"opposing": "+".join(names)}
+
+
+def is_later_head(component: str, writer: str) -> bool:
+    """Whether a component is a head of a layer behind the writer's; every head is behind the embeddings."""
+    layer = layer_of_head(component)
+    if layer is None:
+        return False
+    if writer in ("embed", "pos_embed"):
+        return True
+    own = layer_of_head(writer)
+    return layer > (int(writer.removeprefix("MLP")) if own is None else own)

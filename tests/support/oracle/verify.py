@@ -1,0 +1,321 @@
+"""The literal oracle of verify, in float64: every table by definition, each ablation a rerun of the whole forward pass.
+
+A target is a writer w and the later heads G that are verified as its erasers; o is an output, u_G,x what G writes because
+x is in its value inputs (``verify_setting``). Over the measured tokens of all prompts, none of them scanned:
+
+- ``eraser_group``: PR(o_e, w), PR(u_e,w, w) and their difference, each e in G and their sum.
+- ``nulls``: the same of G with something else in w's place: w of other prompts, random directions, w's siblings.
+- ``patched_residual_projection`` and ``later_use``: PR of states and of later terms, clean and in a run in which the
+  values of G (or of all heads of its layers) do not see centred(o_w) / (clean scale).
+- ``position_profile``: clean and patched by bins of positions that double in width.
+
+The other tables are in ``tests.support.oracle.verify_effects``, ``_trust`` and ``_adversarial``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from erasure_sweep.workers.models.forward import ModelConfig
+from erasure_sweep.workers.records import Target
+from tests.support.oracle.scan import QUANTILES, TAU, Activations, layer_of_head
+from tests.support.oracle.verify_adversarial import adversarial_rows, token_rows
+from tests.support.oracle.verify_effects import ablations, aligned_tokens, carries, effects, mlps
+from tests.support.oracle.verify_reruns import centre, rerun
+from tests.support.oracle.verify_setting import (
+    Field,
+    Setting,
+    added,
+    arrange,
+    beta,
+    beta_interval,
+    is_written,
+    median_interval,
+    named,
+    quantiles,
+    ratios,
+)
+from tests.support.oracle.verify_trust import trust_rows
+
+Row = dict[str, object]
+
+
+def _family(*prefixes: str) -> list[str]:
+    return [f"{prefix}{name}" for prefix in prefixes for name in QUANTILES]
+
+
+COLUMNS = {
+    "eraser_group": [
+        *("writer", "group", "eraser", "chosen", "held_out"),
+        *_family("clean_", "patched_", "v_composed_"),
+        *("clean_median_low", "clean_median_high", "patched_median_low", "patched_median_high"),
+        *("beta", "beta_low", "beta_high", "position_share", "verdict", "n"),
+    ],
+    "nulls": ["writer", "eraser", "null", "direction", "of", *_family(""), "beta", "beta_low", "beta_high", "n"],
+    "patched_residual_projection": [
+        *("writer", "eraser", "patch", "state"),
+        *_family("clean_", "patched_"),
+        *("clean_beta", "patched_beta", "n"),
+    ],
+    "dla_correlation": [
+        *("writer", "eraser", "effect", "r", "spearman", "slope", "intercept"),
+        *("low", "high", "slope_low", "slope_high", "n", "stage", "resolution"),
+    ],
+    "dla_points": ["writer", "eraser", "effect", "prompt", "position", "writer_dla", "eraser_dla"],
+    "mlp_erasure": [
+        *("writer", "component"),
+        *_family("clean_", "patched_", "read_"),
+        *("beta", "beta_low", "beta_high", "n"),
+    ],
+    "aligned_tokens": ["writer", "rank", "token_id", "token", "mean_direct_logit"],
+    "adversarial": [
+        *("writer", "source", "prompt", "position", "text", "top_id", "top", "second_id", "second", "logit_diff"),
+        *("component", "role", "clean", "inputs", *_family(""), "change", "rank", "n"),
+    ],
+    "adversarial_tokens": [
+        *("writer", "source", "prompt", "place", "position", "token_id", "token", "dla", "net_dla"),
+    ],
+    "ablation_loss": [
+        *("writer", "ablation", "clean_loss", "increase_mean", "increase_mean_low", "increase_mean_high"),
+        *_family(""),
+        "n",
+    ],
+    "carries": [
+        *("writer", "eraser", "part", "power_share", "variance", "position_share", "token_share"),
+        *("erased_by_reading", "n"),
+    ],
+    "position_profile": [
+        *("writer", "eraser", "first_position", "last_position"),
+        *_family("clean_", "patched_"),
+        *("writer_norm", "n"),
+    ],
+    "later_use": [
+        *("writer", "eraser", "component"),
+        *_family("clean_", "patched_"),
+        *("clean_beta", "clean_beta_low", "clean_beta_high", "patched_beta", "n"),
+    ],
+    "dla_trust": [
+        *(
+            "writer",
+            "dla_mean_abs",
+            "net_mean_abs",
+            "effect_mean_abs",
+            "net_slope",
+            "net_r",
+            "effect_slope",
+            "effect_r",
+        ),
+        *("low", "high", "effect_slope_recomputed", "effect_r_recomputed", "trust", "n"),
+    ],
+}
+
+
+def verify_tables(
+    config: ModelConfig,
+    weights: Mapping[str, Tensor | np.ndarray],
+    tokens: np.ndarray | Tensor,
+    targets: Sequence[Target],
+    positions: int | None = None,
+    *,
+    block: int = 4,
+    seed: int = 0,
+    first_prompt: int = 0,
+    places: int = 4,
+    given: Sequence[Sequence[int]] = (),
+    donors: Sequence[int] | None = None,
+    trust_prompts: int | None = None,
+    tau: float = TAU,
+    held_out: bool = True,
+) -> dict[str, pd.DataFrame]:
+    """All tables of verify by definition, without their ``model`` column.
+
+    ``dla_correlation`` carries ``resolution`` beside the contract's columns, the spread of y in units of the erasers'
+    whole DLA: tolerances are stated in it. Names of tokens are null.
+
+    Args:
+        config, weights: the processed model.
+        tokens: ids [prompt, pos] of all prompts of the corpus.
+        targets: whom to verify.
+        positions: how many positions of each prompt are measured; None measures all.
+        block: prompts of a block.
+        seed: of all that is drawn.
+        first_prompt: verify measures on the prompts from this one on.
+        places: how many places of high attribution are tested of each writer.
+        given: token ids of further prompts that are tested.
+        donors: indices in the corpus of the prompts that donate inputs; None takes all of it.
+        trust_prompts: on how many of the first prompts trust is measured; None takes all.
+        tau: what the verdict calls erased is at least this.
+        held_out: what the tables say of the prompts.
+    """
+    drawn = {"block": block, "seed": seed, "first_prompt": first_prompt}
+    s = arrange(config, weights, tokens, positions, **drawn)
+    trusted = len(s.ids) if trust_prompts is None else trust_prompts
+    rows: dict[str, list[Row]] = {name: [] for name in COLUMNS}
+    for target in targets:
+        nulls = list(null_rows(s, target))
+        rows["nulls"] += nulls
+        rows["eraser_group"] += group_rows(s, target, nulls, tau, held_out)
+        patched = {"group": patched_runs(s, target, whole_layers=False), "layer": patched_runs(s, target, True)}
+        rows["patched_residual_projection"] += state_rows(s, target, patched)
+        rows["later_use"] += later_use_rows(s, target, patched["group"])
+        rows["position_profile"] += profile_rows(s, target)
+        rows["carries"] += carries(s, target)
+        lines, points = effects(s, target)
+        rows["dla_correlation"] += lines
+        rows["dla_points"] += points
+    for writer in dict.fromkeys(target.writer for target in targets):
+        rows["mlp_erasure"] += mlps(s, writer)
+        rows["ablation_loss"] += ablations(s, writer)
+        rows["aligned_tokens"] += aligned_tokens(s, writer)
+    writers = list(dict.fromkeys(target.writer for target in targets))
+    rows["adversarial"] = adversarial_rows(s, writers, places, given, donors)
+    rows["adversarial_tokens"] = list(token_rows(s, writers, places, given))
+    rows["dla_trust"] = trust_rows(arrange(config, weights, s.corpus[: first_prompt + trusted], positions, **drawn))
+    return {name: pd.DataFrame(rows[name], columns=columns) for name, columns in COLUMNS.items()}
+
+
+def key_of(target: Target) -> Row:
+    """The columns that name a target."""
+    return {"writer": target.writer, "eraser": target.label}
+
+
+def group_rows(s: Setting, target: Target, nulls: Sequence[Row], tau: float, held_out: bool) -> Iterator[Row]:
+    """Each eraser by itself, then their sum with the verdict; a group with the name of its one head is its sum."""
+    apart = [(head, (head,)) for head in target.erasers if head != target.label]
+    w, valid, blocks = s.tokens(s.term(target.writer)), s.has_ratio(target.writer), s.block_of()
+    for label, heads in [*apart, (target.label, target.erasers)]:
+        part = s.tokens(s.v_composed(heads, s.term(target.writer)))
+        clean, read = ratios(s.tokens(sum_of(s, heads)), w, valid), ratios(part, w, valid)
+        row: Row = {
+            "writer": target.writer,
+            "group": target.label,
+            "eraser": label,
+            "chosen": target.chosen,
+            "held_out": held_out,
+        }
+        row |= quantiles(clean, "clean_") | quantiles(clean - read, "patched_") | quantiles(read, "v_composed_")
+        row |= named("clean_median_", median_interval(blocks[valid], clean))
+        row |= named("patched_median_", median_interval(blocks[valid], clean - read))
+        row |= {"beta": beta(part, w)} | named("beta_", beta_interval(blocks, part, w))
+        row |= {"position_share": math.nan, "verdict": None, "n": int(valid.sum())}
+        if label == target.label:
+            row |= conclusion(target, row, nulls, tau)
+        yield row
+
+
+def conclusion(target: Target, row: Row, nulls: Sequence[Row], tau: float) -> Row:
+    """What position alone explains of the erasure, and whether there is one."""
+    by_name = {(null["null"], null["of"]): null for null in nulls if null["direction"] == ""}
+    whole = by_name["measured", "v_composed"]["beta"]
+    share = by_name["position", "v_composed"]["beta"] / whole if whole else math.nan
+    high, placebo = row["beta_high"], by_name["placebo", "v_composed"]["beta_low"]
+    if math.isnan(high) or math.isnan(placebo):
+        return {"position_share": share, "verdict": None}
+    erased = target.chosen != "all" and high < -tau and high < placebo
+    return {"position_share": share, "verdict": "erased" if erased else "not found"}
+
+
+def sum_of(s: Setting, heads: Sequence[str]) -> Field:
+    """What heads write together."""
+    return added([s.term(head) for head in heads])
+
+
+def null_rows(s: Setting, target: Target) -> Iterator[Row]:
+    """What the erasers do to their writer, and to what stands in its place."""
+    output, stream = s.term(target.writer), s.written(target.writer)
+    w, valid, o = s.tokens(output), s.has_ratio(target.writer), s.tokens(sum_of(s, target.erasers))
+    yield null_row(s, target, "measured", "clean", o, w, valid)
+    read = s.tokens(s.v_composed(target.erasers, output))
+    yield null_row(s, target, "measured", "v_composed", read, w, valid)
+    for name, permuted in (("shuffled", True), ("position", False)):
+        onto, resid = (s.tokens(s.from_partner(field, permuted)) for field in (output, stream))
+        yield null_row(s, target, name, "clean", o, onto, is_written(onto, resid))
+        yield null_row(s, target, name, "v_composed", read, onto, is_written(onto, resid))
+    drawn = s.random_directions(target.writer)
+    yield null_row(s, target, "random_direction", "clean", o, s.tokens(drawn), valid)
+    yield null_row(s, target, "placebo", "v_composed", s.tokens(s.v_composed(target.erasers, drawn)), w, valid)
+    for sibling in siblings(s, target.writer):
+        onto, where = s.tokens(s.term(sibling)), s.has_ratio(sibling)
+        part = s.tokens(s.v_composed(target.erasers, s.term(sibling)))
+        yield null_row(s, target, "siblings", "clean", o, onto, where, sibling)
+        yield null_row(s, target, "siblings", "v_composed", part, onto, where, sibling)
+
+
+def null_row(
+    s: Setting,
+    target: Target,
+    null: str,
+    of: str,
+    vectors: np.ndarray,
+    onto: np.ndarray,
+    where: np.ndarray,
+    direction: str = "",
+) -> Row:
+    row = key_of(target) | {"null": null, "direction": direction, "of": of} | quantiles(ratios(vectors, onto, where))
+    ends = named("beta_", beta_interval(s.block_of(), vectors, onto))
+    return row | {"beta": beta(vectors, onto)} | ends | {"n": int(where.sum())}
+
+
+def siblings(s: Setting, writer: str) -> list[str]:
+    """Components that write where the writer does: the other heads of its layer, the other embedding."""
+    if writer in ("embed", "pos_embed"):
+        return ["pos_embed" if writer == "embed" else "embed"]
+    layer = layer_of_head(writer)
+    return [term for term in s.stream.terms if layer is not None and layer_of_head(term) == layer and term != writer]
+
+
+def patched_runs(s: Setting, target: Target, whole_layers: bool) -> list[Activations]:
+    """Runs in which the values of the erasers, or of all heads of their layers, do not see the writer."""
+    layers = {layer_of_head(head) for head in target.erasers}
+    heads = [head for head in s.stream.terms if layer_of_head(head) in layers] if whole_layers else target.erasers
+    runs = []
+    for tokens, run in zip(s.ids, s.runs, strict=True):
+        written = centre(run.terms[target.writer])
+        unseen = {head: written / run.ln1_scales[layer_of_head(head)][:, None] for head in heads}
+        runs.append(rerun(s.config, s.w, tokens, unseen=unseen))
+    return runs
+
+
+def state_rows(s: Setting, target: Target, patched: Mapping[str, list[Activations]]) -> Iterator[Row]:
+    """PR of every state onto the writer, clean and in the two patched runs."""
+    w, valid = s.tokens(s.term(target.writer)), s.has_ratio(target.writer)
+    for patch, runs in patched.items():
+        for state in s.runs[0].states:
+            clean, after = s.tokens(s.state(state)), s.tokens([run.states[state] for run in runs])
+            row = key_of(target) | {"patch": patch, "state": state}
+            row |= quantiles(ratios(clean, w, valid), "clean_") | quantiles(ratios(after, w, valid), "patched_")
+            yield row | {"clean_beta": beta(clean, w), "patched_beta": beta(after, w), "n": int(valid.sum())}
+
+
+def later_use_rows(s: Setting, target: Target, patched: Sequence[Activations]) -> Iterator[Row]:
+    """PR onto the writer of every term behind the attention of the last eraser, clean and in the patched run."""
+    w, valid = s.tokens(s.term(target.writer)), s.has_ratio(target.writer)
+    order = list(s.stream.terms)
+    last = max(layer_of_head(head) for head in target.erasers)
+    for term in order[order.index(f"b_O{last}") + 1 :]:
+        clean, after = s.tokens(s.term(term)), s.tokens([run.terms[term] for run in patched])
+        row = key_of(target) | {"component": term}
+        row |= quantiles(ratios(clean, w, valid), "clean_") | quantiles(ratios(after, w, valid), "patched_")
+        row |= {"clean_beta": beta(clean, w)} | named("clean_beta_", beta_interval(s.block_of(), clean, w))
+        yield row | {"patched_beta": beta(after, w), "n": int(valid.sum())}
+
+
+def profile_rows(s: Setting, target: Target) -> Iterator[Row]:
+    """The erasers' PR, clean and patched, and the writer's size, by bins of positions."""
+    w, valid, at = s.tokens(s.term(target.writer)), s.has_ratio(target.writer), s.positions()
+    o = s.tokens(sum_of(s, target.erasers))
+    left = o - s.tokens(s.v_composed(target.erasers, s.term(target.writer)))
+    first, last = 0, 0
+    while first < s.seq_len:
+        inside = (at >= first) & (at <= last)
+        row = key_of(target) | {"first_position": first, "last_position": min(last, s.seq_len - 1)}
+        for prefix, vectors in (("clean_", o), ("patched_", left)):
+            row |= quantiles(ratios(vectors, w, valid & inside), prefix)
+        norm = math.sqrt((w[inside] ** 2).sum() / inside.sum()) if inside.any() else math.nan
+        yield row | {"writer_norm": norm, "n": int((valid & inside).sum())}
+        first, last = last + 1, 2 * last + 1

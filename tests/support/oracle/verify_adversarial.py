@@ -1,0 +1,154 @@
+"""The literal oracle of verify: places of high attribution at which a head's input is replaced by that of other prompts.
+
+A place is a writer, a prompt and the position behind which the prompt is cut; a, b and g are those of its last token.
+The writer's DLA there, and that of the other head whose DLA is highest, once as it is and once for every donor prompt cut
+to the same length: the head's normalised input is the donor's at the last position alone (its query, and the last key
+and value), or at all of them, which is the donor's own output. MLPs and embeddings write what they write in the donor.
+
+Of the same prompt, token by token and as it is: the writer's DLA on the difference of that token's own a and b, and net,
+with the V-composed part of every later head from the writer added: what is gone from the head's output, its pattern
+clean, once the writer's output is taken out of its value input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from erasure_sweep.workers.records import Place
+from tests.support.oracle.dla import top_two
+from tests.support.oracle.scan import Activations, as_numpy, forward, is_later_head, layer_norm, layer_of_head, quantile
+from tests.support.oracle.v_composition import patched_output, resid_pre
+from tests.support.oracle.verify_reruns import centre, run_head
+from tests.support.oracle.verify_setting import Setting, dot, quantiles
+
+Row = dict[str, object]
+CONTEXT = 8
+"""Places are searched behind so many positions, or behind a quarter of shorter prompts."""
+SHOWN = 128
+"""How many tokens of a prompt are told of, the last."""
+
+
+class Cut(NamedTuple):
+    """A prompt that ends at a place, and its logit direction there."""
+
+    ids: np.ndarray
+    run: Activations
+    top: tuple[int, int]
+    g: np.ndarray
+
+    def attribution(self, output: np.ndarray) -> float:
+        """DLA of an output [pos, d_model] at the last position."""
+        return float(output[-1] @ self.g)
+
+
+def adversarial_rows(
+    s: Setting,
+    writers: Sequence[str],
+    places: int,
+    given: Sequence[Sequence[int]],
+    donors: Sequence[int] | None,
+) -> list[Row]:
+    """Rows of all places, each place ranked by how little the writer's attribution changes under a donor's last input."""
+    indices = range(len(s.corpus)) if donors is None else donors
+    rows = [row for place in all_places(s, writers, places, given) for row in place_rows(s, place, given, indices)]
+    tested = [row for row in rows if (row["role"], row["inputs"]) == ("writer", "last")]
+    for key in {(row["writer"], row["source"]) for row in tested}:
+        mine = [row for row in tested if (row["writer"], row["source"]) == key]
+        for rank, best in enumerate(sorted(mine, key=lambda row: row["change"]), start=1):
+            same = ("writer", "source", "prompt", "position")
+            for row in rows:
+                if all(row[name] == best[name] for name in same):
+                    row["rank"] = rank
+    return rows
+
+
+def token_rows(s: Setting, writers: Sequence[str], places: int, given: Sequence[Sequence[int]]) -> Iterator[Row]:
+    """Rows of the tokens before all places, the place's own last."""
+    for place in all_places(s, writers, places, given):
+        ids = prompt_of(s, place, given)
+        run = forward(s.config, s.w, ids)
+        written = run.terms[place.writer]
+        taken_back = [
+            run.terms[head] - patched_output(s.config, s.w, run, place.writer, head, "frozen")
+            for head in run.terms
+            if is_later_head(head, place.writer)
+        ]
+        for position in range(max(0, len(ids) - SHOWN), len(ids)):
+            a, b = top_two(run.logits[position].tolist())
+            g = centre(s.w["W_U"][:, a] - s.w["W_U"][:, b]) / run.final_scale[position]
+            dla = float(written[position] @ g)
+            net = dla + sum(float(part[position] @ g) for part in taken_back)
+            yield {
+                **{"writer": place.writer, "source": place.source, "prompt": place.prompt, "place": place.position},
+                **{"position": position, "token_id": int(ids[position]), "token": None, "dla": dla, "net_dla": net},
+            }
+
+
+def all_places(s: Setting, writers: Sequence[str], places: int, given: Sequence[Sequence[int]]) -> list[Place]:
+    """The places found for every writer, then the ends of the given prompts."""
+    chosen = [place for writer in writers for place in found_places(s, writer, places)]
+    return chosen + [Place(w, "given", i, len(ids) - 1) for w in writers for i, ids in enumerate(given)]
+
+
+def prompt_of(s: Setting, place: Place, given: Sequence[Sequence[int]]) -> np.ndarray:
+    """A place's prompt up to the place."""
+    ids = s.corpus[place.prompt] if place.source == "found" else np.asarray(given[place.prompt])
+    return ids[: place.position + 1]
+
+
+def found_places(s: Setting, writer: str, n: int) -> list[Place]:
+    """Where the writer's DLA is highest, and positive: at most once in each prompt, and not at its first positions."""
+    best, start = [], min(CONTEXT, s.seq_len // 4)
+    for row, (output, g) in enumerate(zip(s.term(writer), s.logit_directions(), strict=True)):
+        attributed = dot(output, g)
+        late = [position for position in s.kept[row] if position >= start and attributed[position] > 0.0]
+        if late:
+            position = max(late, key=lambda p: (attributed[p], -p))
+            best.append((attributed[position], Place(writer, "found", s.first_prompt + row, int(position))))
+    best.sort(key=lambda pair: (-pair[0], pair[1].prompt))
+    return [place for _, place in best[:n]]
+
+
+def cut(s: Setting, ids: Sequence[int]) -> Cut:
+    """Run a prompt that was cut."""
+    run = forward(s.config, as_numpy(s.w), ids)
+    a, b = top_two(run.logits[-1].tolist())
+    g = centre(s.w["W_U"][:, a] - s.w["W_U"][:, b]) / run.final_scale[-1]
+    return Cut(np.asarray(ids), run, (a, b), g)
+
+
+def place_rows(s: Setting, place: Place, given: Sequence[Sequence[int]], donors: Sequence[int]) -> list[Row]:
+    """A place's rows: the writer and the other head, each under both replacements."""
+    found = place.source == "found"
+    here = cut(s, prompt_of(s, place, given))
+    others = [
+        cut(s, s.corpus[donor][: place.position + 1]) for donor in donors if not (found and donor == place.prompt)
+    ]
+    heads = [label for label in s.stream.terms if layer_of_head(label) is not None and label != place.writer]
+    components = {"writer": place.writer, "other": max(heads, key=lambda h: here.attribution(here.run.terms[h]))}
+    a, b = here.top
+    key: Row = {"writer": place.writer, "source": place.source, "prompt": place.prompt, "position": place.position}
+    key |= {"top_id": a, "second_id": b, "logit_diff": here.run.logits[-1][a] - here.run.logits[-1][b]}
+    rows = []
+    for role, component in components.items():
+        clean = here.attribution(here.run.terms[component])
+        for inputs in ("last", "all"):
+            patched = [here.attribution(replaced(s, here, donor, component, inputs)) for donor in others]
+            row = key | {"component": component, "role": role, "clean": clean, "inputs": inputs} | quantiles(patched)
+            change = abs(quantile(patched, 0.5) - clean) / abs(clean) if patched and clean else np.nan
+            rows.append(row | {"change": change, "n": len(patched)})
+    return rows
+
+
+def replaced(s: Setting, here: Cut, donor: Cut, component: str, inputs: str) -> np.ndarray:
+    """A component's output [pos, d_model] with a donor's normalised input at the last position, or at all."""
+    layer = layer_of_head(component)
+    if layer is None or inputs == "all":
+        return donor.run.terms[component]
+    x, _ = layer_norm(resid_pre(here.run, layer), s.config.eps)
+    from_donor, _ = layer_norm(resid_pre(donor.run, layer), s.config.eps)
+    mixed = np.concatenate([x[:-1], from_donor[-1:]])
+    return run_head(s.config, s.w, component, mixed, mixed, mixed)[0]

@@ -1,0 +1,257 @@
+"""The literal oracle of verify: what the erasers do to the writer's DLA, who else erases it, and what the writer is for.
+
+Effects of the erasers G on the logits, y at a token, against x = DLA(o_w):
+
+- ``full``: DLA of what they write. ``v_composition``: of their V-composed part.
+- ``value_input``: what is lost of it when their values read LN(resid_pre − o_w), their patterns clean.
+- ``layer_input``: when queries and keys read that too.
+- ``downstream``: when o_w is taken out of the stream right after it was written and everything behind is run again.
+- ``without_pattern``: of what their OV circuits make of o_w at its own position, along the true next token alone, from
+  position 32 on; x is along that token too.
+
+MLPs: what of an MLP's output is lost when o_w is taken out of its input. Ablations: the writer's output replaced by the
+partner's, at the same or at a permuted position. Carries: shares of the writer's variance between cells of equal
+position and of equal token, 1 − (SSW / dof) / (SST / (N − 1)), cells within blocks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from erasure_sweep.workers.records import Target
+from tests.support.oracle.dla import correlate, is_constant, pearson
+from tests.support.oracle.scan import layer_norm, layer_of_head
+from tests.support.oracle.verify_reruns import centre, place_of, rerun, run_head, run_mlp
+from tests.support.oracle.verify_setting import (
+    Field,
+    Setting,
+    added,
+    beta,
+    beta_interval,
+    dot,
+    interval,
+    mean_interval,
+    named,
+    quantiles,
+    ratios,
+)
+
+Row = dict[str, object]
+SAMPLE, LOSSES, ALIGNED, FIRST_WITHOUT_PATTERN = 1000, 128, 30, 32
+CONSTANT_POWER = 1e-12
+
+
+def effects(s: Setting, target: Target) -> tuple[list[Row], list[Row]]:
+    """Rows of ``dla_correlation`` and of ``dla_points``."""
+    rows, points, sampled = [], [], sample(s)
+    key = {"writer": target.writer, "eraser": target.label}
+    g, next_token = s.logit_directions(), next_directions(s)
+    every, late = np.ones(len(sampled), dtype=bool), s.positions() >= FIRST_WITHOUT_PATTERN
+    late &= s.positions() < s.seq_len - 1
+    whole = dla(s, added([s.term(head) for head in target.erasers]), g)
+    size = math.sqrt(float(np.mean(whole**2)))
+    for effect, written in effects_written(s, target).items():
+        alone = effect == "without_pattern"
+        x, y = (dla(s, field, next_token if alone else g) for field in (s.term(target.writer), written))
+        used = late if alone else every
+        line = line_of(s, x, y, used, sampled)
+        resolution = float(y[used].std()) / size if used.any() and size > 0.0 else 0.0
+        rows.append(key | {"effect": effect} | line | {"stage": "verify", "resolution": resolution})
+        for t in np.flatnonzero(sampled & used):
+            place = {"prompt": s.first_prompt + int(s.prompts()[t]), "position": int(s.positions()[t])}
+            points.append(key | {"effect": effect} | place | {"writer_dla": x[t], "eraser_dla": y[t]})
+    return rows, points
+
+
+def dla(s: Setting, field: Field, directions: Field) -> np.ndarray:
+    """Products with the logit directions at the measured tokens."""
+    return dot(s.tokens(field), s.tokens(directions))
+
+
+def sample(s: Setting) -> np.ndarray:
+    """The measured tokens with the lowest hashes."""
+    hashes = s.tokens([s.hashes(row) for row in s.rows])
+    chosen = np.zeros(len(hashes), dtype=bool)
+    chosen[np.argsort(hashes, kind="stable")[:SAMPLE]] = True
+    return chosen
+
+
+def next_directions(s: Setting) -> Field:
+    """Centred unembedding of the token that follows, over the final scale; zero where none does."""
+    directions = []
+    for ids, run in zip(s.ids, s.runs, strict=True):
+        after = centre(s.w["W_U"][:, ids[1:]].T) / run.final_scale[:-1, None]
+        directions.append(np.concatenate([after, np.zeros((1, s.config.d_model))]))
+    return directions
+
+
+def line_of(s: Setting, x: np.ndarray, y: np.ndarray, used: np.ndarray, sampled: np.ndarray) -> Row:
+    """Line, correlations and intervals of y on x over the tokens used; ranks over the sampled ones among them."""
+    if not used.any():
+        return dict.fromkeys(["r", "spearman", "slope", "intercept", *named("", (0, 0)), *named("slope_", (0, 0))]) | {
+            "n": 0
+        }
+    line = correlate(x[used], y[used])
+    line["spearman"] = correlate(x[used & sampled], y[used & sampled])["spearman"]
+    row: Row = {name: line[name] for name in ("r", "spearman", "slope", "intercept")}
+    row |= named("", line_interval(s, x, y, used, "r")) | named("slope_", line_interval(s, x, y, used, "slope"))
+    return row | {"n": int(used.sum())}
+
+
+def line_interval(s: Setting, x: np.ndarray, y: np.ndarray, used: np.ndarray, name: str) -> tuple[float, float]:
+    """Bootstrap interval of r or of the slope; NaN where the number itself is not defined."""
+    if is_constant(x[used]) or (name == "r" and is_constant(y[used])):
+        return math.nan, math.nan
+
+    def of_replicate(counts: np.ndarray) -> float:
+        a, b = np.repeat(x[used], counts), np.repeat(y[used], counts)
+        if not len(a) or is_constant(a) or (name == "r" and is_constant(b)):
+            return math.nan
+        da, db = a - a.mean(), b - b.mean()
+        return pearson(a, b) if name == "r" else float(np.sum(da * db) / np.sum(da * da))
+
+    return interval(s.block_of()[used], of_replicate)
+
+
+def effects_written(s: Setting, target: Target) -> dict[str, Field]:
+    """By effect, what of the erasers' output it is about."""
+    heads, writer = target.erasers, target.writer
+    state = s.stream.written_state(writer)
+    removed = [
+        rerun(s.config, s.w, tokens, added={state: -run.terms[writer]})
+        for tokens, run in zip(s.ids, s.runs, strict=True)
+    ]
+    return {
+        "full": added([s.term(head) for head in heads]),
+        "v_composition": s.v_composed(heads, s.term(writer)),
+        "value_input": added([lost(s, head, writer, values_alone=True) for head in heads]),
+        "layer_input": added([lost(s, head, writer, values_alone=False) for head in heads]),
+        "downstream": added(
+            [[run.terms[h] - r.terms[h] for run, r in zip(s.runs, removed, strict=True)] for h in heads]
+        ),
+        "without_pattern": added([moved(s, head, writer) for head in heads]),
+    }
+
+
+def lost(s: Setting, head: str, writer: str, values_alone: bool) -> Field:
+    """A head's output without what it writes when it reads a stream without the writer, its values alone or all of it."""
+    layer, field = layer_of_head(head), []
+    for row, run in zip(s.rows, s.runs, strict=True):
+        clean, _ = layer_norm(s.resid_pre(row, layer), s.config.eps)
+        edited, _ = layer_norm(s.resid_pre(row, layer) - run.terms[writer], s.config.eps)
+        attends = clean if values_alone else edited
+        field.append(run.terms[head] - run_head(s.config, s.w, head, attends, attends, edited)[0])
+    return field
+
+
+def moved(s: Setting, head: str, writer: str) -> Field:
+    """What a head's OV circuit makes of the writer's output at its own position."""
+    layer, _ = at = place_of(head)
+    return [
+        centre(run.terms[writer]) / run.ln1_scales[layer][:, None] @ s.w["W_V"][at] @ s.w["W_O"][at] for run in s.runs
+    ]
+
+
+def mlps(s: Setting, writer: str) -> Iterator[Row]:
+    """Every MLP behind the writer's sublayer: its output, without what it writes because it reads the writer, that."""
+    w, valid = s.tokens(s.term(writer)), s.has_ratio(writer)
+    for mlp in (term for term in s.stream.later_terms(writer) if term.startswith("MLP")):
+        layer, reads = int(mlp.removeprefix("MLP")), []
+        for run in s.runs:
+            stream = run.states[f"resid_mid{layer}"]
+            without = run_mlp(s.config, s.w, layer, stream - run.terms[writer])
+            reads.append(run_mlp(s.config, s.w, layer, stream) - without)
+        output, read = s.tokens(s.term(mlp)), s.tokens(reads)
+        row: Row = {"writer": writer, "component": mlp}
+        row |= quantiles(ratios(output, w, valid), "clean_") | quantiles(ratios(output - read, w, valid), "patched_")
+        row |= quantiles(ratios(read, w, valid), "read_") | {"beta": beta(read, w)}
+        yield row | named("beta_", beta_interval(s.block_of(), read, w)) | {"n": int(valid.sum())}
+
+
+def ablations(s: Setting, writer: str) -> Iterator[Row]:
+    """How much the loss rises when the writer writes what it wrote in the partner."""
+    state, output = s.stream.written_state(writer), s.term(writer)
+    at = [losses_at(s, row) for row in s.rows]
+    blocks = s._replace(kept=at).block_of()
+    clean = np.concatenate([loss(s.ids[row], s.runs[row].logits, at[row]) for row in s.rows])
+    for ablation, permuted in (("equal_position", False), ("random_position", True)):
+        other = s.from_partner(output, permuted)
+        runs = [rerun(s.config, s.w, s.ids[row], added={state: other[row] - output[row]}) for row in s.rows]
+        increase = np.concatenate([loss(s.ids[row], runs[row].logits, at[row]) for row in s.rows]) - clean
+        if not len(increase):
+            yield {"writer": writer, "ablation": ablation, "n": 0}
+            continue
+        row: Row = {
+            "writer": writer,
+            "ablation": ablation,
+            "clean_loss": clean.mean(),
+            "increase_mean": increase.mean(),
+        }
+        row |= named("increase_mean_", mean_interval(blocks, increase)) | quantiles(increase)
+        yield row | {"n": len(increase)}
+
+
+def losses_at(s: Setting, row: int) -> np.ndarray:
+    """The measured positions of a prompt that have a next token and the lowest hashes."""
+    followed = s.kept[row][s.kept[row] < s.seq_len - 1]
+    return followed[np.argsort(s.hashes(row)[followed], kind="stable")[:LOSSES]]
+
+
+def loss(ids: np.ndarray, logits: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """−log of the probability of the token that follows each position."""
+    values = []
+    for position in at:
+        shifted = logits[position] - logits[position].max()
+        values.append(math.log(np.exp(shifted).sum()) - shifted[ids[position + 1]])
+    return np.array(values)
+
+
+def carries(s: Setting, target: Target) -> Iterator[Row]:
+    """How the writer's variance divides, and that of what it takes from the first position and from all others."""
+    whole = s.tokens(s.term(target.writer))
+    cells = {"position_share": s.positions(), "token_share": s.tokens(list(s.ids))}
+    for part, field in parts_of(s, target.writer).items():
+        x, read = s.tokens(field), s.tokens(s.v_composed(target.erasers, field))
+        row: Row = {"writer": target.writer, "eraser": target.label, "part": part, "power_share": beta(x, whole)}
+        row["variance"] = float(((x - x.mean(axis=0)) ** 2).sum(axis=1).mean())
+        row |= {name: explained(x, s.block_of().of, cell) for name, cell in cells.items()}
+        yield row | {"erased_by_reading": -beta(read, x), "n": len(x)}
+
+
+def parts_of(s: Setting, writer: str) -> dict[str, Field]:
+    """All of a writer; of a head also what it moves from the first position, and the rest."""
+    whole = s.term(writer)
+    if layer_of_head(writer) is None:
+        return {"all": whole}
+    layer, _ = at = place_of(writer)
+    first = []
+    for row, run in zip(s.rows, s.runs, strict=True):
+        x, _ = layer_norm(s.resid_pre(row, layer), s.config.eps)
+        moved = x[0] @ s.w["W_V"][at] @ s.w["W_O"][at]
+        first.append(run.patterns[writer][:, :1] * moved)
+    return {"all": whole, "bos": first, "non_bos": [a - b for a, b in zip(whole, first, strict=True)]}
+
+
+def explained(x: np.ndarray, block_of: np.ndarray, cell: np.ndarray) -> float:
+    """Share of the variance of vectors [token, d_model] between cells; NaN where no cell has two tokens."""
+    total = float(((x - x.mean(axis=0)) ** 2).sum())
+    within, dof = 0.0, 0
+    for key in sorted(set(zip(block_of.tolist(), cell.tolist(), strict=True))):
+        members = x[(block_of == key[0]) & (cell == key[1])]
+        within += float(((members - members.mean(axis=0)) ** 2).sum())
+        dof += len(members) - 1
+    if dof == 0 or total <= CONSTANT_POWER * float((x**2).sum()):
+        return math.nan
+    return 1.0 - (within / dof) / (total / (len(x) - 1))
+
+
+def aligned_tokens(s: Setting, writer: str) -> Iterator[Row]:
+    """The tokens that the writer raises most, on average over the measured tokens."""
+    logits: Sequence[np.ndarray] = [centre(run.terms[writer]) / run.final_scale[:, None] @ s.w["W_U"] for run in s.runs]
+    mean = s.tokens(list(logits)).mean(axis=0)
+    for rank, token in enumerate(np.argsort(-mean, kind="stable")[:ALIGNED], start=1):
+        row = {"writer": writer, "rank": rank, "token_id": int(token), "token": None}
+        yield row | {"mean_direct_logit": float(mean[token])}

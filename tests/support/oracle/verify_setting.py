@@ -1,0 +1,263 @@
+"""What the oracle of verify starts from: clean runs of all prompts, what is measured, and who is compared with whom.
+
+A *field* is a vector (or number) at every position of every prompt: one array [pos, ...] for each prompt. Statistics are
+over *tokens*: a field at the measured positions, prompts behind one another.
+
+- Prompts are cut in blocks of equal size; a last block of one prompt joins the block before it. A prompt's *partner* is
+  the next prompt of its block, the first one for the last. Its *permutation* sorts the positions by their hash.
+- u_e,x[p] = Σ_j A_e[p, j] (centred x[j] / scale_e[j]) W_V^e W_O^e is what head e writes because x is in its value input.
+- g = centred(u_a − u_b) / final scale, a and b the two most likely next tokens; the DLA of x is x·g.
+- Intervals: 1000 times as many blocks as there are, drawn with replacement; 2.5 and 97.5 % of the number that they give.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from erasure_sweep.workers.models.forward import ModelConfig
+from erasure_sweep.workers.positions import hash_u64, measured_positions
+from tests.support.oracle.dla import top_two
+from tests.support.oracle.scan import NEGLIGIBLE, QUANTILES, Activations, Measured, as_numpy, forward, quantile
+from tests.support.oracle.v_composition import resid_pre
+from tests.support.oracle.verify_reruns import centre, place_of
+
+Field = list[np.ndarray]
+PERMUTED, DRAWN = 2**32, 2**33
+"""Added to positions before they are hashed, so that each use has hashes of its own."""
+REPLICATES = 1000
+
+
+class Blocks(NamedTuple):
+    """How many blocks there are, and to which of them each of some tokens belongs."""
+
+    n: int
+    of: np.ndarray
+
+    def __getitem__(self, where: np.ndarray) -> Blocks:
+        """Those of some of the tokens."""
+        return Blocks(self.n, self.of[where])
+
+
+class Setting(NamedTuple):
+    """Clean runs of the prompts of verify, and which of their positions are measured."""
+
+    config: ModelConfig
+    w: dict[str, np.ndarray]
+    corpus: np.ndarray
+    """Token ids of all prompts [prompt, pos]; verify measures on those from ``first_prompt`` on."""
+    ids: np.ndarray
+    """Of those alone."""
+    kept: list[np.ndarray]
+    """The measured positions of each prompt."""
+    blocks: list[list[int]]
+    runs: list[Activations]
+    seed: int
+    first_prompt: int
+
+    @property
+    def rows(self) -> range:
+        return range(len(self.runs))
+
+    @property
+    def seq_len(self) -> int:
+        return self.ids.shape[1]
+
+    @property
+    def stream(self) -> Measured:
+        """Where things stand in the sum."""
+        run = self.runs[0]
+        return Measured(run.terms, run.terms | run.attention, run.states, run.last_term)
+
+    def term(self, label: str) -> Field:
+        return [run.terms[label] for run in self.runs]
+
+    def state(self, name: str) -> Field:
+        return [run.states[name] for run in self.runs]
+
+    def written(self, writer: str) -> Field:
+        """The stream right after the writer's sublayer."""
+        return self.state(self.stream.written_state(writer))
+
+    def hashes(self, row: int, salt: int = 0) -> np.ndarray:
+        """Hash of every position of a prompt."""
+        return hash_u64(self.seed, self.first_prompt + row, np.arange(self.seq_len, dtype=np.uint64) + np.uint64(salt))
+
+    def partner(self, row: int) -> int:
+        block = next(block for block in self.blocks if row in block)
+        return block[(block.index(row) + 1) % len(block)]
+
+    def permutation(self, row: int) -> np.ndarray:
+        return np.argsort(self.hashes(row, PERMUTED), kind="stable")
+
+    def from_partner(self, field: Field, permuted: bool) -> Field:
+        """At each position what the partner has there, or where the prompt's permutation says."""
+        every = np.arange(self.seq_len)
+        return [field[self.partner(row)][self.permutation(row) if permuted else every] for row in self.rows]
+
+    def random_directions(self, writer: str) -> Field:
+        """Directions with the covariance of the partner's stream where the writer writes, as long as its output."""
+        stream, fields = self.written(writer), []
+        for row, output in zip(self.rows, self.term(writer), strict=True):
+            key = int(hash_u64(self.seed, self.first_prompt + row, DRAWN))
+            generator = np.random.Generator(np.random.Philox(key=key))
+            mixed = generator.standard_normal((self.seq_len, self.seq_len), dtype=np.float32).astype(np.float64)
+            resid = stream[self.partner(row)]
+            drawn = mixed @ (resid - resid.mean(axis=0))
+            lengths = [np.linalg.norm(output[p]) / np.linalg.norm(drawn[p]) for p in range(self.seq_len)]
+            fields.append(drawn * np.array(lengths)[:, None])
+        return fields
+
+    def v_composed(self, heads: Sequence[str], field: Field) -> Field:
+        """What heads write together because a field is in their value inputs."""
+        parts = []
+        for run, x in zip(self.runs, field, strict=True):
+            part = np.zeros_like(x)
+            for head in heads:
+                layer, _ = at = place_of(head)
+                seen = centre(x) / run.ln1_scales[layer][:, None]
+                part = part + run.patterns[head] @ (seen @ self.w["W_V"][at]) @ self.w["W_O"][at]
+            parts.append(part)
+        return parts
+
+    def resid_pre(self, row: int, layer: int) -> np.ndarray:
+        return resid_pre(self.runs[row], layer)
+
+    def tokens(self, field: Field) -> np.ndarray:
+        """A field at the measured tokens, [token, ...]."""
+        return np.concatenate([values[kept] for values, kept in zip(field, self.kept, strict=True)])
+
+    def block_of(self) -> Blocks:
+        """Each measured token's block."""
+        number = {row: b for b, block in enumerate(self.blocks) for row in block}
+        return Blocks(
+            len(self.blocks), np.concatenate([np.full(len(self.kept[row]), number[row]) for row in self.rows])
+        )
+
+    def positions(self) -> np.ndarray:
+        return np.concatenate(self.kept)
+
+    def prompts(self) -> np.ndarray:
+        """Each measured token's row among the prompts."""
+        return np.concatenate([np.full(len(self.kept[row]), row) for row in self.rows])
+
+    def has_ratio(self, writer: str) -> np.ndarray:
+        """Measured tokens at which the writer has a PR."""
+        return is_written(self.tokens(self.term(writer)), self.tokens(self.written(writer)))
+
+    def top_two(self) -> Field:
+        """The two most likely next tokens, [pos, 2]."""
+        return [np.array([top_two(logits.tolist()) for logits in run.logits]) for run in self.runs]
+
+    def logit_directions(self) -> Field:
+        """g."""
+        u = self.w["W_U"]
+        return [
+            centre((u[:, top[:, 0]] - u[:, top[:, 1]]).T) / run.final_scale[:, None]
+            for run, top in zip(self.runs, self.top_two(), strict=True)
+        ]
+
+
+def arrange(
+    config: ModelConfig,
+    weights: Mapping[str, Tensor | np.ndarray],
+    tokens: np.ndarray | Tensor,
+    positions: int | None,
+    *,
+    block: int,
+    seed: int,
+    first_prompt: int,
+) -> Setting:
+    """Run every prompt; arguments as ``tests.support.oracle.verify.verify_tables`` takes them."""
+    corpus, w = np.asarray(tokens), as_numpy(weights)
+    ids = corpus[first_prompt:]
+    n = ids.shape[1] if positions is None else positions
+    kept = list(measured_positions(seed, first_prompt, len(ids), ids.shape[1], n))
+    runs = [forward(config, w, prompt) for prompt in ids]
+    return Setting(config, w, corpus, ids, kept, cut(len(ids), block), runs, seed, first_prompt)
+
+
+def cut(n_prompts: int, size: int) -> list[list[int]]:
+    """Blocks of prompts; a last one of one prompt joins the one before it."""
+    blocks = [list(range(start, min(start + size, n_prompts))) for start in range(0, n_prompts, size)]
+    if len(blocks) > 1 and len(blocks[-1]) == 1:
+        last = blocks.pop()
+        blocks[-1] += last
+    return blocks
+
+
+def added(fields: Sequence[Field]) -> Field:
+    """The sum of several fields."""
+    return [np.sum(values, axis=0) for values in zip(*fields, strict=True)]
+
+
+def is_written(vectors: np.ndarray, resid: np.ndarray) -> np.ndarray:
+    """Where vectors [token, d_model] are not negligible beside the stream."""
+    return (vectors**2).sum(axis=1) > NEGLIGIBLE * (resid**2).sum(axis=1)
+
+
+def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Products of vectors [..., d_model], one by one."""
+    return (a * b).sum(axis=-1)
+
+
+def ratios(vectors: np.ndarray, onto: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """PR of vectors onto others, at the tokens where it is defined."""
+    return dot(vectors[where], onto[where]) / dot(onto[where], onto[where])
+
+
+def beta(vectors: np.ndarray, onto: np.ndarray) -> float:
+    """β over all tokens; NaN onto what is zero everywhere."""
+    power = float(dot(onto, onto).sum())
+    return float(dot(vectors, onto).sum()) / power if power > 0.0 else math.nan
+
+
+def quantiles(values: Sequence[float] | np.ndarray, prefix: str = "") -> dict[str, float]:
+    """The quantiles of tables under their names; NaN where there are no values."""
+    numbers = [float(value) for value in values]
+    return {
+        f"{prefix}{name}": quantile(numbers, fraction) if numbers else math.nan for name, fraction in QUANTILES.items()
+    }
+
+
+def interval(blocks: Blocks, statistic: Callable[[np.ndarray], float]) -> tuple[float, float]:
+    """Bootstrap interval of a statistic of tokens, given how often each one counts; NaN with fewer than two blocks."""
+    if blocks.n < 2:
+        return math.nan, math.nan
+    drawn = np.random.default_rng(0).multinomial(blocks.n, np.full(blocks.n, 1.0 / blocks.n), size=REPLICATES)
+    distinct, which = np.unique(drawn, axis=0, return_inverse=True)  # of few blocks the same ones are drawn often
+    values = np.array([statistic(counts[blocks.of]) for counts in distinct])[which]
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return math.nan, math.nan
+    return float(np.quantile(values, 0.025)), float(np.quantile(values, 0.975))
+
+
+def beta_interval(blocks: Blocks, vectors: np.ndarray, onto: np.ndarray) -> tuple[float, float]:
+    """Bootstrap interval of β."""
+    products, powers = dot(vectors, onto), dot(onto, onto)
+
+    def of_replicate(counts: np.ndarray) -> float:
+        power = (counts * powers).sum()
+        return float((counts * products).sum() / power) if power > 0.0 else math.nan
+
+    return interval(blocks, of_replicate)
+
+
+def mean_interval(blocks: Blocks, values: np.ndarray) -> tuple[float, float]:
+    """Bootstrap interval of a mean."""
+    return interval(blocks, lambda counts: float((counts * values).sum() / counts.sum()) if counts.any() else math.nan)
+
+
+def median_interval(blocks: Blocks, values: np.ndarray) -> tuple[float, float]:
+    """Bootstrap interval of a median."""
+    return interval(blocks, lambda counts: float(np.median(np.repeat(values, counts))) if counts.any() else math.nan)
+
+
+def named(prefix: str, ends: tuple[float, float]) -> dict[str, float]:
+    """An interval's two columns."""
+    return {f"{prefix}low": ends[0], f"{prefix}high": ends[1]}

@@ -1,0 +1,59 @@
+"""What modules share: a hub with a cache of its own; an undisturbed run, for those with a ``bench``; cleaning up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.support.bad_input import Bench, Ran, assert_finished
+from tests.support.servers.hub import Hub
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with Hub() as server:
+        yield server
+
+
+@pytest.fixture
+def cache(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The hub, seen from this process with a cache of its own."""
+    hub.use_in_process(monkeypatch, tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture(scope="module")
+def measured(bench: Bench) -> Ran:
+    """An undisturbed run."""
+    (bench.root / "measured").mkdir()
+    ran = bench.run(bench.root / "measured" / "out")
+    assert_finished(ran, "good")
+    return ran
+
+
+@pytest.fixture
+def cleaned(capsys: pytest.CaptureFixture[str]) -> Callable[..., list[str]]:
+    """Cleans and returns the printed lines."""
+    from erasure_sweep.sweep.cleaning.clean import clean
+
+    def call(
+        *outs: Path,
+        stores: tuple[str, ...] = (),
+        names: tuple[str, ...] = (),
+        older_than: timedelta | None = None,
+        staging: Path | None = None,
+        dry_run: bool = False,
+    ) -> list[str]:
+        capsys.readouterr()
+        clean(list(outs), list(stores), bool(staging), list(names), older_than, staging and str(staging), dry_run)
+        return capsys.readouterr().out.splitlines()
+
+    return call

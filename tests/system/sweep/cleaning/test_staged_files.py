@@ -1,0 +1,179 @@
+"""Cleaning the staging folder: by name, by last use, and never what a run uses or a process makes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from erasure_sweep.sweep.cleaning.staged_files import StagedFiles
+from erasure_sweep.sweep.cleaning.staged_use import Use
+from erasure_sweep.sweep.store.driver_process import InUseError, this_driver
+from erasure_sweep.workers.errors import SweepError
+from tests.support.bad_input import Bench, Ran, assert_finished
+from tests.support.models.random_models import write_tl_directory
+from tests.system.sweep.cleaning.test_clean import ALL, GONE, LONG_AGO, MONTH
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    bench = Bench(tmp_path_factory.mktemp("staged"))
+    yield bench
+    bench.close()
+
+
+class TestStaged:
+    @pytest.fixture(scope="class")
+    def template(self, bench: Bench) -> Path:
+        """A staging folder with two models and two corpora, as runs leave it."""
+        staging = bench.root / "template"
+        (bench.root / "texts.txt").write_text("tokens of another corpus")
+        other = write_tl_directory(bench.root / "other", 1, 2, 2, 16)
+        longer = bench.root / "longer.npy"
+        longer.write_bytes(bench.tokens.read_bytes())
+        for model, corpus in ((bench.model, bench.tokens), (other, longer)):
+            out = bench.root / f"for-{Path(str(model)).name}" / "out"
+            ran = bench.run(out, model=model, corpus=corpus, staging=staging, stage="scan")
+            assert ran.code == 0, ran.stderr
+        return staging
+
+    @pytest.fixture
+    def staging(self, template: Path, tmp_path: Path) -> Path:
+        return Path(shutil.copytree(template, tmp_path / "staging"))
+
+    @staticmethod
+    def files(staging: Path) -> set[Path]:
+        return {path for path in staging.rglob("*") if path.is_file() and path.suffix != ".lock"}
+
+    @staticmethod
+    def of_model(staging: Path, name: str) -> set[Path]:
+        return {path for path in (staging / "models").glob("*.safetensors") if f"/{name}".encode() in path.read_bytes()}
+
+    @staticmethod
+    def of_corpus(staging: Path, name: str) -> set[Path]:
+        records = {path for path in (staging / "corpora").glob("*.json") if f"/{name}" in path.read_text()}
+        return records | {path.with_suffix(".npy") for path in records}
+
+    def test_by_name(self, cleaned, staging: Path, bench: Bench):
+        before = self.files(staging)
+        assert len(before) == 6
+        good = self.of_model(staging, "good")
+        assert len(good) == 1
+        said = cleaned(staging=staging, names=("good", "bad"))
+        assert said[1].startswith("good, weights (models/") and said[-1] == "nothing here is called bad"
+        assert self.files(staging) == before - good
+        tokens = self.of_corpus(staging, "tokens.npy")
+        assert len(tokens) == 2
+        cleaned(staging=staging, names=(str(bench.tokens),))
+        assert self.files(staging) == before - good - tokens
+        cleaned(staging=staging, names=("longer.npy", "other"))
+        assert self.files(staging) == set()
+
+    def test_what_is_gone_is_made_anew(self, cleaned, staging: Path, bench: Bench, out: Path, measured: Ran):
+        ran = bench.call(out, ["clean", "--staged", "--older-than", "0d", "--staging", str(staging)])
+        assert ran.code == 0 and ran.stdout.splitlines()[-1].startswith("4 things removed, ")
+        assert self.files(staging) == set()
+        again = bench.run(out, staging=staging)
+        assert_finished(again, "good")
+        assert again.tables() == measured.tables()
+
+    def test_by_last_use(self, cleaned, staging: Path, bench: Bench, out: Path):
+        before = self.files(staging)
+        for path in before:
+            os.utime(path, (LONG_AGO, LONG_AGO))
+        assert bench.run(out, staging=staging, stage="scan").code == 0
+        cleaned(staging=staging, older_than=MONTH)
+        assert self.files(staging) == self.of_model(staging, "good") | self.of_corpus(staging, "tokens.npy")
+
+    def test_a_dry_run_changes_nothing(self, cleaned, staging: Path):
+        before = {path: path.stat().st_mtime_ns for path in self.files(staging)}
+        said = cleaned(staging=staging, older_than=ALL, dry_run=True)
+        assert said[-1].startswith("4 things would be removed")
+        assert {path: path.stat().st_mtime_ns for path in self.files(staging)} == before
+
+    def test_what_a_run_uses(self, cleaned, staging: Path, out: Path):
+        used = {*self.of_model(staging, "other"), *self.of_corpus(staging, "longer.npy")}
+        driver = this_driver("demo", "", out, os.getpid())
+        use = Use(staging, driver)
+        use.start()
+        before = self.files(staging)
+        said = cleaned(staging=staging, older_than=ALL)
+        assert all(f"in use by {driver.where} (preparing)" in line for line in said[1:5])
+        assert self.files(staging) == before
+        use.of(used)
+        cleaned(staging=staging, older_than=ALL)
+        assert {path for path in self.files(staging) if path.parent.name != "in-use"} == used
+        use.end()
+        cleaned(staging=staging, older_than=ALL)
+        assert self.files(staging) == set()
+
+    def test_what_a_run_uses_that_begins_meanwhile(self, staging: Path, out: Path):
+        found = list(StagedFiles(staging).removable())
+        use = Use(staging, this_driver("demo", "", out, os.getpid()))
+        use.start()
+        before = self.files(staging)
+        assert len(found) == 4
+        for each in found:
+            with pytest.raises(InUseError, match="preparing"):
+                each.remove()
+        assert self.files(staging) == before
+
+    def test_what_a_killed_run_used(self, cleaned, staging: Path, out: Path):
+        Use(staging, this_driver("demo", "", out, os.getpid())._replace(pid=GONE)).start()
+        cleaned(staging=staging, older_than=ALL)
+        assert self.files(staging) == set()
+
+    def test_what_is_being_made(self, cleaned, staging: Path):
+        (weights,) = self.of_model(staging, "good")
+        with FileLock(weights.with_name(f".{weights.name}.lock")):
+            said = cleaned(staging=staging, names=("good",))
+            assert "in use: a process that makes it" in said[1]
+        assert weights.exists()
+        cleaned(staging=staging, names=("good",))
+        assert not list((staging / "models").glob(f"*{weights.name}*"))
+
+    def test_what_was_left_half_made(self, cleaned, staging: Path):
+        before = self.files(staging)
+        left = [staging / "models" / ".aa.safetensors.0f0f.tmp", staging / "corpora" / ".bb-48.npy.0f0f.tmp"]
+        left += [staging / "names" / ".cc.json.0f0f.tmp"]
+        for path in left:
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(b"x")
+        said = cleaned(staging=staging, older_than=ALL, names=())
+        assert sum("in use by a process that writes it" in line for line in said) == 3
+        for path in left:
+            assert path.exists()
+            os.utime(path, (LONG_AGO, LONG_AGO))
+        with FileLock(left[0].with_name(".aa.safetensors.lock")), FileLock(left[1].with_name(".bb.lock")):
+            cleaned(staging=staging, older_than=MONTH)
+            assert [path.exists() for path in left] == [True, True, False]
+        cleaned(staging=staging, older_than=MONTH)
+        assert self.files(staging) == set()
+        assert before
+
+    def test_what_names_were_found_to_be_goes_with_the_weights(self, cleaned, staging: Path, bench: Bench):
+        from erasure_sweep.workers.hub.known_names import Remembered, remember
+
+        (good,), (other,) = self.of_model(staging, "good"), self.of_model(staging, "other")
+        for spec, weights in (("gpt2", good), ("gpt2-small", good), ("gelu-1l", other)):
+            remember(Remembered(spec, spec, spec, weights.stem, "gpt2@" + "0" * 40, None), staging)
+        assert len(list((staging / "names").iterdir())) == 3
+        cleaned(staging=staging, names=("gpt2-small",))
+        assert not good.exists() and other.exists()
+        (record,) = (staging / "names").iterdir()
+        assert json.loads(record.read_text())["spec"] == "gelu-1l"
+
+    def test_one_that_cannot_be_removed(self, cleaned, staging: Path):
+        (staging / "models" / "blocked.safetensors").mkdir()
+        with pytest.raises(SweepError, match=r"1 of 5 could not be removed, the first: .*blocked"):
+            cleaned(staging=staging, older_than=ALL)
+        assert self.files(staging) == set()
+
+    def test_a_folder_that_is_not_there(self, cleaned, tmp_path: Path):
+        assert cleaned(staging=tmp_path / "none", older_than=ALL) == ["nothing to remove"]
+        assert not (tmp_path / "none").exists()

@@ -1,0 +1,284 @@
+"""Downloads from a loopback stand-in for the Hugging Face hub: resumed, checked, shared by processes, found again."""
+
+from __future__ import annotations
+
+import os
+import pty
+import random
+import select
+import subprocess
+import sys
+import termios
+import time
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from erasure_sweep.workers.hub import transfer as hub_transfer
+from erasure_sweep.workers.hub.files import hub_file
+from tests.support.servers.hub import etag, refused_soon, run_environment
+
+REPO = "NeelNanda/GELU_1L512W_C4_Code"
+WEIGHTS = "model_final.pth"
+FILES = ("config.json", WEIGHTS)
+CONTENT = random.Random(0).randbytes(300_001)
+WAIT_LIMIT_S = 60
+FETCH = """
+import sys
+from erasure_sweep.workers.errors import SweepError
+from erasure_sweep.workers.hub.files import hub_file
+from tests.support.paths import ROOT
+
+try:
+    print(hub_file(sys.argv[1], sys.argv[2], ("config.json", sys.argv[2])))
+except SweepError as error:
+    sys.exit(str(error))
+"""
+
+
+@pytest.fixture
+def cache(cache, monkeypatch):
+    """The same, retries without a pause between them."""
+    monkeypatch.setattr(hub_transfer, "RETRY_PAUSE_S", 0.01)
+    return cache
+
+
+@pytest.fixture
+def repo(hub):
+    return hub.add("models", REPO, {"config.json": b'{"n_layers": 1}', WEIGHTS: CONTENT})
+
+
+def fetch(file: str = WEIGHTS, revision: str | None = None, refresh: bool = False) -> Path:
+    return hub_file(REPO, file, FILES, revision, refresh=refresh)
+
+
+def refusal(file: str = WEIGHTS) -> str:
+    return refused_soon(lambda: fetch(file))
+
+
+def start_fetch(environment: dict[str, str], stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
+    """Fetch the weights in a process of its own, which reads the hub's variables from the environment."""
+    command = [sys.executable, "-c", FETCH, REPO, WEIGHTS]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    limit = time.monotonic() + WAIT_LIMIT_S
+    while not holds():
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+
+
+def blobs(cache: Path) -> list[Path]:
+    return sorted((cache / "hub").rglob("blobs/*"))
+
+
+class TestResumed:
+    @pytest.mark.parametrize("cdn", [False, True])
+    def test_a_dropped_connection(self, cdn, hub, cache, repo):
+        repo.faults[WEIGHTS], repo.cdn = "drop-once", cdn
+        assert fetch().read_bytes() == CONTENT
+        assert hub.served[REPO, WEIGHTS] == (len(CONTENT), 2)
+
+    def test_the_next_call_goes_on(self, hub, cache, repo):
+        repo.faults[WEIGHTS] = "cut"
+        message = refusal()
+        assert message.startswith(f"the download of {WEIGHTS} of {REPO} broke off: run again (")
+        came = hub.served[REPO, WEIGHTS].bytes
+        assert message.endswith(f"; {came:,} of {len(CONTENT):,} bytes are kept)")
+        repo.faults.clear()
+        assert fetch().read_bytes() == CONTENT
+        assert hub.served[REPO, WEIGHTS].bytes == len(CONTENT)
+
+    def test_after_the_process_was_killed(self, hub, cache, repo):
+        repo.faults[WEIGHTS] = "stall"
+        half, patient = len(CONTENT) // 2, {"HF_HUB_DOWNLOAD_TIMEOUT": str(10 * WAIT_LIMIT_S)}
+        with start_fetch(run_environment(hub, cache) | patient) as process:
+            try:
+                wait_until(lambda: [path.stat().st_size for path in blobs(cache)] == [half])
+            finally:
+                process.kill()
+        assert hub.served[REPO, WEIGHTS] == (half, 1)
+        repo.faults.clear()
+        assert fetch().read_bytes() == CONTENT
+        assert hub.served[REPO, WEIGHTS] == (len(CONTENT), 2)
+        assert [path.name for path in blobs(cache)] == [etag(WEIGHTS, CONTENT)]
+
+    def test_a_server_without_ranges_sends_the_whole_again(self, hub, cache, repo):
+        repo.faults[WEIGHTS], repo.ranges = "drop-once", False
+        assert fetch().read_bytes() == CONTENT
+        assert hub.served[REPO, WEIGHTS] == (len(CONTENT) // 2 + len(CONTENT), 2)
+
+    def test_each_connection_that_brings_much_may_be_followed_by_another(self, hub, cache, repo, monkeypatch):
+        """Each of more connections than there are attempts brings half of what is missing."""
+        monkeypatch.setattr(hub_transfer, "WORTHWHILE_BYTES", 1)
+        repo.faults[WEIGHTS] = "cut"
+        assert f"; {len(CONTENT) - 1:,} of {len(CONTENT):,} bytes are kept)" in refusal()
+        assert hub.served[REPO, WEIGHTS].transfers > 2 * hub_transfer.ATTEMPTS
+
+
+class TestPatience:
+    def test_slow_and_steady(self, hub, cache, repo, monkeypatch):
+        """The whole takes longer than the limit, each part of it less."""
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 2)
+        hub.drips, hub.drip_s = 10, 0.3
+        repo.faults[WEIGHTS] = "slow"
+        assert fetch().read_bytes() == CONTENT
+        assert hub.served[REPO, WEIGHTS] == (len(CONTENT), 1)
+
+    def test_stalled(self, hub, cache, repo, monkeypatch):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 1)
+        repo.faults[WEIGHTS] = "stall"
+        message = refusal()
+        assert message.startswith(f"the download of {WEIGHTS} of {REPO} broke off: run again (nothing came for 1 s, ")
+        assert "HF_HUB_DOWNLOAD_TIMEOUT" in message
+        repo.faults.clear()
+        assert fetch().read_bytes() == CONTENT
+        assert hub.served[REPO, WEIGHTS].bytes == len(CONTENT)
+
+
+class TestChecked:
+    @pytest.mark.parametrize("cdn", [False, True])
+    @pytest.mark.parametrize("file", FILES)
+    def test_damaged(self, file, cdn, hub, cache, repo):
+        repo.faults[file], repo.cdn = "damaged", cdn
+        message = refusal(file)
+        assert message.startswith(f"the download of {file} of {REPO} came damaged (its hash is ")
+        assert message.endswith(f", the hub says {etag(file, repo.files[file])[:12]}…): run again")
+        assert [path for path in (cache / "hub").rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+        repo.faults.clear()
+        assert fetch(file).read_bytes() == repo.files[file]
+
+    def test_what_was_kept_is_not_its_beginning(self, cache, repo):
+        repo.faults[WEIGHTS] = "cut"
+        refusal()
+        (kept,) = blobs(cache)
+        kept.write_bytes(bytes(len(kept.read_bytes())))
+        repo.faults.clear()
+        assert "came damaged" in refusal()
+        assert fetch().read_bytes() == CONTENT
+
+    def test_more_was_kept_than_there_is(self, hub, cache, repo):
+        repo.faults[WEIGHTS] = "cut"
+        refusal()
+        (kept,) = blobs(cache)
+        kept.write_bytes(CONTENT + b"more")
+        repo.faults.clear()
+        assert fetch().read_bytes() == CONTENT
+
+    def test_short(self, hub, cache, repo):
+        repo.faults[WEIGHTS] = "short"
+        assert "broke off: run again (the hub sends less than it says; 150,000 of 300,001 bytes are kept)" in refusal()
+        repo.faults.clear()
+        assert fetch().read_bytes() == CONTENT
+        assert hub.served[REPO, WEIGHTS].bytes == len(CONTENT)
+
+    @pytest.mark.parametrize(
+        ("content", "expected"),
+        [
+            (b"", "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"),
+            (b"hello\n", "ce013625030ba8dba906f756967f9e9ca394464a"),
+            (b"", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"),
+        ],
+    )
+    def test_hashes_of_git_and_sha256(self, content, expected, tmp_path):
+        path = tmp_path / "file"
+        path.write_bytes(content)
+        assert hub_transfer.content_hash(path, expected) == expected
+        assert hub_transfer.content_hash(path, "5eb63bbbe01eeed093cb22bb8f5acdc3-2") is None
+
+
+class TestCache:
+    def test_nothing_is_asked_again(self, hub, cache, repo):
+        first = [fetch(file) for file in FILES]
+        hub.requests.clear()
+        assert [fetch(file) for file in FILES] == first
+        assert hub.requests == []
+
+    @pytest.mark.parametrize("offline", [False, True])
+    def test_works_when_the_hub_is_gone(self, offline, hub, cache, repo):
+        path = fetch()
+        hub.stop()
+        with start_fetch(run_environment(hub, cache, offline)) as process:
+            assert process.communicate(timeout=WAIT_LIMIT_S) == (f"{path}\n", "")
+
+    def test_offline_in_one_line(self, hub, cache, repo):
+        with start_fetch(run_environment(hub, cache, offline=True)) as process:
+            stderr = process.communicate(timeout=WAIT_LIMIT_S)[1]
+        assert process.returncode == 1
+        assert stderr.startswith(f"{WEIGHTS} of {REPO} is not in the Hugging Face cache and HF_HUB_OFFLINE is set: ")
+        assert stderr.count("\n") == 1
+        assert hub.requests == []
+
+    @pytest.mark.parametrize("file", ["config.json", "checkpoints/model_100.pth"])
+    def test_huggingface_hub_finds_it(self, file, cache, repo):
+        from huggingface_hub import hf_hub_download, scan_cache_dir
+
+        repo.files[file] = CONTENT
+        path = fetch(file)
+        assert path == cache / "hub" / "models--NeelNanda--GELU_1L512W_C4_Code" / "snapshots" / repo.sha / file
+        assert hf_hub_download(REPO, file, local_files_only=True) == str(path)
+        (scanned,) = scan_cache_dir(cache / "hub").repos
+        assert (scanned.repo_id, scanned.size_on_disk) == (REPO, len(CONTENT))
+
+    def test_one_content_at_two_revisions_is_fetched_once(self, hub, cache, repo):
+        repo.revisions["step100"] = {WEIGHTS: CONTENT}
+        assert fetch().parent != fetch(revision="step100").parent
+        assert hub.served[REPO, WEIGHTS] == (len(CONTENT), 1)
+
+    def test_a_pointer_that_leads_nowhere(self, cache, repo):
+        fetch().resolve().unlink()
+        assert fetch().read_bytes() == CONTENT
+
+    def test_without_symbolic_links(self, hub, cache, repo, monkeypatch):
+        monkeypatch.setattr(Path, "symlink_to", lambda *_: (_ for _ in ()).throw(OSError("not supported")))
+        path = fetch()
+        assert path.read_bytes() == CONTENT
+        assert not path.is_symlink()
+        assert fetch(refresh=True) == path
+        assert hub.served[REPO, WEIGHTS].transfers == 1
+
+    def test_two_processes_fetch_once(self, hub, cache, repo):
+        """The file is held back until both have asked for it."""
+        hub.drips, hub.drip_s = 1000, 0.1
+        repo.faults[WEIGHTS] = "slow"
+        processes = [start_fetch(run_environment(hub, cache)) for _ in range(2)]
+        wait_until(lambda: sum(request.startswith("HEAD") for request in hub.requests) == 2)
+        hub.drip_s = 0
+        ended = [process.communicate(timeout=WAIT_LIMIT_S) for process in processes]
+        assert ended == [(f"{fetch()}\n", "")] * 2
+        assert hub.served[REPO, WEIGHTS] == (len(CONTENT), 1)
+
+    def test_that_cannot_be_written_to(self, cache, repo):
+        (cache / "hub").parent.mkdir(parents=True)
+        (cache / "hub").write_text("no folder")
+        message = refusal()
+        assert message.startswith(f"{WEIGHTS} of {REPO} cannot be written to the Hugging Face cache {cache / 'hub'} (")
+        assert message.endswith(": set HF_HOME to another folder")
+
+    def test_without_room(self, hub, cache, repo, monkeypatch):
+        usage = namedtuple("usage", "total used free")(10**6, 10**6 - 1000, 1000)
+        monkeypatch.setattr(hub_transfer.shutil, "disk_usage", lambda _: usage)
+        assert refusal().startswith(f"no room on disk for {WEIGHTS} of {REPO} (0.3 MB) in the Hugging Face cache")
+        assert (REPO, WEIGHTS) not in hub.served
+
+
+class TestProgress:
+    def test_none_where_stderr_is_no_terminal(self, hub, cache, repo):
+        with start_fetch(run_environment(hub, cache)) as process:
+            assert process.communicate(timeout=WAIT_LIMIT_S)[1] == ""
+
+    def test_on_a_terminal(self, hub, cache, repo):
+        screen, stderr = pty.openpty()
+        termios.tcsetwinsize(screen, (24, 120))
+        with start_fetch(run_environment(hub, cache), stderr) as process:
+            process.communicate(timeout=WAIT_LIMIT_S)
+        shown = b""
+        while select.select([screen], [], [], 0)[0]:
+            shown += os.read(screen, 10_000)
+        os.close(stderr)
+        os.close(screen)
+        assert WEIGHTS in shown.decode()
+        assert "300k/300k" in shown.decode()

@@ -1,0 +1,244 @@
+"""From documents, or rows of ready tokens, to the prompts of a sweep: which, in which order, and how they are cut.
+
+A document is divided into slots of ``BYTES_PER_TOKEN * seq_len`` bytes; its passage number k runs from the first line
+end in slot k to the first in slot k + 1 (a space or any character stands in where a slot holds no line end). So
+passages follow from the sizes of the files alone, every byte lies in exactly one of them, and nothing has to be read
+but what is used. Passages are put into the order of a hash of (seed, document name, k), which depends neither on the
+file system nor on how many prompts are asked for; those of nothing but white space are left out and not counted. Every
+passage has the same chance to come early, so text is drawn in proportion to its length. It is close to a uniform sample
+of the text: what remains is that the end of a passage, left over when its prompt is full, is drawn less often, and so
+the beginning of a document, where its first passage begins, a little more often.
+
+Prompt i is BOS and the tokens of passage i. Where that ends too early, a separator and a passage from the end of the
+order follow, taken backwards and each once; what a passage has left over when its prompt is full is dropped. Prompts
+end where front and back meet. So prompt i begins with the same text whatever the tokenizer: one that spells with fewer
+tokens takes more from the back, and only has fewer prompts in the end. (A passage in which a tokenizer finds no token
+at all leaves its prompt to those from the back.) And the first N prompts of a longer run are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from hashlib import blake2b
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int64, Integer, UInt64
+
+from erasure_sweep.workers.errors import DataError, UsageError
+from erasure_sweep.workers.models.tokenizer import Tokenizer
+from erasure_sweep.workers.positions import as_u64, mix_u64
+
+BYTES_PER_TOKEN = 5
+"""Length of a passage beside that of a prompt: above what a token spells, so that most prompts need one passage."""
+_PASSAGES_PER_BATCH = 32
+
+
+class CorpusRequest(NamedTuple):
+    """What a sweep wants to read."""
+
+    corpus: str
+    """``stdlib``, a .npy, text, JSONL or parquet file, a folder, a known name, or ``hf:REPO[:CONFIG][:SPLIT]``;
+    not ``own``."""
+    prompts: int
+    """How many prompts are taken, where the corpus holds as many."""
+    seq_len: int
+    seed: int
+    least: int | None = None
+    """How few are enough; ``None`` where all of them are needed."""
+
+    @property
+    def needed(self) -> int:
+        """How few prompts are enough."""
+        return self.prompts if self.least is None else self.least
+
+
+class Document(NamedTuple):
+    """One text of a corpus; only the parts that are drawn are read."""
+
+    name: str
+    n_bytes: int
+    read: Callable[[int, int], bytes]
+    """UTF-8 bytes from … to, fewer at the end."""
+    lenient: bool = False
+    """Whether bytes that are not UTF-8 are replaced rather than refused."""
+
+
+class TokenRow(NamedTuple):
+    """One row of ready tokens."""
+
+    name: str
+    n_ids: int
+    read: Callable[[], Sequence[object]]
+
+
+class Draw(NamedTuple):
+    """Prompts drawn from a corpus, before they are checked against the vocabulary."""
+
+    tokens: Integer[np.ndarray, "prompt pos"]
+    description: str
+
+
+class Passages(NamedTuple):
+    """Passages in the order in which they are drawn."""
+
+    document: Int64[np.ndarray, " passage"]
+    slot: Int64[np.ndarray, " passage"]
+
+
+def draw_text(documents: Sequence[Document], request: CorpusRequest, tokenizer: Tokenizer) -> Draw:
+    """Prompts packed from the passages of ``documents``.
+
+    Raises:
+        UsageError: the documents hold fewer prompts than asked for.
+        DataError: a passage that is drawn is not text.
+    """
+    width = BYTES_PER_TOKEN * request.seq_len
+    order = order_passages(documents, width, request.seed)
+
+    def read(place: int) -> str:
+        return read_passage(documents[order.document[place]], int(order.slot[place]), width)
+
+    packed = list(islice(pack_prompts(read, len(order.slot), tokenizer, request.seq_len), request.prompts))
+    check_count(len(packed), request)
+    size = sum(document.n_bytes for document in documents)
+    return Draw(
+        np.array(packed, dtype=np.int64),
+        f"{len(documents)} documents, {size:,} bytes, cut into {len(order.slot)} passages of about {width} bytes;"
+        f" each prompt is BOS and a passage, in the order of seed {request.seed}, filled up from the end of that order",
+    )
+
+
+def draw_rows(rows: Sequence[TokenRow], request: CorpusRequest) -> Draw:
+    """The first ``seq_len`` ids of rows that are long enough, in the order of a hash of (seed, row name).
+
+    Raises:
+        UsageError: too few rows are long enough.
+    """
+    long_enough = [row for row in rows if row.n_ids >= request.seq_len]
+    check_count(len(long_enough), request)
+    keys = np.array([name_key(request.seed, row.name) for row in long_enough], dtype=np.uint64)
+    chosen = [long_enough[i] for i in np.argsort(keys, kind="stable")[: request.prompts]]
+    tokens = np.stack([as_ids(row.read()[: request.seq_len], row.name) for row in chosen])
+    return Draw(
+        tokens, f"{len(rows)} rows of ready tokens, {len(long_enough)} long enough, in the order of seed {request.seed}"
+    )
+
+
+def check_count(available: int, request: CorpusRequest) -> None:
+    """Refuse to go on with fewer prompts than are needed.
+
+    Raises:
+        UsageError: says how many there are.
+    """
+    if available < request.needed:
+        remedy = f"--prompts {available} or a shorter --seq-len" if available else "a shorter --seq-len or more text"
+        raise UsageError(
+            f"corpus {request.corpus} has {available} prompts of {request.seq_len} tokens, {request.needed} were asked"
+            f" for: give {remedy}"
+        )
+
+
+def no_tokenizer(request: CorpusRequest) -> UsageError:
+    """What is said when text is asked of a model that has no tokenizer."""
+    return UsageError(
+        f"corpus {request.corpus} is text, and the model has no tokenizer: put a tokenizer.json into its folder, or"
+        " give ready tokens (--corpus FILE.npy)"
+    )
+
+
+def as_ids(values: Sequence[object], where: str) -> Int64[np.ndarray, " pos"]:
+    """Token ids as an array.
+
+    Raises:
+        DataError: a value is no integer; ``where`` and its index are named.
+    """
+    for index, value in enumerate(values):
+        if type(value) is not int or not -(2**63) <= value < 2**63:
+            raise DataError(f"{where}: token {index} is {value!r}, not an integer id")
+    return np.array(values, dtype=np.int64)
+
+
+def name_key(seed: int, name: str) -> int:
+    """A 64-bit hash of (seed, name)."""
+    return int.from_bytes(blake2b(f"{seed}\0{name}".encode(errors="surrogateescape"), digest_size=8).digest(), "little")
+
+
+def order_passages(documents: Sequence[Document], width: int, seed: int) -> Passages:
+    """All passages of ``documents``, in the order in which they are drawn."""
+    n_slots = np.array([-(-document.n_bytes // width) for document in documents], dtype=np.int64)
+    keys: UInt64[np.ndarray, " document"] = np.array(
+        [name_key(seed, document.name) for document in documents], dtype=np.uint64
+    )
+    document = np.repeat(np.arange(len(documents)), n_slots)
+    slot = np.arange(len(document)) - np.repeat(np.cumsum(n_slots) - n_slots, n_slots)
+    order = np.argsort(mix_u64(keys[document], as_u64(slot)), kind="stable")
+    return Passages(document[order], slot[order])
+
+
+def read_passage(document: Document, slot: int, width: int) -> str:
+    """The passage of one slot; empty where no line starts in it.
+
+    Raises:
+        DataError: it is not text.
+    """
+    offset = slot * width
+    window = document.read(offset, offset + 2 * width)
+    start = _first_start(window[:width]) if slot else 0
+    stop = width + _first_start(window[width:]) if len(window) > width else len(window)
+    return _decode(window[start:stop], offset + start, document)
+
+
+def _first_start(slot: bytes) -> int:
+    """Behind the first line end of a slot; behind its first space, or before its first character, where it has none."""
+    for mark in (b"\n", b" "):
+        found = slot.find(mark)
+        if found >= 0:
+            return found + 1
+    return next((i for i, byte in enumerate(slot[:4]) if byte & 0xC0 != 0x80), 0)
+
+
+def _decode(data: bytes, offset: int, document: Document) -> str:
+    if document.lenient:
+        return data.decode("utf-8", errors="replace")
+    remedy = "convert it to UTF-8, or leave it out of the corpus"
+    if b"\0" in data:
+        raise DataError(f"{document.name} is not text (a zero byte at offset {offset + data.index(0)}): {remedy}")
+    try:
+        return data.decode("utf-8-sig" if offset == 0 else "utf-8")
+    except UnicodeDecodeError as error:
+        where = f"byte 0x{data[error.start]:02x} at offset {offset + error.start}"
+        raise DataError(f"{document.name} is not UTF-8 text ({where}): {remedy}") from error
+
+
+def pack_prompts(
+    read: Callable[[int], str], n_passages: int, tokenizer: Tokenizer, seq_len: int
+) -> Iterator[list[int]]:
+    """Prompts of exactly ``seq_len`` ids, made as they are asked for; one that cannot be filled is dropped.
+
+    Args:
+        read: the passage at a place in the order of drawing, 0 to ``n_passages`` - 1.
+        n_passages: how many there are, those of white space among them.
+    """
+    front = _encode(range(n_passages), read, tokenizer)
+    back = _encode(range(n_passages - 1, -1, -1), read, tokenizer)
+    taken_from = n_passages
+    for place, ids in front:
+        prompt = [tokenizer.bos_id, *ids]
+        while place < taken_from and len(prompt) < seq_len:
+            taken_from, more = next(back)  # which comes upon this prompt's own passage before it ends
+            if more and len(prompt) > 1:
+                prompt.append(tokenizer.separator_id)
+            prompt += more
+        if place >= taken_from:
+            return
+        yield prompt[:seq_len]
+
+
+def _encode(places: Iterable[int], read: Callable[[int], str], tokenizer: Tokenizer) -> Iterator[tuple[int, list[int]]]:
+    """Ids of the passages that are more than white space, each behind its place."""
+    texts = ((place, read(place)) for place in places)
+    written = ((place, text) for place, text in texts if text.strip())
+    while batch := list(islice(written, _PASSAGES_PER_BATCH)):
+        yield from zip((place for place, _ in batch), tokenizer.encode_batch([text for _, text in batch]), strict=True)

@@ -1,0 +1,170 @@
+"""One prompt of a shard as the verify measures see it: every vector of the clean pass, its partner, and what is drawn.
+
+Prompts of a shard are paired, each with the next one, cyclically: what is put in a writer's place comes from the partner.
+Draws are hashes of (seed, the prompt's index in the corpus), so that they do not depend on how prompts are batched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from erasure_sweep.workers.measures.interventions.rerun import Sublayer, next_sublayer, own_sublayer
+from erasure_sweep.workers.measures.scan.composition import attention_pattern, output
+from erasure_sweep.workers.measures.scan.products import NEGLIGIBLE
+from erasure_sweep.workers.models.forward import LeanModel, Trace
+from erasure_sweep.workers.positions import hash_u64, measured_positions
+from erasure_sweep.workers.records import ShardTask
+
+_SHUFFLE = 2**32
+_DIRECTIONS = 2**33
+"""What is added to positions, so that draws for different purposes use different hashes."""
+
+
+class PromptView:
+    """One prompt and its partner in a trace that keeps the stream."""
+
+    def __init__(
+        self,
+        model: LeanModel,
+        trace: Trace,
+        index: int,
+        corpus_prompt: int,
+        seed: int,
+        tokens: Int[Tensor, "pos"],
+    ) -> None:
+        self.model, self.trace, self.index = model, trace, index
+        self.corpus_prompt, self.seed, self.tokens = corpus_prompt, seed, tokens
+        self.partner = self
+        self.positions: Int[Tensor, "token"] = trace.positions[index]
+        self.logit_direction: Float[Tensor, "token d_model"] = trace.logit_direction[index]
+        self._outputs: dict[str, Tensor] = {}
+        self._mid: dict[int, Tensor] = {}
+
+    @property
+    def seq_len(self) -> int:
+        return len(self.tokens)
+
+    def output(self, label: str) -> Float[Tensor, "pos d_model"]:
+        """A writer's output at every position."""
+        if label not in self._outputs:
+            self._outputs[label] = output(self.model, self.trace, self.index, label)
+        return self._outputs[label]
+
+    def written(self, label: str) -> Float[Tensor, "token d_model"]:
+        """A writer's output at the measured positions."""
+        return self.output(label)[self.positions]
+
+    def input_of(self, sublayer: Sublayer) -> Float[Tensor, "pos d_model"]:
+        """The stream that a sublayer reads; the final state behind the last one."""
+        assert self.trace.resid_pre is not None
+        layer = sublayer.layer
+        if not sublayer.mlp:
+            return self.trace.resid_pre[layer, self.index]
+        if layer not in self._mid:
+            z = self.trace.z[layer, self.index, None]
+            self._mid[layer] = self.trace.resid_pre[layer, self.index] + self.model.attention_out(layer, z)[0]
+        return self._mid[layer]
+
+    @property
+    def final(self) -> Float[Tensor, "pos d_model"]:
+        """The final state."""
+        return self.input_of(Sublayer(self.model.config.n_layers, False))
+
+    @cached_property
+    def final_scale(self) -> Float[Tensor, "token"]:
+        """What the final LayerNorm divides by, at the measured positions."""
+        return torch.sqrt(self.final[self.positions].var(dim=-1, unbiased=False) + self.model.config.eps)
+
+    def reader_of(self, label: str) -> Sublayer:
+        """The first sublayer that can read a writer's output."""
+        return next_sublayer(self.model.config.layout, own_sublayer(label))
+
+    def written_stream(self, label: str) -> Float[Tensor, "pos d_model"]:
+        """The stream right after a writer's own sublayer."""
+        return self.input_of(self.reader_of(label))
+
+    def valid(self, label: str) -> Bool[Tensor, "pos"]:
+        """Where a writer's output is large enough, beside the stream, to have a projection ratio."""
+        norm_sq = self.output(label).square().sum(dim=-1)
+        return norm_sq > NEGLIGIBLE * self.written_stream(label).square().sum(dim=-1)
+
+    def pattern(self, layer: int, head: int) -> Float[Tensor, "pos source"]:
+        """A head's attention weights at every position, not the measured ones alone."""
+        attended = self.model.attend(layer, self.input_of(Sublayer(layer, False))[None])
+        everywhere = torch.arange(self.seq_len, device=self.tokens.device)
+        query, key = attended.q[0, :, [head]], attended.k[0, :, [head]]
+        return attention_pattern(query, key, everywhere, self.model.config.attn_scale)[0]
+
+    @cached_property
+    def shuffled(self) -> Int[Tensor, "pos"]:
+        """A permutation of the positions."""
+        hashes = hash_u64(self.seed, self.corpus_prompt, np.arange(self.seq_len, dtype=np.uint64) + np.uint64(_SHUFFLE))
+        return torch.from_numpy(np.argsort(hashes, kind="stable")).to(self.tokens.device)
+
+    def resampled(self, label: str) -> Float[Tensor, "pos d_model"]:
+        """The partner's output of a writer, at shuffled positions."""
+        return self.partner.output(label)[self.shuffled]
+
+    @cached_property
+    def _gauss(self) -> Float[Tensor, "pos source"]:
+        key = int(hash_u64(self.seed, self.corpus_prompt, _DIRECTIONS))
+        drawn = np.random.Generator(np.random.Philox(key=key)).standard_normal(
+            (self.seq_len, self.seq_len), dtype=np.float32
+        )
+        return torch.from_numpy(drawn).to(self.model.device, self.model.dtype)
+
+    def random_directions(self, label: str) -> Float[Tensor, "pos d_model"]:
+        """A vector for every position, as long as the writer's output there, drawn with the stream's covariance.
+
+        Normal mixtures of the partner's stream, its mean removed, at the state that first holds the writer's output.
+        """
+        stream = self.partner.written_stream(label)
+        mixed: Tensor = self._gauss @ (stream - stream.mean(dim=0))
+        length: Tensor = self.output(label).norm(dim=-1, keepdim=True)
+        tiny = torch.finfo(mixed.dtype).tiny
+        scaled: Tensor = mixed * (length / mixed.norm(dim=-1, keepdim=True).clamp_min(tiny))
+        return scaled
+
+
+def positions_of(
+    task: ShardTask, first_prompt: int, n_prompts: int, seq_len: int
+) -> Int[np.ndarray, "prompt measured"] | None:
+    """The measured positions of some prompts; ``None`` for all."""
+    if task.positions is None or task.positions >= seq_len:
+        return None
+    return measured_positions(task.seed, first_prompt, n_prompts, seq_len, task.positions)
+
+
+def views(model: LeanModel, task: ShardTask, prompts: Int[Tensor, "prompt pos"], batch: int) -> Iterator[PromptView]:
+    """A shard's prompts one by one, each with its partner."""
+    for view, partner in pairwise(_round(model, task, prompts, batch)):
+        view.partner = partner
+        yield view
+
+
+def _round(model: LeanModel, task: ShardTask, prompts: Int[Tensor, "prompt pos"], batch: int) -> Iterator[PromptView]:
+    """Views of all prompts and of the first one again."""
+    n_prompts, seq_len = prompts.shape
+    chosen = positions_of(task, task.first_prompt, n_prompts, seq_len)
+    for start in range(0, n_prompts, batch):
+        rows = range(start, min(start + batch, n_prompts))
+        positions = None if chosen is None else torch.from_numpy(chosen[rows.start : rows.stop]).to(model.device)
+        yield from _trace(model, task, prompts, rows, positions)
+    # As a partner alone the first needs no logits, so it is measured at one position.
+    yield from _trace(model, task, prompts, range(1), torch.zeros(1, 1, dtype=torch.int64, device=model.device))
+
+
+def _trace(
+    model: LeanModel, task: ShardTask, prompts: Int[Tensor, "prompt pos"], rows: range, positions: Tensor | None
+) -> list[PromptView]:
+    """One forward pass over some of a shard's prompts."""
+    tokens = prompts[rows.start : rows.stop].to(model.device)
+    trace = model.trace(tokens, positions, keep_resid=True)
+    return [PromptView(model, trace, i, task.first_prompt + row, task.seed, tokens[i]) for i, row in enumerate(rows)]

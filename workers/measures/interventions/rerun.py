@@ -1,0 +1,88 @@
+"""The forward pass, continued from an edited residual stream: what every intervention of this stage is made of.
+
+A clean pass has kept the inputs of the attention layers; a rerun starts at the first sublayer that can see the edit and
+recomputes everything behind it, each layer with its own pattern and scale. Two kinds of edits are enough: another stream
+to start from (a writer's output taken out, or another prompt's put in its place), and value shifts, what is taken from the
+values of some heads while queries, keys and all other readers still see it (Janiak et al. 2024, section 2.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from erasure_sweep.workers.labels import Layout, layer_of
+from erasure_sweep.workers.models.forward import LeanModel
+
+
+class Sublayer(NamedTuple):
+    """One place at which the stream is read and written; they compare in the order of the forward pass."""
+
+    layer: int
+    mlp: bool
+
+
+class Step(NamedTuple):
+    """One sublayer of a rerun."""
+
+    sublayer: Sublayer
+    output: Tensor
+    """z [batch, pos, head, d_head] of an attention layer, the output [batch, pos, d_model] of an MLP."""
+    resid: Float[Tensor, "batch pos d_model"]
+    """The stream behind it."""
+
+
+def own_sublayer(label: str) -> Sublayer:
+    """Where a component writes; embeddings write before layer 0."""
+    layer = layer_of(label)
+    return Sublayer(layer, label.startswith("MLP") or layer < 0)
+
+
+def next_sublayer(layout: Layout, sublayer: Sublayer) -> Sublayer:
+    """The sublayer behind one, perhaps of a layer that the model does not have."""
+    if not sublayer.mlp and not layout.attn_only:
+        return Sublayer(sublayer.layer, True)
+    return Sublayer(sublayer.layer + 1, False)
+
+
+def run_on(
+    model: LeanModel,
+    resid: Float[Tensor, "batch pos d_model"],
+    start: Sublayer,
+    value_shifts: Mapping[int, Float[Tensor, "batch pos head d_head"]] | None = None,
+    stop: Sublayer | None = None,
+) -> Iterator[Step]:
+    """Run the model from a sublayer on.
+
+    Args:
+        resid: the input of ``start``.
+        value_shifts: by layer, what is taken from its heads' values.
+        stop: the sublayer before which to end; by default the end of the model.
+    """
+    layout, sublayer, shifts = model.config.layout, start, value_shifts or {}
+    stop = stop or Sublayer(layout.n_layers, False)
+    while sublayer < stop:
+        if sublayer.mlp:
+            output = model.mlp(sublayer.layer, resid)
+            resid = resid + output
+        else:
+            output = model.attend(sublayer.layer, resid, shifts.get(sublayer.layer)).z
+            resid = resid + model.attention_out(sublayer.layer, output)
+        yield Step(sublayer, output, resid)
+        sublayer = next_sublayer(layout, sublayer)
+
+
+def final_resid(
+    model: LeanModel, resid: Float[Tensor, "batch pos d_model"], start: Sublayer, positions: Int[Tensor, "token"]
+) -> Float[Tensor, "batch token d_model"]:
+    """The final state of a rerun at some positions; that of ``resid`` itself where nothing comes behind it."""
+    layout = model.config.layout
+    last = Sublayer(layout.n_layers - 1, not layout.attn_only)
+    for step in run_on(model, resid, start, stop=last if last.mlp else None):
+        resid = step.resid
+    resid = resid[:, positions]
+    # The last MLP reads every position by itself: it is needed at these alone.
+    return resid + model.mlp(last.layer, resid) if last.mlp and start <= last else resid

@@ -1,0 +1,1 @@
+"""The first stage: every component as a writer."""

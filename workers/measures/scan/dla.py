@@ -1,0 +1,281 @@
+"""How the direct logit attribution of a writer goes with that of the heads that may erase it.
+
+Direct logit attribution (DLA) of an output o at a token is its product with the direction of the logit difference of the
+two most likely next tokens there, over the final LayerNorm's scale. Where erasers remove what a writer wrote, theirs is the
+negative of the writer's: for every writer and every later head, ``attn{l}`` and ``later``, the line and the correlation of
+the eraser's DLA, of its ``full`` output and of its ``v_composition`` part, against the writer's (Janiak et al. 2024, figure
+4; perfect erasure has r = −1 and slope −1).
+
+Means and co-moments merge by the formulas of Chan, Golub and LeVeque (1979). Tokens of one prompt depend on each other, so
+intervals come from leaving out groups of shards (a jackknife, of Fisher's z for r and of the slope itself), not from the
+number of tokens. Rank correlations come from a bounded sample, the tokens with the lowest hashes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt64
+from scipy import stats
+
+from erasure_sweep.workers.labels import Layout
+from erasure_sweep.workers.measures.measure import Columns
+from erasure_sweep.workers.measures.scan.composition import PairRows
+from erasure_sweep.workers.measures.scan.products import ProductReader, PromptProducts
+from erasure_sweep.workers.models.forward import LeanModel
+from erasure_sweep.workers.positions import hash_u64
+from erasure_sweep.workers.records import ScanOptions, State, WriterBlock
+
+EFFECTS = ("full", "v_composition")
+
+GROUPS = 16
+"""Into how many groups shards are dealt for the intervals, at most."""
+
+
+class DlaAccumulator:
+    """Means, co-moments and the sample of one shard."""
+
+    def __init__(self, reader: ProductReader) -> None:
+        self.reader, self.rows = reader, reader.composer.rows
+        n_terms, device = len(reader.model.config.layout.terms), reader.model.device
+        self.reference: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.sums = torch.zeros(n_terms, dtype=torch.float64, device=device)
+        self.products = torch.zeros(n_terms, n_terms, dtype=torch.float64, device=device)
+        self.part_sums = torch.zeros(3, len(self.rows), dtype=torch.float64, device=device)
+        """Σ y, Σ y² and Σ x·y of the V-composed parts."""
+        self.samples: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+    @torch.inference_mode()
+    def update(self, products: PromptProducts) -> None:
+        """Take in one prompt's attributions."""
+        dla, parts = products.dla, products.parts.dla
+        if self.reference is None:
+            self.reference = dla.mean(dim=1, keepdim=True), parts.mean(dim=1, keepdim=True)
+        x, y = dla - self.reference[0], parts - self.reference[1]
+        self.sums += x.sum(dim=1)
+        self.products += x @ x.T
+        self.part_sums[0] += y.sum(dim=1)
+        self.part_sums[1] += y.square().sum(dim=1)
+        for writer, term in enumerate(self.reader.terms):
+            rows = self.rows.of(writer)
+            self.part_sums[2, rows] += y[rows] @ x[term]
+        self._sample(products)
+
+    def _sample(self, products: PromptProducts) -> None:
+        options, positions = self.reader.options, products.trace.positions[products.prompt]
+        hashes = hash_u64(options.seed, products.corpus_prompt, positions.cpu().numpy())
+        kept = np.flatnonzero(hashes <= np.uint64(options.sample_below - 1))
+        columns = torch.from_numpy(kept).to(positions.device)
+        dla, parts = (values[:, columns].T.cpu().numpy() for values in (products.dla, products.parts.dla))
+        self.samples.append((hashes[kept], dla, parts))
+
+    def export(self) -> State:
+        """Moments about the shard's means, and the sample."""
+        assert self.reference is not None
+        n, terms = self.reader.n_tokens, self.reader.terms
+        mean, (part_mean, part_square, part_product) = self.sums / n, self.part_sums / n
+        x_mean = mean[terms].repeat_interleave(torch.tensor(np.diff(self.rows.start), device=mean.device))
+        hashes, dla, parts = (np.concatenate(values) for values in zip(*self.samples, strict=True))
+        arrays = {
+            "mean": mean + self.reference[0].squeeze(1),
+            "comoment": self.products - n * torch.outer(mean, mean),
+            "part_mean": part_mean + self.reference[1].squeeze(1),
+            "part_square": n * (part_square - part_mean.square()),
+            "part_product": n * (part_product - x_mean * part_mean),
+        }
+        return {
+            **{name: tensor.cpu().numpy() for name, tensor in arrays.items()},
+            "n_tokens": np.array(n, dtype=np.int64),
+            "sample_size": np.array(self.reader.options.sample, dtype=np.int64),
+            "sample_hash": hashes,
+            "sample_dla": dla,
+            "sample_parts": parts,
+        }
+
+
+class Moments(NamedTuple):
+    """Attributions of one set of tokens: of terms, and of V-composed parts against their writers."""
+
+    n: int
+    mean: Float[np.ndarray, "term"]
+    comoment: Float[np.ndarray, "term term"]
+    part_mean: Float[np.ndarray, "row"]
+    part_square: Float[np.ndarray, "row"]
+    part_product: Float[np.ndarray, "row"]
+
+    def merged(self, other: Moments, writer_term: np.ndarray) -> Moments:
+        """Both sets together; ``writer_term`` is each row's writer among the terms."""
+        n = self.n + other.n
+        apart, part_apart = other.mean - self.mean, other.part_mean - self.part_mean
+        weight = self.n * other.n / n
+        return Moments(
+            n,
+            self.mean + apart * (other.n / n),
+            self.comoment + other.comoment + weight * np.outer(apart, apart),
+            self.part_mean + part_apart * (other.n / n),
+            self.part_square + other.part_square + weight * part_apart**2,
+            self.part_product + other.part_product + weight * part_apart * apart[writer_term],
+        )
+
+
+class Dla:
+    """Correlations of DLA between writers and the heads that may erase them."""
+
+    name = "dla"
+
+    def sketches(self, layout: Layout, options: ScanOptions) -> list[int]:
+        """None: moments are small."""
+        return [0] * len(layout.writers)
+
+    def start(self, reader: ProductReader) -> DlaAccumulator:
+        """An empty state for one shard."""
+        return DlaAccumulator(reader)
+
+    def merge(self, model: LeanModel, writers: WriterBlock, options: ScanOptions, states: Iterable[State]) -> State:
+        """Moments by group of shards, dealt in plan order, and the tokens with the lowest hashes of all samples."""
+        layout = model.config.layout
+        writer_term = row_writers(layout, PairRows(layout, writers, options.groups))
+        groups: dict[int, Moments] = {}
+        sample: list[np.ndarray] = []
+        for index, state in enumerate(states):
+            moments = Moments(int(state["n_tokens"]), *(state[name] for name in Moments._fields[1:]))
+            group = index % GROUPS
+            groups[group] = groups[group].merged(moments, writer_term) if group in groups else moments
+            drawn = [state[f"sample_{name}"] for name in ("hash", "dla", "parts")]
+            sample = [np.concatenate(pair) for pair in zip(sample, drawn, strict=True)] if sample else drawn
+            sample = lowest(sample, int(state["sample_size"]))
+        merged = {name: np.stack([getattr(m, name) for m in groups.values()]) for name in Moments._fields}
+        return {**merged, "sample_dla": sample[1], "sample_parts": sample[2]}
+
+
+def lowest(sample: list[np.ndarray], size: int) -> list[np.ndarray]:
+    """The ``size`` sampled tokens with the lowest hashes; the first array holds the hashes."""
+    hashes: UInt64[np.ndarray, "token"] = sample[0]
+    order = np.argsort(hashes, kind="stable")[:size]
+    return [array[order] for array in sample]
+
+
+def row_writers(layout: Layout, rows: PairRows) -> np.ndarray:
+    """Index among the terms of each row's writer."""
+    return np.repeat([layout.term_index[label] for label in rows.labels], np.diff(rows.start))
+
+
+def _eraser_terms(layout: Layout, label: str, first_layer: int) -> list[int]:
+    """The terms whose outputs make up an eraser's full output."""
+    if label == "later":
+        return [
+            layout.term_index[f"L{la}H{h}"] for la in range(first_layer, layout.n_layers) for h in range(layout.n_heads)
+        ]
+    if "+" in label:
+        return [layout.term_index[head] for head in label.split("+")]
+    if label.startswith("attn"):
+        attention = layout.attention_slices[int(label[4:])]
+        return list(range(attention.start, attention.stop))
+    return [layout.term_index[label]]
+
+
+class Lines(NamedTuple):
+    """Regression of erasers' attributions on their writers', [effect, row]."""
+
+    r: np.ndarray
+    slope: np.ndarray
+    intercept: np.ndarray
+    low: np.ndarray
+    """95 % interval of r."""
+    high: np.ndarray
+    slope_low: np.ndarray
+    slope_high: np.ndarray
+    spearman: np.ndarray
+    n: int
+
+
+def finish_lines(layout: Layout, rows: PairRows, state: State) -> Lines:
+    """Correlations and lines from one block's merged moments; NaN where one side is constant."""
+    terms = row_writers(layout, rows)
+    erasers = np.zeros((len(rows), len(layout.terms)))
+    for writer, first in enumerate(rows.first_layer):
+        for row, label in zip(range(rows.start[writer], rows.start[writer + 1]), rows.erasers(writer), strict=True):
+            erasers[row, _eraser_terms(layout, label, first)] = 1.0
+    groups = [Moments(int(n), *parts) for n, *parts in zip(*(state[name] for name in Moments._fields), strict=True)]
+    whole = _together(groups, terms)
+    r, slope, intercept = _line(whole, terms, erasers)
+    low = high = slope_low = slope_high = np.full_like(r, np.nan)
+    if len(groups) > 1:
+        without = (_together(groups[:i] + groups[i + 1 :], terms) for i in range(len(groups)))
+        left_out = np.array([_line(moments, terms, erasers)[:2] for moments in without])
+        low, high = np.tanh(_interval(_fisher(r), _fisher(left_out[:, 0])))
+        slope_low, slope_high = _interval(slope, left_out[:, 1])
+    dla, parts = state["sample_dla"].astype(np.float64), state["sample_parts"].astype(np.float64)
+    spearman = np.stack([_rank_correlation(dla[:, terms], y) for y in (dla @ erasers.T, parts)])
+    spearman = np.where(np.isnan(r), np.nan, spearman)
+    return Lines(r, slope, intercept, low, high, slope_low, slope_high, spearman, whole.n)
+
+
+def _together(groups: list[Moments], terms: np.ndarray) -> Moments:
+    whole = groups[0]
+    for group in groups[1:]:
+        whole = whole.merged(group, terms)
+    return whole
+
+
+def _line(m: Moments, terms: np.ndarray, erasers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """r, slope and intercept, [effect, row]."""
+    x_square, x_mean = np.diag(m.comoment)[terms], m.mean[terms]
+    full = erasers @ m.comoment
+    y_square = np.stack([np.einsum("rt,rt->r", full, erasers), m.part_square])
+    product = np.stack([full[np.arange(len(terms)), terms], m.part_product])
+    y_mean = np.stack([erasers @ m.mean, m.part_mean])
+    scale = x_square + (x_mean**2) * m.n
+    x_square = np.where(x_square > CONSTANT * scale, x_square, np.nan)
+    y_square = np.where(y_square > CONSTANT * (y_square + y_mean**2 * m.n), y_square, np.nan)
+    slope = product / x_square
+    return product / np.sqrt(x_square * y_square), slope, y_mean - slope * x_mean
+
+
+CONSTANT = 1e-9
+"""Share of the squares that must vary over tokens for a correlation: below it there is only rounding."""
+
+
+def _interval(values: np.ndarray, left_out: np.ndarray) -> np.ndarray:
+    """Low and high ends of 95 % intervals by the jackknife's standard error, from values with one group left out each."""
+    n = len(left_out)
+    error = np.sqrt((n - 1) / n * ((left_out - left_out.mean(axis=0)) ** 2).sum(axis=0))
+    width = stats.t.ppf(0.975, n - 1) * error
+    return np.stack([values - width, values + width])
+
+
+def _fisher(r: np.ndarray) -> np.ndarray:
+    """Fisher's z of correlations; infinite at 1, so they stay short of it."""
+    z: np.ndarray = np.arctanh(np.clip(r, -CLIP, CLIP))
+    return z
+
+
+CLIP = 1 - 1e-12
+"""The strongest correlation whose z is taken."""
+
+
+def _rank_correlation(x: Float[np.ndarray, "token row"], y: Float[np.ndarray, "token row"]) -> Float[np.ndarray, "row"]:
+    """Spearman's correlation, column by column."""
+    if len(x) < 2:
+        return np.full(x.shape[1], np.nan)
+    ranks = [stats.rankdata(values, axis=0) for values in (x, y)]
+    x, y = (rank - rank.mean(axis=0) for rank in ranks)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray((x * y).sum(axis=0) / np.sqrt((x * x).sum(axis=0) * (y * y).sum(axis=0)))
+
+
+def line_columns(rows: PairRows, lines: Lines, index: int) -> Columns:
+    """The ``dla_correlation`` table of one writer, both effects of each eraser in turn."""
+    mine, erasers = rows.of(index), rows.erasers(index)
+    columns: Columns = {
+        "writer": np.full(2 * len(erasers), rows.labels[index], dtype=object),
+        "eraser": np.repeat(np.array(erasers, dtype=object), 2),
+        "effect": np.array(EFFECTS * len(erasers), dtype=object),
+    }
+    for name in ("r", "spearman", "slope", "intercept", "low", "high", "slope_low", "slope_high"):
+        columns[name] = getattr(lines, name)[:, mine].T.flatten()
+    same = {"n": np.full(2 * len(erasers), lines.n), "stage": np.full(2 * len(erasers), "scan", dtype=object)}
+    return columns | same

@@ -1,0 +1,236 @@
+"""How much of a later head's effect along a writer is there because it read the writer.
+
+For every writer w and every head e of a later layer, each layer's heads together (``attn{l}``) and all later heads together
+(``later``): PR(o_e, w) clean, and patched, with w subtracted from e's value input; the difference is the V-composed part's
+own PR. β of the V-composed part, u_e,w, adds up over heads like every pooled coefficient, and its centred twin,
+
+    Σ (u − mean u)·(o_w − mean o_w) = Σ u·(o_w − mean o_w),
+
+needs the sum of u alone beside the products, kept as the sum of mixed values, from which W_O makes vectors. How β varies
+over shards says whether it lies below −τ by more than chance (``workers.measures.scan.significance``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from erasure_sweep.workers.labels import Layout
+from erasure_sweep.workers.measures.measure import Columns
+from erasure_sweep.workers.measures.scan.composition import PairRows, rows_of_writer
+from erasure_sweep.workers.measures.scan.products import ProductReader, PromptProducts
+from erasure_sweep.workers.measures.scan.projection import Statistics
+from erasure_sweep.workers.measures.scan.significance import Spread, p_below
+from erasure_sweep.workers.measures.statistics.quantile_sketch import (
+    N_BINS,
+    QUANTILES,
+    SparseCounts,
+    add_counts,
+    count_dtype,
+    quantiles,
+)
+from erasure_sweep.workers.models.forward import LeanModel
+from erasure_sweep.workers.records import ScanOptions, State, WriterBlock
+
+KINDS = ("clean", "patched", "v_composed")
+"""What is counted of each pair: the ratio of the eraser's output, that without the part that reads the writer, and that
+part's own."""
+
+
+class VCompositionAccumulator:
+    """Counts and sums of one shard, for one block of writers; rows as in ``PairRows``."""
+
+    def __init__(self, reader: ProductReader) -> None:
+        model, rows = reader.model, reader.composer.rows
+        layout = model.config.layout
+        self.reader, self.rows = reader, rows
+        counting = count_dtype(reader.options.shard_tokens)
+        self.counts = torch.zeros(len(KINDS), len(rows), N_BINS, dtype=counting, device=model.device)
+        self.product = torch.zeros(len(rows), dtype=torch.float64, device=model.device)
+        self.mixed = torch.zeros(len(rows), model.config.d_head, dtype=torch.float64, device=model.device)
+        self.has_ratio = torch.zeros(len(rows.labels), dtype=torch.bool, device=model.device)
+        heads = [layout.term_index[f"L{layer}H0"] for layer in range(layout.n_layers)]
+        self.heads = [slice(start, start + layout.n_heads) for start in heads]
+
+    @torch.inference_mode()
+    def update(self, products: PromptProducts) -> None:
+        """Count one prompt's ratios, clean and patched."""
+        parts = products.parts
+        self.product += parts.product
+        self.mixed += parts.mixed
+        self.has_ratio |= products.valid.any(dim=1)
+        for writer in range(len(self.rows.labels)):
+            rows = self.rows.of(writer)
+            if rows.start == rows.stop:
+                continue
+            clean = self._clean(products.ratios[writer], writer)
+            part = parts.along_writer[rows] * products.inverse_norm_sq[writer]
+            valid = products.valid[writer].to(self.counts.dtype)
+            for counts, values in zip(self.counts, (clean, clean - part, part), strict=True):
+                add_counts(counts[rows], values, valid)
+
+    def _clean(self, ratios: Float[Tensor, "term token"], writer: int) -> Float[Tensor, "row token"]:
+        """Clean ratios of a writer's rows: later heads, each layer's attention output, all later heads, groups."""
+        layout = self.reader.model.config.layout
+        later = self.heads[self.rows.first_layer[writer] :]
+        rows = [ratios[heads.start : heads.stop + 1] for heads in later]
+        # Behind a layer's heads stands its bias; with it they are the attention output.
+        layers = [torch.cat([row[:-1], row.sum(dim=0, keepdim=True)]) for row in rows]
+        every = torch.stack([row[:-1].sum(dim=0) for row in rows]).sum(dim=0, keepdim=True)
+        groups = [
+            ratios[[layout.term_index[label] for label in group.erasers]].sum(dim=0, keepdim=True)
+            for group in self.rows.groups[writer]
+        ]
+        return torch.cat([*layers, every, *groups])
+
+    def export(self) -> State:
+        """Counts by their non-zero bins, products with the writers and the writers' power.
+
+        The power is 0 for a writer that has no projection ratio in the shard.
+        """
+        model, reader = self.reader.model, self.reader
+        writer_mean = reader.means()[reader.terms]
+        varying = reader.comoments().gather(1, reader.terms.unsqueeze(1)).squeeze(1)
+        power = varying + reader.n_tokens * writer_mean.square().sum(dim=1)
+        references = reader.composer.reference_vectors().double().cpu().numpy()
+        sparse = SparseCounts.from_dense(self.counts)
+        mixed = self.mixed.cpu().numpy()
+        return {
+            "count_gap": sparse.gap,
+            "count": sparse.count,
+            "product": self.product.cpu().numpy() + along(model, self.rows, mixed, references),
+            "mixed": mixed,
+            "power": (power * self.has_ratio).cpu().numpy(),
+            "writer_mean": writer_mean.cpu().numpy(),
+            "n_tokens": np.array(reader.n_tokens, dtype=np.int64),
+        }
+
+
+def along(
+    model: LeanModel,
+    rows: PairRows,
+    mixed: Float[np.ndarray, "row d_head"],
+    vectors: Float[np.ndarray, "writer d_model"],
+) -> Float[np.ndarray, "row"]:
+    """Products of summed head outputs, given as summed mixed values, with a vector of each writer; heads alone."""
+    products = np.zeros(len(rows))
+    for layer in range(rows.n_layers):
+        writers = [writer for writer, first in enumerate(rows.first_layer) if first <= layer]
+        # One layer's float64 copy at a time: a large model's whole W_O would take gigabytes.
+        w_o = model.weights["W_O"][layer].double().cpu().numpy()
+        through = vectors[writers] @ w_o.reshape(-1, w_o.shape[-1]).T
+        for writer, vector in zip(writers, through.reshape(-1, *w_o.shape[:2]), strict=True):
+            heads = rows.layer(writer, layer)
+            products[heads] = (mixed[heads] * vector).sum(axis=1)
+    return products
+
+
+class VComposition:
+    """Clean and patched ratios of every later head onto every writer, and the coefficients of the V-composed parts."""
+
+    name = "v_composition"
+
+    def sketches(self, layout: Layout, options: ScanOptions) -> list[int]:
+        """Three sketches for each pair."""
+        return [len(KINDS) * rows_of_writer(layout, label, options.groups) for label in layout.writers]
+
+    def start(self, reader: ProductReader) -> VCompositionAccumulator:
+        """An empty state for one shard."""
+        return VCompositionAccumulator(reader)
+
+    def merge(self, model: LeanModel, writers: WriterBlock, options: ScanOptions, states: Iterable[State]) -> State:
+        """Add up states; counts become dense: [kind, row, bin]; of the shards' β, mean and squared deviations remain."""
+        rows = PairRows(model.config.layout, writers, options.groups)
+        counts = np.zeros((len(KINDS), len(rows), N_BINS), dtype=np.uint32)
+        spread = Spread.empty(len(rows))
+        total: State = {}
+        for state in states:
+            SparseCounts(state["count_gap"], state["count"]).add_to(counts)
+            spread = spread.with_shard(_betas(rows, state))
+            total = _add(total, state) if total else {name: state[name] for name in SUMS}
+        over_shards = {f"shard_{name}": values for name, values in spread._asdict().items()}
+        return {**total, **over_shards, "counts": counts}
+
+
+SUMS = ("product", "mixed", "writer_mean", "n_tokens")
+"""What a merged state keeps of the shards beside their counts and the spread of their β."""
+
+
+def _add(a: State, b: State) -> State:
+    n = a["n_tokens"] + b["n_tokens"]
+    mean = a["writer_mean"] + (b["writer_mean"] - a["writer_mean"]) * (b["n_tokens"] / n)
+    sums = {name: a[name] + b[name] for name in ("product", "mixed")}
+    return {**sums, "writer_mean": mean, "n_tokens": n}
+
+
+def _betas(rows: PairRows, state: State) -> Float[np.ndarray, "row"]:
+    """One shard's pooled coefficients of the V-composed parts; NaN where its writer has no power."""
+    products, power = state["product"].copy(), np.repeat(state["power"], np.diff(rows.start))
+    rows.sum_heads(products)
+    betas: Float[np.ndarray, "row"] = products / np.where(power > 0.0, power, np.nan)
+    return betas
+
+
+class PairStatistics(NamedTuple):
+    """Finished numbers of one block's pairs; rows as in ``PairRows``."""
+
+    quantiles: Float[np.ndarray, "kind row q"]
+    beta: Float[np.ndarray, "row"]
+    """Pooled coefficient of the V-composed part."""
+    beta_centred: Float[np.ndarray, "row"]
+    p: Float[np.ndarray, "row"]
+    """Of the test over shards that β is at least −τ; NaN where there is none."""
+
+    def quantile(self, kind: str, name: str) -> Float[np.ndarray, "row"]:
+        """One column of one kind."""
+        return self.quantiles[KINDS.index(kind), :, list(QUANTILES).index(name)]
+
+
+def finish_pairs(model: LeanModel, rows: PairRows, state: State, statistics: Statistics, tau: float) -> PairStatistics:
+    """Quantiles, coefficients and p-values from one block's merged sums.
+
+    Args:
+        statistics: of the same block's projections, for the writers' power.
+        tau: how much of a writer a head has to take away before it counts as its eraser.
+    """
+    flat = quantiles(state["counts"].reshape(-1, N_BINS), tuple(QUANTILES.values()))
+    plain = state["product"].copy()
+    centred = plain - along(model, rows, state["mixed"], state["writer_mean"])
+    for products in (centred, plain):
+        rows.sum_heads(products)
+    power, power_centred = (np.repeat(p, np.diff(rows.start)) for p in (statistics.power, statistics.power_centred))
+    spread = Spread(*(state[f"shard_{name}"] for name in Spread._fields))
+    return PairStatistics(
+        quantiles=flat.reshape(len(KINDS), len(rows), len(QUANTILES)),
+        beta=plain / power,
+        beta_centred=centred / power_centred,
+        p=p_below(spread, -tau),
+    )
+
+
+def single_heads(rows: PairRows, index: int) -> Bool[np.ndarray, "row"]:
+    """Which of a writer's rows are single heads, each head once: a named group of one is no further head."""
+    labels = rows.erasers(index)
+    n_scanned = rows.later(index) - rows.of(index).start if labels else 0
+    return np.array([row < n_scanned and label.startswith("L") for row, label in enumerate(labels)], dtype=bool)
+
+
+def pair_columns(rows: PairRows, pairs: PairStatistics, statistics: Statistics, index: int) -> Columns:
+    """The ``v_composition`` table of one writer, the ``index``-th of the block.
+
+    ``significant`` is left ``None`` until the p-values of all blocks are known.
+    """
+    mine, erasers = rows.of(index), rows.erasers(index)
+    columns: Columns = {
+        "writer": np.full(len(erasers), rows.labels[index], dtype=object),
+        "eraser": np.array(erasers, dtype=object),
+    }
+    columns |= {f"{kind}_{name}": pairs.quantile(kind, name)[mine] for kind in KINDS for name in QUANTILES}
+    columns |= {name: getattr(pairs, name)[mine] for name in ("beta", "beta_centred", "p")}
+    columns["significant"] = np.full(len(erasers), None, dtype=object)
+    return columns | {"n": np.full(len(erasers), statistics.n[index])}

@@ -1,0 +1,89 @@
+"""The two layouts of a model's files: config.json, which says whose layout it is, and the names of the weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Literal
+
+from erasure_sweep.workers.errors import DataError
+from erasure_sweep.workers.hub.files import one_line
+
+Layout = Literal["transformer_lens", "hugging_face"]
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+
+_PREFERRED: dict[Layout, tuple[str, ...]] = {
+    "transformer_lens": ("model.safetensors", "model_final.pth"),
+    "hugging_face": ("model.safetensors", INDEX, "pytorch_model.bin"),
+}
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """``config.json`` of a directory.
+
+    Raises:
+        DataError: there is none, or it holds no object.
+    """
+    path = directory / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{directory} holds no config.json: a model directory is TransformerLens' (with n_layers, d_model, …) "
+            "or Hugging Face's (with model_type)"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {one_line(error)}") from error
+    if not isinstance(config, dict):
+        raise DataError(f"{path} holds {type(config).__name__} where an object with the model's shape is expected")
+    return config
+
+
+def layout_of(config: dict[str, Any]) -> Layout:
+    """Hugging Face's configs name a ``model_type``; TransformerLens' do not."""
+    return "hugging_face" if "model_type" in config else "transformer_lens"
+
+
+def weights_name(names: Collection[str], layout: Layout, where: str) -> str:
+    """The file that holds the final weights, or the index of the files that do.
+
+    Args:
+        names: of the files of a folder or repository.
+        layout: whose.
+        where: the folder or repository, for errors.
+
+    Raises:
+        DataError: there is none, or it cannot be told which of several it is.
+    """
+    found = next((name for name in _PREFERRED[layout] if name in names), None)
+    if found is not None:
+        return found
+    if layout == "hugging_face":
+        raise DataError(f"{where} holds a config.json but no weights: expected model.safetensors or pytorch_model.bin")
+    others = sorted(name for name in names if "/" not in name and name.endswith((".safetensors", ".pth")))
+    if not others:
+        raise DataError(f"{where} holds a config.json but no weights: expected *.safetensors or *.pth")
+    final = [name for name in others if name.endswith("final.pth")] or others
+    if len(final) > 1:
+        raise DataError(
+            f"{where} holds several weights ({', '.join(others[:4])}): name the one meant model.safetensors or "
+            "model_final.pth"
+        )
+    return final[0]
+
+
+def shard_names(index: Path) -> tuple[str, ...]:
+    """The files that an index of shards lists.
+
+    Raises:
+        DataError: it is damaged, or names files elsewhere.
+    """
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{index} is not an index of shards: {one_line(error)}") from error
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise DataError(f"{index} is not an index of shards: it names no files beside it")
+    return tuple(names)

@@ -1,0 +1,227 @@
+"""What ``--model`` names → the files it means: a folder with config.json and weights, and what identifies its content.
+
+Both a bundled model and one on the hub end as a directory: the hub's files go through the Hugging Face cache, whose
+snapshot of a revision has the layout of the repository. What the cache holds is used as it is, without asking the
+hub. Nothing here reads weights or imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from erasure_sweep.workers.errors import DataError, UsageError
+from erasure_sweep.workers.hub.files import hub_file, list_files, one_line
+from erasure_sweep.workers.hub.known_names import Checkpoint, processing
+from erasure_sweep.workers.models.catalog import Location, find_entry, is_repo, locate
+from erasure_sweep.workers.models.checkpoints import (
+    LOG,
+    SEPARATOR,
+    final_counts,
+    find_checkpoint,
+    find_training,
+    read_log,
+    revision_steps,
+    split_point,
+)
+from erasure_sweep.workers.models.file_formats import (
+    CONFIG,
+    INDEX,
+    Layout,
+    layout_of,
+    read_config,
+    shard_names,
+    weights_name,
+)
+
+_HASHED_BYTES = 1 << 20
+
+
+class Source(NamedTuple):
+    """A model's files."""
+
+    name: str
+    layout: Literal["transformer_lens", "hugging_face"]
+    directory: Path
+    config: dict[str, Any]
+    weights: tuple[Path, ...]
+    fingerprint: str
+    """Hash of what determines the processed weights: the files (or their revision) and the code that processes them."""
+    origin: str
+    tokenizer: str | None
+    """A file, a folder, or a hub repository, ``REPO@REVISION`` where it may be another one in that revision."""
+    base: str = ""
+    """The name without checkpoint or revision; as ``name`` where there is none of these."""
+    training_tokens: int | None = None
+    """On how many tokens the weights were trained, where that is known."""
+    training_steps: int | None = None
+    remote: bool = False
+    """Whether it came from the hub."""
+
+
+Accept = Callable[[str, Path, dict[str, Any]], None]
+"""Sees name, directory and config of a model before its weights are fetched, and raises ``DataError`` to refuse it."""
+
+
+def find_source(spec: str, staging: Path | None = None, refresh: bool = False, accept: Accept | None = None) -> Source:
+    """The files that ``spec`` names.
+
+    Args:
+        spec: a name of the catalog or of TransformerLens, a hub repository or a directory; behind an ``@`` a checkpoint
+            or, in Hugging Face's layout, a revision.
+        staging: the folder that remembers which checkpoints the hub has.
+        refresh: ask the hub even for what its cache holds.
+        accept: what sees a model's config before its weights are fetched.
+
+    Raises:
+        UsageError: nothing has this name, or there is no such checkpoint.
+        DataError: the files cannot be used or fetched.
+    """
+    name, point = split_point(spec)
+    location = locate(name)
+    training = None if point is None else find_training(location, staging, refresh)
+    checkpoint = find_checkpoint(training, str(point), name) if training else None
+    if location.kind == "directory":
+        if point is not None and checkpoint is None:
+            raise UsageError(f"{spec}: checkpoints in Hugging Face's layout are folders of their own: give that folder")
+        return directory_source(location, checkpoint)
+    if training is not None:
+        return hub_source(location, training.revision, checkpoint, accept=accept)
+    return hub_source(location, point, refresh=refresh, accept=accept)
+
+
+def directory_source(location: Location, checkpoint: Checkpoint | None = None) -> Source:
+    """A model in a directory, TransformerLens' layout or Hugging Face's, or one of its checkpoints."""
+    directory = Path(location.place)
+    config = read_config(directory)
+    layout = layout_of(config)
+    weights = _local_weights(directory, layout) if checkpoint is None else (directory / checkpoint.file,)
+    fingerprint = _fingerprint(_file_digest(path) for path in (directory / CONFIG, *weights))
+    tokenizer = _local_tokenizer(directory) or _named_tokenizer(directory, config)
+    source = Source(location.name, layout, directory, config, weights, fingerprint, location.origin, tokenizer)
+    return _at(source, checkpoint)
+
+
+def hub_source(
+    location: Location,
+    revision: str | None = None,
+    checkpoint: Checkpoint | None = None,
+    *,
+    refresh: bool = False,
+    accept: Accept | None = None,
+) -> Source:
+    """A model of the hub, fetched into the Hugging Face cache unless it is there.
+
+    Args:
+        location: its name and repository.
+        revision: branch, tag or commit; ``None`` for the branch main. It is part of the name, but for a checkpoint's.
+        checkpoint: the one that is meant.
+        refresh, accept: as ``find_source`` takes them.
+    """
+    repo = location.place
+    folder = _config_on_hub(location, revision, refresh)
+    config, commit = read_config(folder), folder.name
+    layout = layout_of(config)
+    named = revision is not None and checkpoint is None
+    name = f"{location.name}{SEPARATOR}{revision}" if named else location.name
+    if accept is not None:
+        accept(name, folder, config)
+    if checkpoint is None:
+        weights = _hub_weights(repo, folder, layout)
+    else:
+        weights = (hub_file(repo, checkpoint.file, (CONFIG, checkpoint.file), commit),)
+    tokenizer: str | None = f"{repo}{SEPARATOR}{commit}" if named else repo
+    if layout == "transformer_lens":
+        tokenizer = _named_tokenizer(folder, config)
+    fingerprint = _fingerprint([repo, commit, *([checkpoint.file] if checkpoint else [])])
+    origin = f"{repo}{SEPARATOR}{commit}"
+    source = Source(name, layout, folder, config, weights, fingerprint, origin, tokenizer, remote=True)
+    if named:
+        return source._replace(base=location.name, training_steps=revision_steps(str(revision)))
+    return _at(source, checkpoint)
+
+
+def _config_on_hub(location: Location, revision: str | None, refresh: bool) -> Path:
+    """The snapshot of a revision, with its config.json."""
+    entry, repo = find_entry(location.place), location.place
+    try:
+        return hub_file(repo, CONFIG, (CONFIG, entry.weights_file) if entry else (), revision, refresh=refresh).parent
+    except DataError as error:
+        if entry is not None:
+            raise
+        raise DataError(f"{error} (nor is there a directory {repo} here)") from error
+
+
+def _at(source: Source, checkpoint: Checkpoint | None) -> Source:
+    """The source with what is known of its training: of a checkpoint, or of the final weights."""
+    if checkpoint is None:
+        tokens, steps = final_counts(source.config, read_log(source.directory))
+        return source._replace(base=source.name, training_tokens=tokens, training_steps=steps)
+    return source._replace(
+        base=source.name,
+        name=f"{source.name}{SEPARATOR}{checkpoint.point}",
+        origin=f"{source.origin} {checkpoint.file}",
+        training_tokens=checkpoint.tokens,
+        training_steps=checkpoint.steps,
+    )
+
+
+def _local_weights(directory: Path, layout: Layout) -> tuple[Path, ...]:
+    """The files that hold the weights: one, or the shards of a Hugging Face model behind their index."""
+    names = [path.name for path in directory.iterdir() if path.is_file()]
+    first = directory / weights_name(names, layout, str(directory))
+    return (first,) if first.name != INDEX else (first, *(directory / name for name in shard_names(first)))
+
+
+def _hub_weights(repo: str, folder: Path, layout: Layout) -> tuple[Path, ...]:
+    """The weights of a snapshot, fetched unless they are there, and with them what the training wrote down."""
+    cached = [path.name for path in folder.iterdir()]
+    try:
+        name = weights_name(cached, layout, repo)
+    except DataError:
+        names = list_files(repo, folder.name)[1]
+        name = weights_name(names, layout, repo)
+        if LOG in names:
+            hub_file(repo, LOG, (LOG,), folder.name)
+    first = hub_file(repo, name, (CONFIG, name), folder.name)
+    if name != INDEX:
+        return (first,)
+    return (first, *(hub_file(repo, shard, (CONFIG, name, shard), folder.name) for shard in shard_names(first)))
+
+
+def _fingerprint(parts: Iterable[str]) -> str:
+    text = "\n".join([processing(), *parts])
+    return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    """Name and content of one file, hashed."""
+    digest = blake2b(path.name.encode() + b"\n", digest_size=16)
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_HASHED_BYTES):
+                digest.update(chunk)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {one_line(error)}") from error
+    return digest.hexdigest()
+
+
+def _local_tokenizer(directory: Path) -> str | None:
+    if (directory / "tokenizer.json").is_file():
+        return str(directory / "tokenizer.json")
+    return str(directory) if (directory / "tokenizer_config.json").is_file() else None
+
+
+def _named_tokenizer(directory: Path, config: dict[str, Any]) -> str | None:
+    """What ``tokenizer_name`` says: a folder or file relative to the model's own folder, else a hub repository."""
+    name = config.get("tokenizer_name")
+    if not isinstance(name, str) or not name:
+        return None
+    path = (directory / name).resolve()
+    if path.is_dir():
+        return _local_tokenizer(path)
+    if path.is_file():
+        return str(path)
+    return name if is_repo(name) else None

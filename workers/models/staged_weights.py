@@ -1,0 +1,139 @@
+"""Processed weights in the staging folder: one safetensors file a model, whole or absent, its content hashed.
+
+The metadata of the file holds the architecture, the hash of both, and where the model came from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from hashlib import blake2b
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, load_file, save_file
+from torch import Tensor
+
+from erasure_sweep.workers.errors import DataError
+from erasure_sweep.workers.hub.files import one_line
+from erasure_sweep.workers.models.forward import ModelConfig
+from erasure_sweep.workers.models.sources import Source
+from erasure_sweep.workers.storage.whole_file import whole_file
+
+
+class StagedHeader(NamedTuple):
+    """What a staged file is."""
+
+    config: ModelConfig
+    hash: str
+
+
+class StagedModel(NamedTuple):
+    """What a staged file holds."""
+
+    config: ModelConfig
+    hash: str
+    weights: dict[str, Tensor]
+
+
+def read_staged(weights: Path | bytes) -> StagedModel:
+    """Read a staged file and verify its content hash.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    where = f"staged weights {weights}" if isinstance(weights, Path) else "staged weights from the object store"
+    try:
+        metadata, tensors = _read_file(weights) if isinstance(weights, Path) else _read_bytes(weights)
+        config = ModelConfig(**json.loads(metadata["config"]))
+        found = content_hash(config, tensors)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{where} are missing or damaged ({one_line(error)}): run again, they are made anew") from error
+    if found != metadata.get("hash"):
+        raise DataError(f"{where} are damaged (their content hash differs): run again, they are made anew")
+    return StagedModel(config, found, tensors)
+
+
+def content_hash(config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
+    """Hash of an architecture and its processed weights, the same on every machine."""
+    return _hash(config, ((name, weights[name]) for name in sorted(weights)))
+
+
+def _hash(config: ModelConfig, tensors: Iterable[tuple[str, Tensor]]) -> str:
+    digest = blake2b(json.dumps(config.to_json(), sort_keys=True).encode(), digest_size=16)
+    for name, weight in tensors:
+        tensor = weight.detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def find_staged(path: Path) -> StagedHeader | None:
+    """A staged model that was made before; None where there is none or it is damaged, so that it is made anew.
+
+    Its content is hashed tensor by tensor: there is never more than one of them in memory.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            config = ModelConfig(**json.loads(metadata["config"]))
+            tensors = ((name, file.get_tensor(name)) for name in sorted(file.keys()))
+            found = _hash(config, tensors)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return None
+    return StagedHeader(config, found) if found == metadata.get("hash") else None
+
+
+@contextmanager
+def locked(path: Path, name: str) -> Iterator[None]:
+    """Hold the lock of a staged file while it is made; other processes wait.
+
+    Args:
+        path: of the staged file.
+        name: of the model, for errors.
+
+    Raises:
+        DataError: its folder cannot be written.
+    """
+    from filelock import FileLock
+
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise DataError(f"cannot stage model {name} in {path.parent}: {one_line(error)}") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # gone while it is held: who waits for it sees that and begins anew
+            Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def write_staged(staged: StagedModel, source: Source, path: Path) -> None:
+    """Write under a temporary name, sync, rename: a file of the final name is whole."""
+    metadata = {"config": json.dumps(staged.config.to_json()), "hash": staged.hash, "origin": source.origin}
+    try:
+        with whole_file(path) as temporary:
+            save_file(staged.weights, temporary, metadata)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"cannot stage model {source.name} in {path.parent}: {one_line(error)}") from error
+
+
+def _read_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+    return metadata, load_file(path)
+
+
+def _read_bytes(content: bytes) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The metadata is in the JSON header that follows its own length, eight bytes little-endian."""
+    length = int.from_bytes(content[:8], "little")
+    metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    return metadata, load(content)

@@ -1,0 +1,246 @@
+"""A model's tokenizer, read from a file, a folder or the Hugging Face hub, and staged where it came from the hub.
+
+Nearly every tokenizer is a ``tokenizer.json`` that the ``tokenizers`` library reads by itself; transformers, which
+takes seconds to import, is asked only where there is none. Text is text here: a special token that is spelled out in a
+document is encoded as the characters that it consists of.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from erasure_sweep.workers.errors import DataError, UsageError
+from erasure_sweep.workers.hub.files import hub_file, list_files
+from erasure_sweep.workers.hub.known_names import files_hash, recall_tokenizer, remember_tokenizer, write_whole
+
+if TYPE_CHECKING:
+    import tokenizers
+
+BOS_TOKEN = "<|BOS|>"
+_KNOWN_BOS = (BOS_TOKEN, "<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "<|endoftext|>")
+_SPECIAL_TOKEN_FILES = ("tokenizer_config.json", "special_tokens_map.json")
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w.-]+)?")
+_FAST_FILE = "tokenizer.json"
+_SLOW_FILES = ("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+_SLOW_EXTRAS = ("added_tokens.json", "config.json")
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """What the project asks of a tokenizer."""
+
+    @property
+    def bos_id(self) -> int: ...
+
+    @property
+    def separator_id(self) -> int:
+        """What stands between two texts in one prompt: the end-of-sequence token, or the BOS where there is none."""
+
+    @property
+    def n_ids(self) -> int:
+        """One more than the highest id of the vocabulary, tokens added later left out."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that determines the ids."""
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """Ids of each text, no special tokens added."""
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+    def token_strings(self, ids: Sequence[int]) -> list[str]:
+        """Each id's own text, for people."""
+
+
+class _FastTokenizer:
+    """A ``tokenizers.Tokenizer`` with its special tokens found."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, special: dict[str, str], source: str) -> None:
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = True
+        self._backend = backend
+        self.bos_id = self._first_id([special.get("bos_token"), *_KNOWN_BOS], source)
+        self.separator_id = self._first_id([special.get("eos_token"), backend.id_to_token(self.bos_id)], source)
+
+    def _first_id(self, candidates: Iterable[str | None], source: str) -> int:
+        for token in candidates:
+            token_id = None if token is None else self._backend.token_to_id(token)
+            if token_id is not None:
+                return int(token_id)
+        raise DataError(
+            f"tokenizer {source} has no beginning-of-sequence token: name it as bos_token in tokenizer_config.json,"
+            " or give ready tokens (--corpus FILE.npy)"
+        )
+
+    @property
+    def n_ids(self) -> int:
+        return max(self._backend.get_vocab(with_added_tokens=False).values(), default=-1) + 1
+
+    @property
+    def fingerprint(self) -> str:
+        ends = f"{self.bos_id} {self.separator_id} "
+        return blake2b(ends.encode() + self._backend.to_str().encode(), digest_size=16).hexdigest()
+
+    def to_files(self) -> dict[str, bytes]:
+        """The files from which ``load_tokenizer`` makes the same tokenizer."""
+        ends = {"bos_token": self.bos_id, "eos_token": self.separator_id}
+        named = {name: self._backend.id_to_token(token_id) for name, token_id in ends.items()}
+        return {_FAST_FILE: self._backend.to_str().encode(), _SPECIAL_TOKEN_FILES[0]: json.dumps(named).encode()}
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._backend.encode_batch(texts, add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self._backend.decode([int(i) for i in ids], skip_special_tokens=False))
+
+    def token_strings(self, ids: Sequence[int]) -> list[str]:
+        return [self.decode([token_id]) for token_id in ids]
+
+
+def load_tokenizer(source: str) -> Tokenizer:
+    """Load the tokenizer that ``source`` names.
+
+    Args:
+        source: a ``tokenizer.json``, a folder with it or another tokenizer of Hugging Face's, or a hub repository,
+            ``REPO@REVISION`` for another than its main branch.
+
+    Raises:
+        UsageError: there is no such file, folder or repository name.
+        DataError: it is damaged, has no beginning-of-sequence token, or the hub cannot be reached.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return _from_json(path, path.parent, source)
+    if path.is_dir():
+        found = path / "tokenizer.json"
+        return _from_json(found, path, source) if found.is_file() else _from_transformers(source, path)
+    if source.endswith(".json") or not _HUB_ID.fullmatch(source):
+        raise UsageError(f"there is no tokenizer at {source}: give a tokenizer.json, its folder, or a hub repository")
+    return _from_hub(source)
+
+
+def stage_tokenizer(source: str, staging: Path, refresh: bool = False) -> str:
+    """Put a tokenizer of the hub into the staging folder, unless it is there, and say where; others stay where they are.
+
+    Args:
+        source: as ``load_tokenizer`` takes it.
+        staging: the folder; a tokenizer lies in ``tokenizers/``, by the hash of its files.
+        refresh: ask the hub for what is staged as well.
+
+    Raises:
+        DataError: the hub has no such tokenizer or cannot be reached, or the folder cannot be written.
+    """
+    if not _HUB_ID.fullmatch(source):
+        return source
+    known = None if refresh else recall_tokenizer(source, staging)
+    if known is not None:
+        return str(known)
+    folder = _snapshot(source, refresh)
+    if (folder / _FAST_FILE).is_file():
+        found = (folder / name for name in (*_SPECIAL_TOKEN_FILES, _FAST_FILE))
+        files = {path.name: path.read_bytes() for path in found if path.is_file()}
+    else:
+        files = _from_transformers(source, folder).to_files()
+    target = staging / "tokenizers" / files_hash(files)
+    for name, content in files.items():
+        write_whole(target / name, content)
+    remember_tokenizer(source, target / _FAST_FILE, staging)
+    return str(target / _FAST_FILE)
+
+
+def _from_json(path: Path, folder: Path, source: str) -> Tokenizer:
+    from tokenizers import Tokenizer as Backend
+
+    try:
+        backend = Backend.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception for every kind of damage
+        raise DataError(f"{path} is not a tokenizer.json that can be read ({_first_line(error)})") from error
+    return _FastTokenizer(backend, _special_tokens(folder / name for name in _SPECIAL_TOKEN_FILES), source)
+
+
+def _special_tokens(paths: Iterable[Path]) -> dict[str, str]:
+    """``bos_token`` and ``eos_token`` as the files name them, an earlier file before a later one."""
+    special: dict[str, str] = {}
+    for path in paths:
+        if not path.is_file():
+            continue
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataError(f"{path} is not valid JSON ({error})") from error
+        for name in ("bos_token", "eos_token"):
+            token = content.get(name) if isinstance(content, dict) else None
+            token = token.get("content") if isinstance(token, dict) else token
+            if isinstance(token, str):
+                special.setdefault(name, token)
+    return special
+
+
+def _from_hub(source: str) -> Tokenizer:
+    folder = _snapshot(source)
+    path = folder / _FAST_FILE
+    return _from_json(path, folder, source) if path.is_file() else _from_transformers(source, folder)
+
+
+def _snapshot(source: str, refresh: bool = False) -> Path:
+    """The folder of the Hugging Face cache with a hub repository's tokenizer, fetched unless it is there."""
+    repo, _, revision = source.partition("@")
+    cached = None if refresh else _cached(repo, revision, (_FAST_FILE,))
+    if cached is not None:
+        return cached
+    try:
+        return _fetch(repo, revision)
+    except DataError as error:
+        cached = None if refresh else _cached(repo, revision, _SLOW_FILES)
+        if cached is not None:
+            return cached
+        raise DataError(
+            f"tokenizer.json of {repo} cannot be loaded: {error}; or give ready tokens (--corpus FILE.npy)"
+        ) from error
+
+
+def _cached(repo: str, revision: str, names: Iterable[str]) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = (try_to_load_from_cache(repo, name, revision=revision or None) for name in names)
+    return next((Path(path).parent for path in found if isinstance(path, str)), None)
+
+
+def _fetch(repo: str, revision: str) -> Path:
+    """Fetch a tokenizer's files, tokenizer.json last: where it is, the others are. A revision may have none of its own."""
+    commit, names = list_files(repo, revision or None)
+    known = (*_SPECIAL_TOKEN_FILES, *([_FAST_FILE] if _FAST_FILE in names else (*_SLOW_EXTRAS, *_SLOW_FILES)))
+    wanted = [name for name in known if name in names]
+    if not {_FAST_FILE, *_SLOW_FILES} & set(wanted):
+        if revision:
+            return _fetch(repo, "")
+        raise DataError(f"{repo} holds no tokenizer")
+    return [hub_file(repo, name, tuple(wanted), commit) for name in wanted][-1].parent
+
+
+def _from_transformers(source: str, folder: Path) -> _FastTokenizer:
+    from transformers import AutoTokenizer
+
+    try:
+        loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError and what its converters raise
+        raise DataError(f"there is no tokenizer that can be read in {source} ({_first_line(error)})") from error
+    backend = getattr(loaded, "backend_tokenizer", None)
+    if backend is None:
+        raise DataError(
+            f"tokenizer {source} has no fast form (tokenizer.json): convert it, or give ready tokens (.npy)"
+        )
+    named = {name: getattr(loaded, name, None) for name in ("bos_token", "eos_token")}
+    return _FastTokenizer(backend, {name: str(token) for name, token in named.items() if token}, source)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].strip().rstrip(".") if lines else type(error).__name__

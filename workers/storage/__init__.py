@@ -1,0 +1,1 @@
+"""Files that are whole or absent, stores of finished shards, states as bytes."""

@@ -1,0 +1,126 @@
+"""The worker: keeps one model on its device, measures shards of it, returns their states.
+
+``ShardWorker`` is a plain class, used as it is when everything runs in one process; ``remote_worker`` wraps it for Ray, the
+only place in this package that knows Ray.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from erasure_sweep.workers.corpora.resolution import load_tokens
+from erasure_sweep.workers.measures.stages import STAGES
+from erasure_sweep.workers.models.forward import LeanModel
+from erasure_sweep.workers.models.resolution import load_model
+from erasure_sweep.workers.records import Alive, ShardResult, ShardTask, SharedStore
+from erasure_sweep.workers.storage.shard_storage import Storage, StorageError, find_shared, state_key
+from erasure_sweep.workers.storage.states import encode_states
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+class ShardWorker:
+    """Measures shards, one model in memory at a time.
+
+    Args:
+        threads: what torch may use of the CPU.
+    """
+
+    def __init__(self, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._held: tuple[tuple[str, str, str], LeanModel] | None = None
+        self._fits: dict[tuple[str, str], int] = {}
+        """Prompts in one forward pass for which memory sufficed where it did not for more, by model and stage."""
+
+    def measure(self, task: ShardTask, weights: bytes | None = None, tokens: bytes | None = None) -> ShardResult:
+        """Measure one shard.
+
+        Args:
+            task: which shard of which model.
+            weights, tokens: contents of the files that ``task`` names, for a worker that cannot read them itself.
+        """
+        model = self._model(task, weights)
+        prompts = load_tokens(Path(task.tokens) if tokens is None else tokens)
+        kind = (task.model_hash, task.stage)
+        batch = min(task.batch, self._fits.get(kind, task.batch))
+        while True:
+            try:
+                return ShardResult(task.id, encode_states(STAGES[task.stage](model, task, prompts, batch)), batch)
+            except torch.cuda.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                if batch == 1:
+                    raise
+                batch //= 2
+                self._fits[kind] = batch
+
+    def _model(self, task: ShardTask, weights: bytes | None) -> LeanModel:
+        key = (task.model_hash, task.device, task.dtype)
+        if self._held is None or self._held[0] != key:
+            self._held = None  # frees the model before the next one is loaded
+            source = Path(task.weights) if weights is None else weights
+            self._held = (key, load_model(source, task.device, DTYPES[task.dtype])[1])
+        return self._held[1]
+
+
+class RemoteShardWorker(ShardWorker):
+    """A ``ShardWorker`` in a Ray actor: fetches what its node cannot read, and puts states into the store where it can."""
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        self._stores: dict[SharedStore, Storage | None] = {}
+
+    def ping(self) -> Alive:
+        """Answer: this worker is alive, and where it is."""
+        import ray
+
+        return Alive(os.getpid(), ray.get_runtime_context().get_node_id(), torch.cuda.is_available())
+
+    def measure_remote(self, task: ShardTask, files: dict[str, Any], shared: SharedStore | None = None) -> ShardResult:
+        """Measure a shard.
+
+        Args:
+            files: Ray references of files' contents, by path; empty where disks are shared.
+            shared: the store, in which the state is put if it is the same that this process sees there.
+
+        Returns:
+            The state is left out where it was put into the store.
+        """
+        import ray
+
+        weights = None if self._holds(task) or Path(task.weights).exists() else ray.get(files[task.weights])
+        tokens = None if Path(task.tokens).exists() else ray.get(files[task.tokens])
+        result = self.measure(task, weights, tokens)
+        return result._replace(state=None) if self._put(result, shared) else result
+
+    def _put(self, result: ShardResult, shared: SharedStore | None) -> bool:
+        """Whether the state is in the store. If it cannot be put from here, the driver puts it, or says why it cannot."""
+        if shared is None or result.state is None:
+            return False
+        if shared not in self._stores:
+            self._stores = {shared: find_shared(shared)}
+        storage = self._stores[shared]
+        if storage is None:
+            return False
+        try:
+            storage.put(state_key(result.id), result.state)
+        except StorageError as error:
+            log.warning("shard %s goes to the driver: %s", result.id, error)
+            return False
+        return True
+
+    def _holds(self, task: ShardTask) -> bool:
+        return self._held is not None and self._held[0][0] == task.model_hash
+
+
+def remote_worker() -> Any:
+    """The Ray actor class. The driver owns attempts, so Ray restarts workers but repeats no shard by itself."""
+    import ray
+
+    return ray.remote(max_restarts=-1, max_task_retries=0)(RemoteShardWorker)
