@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from erasure_sweep.sweep.cleaning.staged_use import Use
 from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.progress import Reporter
 from erasure_sweep.sweep.run_folder import RunFolder, staging_folder
 from erasure_sweep.sweep.store.lease import Heart, Lease
+from erasure_sweep.sweep.store.staged_use import Use
 from erasure_sweep.workers.records import Resolved
 
 

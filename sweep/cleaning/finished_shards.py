@@ -13,11 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from erasure_sweep.sweep.cleaning.removable import Removable, clock_of, prune, size_of, unlink
-from erasure_sweep.sweep.cleaning.staged_use import STALE_S
 from erasure_sweep.sweep.jobs.local_runs import worker_of
 from erasure_sweep.sweep.run_folder import RunFolder
 from erasure_sweep.sweep.store.driver_process import InUseError, this_driver
 from erasure_sweep.sweep.store.lease import KEY, Heart, Lease, LeaseRecord, read_lease
+from erasure_sweep.sweep.store.staged_use import STALE_S
 from erasure_sweep.workers.storage.shard_storage import (
     MARK,
     Entry,

@@ -12,8 +12,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from erasure_sweep.sweep.cleaning.removable import Removable, clock_of, size_of, unlink
-from erasure_sweep.sweep.cleaning.staged_use import STALE_S, UseRecord, read_uses
 from erasure_sweep.sweep.store.driver_process import InUseError
+from erasure_sweep.sweep.store.staged_use import STALE_S, UseRecord, read_uses
 
 _PREPARING = " (preparing)"
 _PROMPTS = re.compile(r"-(\d+)$")

@@ -17,9 +17,9 @@ from erasure_sweep.sweep.run_folder import staging_folder
 from erasure_sweep.sweep.staging import Staging
 from erasure_sweep.workers.errors import DataError
 from erasure_sweep.workers.hub.files import check_hub, quiet_hub
-from erasure_sweep.workers.hub.known_names import is_staged
 from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.models.catalog import ModelEntry, model_entries
+from erasure_sweep.workers.models.known_names import is_staged
 from erasure_sweep.workers.records import Resolved, ScanOptions
 
 

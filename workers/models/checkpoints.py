@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 from erasure_sweep.workers.errors import DataError, UsageError
 from erasure_sweep.workers.hub.files import hub_file, list_files
-from erasure_sweep.workers.hub.known_names import Checkpoint, Training, recall_training, remember_training
 from erasure_sweep.workers.models.catalog import CHECKPOINT_SUFFIXES, Location, locate
 from erasure_sweep.workers.models.file_formats import CONFIG, layout_of, read_config
+from erasure_sweep.workers.models.known_names import Checkpoint, Training, recall_training, remember_training
 
 SEPARATOR = "@"
 FOLDER = "checkpoints"

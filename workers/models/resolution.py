@@ -15,11 +15,11 @@ from typing import NamedTuple
 import torch
 
 from erasure_sweep.workers.errors import DataError, SweepError
-from erasure_sweep.workers.hub.known_names import Remembered, recall, recall_training, remember, staged_path
 from erasure_sweep.workers.models.catalog import find_entry, locate
 from erasure_sweep.workers.models.checkpoints import SEPARATOR, find_checkpoint, split_point
 from erasure_sweep.workers.models.conversion import convert
 from erasure_sweep.workers.models.forward import LeanModel, ModelConfig
+from erasure_sweep.workers.models.known_names import Remembered, recall, recall_training, remember, staged_path
 from erasure_sweep.workers.models.refusals import refuse_unsuitable
 from erasure_sweep.workers.models.sources import Source, find_source
 from erasure_sweep.workers.models.staged_weights import StagedHeader, find_staged, locked, read_staged

@@ -14,7 +14,6 @@ from typing import Any, Literal, NamedTuple
 
 from erasure_sweep.workers.errors import DataError, UsageError
 from erasure_sweep.workers.hub.files import hub_file, list_files, one_line
-from erasure_sweep.workers.hub.known_names import Checkpoint, processing
 from erasure_sweep.workers.models.catalog import Location, find_entry, is_repo, locate
 from erasure_sweep.workers.models.checkpoints import (
     LOG,
@@ -35,6 +34,7 @@ from erasure_sweep.workers.models.file_formats import (
     shard_names,
     weights_name,
 )
+from erasure_sweep.workers.models.known_names import Checkpoint, processing
 
 _HASHED_BYTES = 1 << 20
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from erasure_sweep.workers.errors import DataError, UsageError
 from erasure_sweep.workers.hub.files import hub_file, list_files
-from erasure_sweep.workers.hub.known_names import files_hash, recall_tokenizer, remember_tokenizer, write_whole
+from erasure_sweep.workers.models.known_names import files_hash, recall_tokenizer, remember_tokenizer, write_whole
 
 if TYPE_CHECKING:
     import tokenizers

@@ -13,7 +13,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from erasure_sweep.workers.errors import DataError
-from erasure_sweep.workers.hub.known_names import is_staged
+from erasure_sweep.workers.models.known_names import is_staged
 from erasure_sweep.workers.models.resolution import resolve_model
 from erasure_sweep.workers.models.tokenizer import load_tokenizer, stage_tokenizer
 from tests.support.corpus_requests import write_tokenizer
@@ -123,7 +123,7 @@ class TestAlone:
 
     def test_other_processing_makes_it_anew(self, hub, cache, staging, monkeypatch):
         first = resolve_model("gpt2", staging)
-        monkeypatch.setattr("erasure_sweep.workers.hub.known_names.PROCESSING_VERSION", "another")
+        monkeypatch.setattr("erasure_sweep.workers.models.known_names.PROCESSING_VERSION", "another")
         assert not is_staged("gpt2", staging)
         second = resolve_model("gpt2", staging)
         assert second.weights != first.weights

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from erasure_sweep.sweep.cleaning.staged_use import Use, read_uses
 from erasure_sweep.sweep.store.driver_process import Driver, read_driver, started, this_driver
+from erasure_sweep.sweep.store.staged_use import Use, read_uses
 
 GONE = 2**22 + 1
 """No process has this number: Linux gives none beyond."""

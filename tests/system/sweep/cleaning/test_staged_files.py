@@ -12,8 +12,8 @@ import pytest
 from filelock import FileLock
 
 from erasure_sweep.sweep.cleaning.staged_files import StagedFiles
-from erasure_sweep.sweep.cleaning.staged_use import Use
 from erasure_sweep.sweep.store.driver_process import InUseError, this_driver
+from erasure_sweep.sweep.store.staged_use import Use
 from erasure_sweep.workers.errors import SweepError
 from tests.support.bad_input import Bench, Ran, assert_finished
 from tests.support.models.random_models import write_tl_directory
@@ -157,7 +157,7 @@ class TestStaged:
         assert before
 
     def test_what_names_were_found_to_be_goes_with_the_weights(self, cleaned, staging: Path, bench: Bench):
-        from erasure_sweep.workers.hub.known_names import Remembered, remember
+        from erasure_sweep.workers.models.known_names import Remembered, remember
 
         (good,), (other,) = self.of_model(staging, "good"), self.of_model(staging, "other")
         for spec, weights in (("gpt2", good), ("gpt2-small", good), ("gelu-1l", other)):

@@ -5,7 +5,7 @@ positions, separate unembedding) and attn-only-1l…4l (the same without MLPs), 
 The corpus is the ``.py`` files of the interpreter that runs this script, in path order; every twentieth file (by a hash of
 its path) is held out for the loss.
 
-    python -m erasure_sweep.workers.models.bundled.train toy-gelu-4l --tokens 16777216 --out build/bundled
+    python -m erasure_sweep.workers.train_bundled toy-gelu-4l --tokens 16777216 --out build/bundled
 
 leaves ``OUT/tokenizer/tokenizer.json`` (made when absent) and ``OUT/NAME/`` in TransformerLens' layout:
 ``config.json``, ``model.safetensors``, ``training_log.json``, and ``checkpoints/`` at the powers of two of the step
