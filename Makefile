@@ -1,7 +1,7 @@
 # `make run` and `make test` set up everything they need in .venv, from nothing, and again after a change of
 # pyproject.toml or constraints.txt.
 #
-#   ARGS=…         passed on:  make run ARGS="--prompts 8"    make test ARGS="tests/unit -x"
+#   ARGS=…         passed on:  make run ARGS="--prompts 8"    make test ARGS="tests/system -x"
 #   PYTHON=…       the Python that .venv is made with:  make run PYTHON=python3.12
 #   JOBS=…         processes that run tests side by side (default 2; 0 runs them in one)
 #   REQUIRE_ALL=1  tests fail, instead of being skipped, where a tool such as chromium is absent
@@ -19,17 +19,18 @@ NAMED := $(PYTHON)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint check bench soak ui services runtime dev venv
+.PHONY: help run test test-fast lint check bench soak ui services runtime dev venv
 
 help:
 	@echo "make run      measure the bundled models: tables, figures, MLflow runs and a page in runs/demo"
-	@echo "make test     run the tests"
+	@echo "make test     run the tests, but for the nightly ones"
+	@echo "make test-fast  those that need no Ray, server or browser: under a minute"
 	@echo "make ui       browse the logged runs in MLflow's UI"
 	@echo "make services PostgreSQL, S3 and MLflow's server with basic auth, on loopback until Ctrl-C, for runs to log to"
 	@echo "make check    linters, type checker, tests with coverage"
 	@echo "make lint     linters and type checker alone"
-	@echo "make bench    speed and memory beside plain forward passes, printed and saved as JSON"
-	@echo "make soak     the long trials"
+	@echo "make bench    speed and memory beside plain forward passes, printed and saved as JSON (ARGS=--quick: in minutes)"
+	@echo "make soak     the nightly tests: long trials, and further seeds of other tests"
 	@echo "Each sets up .venv first if need be. ARGS=\"…\" is passed on, PYTHON=… names the Python to use."
 
 run: runtime
@@ -42,8 +43,11 @@ services: dev
 	@$(BIN) -m tests.support.servers.services $(ARGS)
 
 test: dev
-	@echo "running the tests (about half an hour on two cores)"
+	@echo "running the tests (about a quarter of an hour on two cores)"
 	@$(PYTEST) $(ARGS)
+
+test-fast: dev
+	@$(PYTEST) tests/fast $(ARGS)
 
 lint: dev
 	$(BIN) -m ruff check .
@@ -59,7 +63,7 @@ bench: dev
 	@$(BIN) -m tests.benchmarks $(ARGS)
 
 soak: dev
-	@$(BIN) -m pytest -m soak $(ARGS)
+	@$(BIN) -m pytest -m nightly $(ARGS)
 
 # A make of its own, because it has to see the stamps as `venv` leaves them.
 runtime dev: venv

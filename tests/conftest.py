@@ -3,8 +3,14 @@
 Shapes and types of ``workers`` are checked while testing, by jaxtyping's pytest option in ``pyproject.toml``; processes
 that tests start, Ray's workers among them, are not checked.
 
+Tiers are folders: ``fast`` (no Ray, no server, no browser), ``numeric`` (against the oracle), ``system`` (Ray, MLflow, a
+browser, stand-ins for services) and ``nightly``, which ``make test`` leaves out, as it does further seeds of other tests.
+
 Under xdist, tests that share something expensive run in one process: those of the group ``ray``, because two clusters
 would starve each other, and each other file of system tests, because of its servers and browsers.
+
+``tests`` has no ``__init__.py``: with one, pytest would take it for a part of the checkout's package, whose ``__init__.py``
+and this file would then be imported twice. Tests import ``erasure_sweep.…`` and ``tests.…`` only.
 """
 
 from __future__ import annotations
@@ -20,6 +26,7 @@ import pytest
 
 CHROMIUM = Path("/usr/bin/chromium")
 SYSTEM = Path(__file__).parent / "system"
+NIGHTLY = Path(__file__).parent / "nightly"
 
 QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -45,10 +52,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     config.stash[_own_folder].cleanup()
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups and -m the tiers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep each file of system tests together, unless it says its group itself."""
+    """Mark what is nightly, and keep each file of system tests together, unless it says its group itself."""
     for item in items:
+        if NIGHTLY in item.path.parents:
+            item.add_marker(pytest.mark.nightly)
         if SYSTEM in item.path.parents and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
 

@@ -1,6 +1,7 @@
 """Run the benchmarks: ``python -m tests.benchmarks [--quick] [--only scan]… [--threads 1] [--json build/bench.json]``.
 
-Ratios taken in one run, printed as tables and kept as JSON. Nothing passes or fails; aims stand beside what was found.
+Ratios taken in one run: each subject's table is printed as soon as it is measured, and all are kept as JSON. Nothing passes
+or fails; aims stand beside what was found.
 """
 
 from __future__ import annotations
@@ -55,11 +56,12 @@ def main(quick: bool, only: tuple[str, ...], threads: int, rounds: int, path: Pa
     rows = []
     for name in only or SUBJECTS:
         console.print(f"measuring {name} …")
+        of_subject: list[Row] = []
         for row in SUBJECTS[name](settings):
-            rows.append(row)
-            write_json(path, settings, machine, rows)
-    for table in tables(rows):
-        console.print(table)
+            of_subject.append(row)
+            write_json(path, settings, machine, [*rows, *of_subject])
+        rows += of_subject
+        console.print(*tables(of_subject))
     console.print(f"kept in {path}", soft_wrap=True)
 
 

@@ -80,6 +80,7 @@ class OneStage:
         entry = self._manifest.entry(self.model.name)
         for made in (self._folder.tables(entry["folder"]), self._folder.figures(entry["folder"])):
             made.mkdir(parents=True)
+        self._folder.model_page(entry["folder"]).touch()  # MLflow is given it
 
     def _task(self, i: int) -> ShardTask:
         return ShardTask(
@@ -110,7 +111,7 @@ def probe_noop(request: dict[str, Any]) -> dict[str, Any]:
     """Shards of nothing through driver, Ray and store.
 
     Args:
-        request: ``n_shards``, ``n_workers`` and the ``folder`` to work in.
+        request: ``n_shards``, ``n_workers`` (0: in this process, without Ray) and the ``folder`` to work in.
     """
     from erasure_sweep.sweep.driver import Sweep
 
@@ -130,6 +131,7 @@ def probe_noop(request: dict[str, Any]) -> dict[str, Any]:
         mock.patch("erasure_sweep.sweep.driver.Staging", Staged),
         mock.patch("erasure_sweep.sweep.driver.Stages", stages),
         mock.patch("erasure_sweep.workers.worker.remote_worker", noop_worker),
+        mock.patch("erasure_sweep.workers.worker.ShardWorker", NoOpWorker),
         mock.patch(
             "erasure_sweep.sweep.driver.Sweep._compare", lambda sweep: sweep._runs.end_sweep(sweep.folder, "FINISHED")
         ),

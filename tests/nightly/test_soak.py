@@ -27,7 +27,7 @@ from tests.support.servers.s3 import S3Server
 from tests.system.sweep.execution.ray.test_cluster_faults import LONGER, N_SHARDS, Trials
 from tests.system.sweep.test_driver import Place, assert_same, kill_tree, read
 
-pytestmark = [pytest.mark.soak, pytest.mark.xdist_group("ray"), pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(3600)]
 
 GPT2_XL = {"n_layers": 48, "n_heads": 25, "d_model": 1600, "n_ctx": 1024, "d_vocab": 50257, "act_fn": "gelu_new"}
 MEMORY_GIB = 24.0

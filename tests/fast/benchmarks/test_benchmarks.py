@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from click.testing import CliRunner
 from rich.console import Console
 
 from erasure_sweep.sweep.config import build_config
@@ -19,6 +20,7 @@ from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.measures.scan.products import PromptProducts
 from erasure_sweep.workers.measures.statistics.ratios import Ratios
 from erasure_sweep.workers.models.forward import LeanModel
+from tests.benchmarks import __main__ as command
 from tests.benchmarks import probe, timing
 from tests.benchmarks.literal import (
     Clean,
@@ -32,6 +34,7 @@ from tests.benchmarks.literal import (
     spread_over,
 )
 from tests.benchmarks.memory import memory_request, scan_task, shard_tasks, stage
+from tests.benchmarks.noop import noop_config, probe_noop
 from tests.benchmarks.overhead import Found, overhead_rows, prepare
 from tests.benchmarks.pages import measure_pages
 from tests.benchmarks.positions import compare, measure_positions
@@ -367,6 +370,30 @@ def test_shards_that_measure_nothing_show_what_a_shard_costs_and_whether_that_gr
         "the driver's memory after a tenth": 1.0,
         "… and how much it grows from there to the end": 19.0,
     }
+
+
+def test_shards_that_measure_nothing_go_all_the_way_through_a_sweep(tmp_path: Path) -> None:
+    config = noop_config(tmp_path, 0)
+    found = probe_noop({"n_shards": 3, "n_workers": 0, "folder": str(tmp_path)})
+    assert len(found["ends_s"]) == len(found["rss_bytes"]) == 3
+    assert Path(str(config.out), "noop", "index.html").exists()
+
+
+def test_each_table_is_printed_as_soon_as_it_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def measure_first(settings: Settings) -> Iterator[Row]:
+        yield Row("first", "a shape", "a figure", "ms", spread([1.25]))
+
+    def fail(settings: Settings) -> Iterator[Row]:
+        yield Row("second", "a shape", "half of it", "ms", spread([2.5]))
+        raise RuntimeError("no shards")
+
+    monkeypatch.setattr(command, "SUBJECTS", {"first": measure_first, "second": fail})
+    path = tmp_path / "bench.json"
+    ended = CliRunner().invoke(command.main, ["--quick", "--json", str(path)])
+    assert str(ended.exception) == "no shards"
+    assert "first: a shape" in ended.output and "1.25 ms" in ended.output
+    assert ended.output.index("1.25 ms") < ended.output.index("measuring second")
+    assert [row["measured"] for row in json.loads(path.read_text())["rows"]] == ["a figure", "half of it"]
 
 
 def test_the_report_can_be_read_and_kept(settings: Settings, tmp_path: Path) -> None:

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-import tests.support.servers.services
 from erasure_sweep.sweep.tracking.logged_runs import LoggedRuns
 from erasure_sweep.workers.errors import SweepError
 from tests.conftest import without_tool
 from tests.support.bad_input import D_VOCAB, PROMPTS, SEQ_LEN, Bench, Ran, assert_refused, environment
 from tests.support.models.random_models import write_tl_directory
+from tests.support.servers import services as servers
 from tests.support.servers.services import Services, free_port, postgres_folder, services_for_a_while
 
 N_SHARDS = PROMPTS // 8
@@ -270,8 +270,8 @@ class TestTheCommand:
             assert not (folder / "postgres" / "postmaster.pid").exists()
 
     def test_without_postgresql(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr(tests.services, "postgres_folder", lambda: None)
-        result = CliRunner().invoke(tests.services.main, ["--folder", str(tmp_path / "data")])
+        monkeypatch.setattr(servers, "postgres_folder", lambda: None)
+        result = CliRunner().invoke(servers.main, ["--folder", str(tmp_path / "data")])
         assert result.exit_code == 1
         assert result.output.splitlines()[-1] == "Error: PostgreSQL is not installed: apt-get install postgresql"
 
@@ -280,4 +280,4 @@ class TestTheCommand:
             pytest.skip("only root runs PostgreSQL as another user")
         (tmp_path / "closed").mkdir(mode=0o700)
         with pytest.raises(SweepError, match=r"PostgreSQL cannot make .*name another folder with --folder"):
-            tests.services.Postgres(tmp_path / "closed" / "postgres", "secret").start()
+            servers.Postgres(tmp_path / "closed" / "postgres", "secret").start()
