@@ -16,16 +16,16 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.execution.executor import Executor, Fate, LateExecutor, Outcome
-from erasure_sweep.sweep.execution.placement import Room, find_room
+from erasure_sweep.sweep.execution.helper_process import Background
 from erasure_sweep.sweep.execution.shard_queue import ShardQueue
-from erasure_sweep.sweep.helper_process import Background
 from erasure_sweep.sweep.manifest import Manifest
 from erasure_sweep.sweep.model_steps import Stages, Step
+from erasure_sweep.sweep.placement import Room, find_room
 from erasure_sweep.sweep.plan import StagePlan
 from erasure_sweep.sweep.presence import Presence
 from erasure_sweep.sweep.progress import Reporter, count
+from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.run_folder import RunFolder
 from erasure_sweep.sweep.staging import Staging
 from erasure_sweep.sweep.store.driver_process import InUseError
@@ -77,79 +77,71 @@ class Sweep:
     """One run of one sweep.
 
     Args:
-        config: the sweep.
+        run: which.
         reporter: hears of progress.
     """
 
-    def __init__(self, config: SweepConfig, reporter: Reporter) -> None:
-        self.config = config
-        self.folder = RunFolder(config)
+    def __init__(self, run: Run, reporter: Reporter) -> None:
+        self._run = run
         self._reporter = reporter
-        self._store = ShardStore(open_storage(self.folder.store))
-        self._queue = ShardQueue(config.attempts)
+        self._store = ShardStore(open_storage(run.store))
+        self._queue = ShardQueue(run.config.attempts)
         self._models: dict[str, _Model] = {}
         self._unbegun: deque[_Model] = deque()
         self._begun: list[_Model] = []
         """Those whose shards wait, are measured or were just measured."""
         self._noted = 0.0
         """When progress was last noted, by the monotonic clock."""
-        self._fresh = False
         self._problems: list[str] = []
 
-    def run(self, fresh: bool = False) -> SweepOutcome:
+    def measure(self) -> SweepOutcome:
         """Measure what is not measured yet, finish and log every model.
-
-        Args:
-            fresh: measure everything anew.
 
         Raises:
             SweepError: nothing could be measured, or measuring could not go on; what was measured is kept.
             KeyboardInterrupt: passed on, after everything was stopped and noted.
         """
-        self._fresh = fresh
-        self.folder.acquire()
+        run = self._run
         with (
-            closing(self.folder),
-            closing(Presence(self.folder, self.config, self._reporter)) as self._presence,
+            run.folder.held_by(run.driver),
+            closing(Presence(run, self._reporter.say)) as self._presence,
             closing(Background()) as self._background,
-            closing(LoggedRuns(self.config, self._reporter)) as self._runs,
+            closing(LoggedRuns(run, self._reporter)) as self._logged,
         ):
-            self._manifest = Manifest(self.folder, self.config, fresh)
+            self._manifest = Manifest(run)
             self._presence.start()
             models, room = self._prepare()
             self._room = room
             self._manifest.refuse_other_weights(models)
-            stages = [
-                Stages(self.config, model, room.device, self._store, self.folder, self._manifest) for model in models
-            ]
-            batch = self.config.batch_on(room.device)
+            stages = [Stages(run, model, room.device, self._store, self._manifest) for model in models]
+            batch = run.config.batch_on(room.device)
             self._models = {each.model.hash: _Model(each.model, each.steps(), batch) for each in stages}
             self._unbegun.extend(self._models.values())
             with self._noting_the_end():
                 self._manifest.start(models, room.device)
                 self._discard_replaced(models)
-                self._runs.start(self._manifest, models)
+                self._logged.start(self._manifest, models)
                 with closing(LateExecutor(lambda: room.executor(self._store.share(), self._reporter.say))) as executor:
                     while self._unbegun or self._begun:
                         self._step(executor)
                 self._compare()
-            names, problems = tuple(model.name for model in models), (*self._problems, *self._runs.problems)
-            return SweepOutcome(self.folder, self._manifest.values, names, problems)
+            names, problems = tuple(model.name for model in models), (*self._problems, *self._logged.problems)
+            return SweepOutcome(run.folder, self._manifest.values, names, problems)
 
     def _prepare(self) -> tuple[list[Resolved], Room]:
         """Stage everything: what can be wrong with the input is found here, before anything is measured."""
-        staging = Staging(self.config, self._background)
-        self._runs.check()
+        staging = Staging(self._run, self._background)
+        self._logged.check()
         models = staging.finish(self._reporter)
         self._presence.uses(models)
-        return models, find_room(self.config, self._background)
+        return models, find_room(self._run.config, self._background)
 
     def _discard_replaced(self, models: list[Resolved]) -> None:
         """Remove results that will not be measured: of other weights whose place a model takes, or made anew."""
-        anew = self._fresh and self.config.stage != "verify"
+        anew = self._run.fresh and self._run.config.stage != "verify"
         for model in models:
             if anew or self._manifest.holds_other(model):
-                self.folder.discard_results(self._manifest.entry(model.name)["folder"])
+                self._run.folder.discard_results(self._manifest.entry(model.name)["folder"])
 
     def _step(self, executor: Executor) -> None:
         """Take models further, hand out, take in."""
@@ -242,7 +234,7 @@ class Sweep:
     def _begin(self, model: _Model, plan: StagePlan) -> None:
         """Put the shards of a stage into the queue, but for those that are stored."""
         model.plan, ids = plan, [task.id for task in plan.tasks]
-        if self._fresh and not (plan.name == "scan" and self.config.stage == "verify"):
+        if self._run.fresh and not (plan.name == "scan" and self._run.config.stage == "verify"):
             self._store.discard(ids)
         done = self._store.finished(ids)
         model.missing = set(ids) - done
@@ -256,14 +248,14 @@ class Sweep:
         name = model.resolved.name
         model.ended, model.plan = True, None
         self._manifest.update(name, state="FINISHED")
-        self._runs.log_model(model.resolved, self.folder, self._manifest.entry(name))
+        self._logged.log_model(model.resolved, self._manifest.entry(name))
 
     def _end_failed(self, model: _Model) -> None:
         name, (shard, reason) = model.resolved.name, next(iter(model.failed.items()))
         assert model.plan is not None
         line = (
             f"{name}: {len(model.failed)} of {count(len(model.plan.tasks), 'shard')} of {model.plan.name} failed "
-            f"{self.config.attempts} times, the first being {shard} ({reason}); see {self.folder.log}"
+            f"{self._run.config.attempts} times, the first being {shard} ({reason}); see {self._run.folder.log}"
         )
         model.ended = True
         self._problems.append(line)
@@ -271,14 +263,14 @@ class Sweep:
         done = len(model.plan.tasks) - len(model.missing)
         model.plan = None
         self._manifest.update(name, state="FAILED", reason=line, shards_done=done)
-        self._runs.end_model(model.resolved.hash, "FAILED", line)
+        self._logged.end_model(model.resolved.hash, "FAILED", line)
 
     def _compare(self) -> None:
         """Write the page that puts the models side by side, and end the sweep."""
         self._background.submit(
-            "erasure_sweep.sweep.merging:compare_models", self.folder.out, self.folder.comparison
+            "erasure_sweep.sweep.merging:compare_models", self._run.folder.out, self._run.folder.comparison
         ).result()
-        self._runs.end_sweep(self.folder, "FAILED" if self._problems else "FINISHED")
+        self._logged.end_sweep("FAILED" if self._problems else "FINISHED")
 
     @contextmanager
     def _noting_the_end(self) -> Iterator[None]:
@@ -297,7 +289,7 @@ class Sweep:
 
     def _note_all(self, state: Status, reason: str) -> None:
         unfinished = self._note_models(state, reason)
-        self._runs.end_early([model.hash for model in unfinished], self.folder, state, reason)
+        self._logged.end_early([model.hash for model in unfinished], state, reason)
 
     def _note_models(self, state: Status, reason: str) -> list[Resolved]:
         """The models that are not measured whole, noted as such; what cannot be noted must not hide why the run ends."""

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from erasure_sweep.sweep.config import SweepConfig
-from erasure_sweep.sweep.helper_process import Background
+from erasure_sweep.sweep.execution.helper_process import Background
 from erasure_sweep.sweep.plan import StagePlan, expected_stages, sketch_bytes, writer_blocks
 from erasure_sweep.sweep.progress import SilentReporter
+from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.staging import Staging
 from erasure_sweep.workers.records import AdversarialWork, GroupWork, Resolved, ShardTask, TrustWork
 
@@ -54,7 +55,7 @@ def estimate(config: SweepConfig) -> list[Estimate]:
         SweepError: what ``run`` would refuse before measuring.
     """
     with closing(Background()) as background:
-        models = Staging(config, background).finish(SilentReporter())
+        models = Staging(Run.of(config), background).finish(SilentReporter())
     flops_per_s = _flops_per_s()
     return [_estimate(config, expected_stages(config, model, "cpu"), flops_per_s) for model in models]
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from erasure_sweep.sweep.config import SCHEMA_VERSION, SweepConfig
-from erasure_sweep.sweep.plan import sweep_id
-from erasure_sweep.sweep.run_folder import RunFolder, folder_names
+from erasure_sweep.sweep.run import Run
+from erasure_sweep.sweep.run_folder import folder_names
 from erasure_sweep.workers.errors import UsageError
 from erasure_sweep.workers.records import Resolved
 from erasure_sweep.workers.storage.shard_storage import without_password
@@ -25,31 +25,28 @@ class Manifest:
     """The manifest of one run, kept on disk after every change.
 
     Args:
-        folder: where it stands.
-        config: the sweep.
-        fresh: start over, whatever an earlier run left unfinished or damaged.
+        run: this one; the manifest stands in its folder.
 
     Raises:
         UsageError: the folder holds another sweep, or a damaged manifest.
     """
 
-    def __init__(self, folder: RunFolder, config: SweepConfig, fresh: bool = False) -> None:
-        self._folder = folder
-        self._identity = sweep_id(config)
-        earlier = self._read_earlier(fresh)
-        if earlier and earlier.get("sweep_id") != self._identity:
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        earlier = self._read_earlier()
+        if earlier and earlier.get("sweep_id") != run.sweep_id:
             raise UsageError(
-                f"{folder.out} holds another sweep ({_difference(earlier, config)}): choose another --out or remove it"
+                f"{run.folder.out} holds another sweep ({_difference(earlier, run.config)}): choose another --out or "
+                "remove it"
             )
         self._earlier = {entry["name"]: entry for entry in earlier["models"]} if earlier else {}
-        self._config, self._fresh = config, fresh
         self.values: dict[str, Any] = {}
 
-    def _read_earlier(self, fresh: bool) -> dict[str, Any] | None:
+    def _read_earlier(self) -> dict[str, Any] | None:
         try:
-            return self._folder.read_manifest()
+            return self._run.folder.read_manifest()
         except UsageError:
-            if fresh:
+            if self._run.fresh:
                 return None
             raise
 
@@ -60,8 +57,8 @@ class Manifest:
         entries = {
             model.name: {
                 **_described(model, folders[model.name]),
-                "n_tokens": model.n_prompts * (self._config.n_positions or model.seq_len),
-                "batch": self._config.batch_on(device),
+                "n_tokens": model.n_prompts * (self._run.config.n_positions or model.seq_len),
+                "batch": self._run.config.batch_on(device),
                 **self._reached(model),
                 "run_url": None,
                 "state": "MEASURING",
@@ -70,14 +67,14 @@ class Manifest:
             for model in models
         }
         self.values = {
-            "sweep_id": self._identity,
-            "name": self._config.name,
+            "sweep_id": self._run.sweep_id,
+            "name": self._run.config.name,
             "version": metadata.version("erasure-sweep"),
             "git_commit": git_commit(),
             "python": platform.python_version(),
             "schema_version": SCHEMA_VERSION,
             "device_type": device,
-            "config": _shown(self._config),
+            "config": _shown(self._run.config),
             "run_url": None,
             "models": list((self._earlier | entries).values()),
         }
@@ -86,7 +83,7 @@ class Manifest:
     def _reached(self, model: Resolved) -> dict[str, Any]:
         """Which stages' tables there are, and what was verified: of an earlier run, until this one gets there."""
         earlier = self._earlier.get(model.name, {})
-        if self._fresh or earlier.get("hash") != model.hash:
+        if self._run.fresh or earlier.get("hash") != model.hash:
             earlier = {}
         return {"stages": [], "targets": [], "n_verify_prompts": None, "held_out": None} | {
             key: earlier[key] for key in ("stages", "targets", "n_verify_prompts", "held_out") if key in earlier
@@ -99,9 +96,9 @@ class Manifest:
             UsageError: they would.
         """
         for model in models:
-            if self.holds_other(model) and not self._fresh:
+            if self.holds_other(model) and not self._run.fresh:
                 raise UsageError(
-                    f"{self._folder.out} holds results of other weights called {model.name}: choose another --out, "
+                    f"{self._run.folder.out} holds results of other weights called {model.name}: choose another --out, "
                     "or replace them with --fresh"
                 )
 
@@ -139,7 +136,7 @@ class Manifest:
         self.update(name, stages=list(dict.fromkeys([*self.entry(name)["stages"], stage])))
 
     def _write(self) -> None:
-        self._folder.write_manifest(self.values)
+        self._run.folder.write_manifest(self.values)
 
 
 def _described(model: Resolved, folder: str) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.manifest import Manifest
 from erasure_sweep.sweep.plan import (
     StagePlan,
@@ -22,7 +21,7 @@ from erasure_sweep.sweep.plan import (
     plan_verify,
     scan_options,
 )
-from erasure_sweep.sweep.run_folder import RunFolder
+from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.store.shards import ShardStore, VerifyKeys, block_keys, keys_of
 from erasure_sweep.workers.errors import UsageError
 from erasure_sweep.workers.measures.verify.targets import choose_targets
@@ -43,37 +42,28 @@ class Stages:
     """The way of one model through a sweep.
 
     Args:
+        run: tables and the page are written into its folder.
         device: kind of device that measures, ``cpu`` or ``cuda``.
         store: where finished shards are.
-        folder: where tables and the page are written.
         manifest: notes how far the model is.
 
     Raises:
         UsageError: verify alone is asked for, and neither a whole scan nor the user says of what.
     """
 
-    def __init__(
-        self,
-        config: SweepConfig,
-        model: Resolved,
-        device: str,
-        store: ShardStore,
-        folder: RunFolder,
-        manifest: Manifest,
-    ) -> None:
-        self._config = config
+    def __init__(self, run: Run, model: Resolved, device: str, store: ShardStore, manifest: Manifest) -> None:
+        self._run = run
         self.model = model
         self._device = device
         self._store = store
-        self._folder = folder
         self._manifest = manifest
-        self._scans = config.stage != "verify" or self._has_scan()
+        self._scans = run.config.stage != "verify" or self._has_scan()
 
     def _has_scan(self) -> bool:
         """Whether the whole scan is stored; it need not be where the user says what to verify."""
-        ids = {task.id for task in plan_scan(self._config, self.model, self._device).tasks}
+        ids = {task.id for task in plan_scan(self._run.config, self.model, self._device).tasks}
         missing = len(ids - self._store.finished(ids))
-        if missing and not self._config.groups:
+        if missing and not self._run.config.groups:
             raise UsageError(
                 f"--stage verify needs the scan of {self.model.name}, and {missing} of its {len(ids)} shards are not in "
                 f"{self._store.address}: first `erasure-sweep run … --stage scan`, or name --writer and --erasers"
@@ -82,7 +72,7 @@ class Stages:
 
     def steps(self) -> Generator[Step, Any, None]:
         """The stages to measure, and the calls between them, whose results are sent back."""
-        config = self._config
+        config = self._run.config
         if self._scans:
             targets = yield from self._scan()
         else:
@@ -91,13 +81,13 @@ class Stages:
         if config.verify is not None:
             yield from self._verify(targets)
         entry = self._manifest.entry(self.model.name)
-        places = (self._tables, self._folder.model_page(entry["folder"]))
+        places = (self._tables, self._run.folder.model_page(entry["folder"]))
         yield Call(
             "erasure_sweep.sweep.merging:write_page", ({**entry, "state": "FINISHED"}, *places, self._manifest.values)
         )
 
     def _scan(self) -> Generator[Step, Any, tuple[Target, ...]]:
-        config, model = self._config, self.model
+        config, model = self._run.config, self.model
         plan = plan_scan(config, model, self._device)
         yield plan
         told = (scan_options(config, model), Thresholds(config.tau))
@@ -110,7 +100,7 @@ class Stages:
         return targets
 
     def _verify(self, targets: tuple[Target, ...]) -> Generator[Step, Any, None]:
-        config, model = self._config, self.model
+        config, model = self._run.config, self.model
         first, end = model.verify_prompts
         chosen = [target._asdict() for target in targets]
         self._manifest.update(model.name, targets=chosen, n_verify_prompts=end - first, held_out=model.held_out)
@@ -133,4 +123,4 @@ class Stages:
 
     @property
     def _tables(self) -> Path:
-        return self._folder.tables(self._manifest.entry(self.model.name)["folder"])
+        return self._run.folder.tables(self._manifest.entry(self.model.name)["folder"])

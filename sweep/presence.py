@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from erasure_sweep.sweep.config import SweepConfig
-from erasure_sweep.sweep.progress import Reporter
-from erasure_sweep.sweep.run_folder import RunFolder, staging_folder
+from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.store.lease import Heart, Lease
 from erasure_sweep.sweep.store.staged_use import Use
 from erasure_sweep.workers.records import Resolved
+from erasure_sweep.workers.storage.shard_storage import open_storage
 
 
 class Presence:
     """A driver's lease on a store that others may see, and its use of the staging folder.
 
     Args:
-        folder: OUT, whose lock is enough for a store of its own.
-        config: the sweep.
-        reporter: hears why it takes long.
+        run: this one; for a store inside its OUT the lock of OUT is enough.
+        say: tells people why it takes long.
     """
 
-    def __init__(self, folder: RunFolder, config: SweepConfig, reporter: Reporter) -> None:
-        self._lease: Lease | None = None
-        if config.store:
-            from erasure_sweep.workers.storage.shard_storage import open_storage
-
-            self._lease = Lease(open_storage(folder.store), folder.driver, reporter.say)
-        self._use = Use(staging_folder(config), folder.driver)
+    def __init__(self, run: Run, say: Callable[[str], None]) -> None:
+        self._lease = Lease(open_storage(run.store), run.driver, say) if run.config.store else None
+        self._use = Use(run.staging, run.driver)
         self._heart = Heart(self._beat, self._end)
 
     def start(self) -> None:

@@ -29,12 +29,13 @@ def run(config: SweepConfig | str = "demo", *, fresh: bool = False, **flags: Any
     from erasure_sweep.dashboards.model_tables import read_out
     from erasure_sweep.sweep.driver import Sweep
     from erasure_sweep.sweep.progress import SilentReporter
+    from erasure_sweep.sweep.run import Run
     from erasure_sweep.workers.errors import SweepError, UsageError
 
     if isinstance(config, SweepConfig) and flags:
         raise UsageError("flags go on top of a preset or file; change a SweepConfig with model_copy(update=…)")
     resolved = config if isinstance(config, SweepConfig) else load_config(config, flags)
-    outcome = Sweep(resolved, SilentReporter()).run(fresh)
+    outcome = Sweep(Run.of(resolved, fresh), SilentReporter()).measure()
     if outcome.problems:
         raise SweepError(outcome.problems[0])
     models = [model for model in read_out(outcome.folder.out) if model.about["name"] in outcome.names]

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from erasure_sweep.sweep.config import SweepConfig
-from erasure_sweep.sweep.plan import sweep_id
-from erasure_sweep.sweep.store.driver_process import Driver, InUseError, read_driver, this_driver
-from erasure_sweep.workers.errors import SweepError, UsageError
-from erasure_sweep.workers.storage.shard_storage import joined
+from erasure_sweep.sweep.store.driver_process import Driver, InUseError, read_driver
+from erasure_sweep.workers.errors import UsageError
 from erasure_sweep.workers.storage.whole_file import whole_file, write_error
 
 FIGURES = "figures"
@@ -43,22 +40,21 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 class RunFolder:
-    """The folder OUT of one sweep.
+    """The folder OUT of a sweep: every path in it, its manifest, and who works there.
 
     Args:
-        config: names the folder and the store.
+        out: need not be there.
     """
 
-    def __init__(self, config: SweepConfig) -> None:
-        self.out = Path(config.out).expanduser() if config.out else Path("runs") / config.name
-        self.store = joined(config.store, sweep_id(config)) if config.store else str(self.out / ".store")
-        """Address of the finished shards: a store that is named may hold those of several sweeps."""
-        self.log = self.out / "run.log"
-        self.manifest = self.out / "manifest.json"
-        self.comparison = self.out / "compare.html"
-        self.driver = this_driver(config.name, sweep_id(config), self.out, os.getpid())
-        self._driver = self.out / ".driver.json"
-        self._lock = FileLock(self.out / ".lock", timeout=0)
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.own_store = out / ".store"
+        """Finished shards, unless the sweep's config names a store elsewhere."""
+        self.log = out / "run.log"
+        self.manifest = out / "manifest.json"
+        self.comparison = out / "compare.html"
+        self._driver = out / ".driver.json"
+        self._lock = FileLock(out / ".lock", timeout=0)
 
     @classmethod
     def found(cls, out: Path) -> RunFolder:
@@ -67,8 +63,8 @@ class RunFolder:
         Raises:
             UsageError: the folder is no OUT.
         """
-        folder = cls(SweepConfig(models=["any"], out=str(out)))
-        if not any(path.exists() for path in (folder.manifest, folder._driver, folder.out / ".store")):
+        folder = cls(out.expanduser())
+        if not any(path.exists() for path in (folder.manifest, folder._driver, folder.own_store)):
             raise UsageError(f"{out} holds no run (it has no manifest.json): name a run's folder, such as runs/demo")
         return folder
 
@@ -90,8 +86,9 @@ class RunFolder:
             shutil.rmtree(path, ignore_errors=True)
         self.model_page(folder).unlink(missing_ok=True)
 
-    def acquire(self) -> None:
-        """Make OUT and take it for this process.
+    @contextmanager
+    def held_by(self, driver: Driver) -> Iterator[None]:
+        """Make OUT, and keep it for this process until the block ends.
 
         Raises:
             InUseError: another run works in it.
@@ -105,39 +102,43 @@ class RunFolder:
         except OSError as error:
             raise write_error(self.out, error) from error
         try:
-            write_atomically(self._driver, json.dumps(self.driver._asdict()).encode())
-        except SweepError:
-            self.close()
-            raise
+            write_atomically(self._driver, json.dumps(driver._asdict()).encode())
+            yield
+        finally:
+            with suppress(OSError):
+                self._driver.unlink(missing_ok=True)
+            self._lock.release()
 
     def _refusal(self) -> InUseError:
-        holder = self.read_driver()
+        holder = self.noted_driver()
         who = f" ({holder.where})" if holder else ""
         return InUseError(
             f"another run{who} is working in {self.out}: wait for it, stop it (erasure-sweep stop {self.out}) or choose "
             "another --out"
         )
 
-    def read_driver(self) -> Driver | None:
+    def noted_driver(self) -> Driver | None:
         """Who works in OUT, or was killed while it did; ``None`` where nobody does."""
         try:
             return read_driver(json.loads(self._driver.read_bytes()))
         except (OSError, ValueError):
             return None
 
-    def is_locked(self) -> bool:
+    def working_driver(self) -> Driver | None:
+        """Who works in OUT now; of one on another machine that is told by OUT's lock."""
+        driver = self.noted_driver()
+        if driver is None:
+            return None
+        works = self._is_locked() if driver.is_alive is None else driver.is_alive
+        return driver if works else None
+
+    def _is_locked(self) -> bool:
         """Whether another process holds OUT, as far as its file system tells."""
         try:
             with self._lock:
                 return False
         except (Timeout, OSError):
             return True
-
-    def close(self) -> None:
-        """Let other runs have OUT."""
-        with suppress(OSError):
-            self._driver.unlink(missing_ok=True)
-        self._lock.release()
 
     def read_manifest(self) -> dict[str, Any] | None:
         """The manifest, or ``None`` where no run has been.
@@ -169,12 +170,6 @@ def _is_manifest(values: Any) -> bool:
     return isinstance(models, list) and all(
         isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in needed) for entry in models
     )
-
-
-def staging_folder(config: SweepConfig) -> Path:
-    """Where processed weights and token arrays are kept for all sweeps of this user."""
-    named = config.staging or os.environ.get("ERASURE_SWEEP_STAGING")
-    return Path(named).expanduser() if named else Path("~/.cache/erasure-sweep").expanduser()
 
 
 def folder_names(names: list[str], taken: dict[str, str]) -> dict[str, str]:

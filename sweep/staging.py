@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from pathlib import Path
 
 from erasure_sweep.sweep.config import SweepConfig
-from erasure_sweep.sweep.helper_process import Background
+from erasure_sweep.sweep.execution.helper_process import Background
 from erasure_sweep.sweep.progress import Reporter
-from erasure_sweep.sweep.run_folder import staging_folder
+from erasure_sweep.sweep.run import Run
 from erasure_sweep.workers.corpora.sampling import CorpusRequest
 from erasure_sweep.workers.errors import UsageError
 from erasure_sweep.workers.models.checkpoints import names_several
@@ -20,14 +19,15 @@ class Staging:
     """The models of a sweep on their way into the staging folder.
 
     Args:
-        config: names models and corpus.
+        run: its config names models and corpus.
         background: resolves them, one after the other; which checkpoints there are comes first.
         refresh: ask the hub for what is staged as well.
     """
 
-    def __init__(self, config: SweepConfig, background: Background, refresh: bool = False) -> None:
-        self._config, self._background, self._refresh = config, background, refresh
-        self._folder: Path = staging_folder(config)
+    def __init__(self, run: Run, background: Background, refresh: bool = False) -> None:
+        config = self._config = run.config
+        self._folder = run.staging
+        self._background, self._refresh = background, refresh
         self._expanding = {spec: self._expand(spec) for spec in config.models if names_several(spec)}
         self._resolving = {spec: self._resolve(spec) for spec in config.models if spec not in self._expanding}
 

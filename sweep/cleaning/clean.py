@@ -11,11 +11,11 @@ import click
 from erasure_sweep.sweep.cleaning.finished_shards import removable_in, removable_of
 from erasure_sweep.sweep.cleaning.removable import Removable, Wanted
 from erasure_sweep.sweep.cleaning.staged_files import StagedFiles
-from erasure_sweep.sweep.commands.text_columns import columns
-from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.progress import count
-from erasure_sweep.sweep.run_folder import RunFolder, staging_folder
+from erasure_sweep.sweep.run import staging_folder
+from erasure_sweep.sweep.run_folder import RunFolder
 from erasure_sweep.sweep.store.driver_process import InUseError
+from erasure_sweep.sweep.text_columns import columns
 from erasure_sweep.workers.errors import SweepError, UsageError
 
 
@@ -45,9 +45,7 @@ def clean(
     """
     _refuse_everything(outs, stores, staged, names, older_than)
     folders = [RunFolder.found(out) for out in outs]
-    found = list(
-        _found(folders, stores, staging_folder(SweepConfig(models=["any"], staging=staging)) if staged else None)
-    )
+    found = list(_found(folders, stores, staging_folder(staging) if staged else None))
     wanted = Wanted(frozenset(names), older_than)
     chosen = [each for each in found if wanted.means(each)]
     failures: list[str] = []

@@ -13,7 +13,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from erasure_sweep.sweep.cleaning.removable import Removable, clock_of, prune, size_of, unlink
-from erasure_sweep.sweep.jobs.local_runs import worker_of
 from erasure_sweep.sweep.run_folder import RunFolder
 from erasure_sweep.sweep.store.driver_process import InUseError, this_driver
 from erasure_sweep.sweep.store.lease import KEY, Heart, Lease, LeaseRecord, read_lease
@@ -35,26 +34,23 @@ _OURS = re.compile(rf"{re.escape(KEY)}|{re.escape(MARK)}|[0-9a-f]{{2}}/[0-9a-f]{
 
 def removable_of(folder: RunFolder) -> Removable | None:
     """The finished shards inside an OUT; ``None`` where it has none of its own."""
-    store = Path(folder.store)
+    store = folder.own_store
     if not store.is_dir():
         return None
     size, measured = size_of(path for path in store.rglob("*") if path.is_file())
     _, ran = size_of([folder.manifest])
-    worker = worker_of(folder)
+    driver = folder.working_driver()
     name = (folder.read_manifest() or {}).get("name")
     names = frozenset([str(name)] if name else [])
-    in_use = worker.where if worker else ""
+    in_use = driver.where if driver else ""
     return Removable(
         str(store), names, size, max(measured or 0.0, ran or 0.0), clock_of(store), in_use, lambda: _remove_own(folder)
     )
 
 
 def _remove_own(folder: RunFolder) -> None:
-    folder.acquire()
-    try:
-        shutil.rmtree(folder.store)
-    finally:
-        folder.close()
+    with folder.held_by(this_driver("clean", "", folder.out, os.getpid())):
+        shutil.rmtree(folder.own_store)
 
 
 def removable_in(address: str) -> Iterator[Removable]:

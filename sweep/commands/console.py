@@ -22,6 +22,7 @@ from erasure_sweep.sweep.driver import Sweep, SweepOutcome
 from erasure_sweep.sweep.estimate import Estimate, estimate
 from erasure_sweep.sweep.plan import n_rows
 from erasure_sweep.sweep.progress import count, duration, reporter
+from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.run_folder import MODEL_PAGE, RunFolder
 from erasure_sweep.sweep.tracking.tracker import default_uri
 from erasure_sweep.sweep.tracking.verified import Verified, trust_counts, verified_targets
@@ -49,10 +50,10 @@ def run(config: SweepConfig, *, fresh: bool, dry_run: bool) -> None:
         _show_estimates(config)
         return
     progress = reporter(console)
-    sweep = Sweep(config, progress)
+    this_run = Run.of(config, fresh)
     try:
-        with _logging_to(sweep.folder):
-            outcome = sweep.run(fresh)
+        with _logging_to(this_run.folder):
+            outcome = Sweep(this_run, progress).measure()
     finally:
         progress.close()
     _show_outcome(config, outcome)

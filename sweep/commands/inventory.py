@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.estimate import worker_memory
-from erasure_sweep.sweep.helper_process import Background
+from erasure_sweep.sweep.execution.helper_process import Background
 from erasure_sweep.sweep.progress import Reporter
-from erasure_sweep.sweep.run_folder import staging_folder
+from erasure_sweep.sweep.run import Run, staging_folder
 from erasure_sweep.sweep.staging import Staging
 from erasure_sweep.workers.errors import DataError
 from erasure_sweep.workers.hub.files import check_hub, quiet_hub
@@ -43,7 +43,7 @@ def list_models(config: SweepConfig, check: bool) -> list[Listed]:
         config: the prompts that the memory is for, and where models are staged.
         check: ask the hub for each of its models.
     """
-    entries, folder = model_entries(), staging_folder(config)
+    entries, folder = model_entries(), staging_folder(config.staging)
     with closing(Background()) as background:
         counts = [
             background.submit("erasure_sweep.workers.resolve:count_sketches", _layout(entry), ScanOptions())
@@ -100,6 +100,7 @@ def fetch(config: SweepConfig, reporter: Reporter, refresh: bool) -> Staged:
     Raises:
         SweepError: something cannot be had or does not fit.
     """
+    run = Run.of(config)
     with closing(Background()) as background:
-        models = Staging(config, background, refresh).finish(reporter)
-    return Staged(staging_folder(config), models)
+        models = Staging(run, background, refresh).finish(reporter)
+    return Staged(run.staging, models)

@@ -11,10 +11,10 @@ from typing import Any
 
 import click
 
-from erasure_sweep.sweep.commands.text_columns import columns
 from erasure_sweep.sweep.progress import count
 from erasure_sweep.sweep.run_folder import RunFolder
 from erasure_sweep.sweep.store.driver_process import Driver
+from erasure_sweep.sweep.text_columns import columns
 from erasure_sweep.workers.errors import SweepError
 
 RUNS = Path("runs")
@@ -41,7 +41,7 @@ def stop(out: Path) -> None:
         SweepError: it works on another machine or is another user's, or does not end within ``STOP_S``.
     """
     folder = RunFolder.found(out)
-    driver = worker_of(folder)
+    driver = folder.working_driver()
     if driver is None:
         click.echo(f"no run is working in {out}")
         return
@@ -53,15 +53,6 @@ def stop(out: Path) -> None:
     click.echo(
         f"the run in {out} ({driver.where}) has ended: {came_to}; the same `erasure-sweep run` goes on from there"
     )
-
-
-def worker_of(folder: RunFolder) -> Driver | None:
-    """The driver that works in OUT; of one on another machine that is told by OUT's lock."""
-    driver = folder.read_driver()
-    if driver is None:
-        return None
-    works = folder.is_locked() if driver.is_alive is None else driver.is_alive
-    return driver if works else None
 
 
 def _end(driver: Driver, folder: RunFolder) -> None:
@@ -84,7 +75,7 @@ def _end(driver: Driver, folder: RunFolder) -> None:
 
 def _described(folder: RunFolder) -> list[str]:
     """What is known of one run."""
-    driver, manifest = worker_of(folder), folder.read_manifest()
+    driver, manifest = folder.working_driver(), folder.read_manifest()
     if manifest is None:
         return [f"{folder.out}: {f'preparing ({driver.where})' if driver else 'no run has measured anything'}"]
     rows = [(entry["name"], _state(entry, driver), _reached(entry)) for entry in manifest["models"]]
@@ -96,7 +87,7 @@ def _described(folder: RunFolder) -> list[str]:
 def _who(folder: RunFolder, driver: Driver | None) -> str:
     if driver:
         return f"{driver.where} is working on it"
-    left = folder.read_driver()
+    left = folder.noted_driver()
     if left:
         return f"nobody is working on it; {left.where} ended without noting that, the same `erasure-sweep run` goes on"
     return "nobody is working on it"
@@ -129,7 +120,7 @@ def _listed(runs: Path) -> list[str]:
 
 def _in_short(folder: RunFolder) -> tuple[str, str, str]:
     """Folder, who works there, and how many models are in which state."""
-    driver = worker_of(folder)
+    driver = folder.working_driver()
     who = driver.where if driver else "nobody is working on it"
     try:
         manifest = folder.read_manifest()

@@ -17,7 +17,8 @@ from erasure_sweep.sweep.config import SweepConfig, load_config
 from erasure_sweep.sweep.replication.matching import Results, as_table, compare
 from erasure_sweep.sweep.replication.published_numbers import Published, published
 from erasure_sweep.sweep.replication.report import markdown, sections, show
-from erasure_sweep.sweep.run_folder import RunFolder, write_atomically
+from erasure_sweep.sweep.run import Run
+from erasure_sweep.sweep.run_folder import write_atomically
 from erasure_sweep.workers.errors import SweepError, UsageError
 from erasure_sweep.workers.labels import layer_of
 from erasure_sweep.workers.models.catalog import find_entry
@@ -117,7 +118,7 @@ def report(config: SweepConfig) -> None:
     Raises:
         SweepError: the tables cannot be read, or the report not written.
     """
-    folder = RunFolder(config)
+    folder = Run.of(config).folder
     manifest = folder.read_manifest()
     model = next((m for m in read_out(folder.out) if m.about["spec"] == config.models[0]), None)
     if manifest is None or model is None:

@@ -18,10 +18,9 @@ from typing import Any
 import pandas as pd
 
 from erasure_sweep.dashboards.model_names import family_of
-from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.manifest import Manifest
 from erasure_sweep.sweep.progress import Reporter
-from erasure_sweep.sweep.run_folder import RunFolder
+from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.tracking.descriptions import model_note
 from erasure_sweep.sweep.tracking.metrics import model_metrics, most_erased, size_metrics
 from erasure_sweep.sweep.tracking.sender import Job, Sender
@@ -46,12 +45,13 @@ class LoggedRuns:
     """The sweep's run and its models' runs.
 
     Args:
-        config: the sweep; names the store and the experiment.
+        run: its config names the store and the experiment.
         reporter: hears when the store fails and when it answers again, from another thread.
     """
 
-    def __init__(self, config: SweepConfig, reporter: Reporter) -> None:
-        self._config = config
+    def __init__(self, run: Run, reporter: Reporter) -> None:
+        config = run.config
+        self._run = run
         self._reporter = reporter
         self._tracker = Tracker(config.tracking_uri or default_uri(), config.experiment or config.name)
         self._sender = Sender(self._tracker.check, reporter.say)
@@ -87,12 +87,12 @@ class LoggedRuns:
         """Open the runs; returns their addresses by the model's name, and of the sweep's own under ``None``."""
         values = manifest.values
         tags = {key: str(values[key]) for key in ("version", "device_type", "git_commit") if values[key]}
-        tags |= {"stage": self._config.stage}
-        self._tracker.start_sweep(values["sweep_id"], self._config.protocol(), tags)
+        tags |= {"stage": self._run.config.stage}
+        self._tracker.start_sweep(self._run.sweep_id, self._run.config.protocol(), tags)
         urls: dict[Any, str | None] = {None: self._tracker.run_url(None)}
         for model in models:
             entry = manifest.entry(model.name)
-            params = {**_described(entry), **self._config.protocol()}
+            params = {**_described(entry), **self._run.config.protocol()}
             self._tracker.start_model(model.name, model.hash, params, {"family": family_of(model.name), **tags})
             urls[model.name] = self._tracker.run_url(model.hash)
         self._describe()
@@ -119,7 +119,7 @@ class LoggedRuns:
         self._machine = None
         self._tracker.end_sweep(status)
 
-    def log_model(self, model: Resolved, folder: RunFolder, entry: dict[str, Any]) -> None:
+    def log_model(self, model: Resolved, entry: dict[str, Any]) -> None:
         """Log a finished model, soon."""
         about = dict(entry)  # the driver goes on writing in its own
         dataset: DatasetInfo = {
@@ -131,14 +131,15 @@ class LoggedRuns:
         }
 
         def send() -> None:
-            self._tracker.log_model(model.hash, self._results(about, folder, dataset))
+            self._tracker.log_model(model.hash, self._results(about, dataset))
             self._tracker.end_model(model.hash, "FINISHED")
             if time.monotonic() - self._described_at > _DESCRIBE_S:
                 self._describe()
 
         self._sender.add([Job(model.hash, send)])
 
-    def _results(self, about: dict[str, Any], folder: RunFolder, dataset: DatasetInfo) -> ModelResults:
+    def _results(self, about: dict[str, Any], dataset: DatasetInfo) -> ModelResults:
+        folder = self._run.folder
         tables = folder.tables(about["folder"])
         measured = {path.stem: pd.read_parquet(path) for path in sorted(tables.glob("*.parquet"))}
         erased = most_erased(measured["writers"]) if "writers" in measured else {}
@@ -156,14 +157,14 @@ class LoggedRuns:
         """Close the run of a model that was not measured whole, soon."""
         self._sender.add([self._end_job(model_hash, status, reason)])
 
-    def end_sweep(self, folder: RunFolder, status: Status) -> None:
+    def end_sweep(self, status: Status) -> None:
         """Close the sweep's run, with its page and manifest, and wait until all is logged or has failed once more.
 
         It is FAILED where something of its models could not be logged.
         """
 
         def send() -> None:
-            self._log_files(folder)
+            self._log_files()
             self._describe()
             self._end_sweep("FAILED" if self.problems else status)
 
@@ -173,7 +174,7 @@ class LoggedRuns:
             self._sender.wait(tried)
         self._sender.raise_unexpected()
 
-    def end_early(self, model_hashes: Iterable[str], folder: RunFolder, status: Status, reason: str) -> None:
+    def end_early(self, model_hashes: Iterable[str], status: Status, reason: str) -> None:
         """Close the sweep's run and those of models that were not measured whole, as far as MLflow takes it in time.
 
         When interrupted, measured models that wait to be logged are left to the next run.
@@ -182,7 +183,7 @@ class LoggedRuns:
         jobs = [
             Job(None, lambda: self._end_sweep(status)),
             *(self._end_job(model_hash, status, reason) for model_hash in dict.fromkeys([*model_hashes, *left])),
-            Job(None, lambda: self._log_files(folder)),
+            Job(None, self._log_files),
             Job(None, self._describe),
         ]
         if not self._sender.wait(self._sender.try_all(jobs), NOTING_S[status]):
@@ -195,8 +196,8 @@ class LoggedRuns:
     def _end_job(self, model_hash: str, status: Status, reason: str) -> Job:
         return Job(model_hash, lambda: self._tracker.end_model(model_hash, status, reason))
 
-    def _log_files(self, folder: RunFolder) -> None:
-        for path in (folder.comparison, folder.manifest):
+    def _log_files(self) -> None:
+        for path in (self._run.folder.comparison, self._run.folder.manifest):
             if path.exists():
                 self._tracker.log_sweep_artifact(path)
 

@@ -15,6 +15,7 @@ from unittest import mock
 from erasure_sweep.sweep.config import SweepConfig, build_config
 from erasure_sweep.sweep.model_steps import Step
 from erasure_sweep.sweep.plan import StagePlan, digest
+from erasure_sweep.sweep.run import Run
 from erasure_sweep.workers.records import Resolved, ScanOptions, ScanWork, ShardResult, ShardTask, WriterBlock
 from erasure_sweep.workers.storage.states import encode_states
 from erasure_sweep.workers.worker import RemoteShardWorker
@@ -124,20 +125,17 @@ def probe_noop(request: dict[str, Any]) -> dict[str, Any]:
         def finish(self, *told: object) -> list[Resolved]:
             return [model]
 
-    def stages(config: object, resolved: Resolved, device: str, store: object, out: Any, manifest: Any) -> OneStage:
-        return OneStage(request["n_shards"], out, manifest, resolved)
+    def stages(run: Run, resolved: Resolved, device: str, store: object, manifest: Any) -> OneStage:
+        return OneStage(request["n_shards"], run.folder, manifest, resolved)
 
     with (
         mock.patch("erasure_sweep.sweep.driver.Staging", Staged),
         mock.patch("erasure_sweep.sweep.driver.Stages", stages),
         mock.patch("erasure_sweep.workers.worker.remote_worker", noop_worker),
         mock.patch("erasure_sweep.workers.worker.ShardWorker", NoOpWorker),
-        mock.patch(
-            "erasure_sweep.sweep.driver.Sweep._compare", lambda sweep: sweep._runs.end_sweep(sweep.folder, "FINISHED")
-        ),
+        mock.patch("erasure_sweep.sweep.driver.Sweep._compare", lambda sweep: sweep._logged.end_sweep("FINISHED")),
     ):
-        sweep = Sweep(noop_config(folder, request["n_workers"]), reporter)
-        outcome = sweep.run()
+        outcome = Sweep(Run.of(noop_config(folder, request["n_workers"])), reporter).measure()
     if outcome.problems:
         raise RuntimeError(outcome.problems[0])
     return {

@@ -193,6 +193,7 @@ def probe_pairs(request: dict[str, Any]) -> dict[str, Any]:
     """A sweep with one worker, shard by shard beside plain measuring."""
     from erasure_sweep.sweep.driver import Sweep
     from erasure_sweep.sweep.plan import plan_scan
+    from erasure_sweep.sweep.run import Run
     from erasure_sweep.workers.worker import ShardWorker
 
     config = build_config(request["config"])
@@ -200,7 +201,7 @@ def probe_pairs(request: dict[str, Any]) -> dict[str, Any]:
     worker = ShardWorker(config.cpus_per_worker)
     worker.measure(tasks[0])
     reporter = PairedReporter(lambda index: worker.measure(tasks[index]))
-    outcome = Sweep(config, reporter).run()
+    outcome = Sweep(Run.of(config), reporter).measure()
     if outcome.problems:
         raise RuntimeError(outcome.problems[0])
     return {"pairs_s": reporter.pairs_s}
@@ -210,9 +211,10 @@ def probe_sweep(request: dict[str, Any]) -> dict[str, Any]:
     """The same shards through driver, Ray and store, as ``erasure-sweep run`` takes them."""
     start = time.perf_counter()
     from erasure_sweep.sweep.driver import Sweep
+    from erasure_sweep.sweep.run import Run
 
     reporter = TimingReporter()
-    outcome = Sweep(build_config(request["config"]), reporter).run()
+    outcome = Sweep(Run.of(build_config(request["config"])), reporter).measure()
     if outcome.problems:
         raise RuntimeError(outcome.problems[0])
     return {

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from erasure_sweep.sweep.helper_process import Background
+from erasure_sweep.sweep.execution.helper_process import Background
 from erasure_sweep.workers.measures.scan import tables as scan
 from erasure_sweep.workers.measures.verify import tables as verify
 from tests.support.models.random_models import write_tl_directory

@@ -12,7 +12,8 @@ import pytest
 from erasure_sweep.sweep.config import SweepConfig, build_config
 from erasure_sweep.sweep.manifest import Manifest
 from erasure_sweep.sweep.plan import sweep_id
-from erasure_sweep.sweep.run_folder import RunFolder, folder_names, staging_folder, write_atomically
+from erasure_sweep.sweep.run import Run, staging_folder
+from erasure_sweep.sweep.run_folder import RunFolder, folder_names, write_atomically
 from erasure_sweep.workers.errors import SweepError, UsageError
 
 
@@ -40,7 +41,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
     def fail(descriptor: int) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr("erasure_sweep.sweep.run_folder.os.fsync", fail)
+    monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(SweepError) as caught:
         write_atomically(path, b"two")
     full = code in (errno.ENOSPC, errno.EDQUOT)
@@ -54,52 +55,57 @@ def test_an_interrupt_leaves_nothing_half_written(tmp_path: Path, monkeypatch: p
     def interrupt(descriptor: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("erasure_sweep.sweep.run_folder.os.fsync", interrupt)
+    monkeypatch.setattr("os.fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_atomically(tmp_path / "file", b"one")
     assert names_in(tmp_path) == []
 
 
 def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    folder = RunFolder(build_config({"models": ["a"], "name": "trial"}))
-    assert (folder.out, folder.store) == (Path("runs/trial"), "runs/trial/.store")
+    run = Run.of(build_config({"models": ["a"], "name": "trial"}))
+    assert (run.folder.out, run.store) == (Path("runs/trial"), "runs/trial/.store")
     config = config_of(tmp_path / "out", store=f"{tmp_path}/store/")
-    folder = RunFolder(config)
-    assert (folder.out, folder.store) == (tmp_path / "out", f"{tmp_path}/store/{sweep_id(config)}")
-    other = RunFolder(config_of(tmp_path / "out", store="s3://bucket/shards", seed=1)).store
-    assert other.startswith("s3://bucket/shards/") and not other.endswith(sweep_id(config)), "sweeps are told apart"
-    assert folder.tables("m") == tmp_path / "out" / "m" / "tables"
+    run = Run.of(config)
+    assert run.sweep_id == run.driver.sweep_id == sweep_id(config)
+    assert (run.folder.out, run.store) == (tmp_path / "out", f"{tmp_path}/store/{run.sweep_id}")
+    other = Run.of(config_of(tmp_path / "out", store="s3://bucket/shards", seed=1)).store
+    assert other.startswith("s3://bucket/shards/") and not other.endswith(run.sweep_id), "sweeps are told apart"
+    assert run.folder.tables("m") == tmp_path / "out" / "m" / "tables"
     assert not (tmp_path / "out").exists(), "naming places makes none"
-    assert RunFolder(config_of(Path("~/out"))).out == Path.home() / "out"
+    assert Run.of(config_of(Path("~/out"))).folder.out == Path.home() / "out"
     monkeypatch.setenv("ERASURE_SWEEP_STAGING", "/elsewhere")
-    assert staging_folder(folder_config := config_of(tmp_path)) == Path("/elsewhere")
-    assert staging_folder(folder_config.model_copy(update={"staging": "/here"})) == Path("/here")
+    assert Run.of(config).staging == staging_folder(None) == Path("/elsewhere")
+    assert Run.of(config.model_copy(update={"staging": "/here"})).staging == Path("/here")
     monkeypatch.delenv("ERASURE_SWEEP_STAGING")
-    assert staging_folder(folder_config) == Path.home() / ".cache" / "erasure-sweep"
+    assert staging_folder(None) == Path.home() / ".cache" / "erasure-sweep"
 
 
 def test_a_folder_is_one_runs_at_a_time(tmp_path: Path):
-    first, second = (RunFolder(config_of(tmp_path / "out")) for _ in range(2))
-    first.acquire()
-    with pytest.raises(SweepError, match=rf"another run \(\S+, process {os.getpid()}\) is working in"):
-        second.acquire()
-    first.close()
-    second.acquire()
-    second.close()
+    first, second = (Run.of(config_of(tmp_path / "out")) for _ in range(2))
+    with (
+        first.folder.held_by(first.driver),
+        pytest.raises(SweepError, match=rf"another run \(\S+, process {os.getpid()}\) is working in"),
+        second.folder.held_by(second.driver),
+    ):
+        pass
+    with second.folder.held_by(second.driver):
+        assert first.folder.working_driver() == second.driver
+    assert first.folder.working_driver() is None
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path):
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        run = Run.of(config_of(out))
         with pytest.raises(SweepError, match=f"^{out} cannot be written"):
-            RunFolder(config_of(out)).acquire()
+            run.folder.held_by(run.driver).__enter__()
 
 
 # manifests
 
 
 def test_a_manifest_comes_back(tmp_path: Path):
-    folder = RunFolder(config_of(tmp_path))
+    folder = RunFolder(tmp_path)
     assert folder.read_manifest() is None
     values = {"config": {}, "models": [{"name": "a", "folder": "a", "state": "FINISHED"}]}
     folder.write_manifest(values)
@@ -125,32 +131,32 @@ DAMAGED = [
 @pytest.mark.parametrize("text", DAMAGED)
 def test_a_damaged_manifest_is_refused_unless_fresh(tmp_path: Path, text: str):
     config = config_of(tmp_path)
-    folder = RunFolder(config)
+    folder = Run.of(config).folder
     folder.manifest.write_text(text)
     with pytest.raises(UsageError, match=r"manifest\.json is damaged: .*--fresh"):
-        Manifest(folder, config)
-    Manifest(folder, config, fresh=True).start([], "cpu")
+        Manifest(Run.of(config))
+    Manifest(Run.of(config, fresh=True)).start([], "cpu")
     assert folder.read_manifest()["models"] == []
 
 
 def test_another_sweep_is_refused_and_the_difference_named(tmp_path: Path):
     config = config_of(tmp_path)
-    folder = RunFolder(config)
-    Manifest(folder, config).start([], "cpu")
-    Manifest(folder, config_of(tmp_path, models=["b"], workers=0, top=3))
+    folder = Run.of(config).folder
+    Manifest(Run.of(config)).start([], "cpu")
+    Manifest(Run.of(config_of(tmp_path, models=["b"], workers=0, top=3)))
     for fresh in (False, True):
         with pytest.raises(UsageError, match=r"holds another sweep \(prompts 64, seed 0\): choose another --out"):
-            Manifest(folder, config_of(tmp_path, prompts=8, seed=1), fresh)
+            Manifest(Run.of(config_of(tmp_path, prompts=8, seed=1), fresh))
     values = folder.read_manifest()
     folder.write_manifest(values | {"sweep_id": "0" * 32, "version": "0.0.1"})
     with pytest.raises(UsageError, match=r"holds another sweep \(of version 0\.0\.1\)"):
-        Manifest(folder, config)
+        Manifest(Run.of(config))
 
 
 def test_a_manifest_keeps_no_password(tmp_path: Path):
     config = config_of(tmp_path, tracking_uri="postgresql://me:secret@host/runs")
-    folder = RunFolder(config)
-    Manifest(folder, config).start([], "cpu")
+    folder = Run.of(config).folder
+    Manifest(Run.of(config)).start([], "cpu")
     assert "secret" not in folder.manifest.read_text()
     assert json.loads(folder.manifest.read_text())["config"]["tracking_uri"] == "postgresql://me:***@host/runs"
 

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.progress import SilentReporter
+from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.staging import Staging
 from erasure_sweep.workers.errors import UsageError
 from erasure_sweep.workers.records import Resolved
@@ -64,7 +65,7 @@ def corpora(tmp_path: Path) -> list[str]:
 
 def stage(tmp_path: Path, models: list[str], heard: Heard | None = None, **keys: Any) -> list[Resolved]:
     config = SweepConfig(models=models, prompts=2, seq_len=8, stage="scan", staging=str(tmp_path / "staging"), **keys)
-    return Staging(config, Here()).finish(heard or Heard())  # type: ignore[arg-type]
+    return Staging(Run.of(config), Here()).finish(heard or Heard())  # type: ignore[arg-type]
 
 
 def test_checkpoints_with_the_weights_of_another_are_left_out(model: Path, corpora: list[str], tmp_path: Path) -> None:
@@ -86,7 +87,8 @@ def test_models_that_are_named_stay(model: Path, corpora: list[str], tmp_path: P
 def test_checkpoints_are_listed_before_weights_are_converted(model: Path, corpora: list[str], tmp_path: Path) -> None:
     here = Here()
     config = SweepConfig(models=[str(model), f"{model}@log:1", f"{model}@all"], corpus=corpora[0], prompts=2, seq_len=8)
-    Staging(config.model_copy(update={"stage": "scan", "staging": str(tmp_path)}), here).finish(Heard())  # type: ignore[arg-type]
+    run = Run.of(config.model_copy(update={"stage": "scan", "staging": str(tmp_path)}))
+    Staging(run, here).finish(Heard())  # type: ignore[arg-type]
     assert here.called == ["expand m@log:1", "expand m@all", "resolve m", "resolve m@0", "resolve m@900"]
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import erasure_sweep as es
-from erasure_sweep.sweep.run_folder import RunFolder
+from erasure_sweep.sweep.run import Run
 from erasure_sweep.workers.errors import UsageError
 
 SMALL: dict[str, Any] = {
@@ -26,7 +26,7 @@ def test_erasure_arises_in_training(tmp_path: Path) -> None:
     named = ["toy-gelu-4l@log:3", "toy-gelu-4l", "toy-gelu-4l@65536"]  # the last two are among the first
     config = es.load_config("training", {**SMALL, "models": named, "out": str(tmp_path / "out")})
     tables = es.run(config)
-    manifest = RunFolder(config).read_manifest()
+    manifest = Run.of(config).folder.read_manifest()
     assert manifest is not None
     tokens = {entry["name"]: entry["training_tokens"] for entry in manifest["models"]}
     assert tokens == {"toy-gelu-4l@65536": 2**16, "toy-gelu-4l@1048576": 2**20, "toy-gelu-4l": 2**24}
@@ -40,14 +40,14 @@ def test_erasure_arises_in_training(tmp_path: Path) -> None:
 
 
 def test_all_checkpoints_are_in_the_order_of_training() -> None:
-    from erasure_sweep.sweep.helper_process import Background
+    from erasure_sweep.sweep.execution.helper_process import Background
     from erasure_sweep.sweep.progress import SilentReporter
     from erasure_sweep.sweep.staging import Staging
 
     background = Background()
     try:
         config = es.load_config("training", {**SMALL, "prompts": 1})
-        models = Staging(config, background).finish(SilentReporter())
+        models = Staging(Run.of(config), background).finish(SilentReporter())
         tokens = [model.training_tokens for model in models]
         assert tokens == [0, *(2**power for power in range(16, 25))]
         assert len({model.hash for model in models}) == len(models)

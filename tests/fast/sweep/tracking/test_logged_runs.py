@@ -17,6 +17,7 @@ import pytest
 from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.manifest import Manifest
 from erasure_sweep.sweep.progress import SilentReporter
+from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.run_folder import RunFolder
 from erasure_sweep.sweep.tracking import logged_runs, sender
 from erasure_sweep.sweep.tracking.logged_runs import LoggedRuns
@@ -113,7 +114,7 @@ def config(tmp_path: Path) -> SweepConfig:
 
 @pytest.fixture
 def folder(config: SweepConfig) -> RunFolder:
-    folder = RunFolder(config)
+    folder = Run.of(config).folder
     folder.out.mkdir()
     folder.comparison.write_text("side by side")
     return folder
@@ -122,20 +123,20 @@ def folder(config: SweepConfig) -> RunFolder:
 @pytest.fixture
 def runs(store: Store, said: Said, config: SweepConfig, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoggedRuns]:
     monkeypatch.setattr(logged_runs, "Tracker", lambda *_: Tracker(store))
-    runs = LoggedRuns(config, said)
+    runs = LoggedRuns(Run.of(config), said)
     yield runs
     store.answers.set()
     runs.close()
 
 
 @pytest.fixture
-def log(runs: LoggedRuns, folder: RunFolder) -> Callable[[str], None]:
+def log(runs: LoggedRuns) -> Callable[[str], None]:
     """Log a finished model of this hash."""
 
     def log(model_hash: str) -> None:
         corpus = {"corpus": "c", "corpus_fingerprint": "f", "corpus_description": "d", "n_prompts": 4, "seq_len": 8}
         model = SimpleNamespace(hash=model_hash, **corpus)
-        runs.log_model(model, folder, {"folder": model_hash, "stages": ["scan"]})  # type: ignore[arg-type]
+        runs.log_model(model, {"folder": model_hash, "stages": ["scan"]})  # type: ignore[arg-type]
 
     return log
 
@@ -155,7 +156,7 @@ class TestAStoreThatWorks:
         runs.check()
         log("a")
         log("b")
-        runs.end_sweep(folder, "FINISHED")
+        runs.end_sweep("FINISHED")
         assert store.told == ALL_OF_TWO
         assert len(store.threads) == 1 and threading.get_ident() not in store.threads
         assert runs.problems == [] and said.lines == []
@@ -167,7 +168,7 @@ class TestAStoreThatWorks:
         wait_until(lambda: store.tries)
         assert (store.tries, store.told) == (["log a"], [])
         store.answers.set()
-        runs.end_sweep(folder, "FAILED")
+        runs.end_sweep("FAILED")
         assert store.told[-4:] == ["end a FINISHED", "end b FAILED (shard 3)", "keep compare.html", "end sweep FAILED"]
 
     def test_a_wait_at_the_end_is_said(self, runs, log, store, said, folder, monkeypatch):
@@ -175,7 +176,7 @@ class TestAStoreThatWorks:
         store.answers.clear()
         log("a")
         threading.Timer(0.2, store.answers.set).start()
-        runs.end_sweep(folder, "FINISHED")
+        runs.end_sweep("FINISHED")
         assert said.lines == ["nothing more to measure, waiting for MLflow to take what there is"]
         assert store.told[-1] == "end sweep FINISHED"
 
@@ -204,7 +205,7 @@ class TestAStoreThatFails:
         assert runs.problems == [f"MLflow is down: {KEPT}"]
         store.is_down = False
         wait_until(lambda: "end b FINISHED" in store.told)
-        runs.end_sweep(folder, "FINISHED")
+        runs.end_sweep("FINISHED")
         assert store.told == ALL_OF_TWO
         assert runs.problems == []
         assert said.lines == [
@@ -220,7 +221,7 @@ class TestAStoreThatFails:
         log("c")
         time.sleep(0.05)
         assert store.tries == ["log a"]
-        runs.end_sweep(folder, "FINISHED")
+        runs.end_sweep("FINISHED")
         assert store.tries == ["log a", "log a"]
         assert store.told == [] and runs.problems == [f"MLflow is down: {KEPT}"]
 
@@ -230,13 +231,13 @@ class TestAStoreThatFails:
         log("b")
         wait_until(lambda: runs._sender._not_before)
         store.is_down = False
-        runs.end_sweep(folder, "FINISHED")
+        runs.end_sweep("FINISHED")
         assert store.told == ALL_OF_TWO and runs.problems == []
         assert len(said.lines) == 2 and said.lines[1].startswith("MLflow answers again")
 
     def test_when_nothing_follows_promises_nothing(self, runs, store, said, folder):
         store.is_down = True
-        runs.end_sweep(folder, "FINISHED")
+        runs.end_sweep("FINISHED")
         assert runs.problems == [f"MLflow is down: {KEPT}"] and said.lines == []
 
 
@@ -245,7 +246,7 @@ class TestOneRunThatFails:
         store.fails["log a"] = TrackingError(f"MLflow failed: too large: {KEPT}")
         log("a")
         log("b")
-        runs.end_sweep(folder, "FINISHED")
+        runs.end_sweep("FINISHED")
         assert store.told == ["log b", "end b FINISHED", "keep compare.html", "end sweep FAILED"]
         assert runs.problems == [f"MLflow failed: too large: {KEPT}"]
 
@@ -255,14 +256,14 @@ class TestOneRunThatFails:
         runs.end_model("a", "KILLED", "why")
         wait_until(lambda: runs._sender._not_before)
         store.fails.clear()
-        runs.end_sweep(folder, "FINISHED")
+        runs.end_sweep("FINISHED")
         assert store.told[:3] == ["log a", "end a FINISHED", "end a KILLED (why)"]
 
     def test_for_damaged_results_is_said_and_not_tried_again(self, runs, log, store, folder):
         store.fails["log a"] = DataError("a/tables is not there")
         log("a")
         log("b")
-        runs.end_sweep(folder, "FINISHED")
+        runs.end_sweep("FINISHED")
         assert store.tries.count("log a") == 1
         assert runs.problems == ["a/tables is not there"]
         assert store.told[-1] == "end sweep FAILED"
@@ -272,9 +273,9 @@ class TestOneRunThatFails:
         log("a")
         log("b")
         with pytest.raises(ZeroDivisionError):
-            runs.end_sweep(folder, "FINISHED")
+            runs.end_sweep("FINISHED")
         assert "end b FINISHED" in store.told
-        runs.end_early([], folder, "FAILED", "by nothing")
+        runs.end_early([], "FAILED", "by nothing")
 
 
 class TestARunThatEndsEarly:
@@ -284,7 +285,7 @@ class TestARunThatEndsEarly:
         wait_until(lambda: store.tries)
         log("b")  # waits
         threading.Timer(0.1, store.answers.set).start()
-        runs.end_early(["c", "d"], folder, "KILLED", "interrupted")
+        runs.end_early(["c", "d"], "KILLED", "interrupted")
         assert store.told == [
             *("log a", "end a FINISHED", "end sweep KILLED"),
             *("end c KILLED (interrupted)", "end d KILLED (interrupted)", "end b KILLED (interrupted)"),
@@ -296,7 +297,7 @@ class TestARunThatEndsEarly:
         store.answers.clear()
         log("a")
         began = time.monotonic()
-        runs.end_early(["c"], folder, "KILLED", "interrupted")
+        runs.end_early(["c"], "KILLED", "interrupted")
         assert 0.2 <= time.monotonic() - began < 10
         assert store.told == []
 
@@ -311,7 +312,7 @@ class TestARunThatEndsEarly:
                 runs.start(noted, [])
         finally:
             signal.signal(signal.SIGALRM, before)
-        runs.end_early([], folder, "KILLED", "interrupted")
+        runs.end_early([], "KILLED", "interrupted")
         assert store.told == []
 
     def test_failed_logs_what_was_measured_first(self, runs, log, store, folder):
@@ -319,7 +320,7 @@ class TestARunThatEndsEarly:
         log("a")
         log("b")
         threading.Timer(0.1, store.answers.set).start()
-        runs.end_early(["c"], folder, "FAILED", "disk full")
+        runs.end_early(["c"], "FAILED", "disk full")
         assert store.told == [
             *("log a", "end a FINISHED", "log b", "end b FINISHED", "end sweep FAILED"),
             *("end c FAILED (disk full)", "keep compare.html"),
@@ -384,7 +385,7 @@ class TestWhatIsSaidOfASweep:
         assert store.told == ["start sweep", "start toy-1l", "start toy-2l", "describe 1"]
 
     def test_and_keeps_it(self, config, folder):
-        manifest = Manifest(folder, config)
+        manifest = Manifest(Run.of(config))
         manifest.values = {"run_url": None, "models": [{"name": "a", "run_url": None}, {"name": "b", "run_url": "old"}]}
         manifest.note_runs("http://mlflow/sweep", {"a": "http://mlflow/a", "b": None})
         kept = json.loads(folder.manifest.read_text())
@@ -393,14 +394,14 @@ class TestWhatIsSaidOfASweep:
 
     def test_the_end_is_described_before_the_run_is_closed(self, runs, noted, models, store, folder):
         runs.start(noted, models)
-        runs.end_sweep(folder, "FINISHED")
+        runs.end_sweep("FINISHED")
         assert [what for what in store.told[4:] if not what.startswith("machine")] == [
             "keep compare.html", "describe 1", "end sweep FINISHED",
         ]  # fmt: skip
 
     def test_an_early_end_is_described_when_all_runs_are_closed(self, runs, noted, models, store, folder):
         runs.start(noted, models)
-        runs.end_early(["c"], folder, "KILLED", "interrupted")
+        runs.end_early(["c"], "KILLED", "interrupted")
         ended = [what for what in store.told[4:] if not what.startswith("machine")]
         assert ended[-1] == "describe 1" and "end c KILLED (interrupted)" in ended
 
@@ -459,7 +460,7 @@ class TestTheMachine:
     def test_is_watched_until_the_sweep_ends(self, runs, noted, models, store, folder):
         runs.start(noted, models)
         wait_until(lambda: store.told.count(SAMPLE) >= 3)
-        runs.end_sweep(folder, "FINISHED")
+        runs.end_sweep("FINISHED")
         assert store.told[-2:] == [SAMPLE, "end sweep FINISHED"]
         told = len(store.told)
         time.sleep(0.05)
@@ -470,14 +471,14 @@ class TestTheMachine:
         store.fails[SAMPLE] = TrackingError("no")
         runs.start(noted, models)
         wait_until(lambda: store.tries.count(SAMPLE) >= 3)
-        runs.end_sweep(folder, "FINISHED")
+        runs.end_sweep("FINISHED")
         assert runs.problems == [] and said.lines == [] and store.told[-1] == "end sweep FINISHED"
 
     def test_that_cannot_be_seen_is_left_alone(self, runs, noted, models, store, folder, machine):
         machine.fails = True
         runs.start(noted, models)
         time.sleep(0.05)
-        runs.end_sweep(folder, "FINISHED")
+        runs.end_sweep("FINISHED")
         assert SAMPLE not in store.tries and store.told[-1] == "end sweep FINISHED"
 
     def test_does_not_hold_up_results(self, runs, noted, models, log, store, folder, monkeypatch):
@@ -497,5 +498,5 @@ class TestTheMachine:
         store.answers.clear()
         wait_until(lambda: store.tries[-1] == SAMPLE and SAMPLE not in store.told[-1:])
         began = time.monotonic()
-        runs.end_early([], folder, "KILLED", "interrupted")
+        runs.end_early([], "KILLED", "interrupted")
         assert time.monotonic() - began < 10

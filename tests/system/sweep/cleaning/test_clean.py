@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from erasure_sweep.sweep.config import SweepConfig
-from erasure_sweep.sweep.run_folder import RunFolder
+from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.store.driver_process import this_driver
 from erasure_sweep.sweep.store.lease import Lease
 from erasure_sweep.workers.errors import SweepError, UsageError
@@ -85,14 +85,11 @@ class TestOut:
     def test_a_running_one_keeps_them(self, cleaned, out: Path):
         (out / ".store" / "ab").mkdir(parents=True)
         (out / ".store" / "ab" / "x.state").write_bytes(b"x")
-        folder = RunFolder(SweepConfig(models=["any"], out=str(out)))
-        folder.acquire()
-        try:
-            assert f"in use by {folder.driver.where}" in "\n".join(cleaned(out))
+        run = Run.of(SweepConfig(models=["any"], out=str(out)))
+        with run.folder.held_by(run.driver):
+            assert f"in use by {run.driver.where}" in "\n".join(cleaned(out))
             (out / ".driver.json").unlink()  # of a version that wrote none, or on its way
             assert "in use: another run is working in" in "\n".join(cleaned(out))
-        finally:
-            folder.close()
         assert (out / ".store" / "ab" / "x.state").exists()
         cleaned(out)
         assert not (out / ".store").exists()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from erasure_sweep.sweep.config import build_config
-from erasure_sweep.sweep.execution.placement import Room
+from erasure_sweep.sweep.placement import Room
 from erasure_sweep.workers.records import Resolved
 
 GIB = 2**30

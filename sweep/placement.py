@@ -8,9 +8,9 @@ from typing import NamedTuple
 from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.estimate import worker_memory
 from erasure_sweep.sweep.execution.executor import Executor, LocalExecutor
+from erasure_sweep.sweep.execution.helper_process import Background
 from erasure_sweep.sweep.execution.ray.executor import RayExecutor
 from erasure_sweep.sweep.execution.ray.session import Cluster, connect, environment_address
-from erasure_sweep.sweep.helper_process import Background
 from erasure_sweep.workers.errors import UsageError
 from erasure_sweep.workers.records import Resolved, SharedStore
 
