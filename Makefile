@@ -19,7 +19,7 @@ NAMED := $(PYTHON)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast lint check bench soak ui services runtime dev venv
+.PHONY: help run test test-fast lint check docs bench soak ui services runtime dev venv
 
 help:
 	@echo "make run      measure the bundled models: tables, figures, MLflow runs and a page in runs/demo"
@@ -29,6 +29,7 @@ help:
 	@echo "make services PostgreSQL, S3 and MLflow's server with basic auth, on loopback until Ctrl-C, for runs to log to"
 	@echo "make check    linters, type checker, tests with coverage"
 	@echo "make lint     linters and type checker alone"
+	@echo "make docs     docs/tables.md anew, from the declarations of the tables"
 	@echo "make bench    speed and memory beside plain forward passes, printed and saved as JSON (ARGS=--quick: in minutes)"
 	@echo "make soak     the nightly tests: long trials, and further seeds of other tests"
 	@echo "Each sets up .venv first if need be. ARGS=\"…\" is passed on, PYTHON=… names the Python to use."
@@ -58,6 +59,9 @@ lint: dev
 
 check: lint
 	$(PYTEST) --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+docs: runtime
+	@mkdir -p build && $(BIN) -m erasure_sweep.workers.tables.reference > build/tables.md && mv build/tables.md docs/tables.md
 
 bench: dev
 	@$(BIN) -m tests.benchmarks $(ARGS)

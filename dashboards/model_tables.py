@@ -18,14 +18,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from erasure_sweep.workers.errors import DataError
 from erasure_sweep.workers.labels import layer_of
+from erasure_sweep.workers.tables.files import check_version, read_tables
 
-SCHEMA_VERSION = "2"
 STATISTICS = ("q12_5", "q25", "median", "q75", "q87_5", "mean", "beta", "beta_centred")
 READING_STATISTICS = (
     *("clean_q25", "clean_median", "clean_q75", "patched_q25", "patched_median", "patched_q75"),
@@ -46,12 +44,6 @@ class ModelTables(NamedTuple):
 
     about: dict[str, Any]
     tables: dict[str, pd.DataFrame]
-
-
-class SchemaError(DataError):
-    """A manifest or a table of another schema; ``found`` is the version that it names, None where it names none."""
-
-    found: str | None = None
 
 
 class Place(NamedTuple):
@@ -240,7 +232,7 @@ def read_model(out: Path, about: dict[str, Any]) -> ModelTables:
         DataError: a table is damaged, or the entry names no folder of the sweep's own.
     """
     folder = out / folder_of(about) / "tables"
-    return ModelTables(about, {path.stem: _read_table(path) for path in sorted(folder.glob("*.parquet"))})
+    return ModelTables(about, read_tables(folder))
 
 
 def folder_of(about: dict[str, Any]) -> str:
@@ -273,28 +265,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise DataError(f"{path} is no manifest of a sweep: run the sweep again, finished shards are kept")
     # first the version: a manifest of another one may say what it holds in another way
-    _check_version(path, manifest.get("schema_version"))
+    check_version(path, manifest.get("schema_version"))
     if not isinstance(manifest.get("models", []), list):
         raise DataError(f"{path} is no manifest of a sweep: run the sweep again, finished shards are kept")
     return manifest
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{path} is damaged ({error}): run the sweep again to write it anew") from error
-    version = (table.schema.metadata or {}).get(b"schema_version")
-    _check_version(path, None if version is None else version.decode("utf-8", "replace"))
-    frame: pd.DataFrame = table.to_pandas()
-    return frame
-
-
-def _check_version(path: Path, found: object) -> None:
-    if found != SCHEMA_VERSION:
-        error = SchemaError(
-            f"{path} has schema_version {found!r}, this version reads {SCHEMA_VERSION!r}: "
-            "run the sweep again with this version, or read it with the one that wrote it"
-        )
-        error.found = None if found is None else str(found)
-        raise error

@@ -22,9 +22,6 @@ from erasure_sweep.workers.records import Group, VerifyRequest
 RESULTS_VERSION = 4
 """Raised by hand whenever the same shard would give another result."""
 
-SCHEMA_VERSION = "2"
-"""Of the tables; raised when a column changes."""
-
 PRESETS = resources.files("erasure_sweep.sweep") / "presets"
 
 Positive = Annotated[int, Field(ge=1)]

@@ -13,12 +13,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from erasure_sweep.sweep.config import SCHEMA_VERSION, SweepConfig
+from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.run_folder import folder_names
 from erasure_sweep.workers.errors import UsageError
 from erasure_sweep.workers.records import Resolved
 from erasure_sweep.workers.storage.shard_storage import without_password
+from erasure_sweep.workers.tables import SCHEMA_VERSION
 
 
 class Manifest:

@@ -7,25 +7,19 @@ block's are copied from a store that is elsewhere.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from erasure_sweep.dashboards.model_tables import ModelTables, folder_of, read_out
 from erasure_sweep.dashboards.pages import model_parts, write_comparison, write_figures, write_model_page
 from erasure_sweep.sweep.comparison import home_of
-from erasure_sweep.sweep.config import SCHEMA_VERSION
-from erasure_sweep.sweep.run_folder import FIGURES, write_atomically
+from erasure_sweep.sweep.run_folder import FIGURES
 from erasure_sweep.sweep.store.shards import BlockKeys, VerifyKeys
-from erasure_sweep.workers.measures.measure import Columns
 from erasure_sweep.workers.measures.registry import SCAN
 from erasure_sweep.workers.measures.scan.tables import scan_tables
 from erasure_sweep.workers.measures.verify.places import found_places
-from erasure_sweep.workers.measures.verify.tables import TABLES, Told, verify_tables
+from erasure_sweep.workers.measures.verify.tables import Told, verify_tables
 from erasure_sweep.workers.measures.verify.targets import choose_targets
 from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.models.resolution import load_model
@@ -33,9 +27,7 @@ from erasure_sweep.workers.records import Group, Place, Resolved, ScanOptions, S
 from erasure_sweep.workers.storage.shard_storage import Storage, open_storage
 from erasure_sweep.workers.storage.states import decode_state, decode_states
 from erasure_sweep.workers.storage.whole_file import write_error
-
-SHARED = "dla_correlation"
-"""The table that both stages have rows in, told apart by its column ``stage``."""
+from erasure_sweep.workers.tables.files import read_tables, write_tables
 
 
 def finish_scan(
@@ -55,7 +47,7 @@ def finish_scan(
     """
     lean = load_model(Path(model.weights))[1]
     columns = scan_tables(lean, _merged(lean, open_storage(store), blocks, options), options, thresholds)
-    _write_tables(model.name, columns, "scan", tables_folder)
+    write_tables(columns, model.name, "scan", tables_folder)
     writers, groups, top = named
     return choose_targets(lean.config.layout, columns["writers"], groups, writers, top)
 
@@ -91,9 +83,7 @@ def finish_verify(
         [(writers, _states(storage, keys)) for writers, keys in shards.trust],
         _states(storage, shards.adversarial),
     )
-    for name in set(TABLES) - set(columns) - {SHARED}:  # of an earlier run that verified more
-        (folder / f"{name}.parquet").unlink(missing_ok=True)
-    _write_tables(model.name, {SHARED: {}, **columns}, "verify", folder)
+    write_tables(columns, model.name, "verify", folder)
 
 
 def write_page(about: dict[str, Any], tables_folder: Path, page: Path, sweep: dict[str, Any]) -> None:
@@ -103,7 +93,7 @@ def write_page(about: dict[str, Any], tables_folder: Path, page: Path, sweep: di
         about: the model's entry in the manifest.
         sweep: the manifest.
     """
-    model = ModelTables(about, {path.stem: pd.read_parquet(path) for path in sorted(tables_folder.glob("*.parquet"))})
+    model = ModelTables(about, read_tables(tables_folder))
     parts = model_parts(model)
     folder, figures = page.parent, page.parent / FIGURES
     up, figures_up = ("../compare.html", "all models of this sweep"), (f"../{page.name}", "everything on this model")
@@ -130,36 +120,6 @@ def _of_measure(paths: list[Path], measure: str) -> Iterator[State]:
 def _states(storage: Storage, keys: list[str]) -> list[dict[str, State]]:
     with storage.local(keys) as paths:
         return [decode_states(path.read_bytes()) for path in paths]
-
-
-def _write_tables(model: str, tables: Mapping[str, Columns], stage: str, folder: Path) -> None:
-    """Write tables with the model's name in the first column; rows of the other stage in the shared table stay."""
-    for name, columns in tables.items():
-        path = folder / f"{name}.parquet"
-        table = pd.DataFrame({"model": model, **columns}) if columns else pd.DataFrame()
-        if name == SHARED:
-            table = _with_other_stage(table, stage, path)
-        if len(table):
-            write_table(table, path)
-
-
-def _with_other_stage(table: pd.DataFrame, stage: str, path: Path) -> pd.DataFrame:
-    """Scan's rows before verify's."""
-    if not path.exists():
-        return table
-    kept = pd.read_parquet(path)
-    kept = kept[kept["stage"] != stage]
-    parts = [kept, table] if stage == "verify" else [table, kept]
-    return pd.concat([part for part in parts if len(part)], ignore_index=True)
-
-
-def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as parquet, with the version of the schema in its metadata; NaN becomes null."""
-    arrow = pa.Table.from_pandas(table, preserve_index=False)
-    arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), b"schema_version": SCHEMA_VERSION.encode()})
-    sink = pa.BufferOutputStream()
-    pq.write_table(arrow, sink, compression="zstd")
-    write_atomically(path, sink.getvalue().to_pybytes())
 
 
 def compare_models(out: Path, page: Path) -> None:

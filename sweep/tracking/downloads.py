@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from erasure_sweep.dashboards.html.links import Home
-from erasure_sweep.sweep.config import SCHEMA_VERSION
 from erasure_sweep.sweep.run_folder import MODEL_PAGE, folder_names
 from erasure_sweep.sweep.tracking.mlflow_store import TrackingStore, run_url, server_address
 from erasure_sweep.workers.errors import DataError, SweepError, UsageError, nearest
+from erasure_sweep.workers.tables import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -15,8 +15,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from erasure_sweep.dashboards.model_names import family_of
 from erasure_sweep.sweep.manifest import Manifest
 from erasure_sweep.sweep.progress import Reporter
@@ -28,6 +26,7 @@ from erasure_sweep.sweep.tracking.system_metrics import Machine, sampling_s, thi
 from erasure_sweep.sweep.tracking.tracker import DatasetInfo, ModelResults, Status, Tracker, default_uri
 from erasure_sweep.sweep.tracking.verify_metrics import verify_metrics
 from erasure_sweep.workers.records import Resolved
+from erasure_sweep.workers.tables.files import read_tables
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +140,7 @@ class LoggedRuns:
     def _results(self, about: dict[str, Any], dataset: DatasetInfo) -> ModelResults:
         folder = self._run.folder
         tables = folder.tables(about["folder"])
-        measured = {path.stem: pd.read_parquet(path) for path in sorted(tables.glob("*.parquet"))}
+        measured = read_tables(tables)
         erased = most_erased(measured["writers"]) if "writers" in measured else {}
         return ModelResults(
             folder.model_page(about["folder"]),

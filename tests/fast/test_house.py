@@ -30,6 +30,7 @@ TOP_LEVEL = PACKAGES | {
     "Makefile",
     "README.md",
     "constraints.txt",
+    "docs",
     "pyproject.toml",
     "ray_cluster.yaml",
     "tests",

@@ -361,10 +361,15 @@ def write_out(models: list[ModelTables], out: Path, **changes: Any) -> None:
         folder = out / model.about["folder"] / "tables"
         folder.mkdir(parents=True)
         for name, table in model.tables.items():
-            arrow = pa.Table.from_pandas(table, preserve_index=False)
-            metadata = {**(arrow.schema.metadata or {}), b"schema_version": b"2"}
-            pq.write_table(arrow.replace_schema_metadata(metadata), folder / f"{name}.parquet")
+            write_frame(table, folder / f"{name}.parquet")
     (out / "manifest.json").write_text(json.dumps(fake_manifest(models, **changes)), encoding="utf-8")
+
+
+def write_frame(table: pd.DataFrame, path: Path) -> None:
+    """A table with whatever columns it has, as 0.1.0 wrote tables."""
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    metadata = {**(arrow.schema.metadata or {}), b"schema_version": b"2"}
+    pq.write_table(arrow.replace_schema_metadata(metadata), path)
 
 
 def residual(model: ModelTables) -> Grid:

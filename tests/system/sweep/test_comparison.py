@@ -27,6 +27,8 @@ from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.tracking.downloads import download_experiment
 from erasure_sweep.sweep.tracking.mlflow_store import run_url
 from erasure_sweep.workers.errors import DataError, SweepError, UsageError
+from erasure_sweep.workers.tables.files import as_arrow, write_table
+from erasure_sweep.workers.tables.registry import TABLES
 from tests.support.models.random_models import write_tl_directory
 from tests.support.servers.services import MlflowServer
 
@@ -354,9 +356,7 @@ class TestExperiments:
 
     @staticmethod
     def log_table(client, run_id: str, table: pd.DataFrame, folder: Path) -> None:
-        from erasure_sweep.sweep.merging import write_table
-
-        write_table(table, folder / "writers.parquet")
+        write_table(as_arrow(TABLES["writers"], dict(table.items())), folder / "writers.parquet")
         client.log_artifact(run_id, str(folder / "writers.parquet"), "tables")
 
     def test_changed_weights_under_one_name_are_two_models(self, swept, store, tmp_path):

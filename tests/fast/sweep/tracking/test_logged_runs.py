@@ -23,6 +23,7 @@ from erasure_sweep.sweep.tracking import logged_runs, sender
 from erasure_sweep.sweep.tracking.logged_runs import LoggedRuns
 from erasure_sweep.sweep.tracking.tracker import ModelResults, TrackingError
 from erasure_sweep.workers.errors import DataError, SweepError
+from tests.support.fakes.tables import write_frame
 
 KEPT = "results on disk are kept"
 
@@ -419,7 +420,7 @@ class TestWhatIsSaidOfASweep:
         tables.mkdir(parents=True)
         row = {"writer": "L0H1", "written": 1.0, "remaining": 0.25, "opposed": -0.8, "erased_by_reading": 0.75}
         twins = {"erased_by_reading_centred": 0.5, "erasers": "L1H0", "dla_slope": -0.5}
-        pd.DataFrame([row | twins]).to_parquet(tables / "writers.parquet")
+        write_frame(pd.DataFrame([row | twins]), tables / "writers.parquet")
         log("a")
         wait_until(lambda: "end a FINISHED" in store.told)
         results = store.logged["a"]

@@ -21,6 +21,7 @@ from erasure_sweep.sweep.tracking.saved_view import runs_page
 from erasure_sweep.sweep.tracking.tracker import ModelResults, Tracker, TrackingError
 from erasure_sweep.sweep.tracking.ui_server import serve
 from erasure_sweep.workers.errors import DataError, SweepError, UsageError
+from tests.support.fakes.tables import write_frame
 from tests.support.paths import ROOT
 from tests.support.servers.cluster import free_port
 from tests.support.servers.services import MlflowServer
@@ -70,7 +71,7 @@ def results(tmp_path):
     for name in ("tables", "figures"):
         (folder / name).mkdir(parents=True)
     row = {"model": "toy", "writer": "L0H0", "written": 1.0, "remaining": 0.1, "opposed": -0.9}
-    pd.DataFrame([row]).to_parquet(folder / "tables" / "writers.parquet")
+    write_frame(pd.DataFrame([row]), folder / "tables" / "writers.parquet")
     (folder / "index.html").write_text("<h1>drawn here</h1>")
     (folder / "figures" / "causal.html").write_text("<h1>one figure</h1>")
     tags = {"stage": "scan+verify", "most_erased": "L0H0"}

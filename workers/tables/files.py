@@ -1,0 +1,175 @@
+"""Tables as parquet files: what is written is checked against its declaration, what is read against the version.
+
+Nothing undeclared is written: a column that is missing, that nobody declared, of another type, or null where it may not be,
+is an error that names it. Tables that 0.1.0 left are read as they are: their columns are the same, their schemas bare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from erasure_sweep.workers.errors import DataError, SweepError
+from erasure_sweep.workers.storage.whole_file import whole_file, write_error
+from erasure_sweep.workers.tables import SCHEMA_VERSION
+from erasure_sweep.workers.tables.columns import ARROW, Column, Columns, Stage, Table
+from erasure_sweep.workers.tables.registry import TABLES, tables_of
+
+
+class SchemaError(DataError):
+    """A manifest or a table of another schema; ``found`` is the version that it names, None where it names none."""
+
+    found: str | None = None
+
+
+class DeclarationError(SweepError):
+    """A measure made a table that is not as declared: a fault of the code, not of what was measured."""
+
+
+def write_tables(made: Mapping[str, Columns], model: str, stage: Stage, folder: Path) -> None:
+    """Write what a stage made of a model; its tables without rows are not there, nor is one of an earlier run.
+
+    A table that several stages write keeps the rows of the others, in the order of the stages.
+
+    Args:
+        made: tables by name, without ``model``.
+
+    Raises:
+        DeclarationError: a table is not as declared.
+        SweepError: a table cannot be written, or not read where it has rows of another stage.
+    """
+    if undeclared := sorted(set(made) - set(tables_of(stage))):
+        raise DeclarationError(
+            f"table {', '.join(undeclared)} of {stage} is not declared: add it in workers/tables/declarations"
+        )
+    for name in tables_of(stage):
+        path, table = folder / f"{name}.parquet", TABLES[name]
+        columns = made.get(name, {})
+        n_rows = len(next(iter(columns.values()), ()))
+        parts = {stage: as_arrow(table, {"model": np.full(n_rows, model, dtype=object), **columns})} if n_rows else {}
+        if len(table.stages) > 1:
+            parts |= _of_other_stages(table, stage, path)
+        if parts:
+            rows = pa.concat_tables([parts[each] for each in table.stages if each in parts])
+            write_table(rows.combine_chunks(), path)
+        else:
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def _of_other_stages(table: Table, stage: Stage, path: Path) -> dict[Stage, pa.Table]:
+    if not path.exists():
+        return {}
+    kept = _read(path).select(table.schema.names).cast(table.schema)
+    others = {each: kept.filter(pc.equal(kept["stage"], each)) for each in table.stages if each != stage}
+    return {each: rows for each, rows in others.items() if len(rows)}
+
+
+def as_arrow(table: Table, columns: Mapping[str, npt.ArrayLike]) -> pa.Table:
+    """A table in its declared schema, every value as it is; NaN becomes null.
+
+    Raises:
+        DeclarationError: it is not as declared.
+    """
+    declared = table.schema.names
+    wrong = {
+        "is missing": [name for name in declared if name not in columns],
+        "is not declared": [name for name in columns if name not in declared],
+    }
+    for what, names in wrong.items():
+        if names:
+            raise DeclarationError(f"table {table.name}: column {', '.join(names)} {what}")
+    arrays = [_as_array(table, column, columns[column.name]) for column in table.columns]
+    if len({len(array) for array in arrays}) > 1:
+        raise DeclarationError(f"table {table.name}: its columns differ in length")
+    return pa.Table.from_arrays(arrays, schema=table.schema)
+
+
+def _as_array(table: Table, column: Column, values: npt.ArrayLike) -> pa.Array:
+    where = f"table {table.name}: column {column.name}"
+    try:
+        array = pa.array(values, from_pandas=True)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise DeclarationError(f"{where} holds values of several types ({error})") from error
+    # None alone has a type of its own, and strings come with short offsets
+    if pa.types.is_null(array.type) or (column.type == "text" and pa.types.is_string(array.type)):
+        array = array.cast(ARROW[column.type])
+    if array.type != ARROW[column.type]:
+        raise DeclarationError(f"{where} is {array.type}, declared is {column.type} ({ARROW[column.type]})")
+    if array.null_count and not column.nullable:
+        raise DeclarationError(f"{where} lacks {array.null_count} of {len(array)} values and is not declared nullable")
+    return array
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write a table that ``as_arrow`` made; the file is whole or absent.
+
+    Raises:
+        SweepError: it cannot be written.
+    """
+    content = pa.BufferOutputStream()
+    pq.write_table(table, content, compression="zstd")
+    try:
+        with whole_file(path) as temporary:
+            temporary.write_bytes(content.getvalue())
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A table that a sweep wrote.
+
+    Raises:
+        SchemaError: it is of another schema version.
+        DataError: it is damaged.
+    """
+    frame: pd.DataFrame = _read(path).to_pandas()
+    return frame
+
+
+def read_tables(folder: Path) -> dict[str, pd.DataFrame]:
+    """A model's tables by name, from the folder that holds them; empty where it holds none.
+
+    Raises:
+        SchemaError: a table is of another schema version.
+        DataError: a table is damaged.
+    """
+    return {path.stem: read_table(path) for path in sorted(folder.glob("*.parquet"))}
+
+
+def check_version(path: Path, found: object) -> None:
+    """Refuse a manifest or a table of another schema.
+
+    Raises:
+        SchemaError: it is of another version.
+    """
+    if found != SCHEMA_VERSION:
+        error = SchemaError(
+            f"{path} has schema_version {found!r}, this version reads {SCHEMA_VERSION!r}: "
+            "run the sweep again with this version, or read it with the one that wrote it"
+        )
+        error.found = None if found is None else str(found)
+        raise error
+
+
+def _read(path: Path) -> pa.Table:
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path} is damaged ({error}): run the sweep again to write it anew") from error
+    version = (table.schema.metadata or {}).get(b"schema_version")
+    check_version(path, None if version is None else version.decode("utf-8", "replace"))
+    return table
