@@ -1,7 +1,7 @@
 """The worker: keeps one model on its device, measures shards of it, returns their states.
 
-``ShardWorker`` is a plain class, used as it is when everything runs in one process; ``remote_worker`` wraps it for Ray, the
-only place in this package that knows Ray.
+``ShardWorker`` is a plain class, used as it is when everything runs in one process; ``RemoteShardWorker`` is what one does
+more in a Ray actor, the only place in this package that knows Ray.
 """
 
 from __future__ import annotations
@@ -117,10 +117,3 @@ class RemoteShardWorker(ShardWorker):
 
     def _holds(self, task: ShardTask) -> bool:
         return self._held is not None and self._held[0][0] == task.model_hash
-
-
-def remote_worker() -> Any:
-    """The Ray actor class. The driver owns attempts, so Ray restarts workers but repeats no shard by itself."""
-    import ray
-
-    return ray.remote(max_restarts=-1, max_task_retries=0)(RemoteShardWorker)

@@ -41,7 +41,7 @@ class NoOpWorker(RemoteShardWorker):
 
 
 def noop_worker() -> Any:
-    """As ``workers.worker.remote_worker``."""
+    """As ``shard_worker_actor``."""
     import ray
 
     return ray.remote(max_restarts=-1, max_task_retries=0)(NoOpWorker)
@@ -131,7 +131,7 @@ def probe_noop(request: dict[str, Any]) -> dict[str, Any]:
     with (
         mock.patch("erasure_sweep.sweep.driver.Staging", Staged),
         mock.patch("erasure_sweep.sweep.driver.Stages", stages),
-        mock.patch("erasure_sweep.workers.worker.remote_worker", noop_worker),
+        mock.patch("erasure_sweep.sweep.execution.ray.executor.shard_worker_actor", noop_worker),
         mock.patch("erasure_sweep.workers.worker.ShardWorker", NoOpWorker),
         mock.patch("erasure_sweep.sweep.driver.Sweep._compare", lambda sweep: sweep._logged.end_sweep("FINISHED")),
     ):

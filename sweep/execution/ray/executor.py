@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from erasure_sweep.sweep.execution.executor import Fate, Outcome, Worker
+from erasure_sweep.sweep.execution.ray.actor import shard_worker_actor
 from erasure_sweep.sweep.execution.ray.pool import Crew
 from erasure_sweep.sweep.execution.ray.session import Cluster
 from erasure_sweep.sweep.execution.ray.worker_handle import Answer, Loss, RayWorker, first_line
@@ -60,11 +61,9 @@ class RayExecutor:
         shared: SharedStore | None = None,
         say: Callable[[str], None] = log.info,
     ) -> None:
-        from erasure_sweep.workers.worker import remote_worker
-
         self._cluster = cluster
         self._deadline_s, self._device, self._shared = deadline_s, device, shared
-        actor, bounds = remote_worker(), [n for n in (workers, max_workers) if n is not None]
+        actor, bounds = shard_worker_actor(), [n for n in (workers, max_workers) if n is not None]
         self._crew = Crew(
             cluster,
             cpus,
@@ -166,7 +165,9 @@ class RayExecutor:
         if answer is Answer.NEVER and before is not None:
             self._crew.end(worker, worker.unfit)
         elif answer is Answer.NEVER:
-            worker.unfit += " (every node needs the same erasure-sweep as this one)"
+            worker.unfit = (
+                worker.unfit.removeprefix("ImportError: ") + " (every node needs the same erasure-sweep as this one)"
+            )
             log.warning("%s cannot be started: %s", worker.name, worker.unfit)
         if answer is not Answer.ALIVE:
             return []

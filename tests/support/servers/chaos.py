@@ -85,7 +85,7 @@ class Chaos:
         return True
 
     def _workers(self) -> list[psutil.Process]:
-        return _running(self._cluster.workers, "RemoteShardWorker")
+        return _running(self._cluster.workers, "ShardWorkerActor")
 
     def _drivers(self) -> list[psutil.Process]:
         return [p for p in _running([self._cluster.head], "sweep.yaml") if "erasure-sweep" in p.cmdline()[1]]

@@ -96,7 +96,7 @@ class Node:
     @property
     def worker_pids(self) -> list[int]:
         """Processes of the sweep's workers that live here."""
-        return [process.pid for process in self.processes() if _title(process).startswith("ray::RemoteShardWorker")]
+        return [process.pid for process in self.processes() if _title(process).startswith("ray::ShardWorkerActor")]
 
     def processes(self) -> list[psutil.Process]:
         """Everything of this node that lives, parents before children."""

@@ -239,7 +239,7 @@ def test_a_killed_worker_is_replaced(place: Place, undisturbed: dict[str, pd.Dat
     wait_for_shards(place, "wounded", 1, process)
     killed = 0
     for child in psutil.Process(process.pid).children(recursive=True):
-        if "RemoteShardWorker" in " ".join(child.cmdline()):
+        if "ShardWorkerActor" in " ".join(child.cmdline()):
             child.kill()
             killed += 1
     assert killed > 0  # one may still have been starting

@@ -35,7 +35,7 @@ MEMORY = 80 * 2**20
 
 
 def scripted_worker() -> Any:
-    """Stands for ``workers.worker.remote_worker``; defined in here, so that it travels whole and needs no torch there."""
+    """Stands for ``shard_worker_actor``; defined in here, so that it travels whole and needs no torch there."""
     import ray
 
     class Scripted:
@@ -180,7 +180,7 @@ Start = Callable[..., RayExecutor]
 @pytest.fixture
 def start(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Makes an executor on the cluster, with actors that do as they are told."""
-    monkeypatch.setattr("erasure_sweep.workers.worker.remote_worker", scripted_worker)
+    monkeypatch.setattr("erasure_sweep.sweep.execution.ray.executor.shard_worker_actor", scripted_worker)
     started: list[RayExecutor] = []
 
     def make(
@@ -267,7 +267,7 @@ def test_a_machine_without_the_package_is_said_at_once(
     machines: Machines, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machines.add()
-    monkeypatch.setattr("erasure_sweep.workers.worker.remote_worker", broken_worker)
+    monkeypatch.setattr("erasure_sweep.sweep.execution.ray.executor.shard_worker_actor", broken_worker)
     trial = Trial(start(), tasks("sleep 0", 3))
     with pytest.raises(
         SweepError, match=r"^no worker can measure: ModuleNotFoundError: No module named 'workers' \(every node "
