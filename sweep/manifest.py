@@ -9,7 +9,6 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from erasure_sweep.workers.errors import UsageError
 from erasure_sweep.workers.records import Resolved
 from erasure_sweep.workers.storage.shard_storage import without_password
 from erasure_sweep.workers.tables import SCHEMA_VERSION
+from erasure_sweep.workers.version import VERSION
 
 
 class Manifest:
@@ -70,7 +70,7 @@ class Manifest:
         self.values = {
             "sweep_id": self._run.sweep_id,
             "name": self._run.config.name,
-            "version": metadata.version("erasure-sweep"),
+            "version": VERSION,
             "git_commit": git_commit(),
             "python": platform.python_version(),
             "schema_version": SCHEMA_VERSION,

@@ -22,6 +22,7 @@ import click
 
 from erasure_sweep.sweep.commands.option_types import Age, Choice, Positions
 from erasure_sweep.workers.errors import SweepError, UsageError
+from erasure_sweep.workers.version import VERSION
 
 INTERRUPTED = 130
 _AGAIN_S = 0.05
@@ -86,7 +87,7 @@ def _load(source: str, flags: dict[str, Any]) -> Any:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, no_args_is_help=False)
-@click.version_option(package_name="erasure-sweep")
+@click.version_option(VERSION, package_name="erasure-sweep")
 def cli() -> None:
     """Measure which components of language models erase what earlier ones wrote."""
 

@@ -12,7 +12,6 @@ import secrets
 import tempfile
 import time
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import click
@@ -22,6 +21,7 @@ from erasure_sweep.sweep.execution.ray.jobs import JobState, RayJobs, find_addre
 from erasure_sweep.sweep.jobs.job_files import JobFiles, job_files
 from erasure_sweep.sweep.progress import count, duration
 from erasure_sweep.workers.errors import SweepError, UsageError
+from erasure_sweep.workers.version import VERSION
 
 STOP_S = 30
 """How long a job may take to note its end once it is told to stop, before the cluster kills it; Ray's own is 3 s."""
@@ -99,7 +99,7 @@ def _send(jobs: RayJobs, files: JobFiles, fresh: bool) -> bool:
         _NAME: files.config.name,
         _ATTEMPT: attempt,
         "out": files.config.out or "",
-        "version": version("erasure-sweep"),
+        "version": VERSION,
     }
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "job.zip"
@@ -190,7 +190,7 @@ def _why(job: JobState, printed: list[str]) -> str:
     if job.exit_code == _NOT_FOUND:
         return (
             "the cluster's head has no erasure-sweep on its PATH: install it there, in the same version "
-            f"({version('erasure-sweep')}), as ray_cluster.yaml does, and on every other machine of the cluster"
+            f"({VERSION}), as ray_cluster.yaml does, and on every other machine of the cluster"
         )
     if job.exit_code is not None:
         said = next((line for line in reversed(printed) if line.startswith("erasure-sweep: ")), "")

@@ -18,6 +18,7 @@ from jaxtyping import TypeCheckError
 from erasure_sweep.sweep.config import load_config, preset_names
 from erasure_sweep.workers.errors import UsageError
 from erasure_sweep.workers.measures.statistics.quantile_sketch import bin_indices
+from erasure_sweep.workers.version import VERSION
 from tests.support.paths import ROOT
 
 PACKAGES = {"sweep", "workers", "dashboards"}
@@ -137,7 +138,7 @@ class TestVersions:
     def test_changelog_begins_with_this_version(self):
         newest = re.search(r"^## \[([^\]]+)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
         assert newest is not None
-        assert newest[1] == PROJECT["project"]["version"]
+        assert newest[1] == VERSION
 
     def test_constraints_name_plain_versions(self):
         lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
