@@ -10,12 +10,18 @@ one).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 _LABEL = re.compile(
     r"L(?P<head_layer>\d+)H(?P<head>\d+)|MLP(?P<mlp_layer>\d+)|b_O(?P<bias_layer>\d+)|attn(?P<attn_layer>\d+)"
 )
+
+_STATE = re.compile(r"resid_(?P<where>pre|mid|post)(?P<layer>\d+)")
+_KIND_ORDER = {"embeddings": 0, "head": 1, "bias": 2, "attention": 3, "MLP": 4, "other": 5}
+_LAST = 10**9
 
 
 def layer_of(label: str) -> int:
@@ -30,6 +36,66 @@ def layer_of(label: str) -> int:
     if match is None:
         raise ValueError(f"{label!r} is not a component: labels are embed, pos_embed, L0H2, MLP0, b_O0 or attn0")
     return int(next(layer for layer in match.group("head_layer", "mlp_layer", "bias_layer", "attn_layer") if layer))
+
+
+def kind_of(label: str) -> str:
+    """Kind of a component's label: embeddings, head, bias, attention (a layer's sum), MLP, or other."""
+    if label in ("embed", "pos_embed"):
+        return "embeddings"
+    if _LABEL.fullmatch(label) is None:
+        return "other"
+    prefixes = {"L": "head", "b_O": "bias", "attn": "attention", "MLP": "MLP"}
+    return next(kind for prefix, kind in prefixes.items() if label.startswith(prefix))
+
+
+def is_head(label: str) -> bool:
+    """Whether the label is an attention head's."""
+    return kind_of(label) == "head"
+
+
+class StreamPlace(NamedTuple):
+    """Where a component adds to the stream: sublayer 0 is attention, 1 the MLP; embeddings come before layer 0."""
+
+    layer: int
+    sublayer: int
+
+
+def place_of(label: str) -> StreamPlace | None:
+    """Where the component adds to the stream; None for a label that is no component's."""
+    kind = kind_of(label)
+    if kind == "other":
+        return None
+    return StreamPlace(-1, 0) if kind == "embeddings" else StreamPlace(layer_of(label), int(kind == "MLP"))
+
+
+def state_place(state: str) -> StreamPlace | None:
+    """The last sublayer that a state holds; None for a name that is no state's."""
+    match = _STATE.fullmatch(state)
+    if match is None:
+        return None
+    layer = int(match["layer"])
+    before = StreamPlace(layer - 1, 1 if layer else 0)
+    return {"pre": before, "mid": StreamPlace(layer, 0), "post": StreamPlace(layer, 1)}[match["where"]]
+
+
+def component_order(labels: Iterable[str]) -> list[str]:
+    """Labels once each, in the order in which components add to the stream; unknown ones last, as they came."""
+
+    def key(item: tuple[int, str]) -> tuple[int, int, int, int]:
+        position, label = item
+        place, kind = place_of(label), kind_of(label)
+        if place is None:
+            return (_LAST, 0, 0, position)
+        within = int(label.partition("H")[2]) if kind == "head" else int(label == "pos_embed")
+        return (*place, _KIND_ORDER[kind], within)
+
+    return [label for _, label in sorted(enumerate(dict.fromkeys(labels)), key=key)]
+
+
+def state_order(states: Iterable[str]) -> list[str]:
+    """States once each, in the order of the forward pass; unknown ones last, as they came."""
+    known = {state: state_place(state) for state in dict.fromkeys(states)}
+    return sorted(known, key=lambda state: known[state] or StreamPlace(_LAST, 0))
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,14 @@ from erasure_sweep.sweep.progress import count, duration, reporter
 from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.run_folder import MODEL_PAGE, RunFolder
 from erasure_sweep.sweep.tracking.tracker import default_uri
-from erasure_sweep.sweep.tracking.verified import Verified, trust_counts, verified_targets
 from erasure_sweep.workers.errors import SweepError, UsageError
 from erasure_sweep.workers.models.catalog import NANDA_REPOS
 from erasure_sweep.workers.storage.shard_storage import without_password
 from erasure_sweep.workers.storage.whole_file import write_error
+from erasure_sweep.workers.tables.facts.erasure import erased_writers
+from erasure_sweep.workers.tables.facts.trust import trust_counts
+from erasure_sweep.workers.tables.facts.verified import LATER, Verdict, verdicts
+from erasure_sweep.workers.tables.files import read_tables
 
 if TYPE_CHECKING:
     from erasure_sweep.sweep.export.export import Asked, Offer
@@ -98,15 +101,14 @@ def _logging_to(folder: RunFolder) -> Iterator[None]:
 def _show_outcome(config: SweepConfig, outcome: SweepOutcome) -> None:
     """The strongest writers of each model, what was verified of them, and where to look next."""
     finished = {
-        entry["name"]: {
-            path.stem: pd.read_parquet(path) for path in _shown_tables(outcome.folder.tables(entry["folder"]))
-        }
+        entry["name"]: read_tables(outcome.folder.tables(entry["folder"]), _SHOWN)
         for entry in outcome.manifest["models"]
         if entry["state"] == "FINISHED"
     }
-    if scanned := {name: tables["writers"] for name, tables in finished.items() if "writers" in tables}:
-        console.print(_writers_table(scanned, config.top))
-    if verified := {name: found for name, tables in finished.items() if (found := verified_targets(tables))}:
+    scanned = {name: erased_writers(tables) for name, tables in finished.items() if "writers" in tables}
+    if scanned:
+        console.print(_writers_table({name: writers.head(config.top) for name, writers in scanned.items()}))
+    if verified := {name: found for name, tables in finished.items() if (found := verdicts(tables))}:
         console.print(_verified_table(verified))
     for name, tables in finished.items():
         if counts := trust_counts(tables):
@@ -126,12 +128,11 @@ def _show_outcome(config: SweepConfig, outcome: SweepOutcome) -> None:
         console.print(f"{what:<14} {where}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _shown_tables(folder: Path) -> list[Path]:
-    names = ("writers", "eraser_group", "patched_residual_projection", "dla_correlation", "dla_trust")
-    return [path for name in names if (path := folder / f"{name}.parquet").exists()]
+_SHOWN = ("writers", "eraser_group", "patched_residual_projection", "dla_correlation", "dla_trust")
+"""The tables that the final lines are drawn from; all of a large sweep's would take much memory."""
 
 
-def _writers_table(models: dict[str, pd.DataFrame], top: int) -> Table:
+def _writers_table(models: dict[str, pd.DataFrame]) -> Table:
     """What the scan says of the most erased writers."""
     table = _table(
         "Writers whose output later heads read and take back out",
@@ -139,7 +140,7 @@ def _writers_table(models: dict[str, pd.DataFrame], top: int) -> Table:
         ("erasers",),
     )
     for model, writers in models.items():
-        _add_writers(table, model, most_erased(writers, top))
+        _add_writers(table, model, writers)
     return table
 
 
@@ -158,9 +159,9 @@ _PROMPTS = {True: "other prompts", False: "scanned prompts"}
 """On which prompts verify measured, by whether they are held out."""
 
 
-def _verified_table(models: dict[str, list[Verified]]) -> Table:
-    """What verify says of its targets."""
-    held_out = {target.held_out for targets in models.values() for target in targets}
+def _verified_table(models: dict[str, list[Verdict]]) -> Table:
+    """What verify says of its groups."""
+    held_out = {bool(verdict.held_out) for found in models.values() for verdict in found}
     where = " and ".join(_PROMPTS[held] for held in sorted(held_out, reverse=True))
     table = _table(f"Verified on {where}", ("β of reading", "DLA slope", "presence"), ("verdict", "erasers"))
     table.caption = (
@@ -168,16 +169,17 @@ def _verified_table(models: dict[str, list[Verified]]) -> Table:
         "same if they did not read it."
     )
     table.caption_justify = "left"
-    for model, targets in models.items():
-        for index, target in enumerate(targets):
+    for model, found in models.items():
+        for index, verdict in enumerate(found):
+            beta, presence = verdict.beta, verdict.presence
             table.add_row(
                 escape(model) if index == 0 else "",
-                target.writer,
-                _number(target.beta) + ("" if math.isnan(target.low) else f" ({target.low:.2f}, {target.high:.2f})"),
-                _number(target.slope),
-                f"{_number(target.clean)} → {_number(target.patched)}",
-                target.verdict or "–",
-                "all later heads" if target.erasers == "later" else target.erasers.replace("+", " "),
+                verdict.group.writer,
+                _number(beta.value) + ("" if math.isnan(beta.low) else f" ({beta.low:.2f}, {beta.high:.2f})"),
+                _number(verdict.dla_slope),
+                f"{_number(presence.clean)} → {_number(presence.patched)}",
+                verdict.word or "–",
+                "all later heads" if verdict.group.label == LATER else verdict.group.label.replace("+", " "),
             )
         table.add_section()
     return table
@@ -195,11 +197,6 @@ def _add_writers(table: Table, model: str, writers: pd.DataFrame) -> None:
     if writers.empty:
         table.add_row(escape(model), "–", *[""] * 5, "no later heads read any writer")
     table.add_section()
-
-
-def most_erased(writers: pd.DataFrame, top: int) -> pd.DataFrame:
-    """The writers that later heads erase most because they read them."""
-    return writers.dropna(subset=["rank"]).sort_values("rank").head(top)
 
 
 def _show_estimates(config: SweepConfig) -> None:

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from erasure_sweep.dashboards.comparison.strongest_writers import by_strength
-from erasure_sweep.dashboards.model_tables import ModelTables, reading_of
-from erasure_sweep.dashboards.plots.strips import NOTICEABLE
 from erasure_sweep.dashboards.wording import amount, listed, measured_line, model_line, number, percent, with_interval
-from erasure_sweep.sweep.tracking.metrics import erased_writers, half_erased, is_head
 from erasure_sweep.sweep.tracking.saved_view import VIEW_NAME, runs_page
-from erasure_sweep.sweep.tracking.verified import trust_counts, verified_targets
+from erasure_sweep.workers.labels import is_head
+from erasure_sweep.workers.tables.facts.erasure import NOTICEABLE, erased_writers, erasers_of, half_erased
+from erasure_sweep.workers.tables.facts.trust import CANCELLED, PARTLY, REVERSED, TRUSTED, trust_counts, trust_of
+from erasure_sweep.workers.tables.facts.verified import LATER, VerifiedGroup, verdicts
+from erasure_sweep.workers.tables.values import Tables
 
 MAX_RUN_NOTE = 7_000
 MAX_EXPERIMENT_NOTE = 4_900
@@ -28,7 +28,7 @@ MAX_EXPERIMENT_NOTE = 4_900
 _TOP = 5
 _NAMED_HEADS = 4
 _NAMED_WRITERS = 6
-_LEAST_TRUSTED = ("cancelled", "reversed")
+_LEAST_TRUSTED = (CANCELLED, REVERSED)
 _RUNNING = "RUNNING"
 
 
@@ -49,7 +49,7 @@ def plain(text: object) -> str:
     return re.sub(r"([\\`*_{}\[\]()#+!|<>~&])", r"\\\1", line)
 
 
-def model_note(about: Mapping[str, Any], sweep: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> str:
+def model_note(about: Mapping[str, Any], sweep: Mapping[str, Any], tables: Tables) -> str:
     """What is erased in a model, whose DLA to trust, what was verified, and how it was measured.
 
     Args:
@@ -68,27 +68,25 @@ def model_note(about: Mapping[str, Any], sweep: Mapping[str, Any], tables: Mappi
     return _cut("\n\n".join(part for part in parts if part), MAX_RUN_NOTE)
 
 
-def _erased_line(tables: Mapping[str, pd.DataFrame]) -> str:
+def _erased_line(tables: Tables) -> str:
     """The most erased writer, and the most erased head where that is another; else what the ledger says."""
-    writers = tables.get("writers", pd.DataFrame())
-    measured = erased_writers(writers)
+    measured = erased_writers(tables)
     if measured.empty:
-        return _ledger_line(writers)
-    erased = measured[measured["erased_by_reading"].astype(float) >= NOTICEABLE]
+        return _ledger_line(tables)
+    erased, heads = erased_writers(tables, NOTICEABLE), erased_writers(tables, NOTICEABLE, heads=True)
     if erased.empty:
         return "Nothing is erased: of no writer later heads take out anything because they read it."
-    heads = erased[is_head(erased["writer"])]
     said = [f"Most erased: {_erasure(tables, erased.iloc[0])}"]
     if heads.empty:
-        no_head = not is_head(measured["writer"]).any()
+        no_head = not measured["writer"].astype(str).map(is_head).any()
         said.append("no head has later heads that could read it" if no_head else "no head is erased")
-    elif heads.index[0] != erased.index[0]:
+    elif heads["writer"].iloc[0] != erased["writer"].iloc[0]:
         said.append(f"most erased head: {_erasure(tables, heads.iloc[0])}")
-    return f"{'; '.join(said)}. 1 is all that the writer wrote. {_ledger_line(writers)}".rstrip()
+    return f"{'; '.join(said)}. 1 is all that the writer wrote. {_ledger_line(tables)}".rstrip()
 
 
-def _erasure(tables: Mapping[str, pd.DataFrame], row: pd.Series[Any]) -> str:
-    erasers = _erasers(tables, row)
+def _erasure(tables: Tables, row: pd.Series[Any]) -> str:
+    erasers = erasers_of(tables, str(row["writer"]))
     by = f" ({listed(erasers, _NAMED_HEADS)})" if erasers else ""
     share = number(row["erased_by_reading"])
     at = " in the stream where it writes, ".join(number(row.get(name)) for name in ("written", "remaining"))
@@ -97,51 +95,44 @@ def _erasure(tables: Mapping[str, pd.DataFrame], row: pd.Series[Any]) -> str:
     )
 
 
-def _erasers(tables: Mapping[str, pd.DataFrame], row: Mapping[Any, Any] | pd.Series[Any]) -> list[str]:
-    """A writer's erasers, those first that take out most."""
-    joined = row["erasers"] if isinstance(row["erasers"], str) else None
-    return by_strength(reading_of(ModelTables({}, dict(tables))), str(row["writer"]), joined) or []
-
-
-def _ledger_line(writers: pd.DataFrame) -> str:
-    if not {"written", "remaining"} <= set(writers.columns):
+def _ledger_line(tables: Tables) -> str:
+    half = half_erased(tables)
+    if not half.of:
         return ""
-    measured = writers[["written", "remaining"]].astype(float).dropna()
-    if measured.empty:
-        return ""
-    gone = int(half_erased(measured).sum())
-    return f"{amount(gone)} of {amount(len(measured))} writers end with less than half of what they wrote."
+    return f"{amount(half.n)} of {amount(half.of)} writers end with less than half of what they wrote."
 
 
-def _trust_line(tables: Mapping[str, pd.DataFrame]) -> str:
+def _trust_line(tables: Tables) -> str:
     counts = trust_counts(tables)
-    if not sum(counts.values()):
-        return ""
     known = sum(counts.values())
-    words = [f"{amount(counts[word])} {word}" for word in ("partly cancelled", *_LEAST_TRUSTED)]
-    line = f"The direct logit attribution of {amount(counts['trust'])} of {amount(known)} components can be trusted"
-    table = tables["dla_trust"]
-    least = table[table["trust"].isin(_LEAST_TRUSTED)]["writer"].astype(str).tolist()
+    if not known:
+        return ""
+    words = [f"{amount(counts[word])} {word}" for word in (PARTLY, *_LEAST_TRUSTED)]
+    line = f"The direct logit attribution of {amount(counts[TRUSTED])} of {amount(known)} components can be trusted"
+    least = [writer for writer, word in trust_of(tables).items() if word in _LEAST_TRUSTED]
     named = f" Not to be trusted: {listed(least, _NAMED_WRITERS)}." if least else ""
     return f"{line} ({listed(words)}).{named}"
 
 
-def _verdicts(tables: Mapping[str, pd.DataFrame]) -> str:
-    targets = verified_targets(tables)
-    if not targets:
+def _verdicts(tables: Tables) -> str:
+    found = verdicts(tables)
+    if not found:
         return ""
-    where = "on prompts that the scan did not see" if all(one.held_out for one in targets) else "on the scan's prompts"
+    where = "on prompts that the scan did not see" if all(one.held_out for one in found) else "on the scan's prompts"
     lines = [
-        f"- {one.writer} by {'all later heads' if one.erasers == 'later' else listed(one.erasers.split('+'), _NAMED_HEADS)}: "
-        f"{one.verdict or 'no verdict'}, β {with_interval(one.beta, one.low, one.high)}"
-        for one in targets[:_TOP]
+        f"- {verdict.group.writer} by {_heads(verdict.group)}: {verdict.word or 'no verdict'}, β {with_interval(*verdict.beta)}"
+        for verdict in found[:_TOP]
     ]
-    more = [f"- and {amount(len(targets) - _TOP)} more"] if len(targets) > _TOP else []
+    more = [f"- and {amount(len(found) - _TOP)} more"] if len(found) > _TOP else []
     return "\n".join([f"Verified {where}; at β −1 the heads take out all of the writer:", "", *lines, *more])
 
 
-def _top_writers(tables: Mapping[str, pd.DataFrame]) -> str:
-    measured = erased_writers(tables.get("writers", pd.DataFrame())).head(_TOP)
+def _heads(group: VerifiedGroup) -> str:
+    return "all later heads" if group.label == LATER else listed(group.label.split("+"), _NAMED_HEADS)
+
+
+def _top_writers(tables: Tables) -> str:
+    measured = erased_writers(tables).head(_TOP)
     if measured.empty:
         return ""
     rows = [
@@ -150,7 +141,7 @@ def _top_writers(tables: Mapping[str, pd.DataFrame]) -> str:
     ]
     columns = ("erased_by_reading", "erased_by_reading_centred", "written", "remaining")
     for row in measured.to_dict("records"):
-        erasers = _erasers(tables, row)
+        erasers = erasers_of(tables, str(row["writer"]))
         numbers = " | ".join(number(row.get(name)) for name in columns)
         rows.append(f"| {row['writer']} | {numbers} | {listed(erasers, _NAMED_HEADS) if erasers else 'none'} |")
     return "\n".join(rows)

@@ -20,12 +20,12 @@ from erasure_sweep.sweep.manifest import Manifest
 from erasure_sweep.sweep.progress import Reporter
 from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.tracking.descriptions import model_note
-from erasure_sweep.sweep.tracking.metrics import model_metrics, most_erased, size_metrics
+from erasure_sweep.sweep.tracking.metrics import model_metrics, size_metrics, verify_metrics
 from erasure_sweep.sweep.tracking.sender import Job, Sender
 from erasure_sweep.sweep.tracking.system_metrics import Machine, sampling_s, this_machine
 from erasure_sweep.sweep.tracking.tracker import DatasetInfo, ModelResults, Status, Tracker, default_uri
-from erasure_sweep.sweep.tracking.verify_metrics import verify_metrics
 from erasure_sweep.workers.records import Resolved
+from erasure_sweep.workers.tables.facts.erasure import most_erased
 from erasure_sweep.workers.tables.files import read_tables
 
 log = logging.getLogger(__name__)
@@ -141,13 +141,12 @@ class LoggedRuns:
         folder = self._run.folder
         tables = folder.tables(about["folder"])
         measured = read_tables(tables)
-        erased = most_erased(measured["writers"]) if "writers" in measured else {}
         return ModelResults(
             folder.model_page(about["folder"]),
             tables,
             folder.figures(about["folder"]),
             size_metrics(about) | model_metrics(measured) | verify_metrics(measured),
-            {"stage": "+".join(about["stages"]), **erased},
+            {"stage": "+".join(about["stages"]), **most_erased(measured)},
             model_note(about, self._manifest.values if self._manifest else {}, measured),
             dataset,
         )

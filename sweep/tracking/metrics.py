@@ -6,10 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import pandas as pd
+import numpy as np
 
-from erasure_sweep.dashboards.model_tables import kind_of
-from erasure_sweep.dashboards.plots.strips import NOTICEABLE
+from erasure_sweep.workers.tables.facts.erasure import erased_writers, half_erased, significant_pairs
+from erasure_sweep.workers.tables.facts.trust import TRUSTED, trust_counts
+from erasure_sweep.workers.tables.facts.verified import verdicts
+from erasure_sweep.workers.tables.values import Floats, Tables, numeric, strings, table_of
 
 _SIZES = ("n_layers", "n_heads", "d_model", "n_params", "training_tokens")
 
@@ -23,7 +25,7 @@ def size_metrics(about: Mapping[str, Any]) -> dict[str, float]:
     return {f"model/{name}": float(about[name]) for name in _SIZES if about.get(name) is not None}
 
 
-def model_metrics(tables: Mapping[str, pd.DataFrame]) -> dict[str, float]:
+def model_metrics(tables: Tables) -> dict[str, float]:
     """The few numbers of a scan that can be held against another model's; what was not measured is left out.
 
     From what later heads take because they read a writer, ``reading/`` and ``reading_centred/``: ``most_erased``, the
@@ -33,75 +35,65 @@ def model_metrics(tables: Mapping[str, pd.DataFrame]) -> dict[str, float]:
     ``writers_measured``, ``most_opposed`` (the smallest), ``remaining_median`` and ``writers_half_erased`` (the share that
     ends with less than half of what it wrote).
     """
-    if "writers" not in tables:
+    writers = tables.get("writers")
+    if writers is None:
         return {}
-    writers = tables["writers"]
-    found = {"erasure/writers_measured": float(writers["remaining"].notna().sum())}
-    ledger = writers[["written", "remaining", "opposed"]].astype(float)
-    found |= {f"erasure/{name}": value for name, value in _ledger_metrics(ledger).items()}
-    found |= _reading_metrics(writers) | _significance_metrics(tables.get("v_composition"))
+    remaining, half = numeric(writers, "remaining"), half_erased(tables)
+    found = {
+        "erasure/writers_measured": float(half.of),
+        "erasure/most_opposed": -_most(-numeric(writers, "opposed")),
+        "erasure/remaining_median": _median(remaining),
+        "erasure/writers_half_erased": half.n / half.of if half.of else math.nan,
+    }
+    found |= _reading_metrics(tables)
+    if pairs := significant_pairs(tables):
+        found["reading/significant_share"] = pairs.n / pairs.of
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
-def _reading_metrics(writers: pd.DataFrame) -> dict[str, float]:
-    measured = erased_writers(writers)
-    if measured.empty:
-        return {}
-    found = {
-        f"reading{suffix}/{name}": float(getattr(measured[f"erased_by_reading{suffix}"].astype(float), how)())
-        for suffix in ("", "_centred")
-        for name, how in (("most_erased", "max"), ("erased_median", "median"))
-    }
-    heads = measured.loc[is_head(measured["writer"]), "erased_by_reading"].astype(float)
-    erased = measured[measured["erasers"].fillna("") != ""]
-    return found | {
-        "reading/most_erased_head": float(heads.max()),
-        "reading/median_dla_slope": float(erased["dla_slope"].astype(float).median()),
-    }
+def _reading_metrics(tables: Tables) -> dict[str, float]:
+    measured = erased_writers(tables)
+    found = {}
+    for suffix in ("", "_centred"):
+        shares = numeric(measured, f"erased_by_reading{suffix}")
+        found[f"reading{suffix}/most_erased"] = _most(shares)
+        found[f"reading{suffix}/erased_median"] = _median(shares)
+    found["reading/most_erased_head"] = _most(numeric(erased_writers(tables, heads=True), "erased_by_reading"))
+    has_erasers = [bool(erasers) for erasers in strings(measured, "erasers")]
+    found["reading/median_dla_slope"] = _median(numeric(measured, "dla_slope")[has_erasers])
+    return found
 
 
-def erased_writers(writers: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the table in which ``erased_by_reading`` was measured, the most erased first."""
-    if "erased_by_reading" not in writers:
-        return writers.head(0)
-    measured = writers.dropna(subset=["erased_by_reading"])
-    return measured.iloc[(-measured["erased_by_reading"].astype(float)).argsort(kind="stable")]
+def _most(values: Floats) -> float:
+    return float(np.nanmax(values)) if np.isfinite(values).any() else math.nan
 
 
-def is_head(writers: pd.Series[str]) -> pd.Series[bool]:
-    """Which labels of writers are those of heads."""
-    return writers.astype(str).map(kind_of) == "head"
+def _median(values: Floats) -> float:
+    return float(np.nanmedian(values)) if np.isfinite(values).any() else math.nan
 
 
-def most_erased(writers: pd.DataFrame) -> dict[str, str]:
-    """The writer and the head that later heads erase most, by ``most_erased`` and ``most_erased_head``.
+def verify_metrics(tables: Tables) -> dict[str, float]:
+    """The few numbers of verify that can be held against another model's; what was not measured is left out.
 
-    Neither where nothing is erased.
+    Of the verified writers, in ``verify/``: the number of ``erased_writers``, whose erasure holds on these prompts;
+    ``group_beta_most``, the most negative coefficient of a group's V-composed part; ``presence_restored``, by how much the
+    median presence of the writer behind its erasers rises when they do not read it, the most of all groups; and
+    ``loss_increase_most``, the largest mean increase of the loss when a writer's output is replaced by another prompt's. Of
+    all writers, in ``trust/``: how many attributions are ``trusted``, ``partly_cancelled``, ``cancelled``, ``reversed``; and
+    ``trusted_share``, of those of which it could be told.
     """
-    measured = erased_writers(writers)
-    found = measured[measured["erased_by_reading"].astype(float) >= NOTICEABLE] if len(measured) else measured
-    heads = found[is_head(found["writer"])]
-    rows = {"most_erased": found, "most_erased_head": heads}
-    return {name: str(table["writer"].iloc[0]) for name, table in rows.items() if len(table)}
-
-
-def _significance_metrics(pairs: pd.DataFrame | None) -> dict[str, float]:
-    # Runs of other versions tested nothing, and one shard alone leaves nothing to test with.
-    if pairs is None or "significant" not in pairs or pairs["significant"].isna().all():
-        return {}
-    tested = pairs["significant"].dropna().astype(bool)
-    return {"reading/significant_share": float(tested.mean())}
-
-
-def _ledger_metrics(ledger: pd.DataFrame) -> dict[str, float]:
-    measured = ledger.dropna()
-    return {
-        "most_opposed": float(measured["opposed"].min()),
-        "remaining_median": float(measured["remaining"].median()),
-        "writers_half_erased": float(half_erased(measured).mean()) if len(measured) else math.nan,
-    }
-
-
-def half_erased(ledger: pd.DataFrame) -> pd.Series[bool]:
-    """Which writers end with less than half of what they wrote; one that wrote nothing or less is not erased."""
-    return (ledger["written"] > 0) & (ledger["remaining"] < ledger["written"] / 2)
+    found: dict[str, float] = {}
+    if verified := verdicts(tables):
+        found["verify/erased_writers"] = float(
+            len({verdict.group.writer for verdict in verified if verdict.word == "erased"})
+        )
+        found["verify/group_beta_most"] = -_most(np.array([-verdict.beta.value for verdict in verified]))
+        restored = [verdict.presence.patched - verdict.presence.clean for verdict in verified]
+        found["verify/presence_restored"] = _most(np.array(restored))
+    found["verify/loss_increase_most"] = _most(numeric(table_of(tables, "ablation_loss"), "increase_mean"))
+    counts = trust_counts(tables)
+    names = {TRUSTED: "trusted"}
+    found |= {f"trust/{names.get(word, word).replace(' ', '_')}": float(n) for word, n in counts.items()}
+    if known := sum(counts.values()):
+        found["trust/trusted_share"] = counts[TRUSTED] / known
+    return {name: value for name, value in found.items() if math.isfinite(value)}

@@ -6,7 +6,7 @@ is an error that names it. Tables that 0.1.0 left are read as they are: their co
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -140,14 +140,18 @@ def read_table(path: Path) -> pd.DataFrame:
     return frame
 
 
-def read_tables(folder: Path) -> dict[str, pd.DataFrame]:
+def read_tables(folder: Path, names: Container[str] | None = None) -> dict[str, pd.DataFrame]:
     """A model's tables by name, from the folder that holds them; empty where it holds none.
+
+    Args:
+        names: of the tables that are read; ``None`` for all.
 
     Raises:
         SchemaError: a table is of another schema version.
         DataError: a table is damaged.
     """
-    return {path.stem: read_table(path) for path in sorted(folder.glob("*.parquet"))}
+    paths = [path for path in sorted(folder.glob("*.parquet")) if names is None or path.stem in names]
+    return {path.stem: read_table(path) for path in paths}
 
 
 def check_version(path: Path, found: object) -> None:

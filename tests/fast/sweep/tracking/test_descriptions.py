@@ -41,7 +41,7 @@ def trust(*words: str | None) -> pd.DataFrame:
 
 
 def verified(verdict: str | None = "erased", group: str = "L1H0+L1H1") -> dict[str, pd.DataFrame]:
-    row = {"writer": "embed", "group": group, "eraser": group.replace("later", "L1H0"), "held_out": True}
+    row = {"writer": "embed", "group": group, "eraser": group, "held_out": True}
     numbers = {"beta": -0.8, "beta_low": -0.9, "beta_high": -0.7, "verdict": verdict}
     return {"eraser_group": pd.DataFrame([row | numbers])}
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from erasure_sweep.sweep.tracking.metrics import model_metrics, size_metrics
+from erasure_sweep.sweep.tracking.metrics import model_metrics, size_metrics, verify_metrics
 from erasure_sweep.sweep.tracking.saved_view import experiment_tags, runs_page
-from erasure_sweep.sweep.tracking.verify_metrics import verify_metrics
 from tests.support.fakes.tables import fake_model
 
 KIND = "mlflow.experimentKind"

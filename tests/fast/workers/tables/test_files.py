@@ -110,6 +110,7 @@ class TestWriting:
         write_tables({"writers": values_of("writers")}, "toy", "scan", tmp_path)
         write_tables({"nulls": values_of("nulls"), "carries": {}}, "toy", "verify", tmp_path)
         assert set(read_tables(tmp_path)) == {"nulls", "writers"}
+        assert set(read_tables(tmp_path, ("nulls", "carries"))) == {"nulls"}
 
     def test_a_shared_table_keeps_the_rows_of_the_other_stage(self, tmp_path: Path) -> None:
         def stages() -> list[str]:

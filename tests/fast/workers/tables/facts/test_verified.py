@@ -1,4 +1,4 @@
-"""What the final table and MLflow say of verify, against tables made by hand."""
+"""Facts on what was verified, against tables made by hand."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import math
 import pandas as pd
 import pytest
 
-from erasure_sweep.sweep.tracking.verified import trust_counts, verified_targets
-from erasure_sweep.sweep.tracking.verify_metrics import verify_metrics
+from erasure_sweep.workers.tables.facts.verified import verdict_of, verdicts, verified_groups, was_verified
 
 NAN = float("nan")
 
@@ -56,51 +55,64 @@ def tables() -> dict[str, pd.DataFrame]:
         "eraser_group": pd.DataFrame(groups),
         "patched_residual_projection": pd.DataFrame(states),
         "dla_correlation": pd.DataFrame(lines, columns=["writer", "eraser", "effect", "stage", "slope"]),
-        "ablation_loss": pd.DataFrame({"writer": ["L0H2", "MLP1"], "increase_mean": [0.4, NAN]}),
-        "dla_trust": pd.DataFrame({"trust": ["trust", "cancelled", None, "trust", "partly cancelled"]}),
     }
 
 
-def test_a_target_is_its_groups_row_with_what_other_tables_say(tables: dict[str, pd.DataFrame]) -> None:
-    named, rule, everything = verified_targets(tables)
-    assert named == ("L0H2", "L1H0+L2H3", True, -0.5, -0.6, -0.4, -0.7, 0.1, 0.9, "erased")
-    assert (rule.erasers, rule.beta, rule.clean, rule.patched, rule.verdict) == ("L1H0", -0.2, 0.5, 0.7, "not found")
-    assert math.isnan(rule.slope)
-    assert (everything.writer, everything.erasers, everything.beta) == ("MLP1", "later", 0.2)
-    assert (everything.clean, everything.patched) == (1.2, 1.0)
+def test_a_group_is_its_own_row_with_what_other_tables_say(tables: dict[str, pd.DataFrame]) -> None:
+    named, rule, everything = verdicts(tables)
+    assert named.group == ("L0H2", "L1H0+L2H3", ("L2H3", "L1H0"))
+    assert (named.chosen, named.held_out, named.word) == ("named", True, "erased")
+    assert (named.beta, named.presence, named.dla_slope) == ((-0.5, -0.6, -0.4), (0.1, 0.9), -0.7)
+    assert (rule.group.label, rule.beta.value, rule.presence, rule.word) == ("L1H0", -0.2, (0.5, 0.7), "not found")
+    assert math.isnan(rule.dla_slope)
+    assert (everything.group, everything.beta.value) == (("MLP1", "later", ("later",)), 0.2)
+    assert everything.presence == (1.2, 1.0)
 
 
 def test_models_without_mlps_have_other_states(tables: dict[str, pd.DataFrame]) -> None:
     states = tables["patched_residual_projection"]
     states["state"] = states["state"].str.replace("post", "pre").str.replace("mid", "post")
-    assert [(t.clean, t.patched) for t in verified_targets(tables)] == [(0.1, 0.9), (0.5, 0.7), (1.2, 1.0)]
+    assert [verdict.presence for verdict in verdicts(tables)] == [(0.1, 0.9), (0.5, 0.7), (1.2, 1.0)]
 
 
 def test_an_interval_of_one_block_is_not_there(tables: dict[str, pd.DataFrame]) -> None:
     tables["eraser_group"] = tables["eraser_group"].assign(verdict=None, beta_low=NAN, beta_high=NAN)
-    assert all(target.verdict is None and math.isnan(target.low) for target in verified_targets(tables))
+    assert all(verdict.word is None and math.isnan(verdict.beta.low) for verdict in verdicts(tables))
 
 
-def test_trust_is_counted_by_word(tables: dict[str, pd.DataFrame]) -> None:
-    assert trust_counts(tables) == {"trust": 2, "partly cancelled": 1, "cancelled": 1, "reversed": 0}
-    assert trust_counts({}) == {}
+def test_writers_stand_by_rank(tables: dict[str, pd.DataFrame]) -> None:
+    tables["writers"] = pd.DataFrame({"writer": ["L0H2", "MLP1"], "rank": [2.0, 1.0]})
+    assert [(group.writer, group.label) for group in verified_groups(tables)] == [
+        *(("MLP1", "later"), ("L0H2", "L1H0+L2H3"), ("L0H2", "L1H0"))
+    ]
 
 
-def test_few_numbers_are_logged(tables: dict[str, pd.DataFrame]) -> None:
-    assert verify_metrics(tables) == {
-        "verify/erased_writers": 1.0,
-        "verify/group_beta_most": -0.5,
-        "verify/presence_restored": pytest.approx(0.8),
-        "verify/loss_increase_most": 0.4,
-        "trust/trusted": 2.0,
-        "trust/partly_cancelled": 1.0,
-        "trust/cancelled": 1.0,
-        "trust/reversed": 0.0,
-        "trust/trusted_share": 0.5,
-    }
-    untold = verify_metrics({"dla_trust": pd.DataFrame({"trust": [None, None]})})
-    assert untold["trust/trusted"] == 0.0 and "trust/trusted_share" not in untold
-    assert verify_metrics({}) == {} == verify_metrics({"writers": pd.DataFrame()})
-    assert set(verify_metrics({"dla_trust": tables["dla_trust"]})) == {
-        "trust/trusted", "trust/partly_cancelled", "trust/cancelled", "trust/reversed", "trust/trusted_share",
-    }  # fmt: skip
+def test_nulls_stand_beside_the_group(tables: dict[str, pd.DataFrame]) -> None:
+    nulls = [
+        *(("placebo", "", "v_composed", -0.1), ("siblings", "L0H0", "v_composed", -0.2)),
+        *(
+            ("siblings", "L0H1", "v_composed", -0.3),
+            ("siblings", "L0H1", "clean", -0.9),
+            ("shuffled", "", "clean", -0.8),
+        ),
+    ]
+    rows = pd.DataFrame(nulls, columns=["null", "direction", "of", "beta"])
+    tables["nulls"] = rows.assign(
+        writer="L0H2", eraser="L1H0", beta_low=rows["beta"] - 0.1, beta_high=rows["beta"] + 0.1
+    )
+    named, rule, _ = verdicts(tables)
+    assert rule.placebo == pytest.approx((-0.1, -0.2, 0.0)) and rule.siblings == -0.3
+    assert all(math.isnan(value) for value in (*named.placebo, named.siblings))
+
+
+def test_a_group_that_other_tables_name_has_no_verdict() -> None:
+    tables = {"later_use": pd.DataFrame({"writer": ["L0H2"], "eraser": ["L1H0"]})}
+    (group,) = verified_groups(tables)
+    assert verdict_of(tables, group) is None and verdicts(tables) == []
+    assert was_verified(tables)
+
+
+def test_what_was_not_verified() -> None:
+    lines = pd.DataFrame({"writer": ["L0H2"], "eraser": ["L1H0"], "stage": ["scan"]})
+    assert not was_verified({"dla_correlation": lines}) and verified_groups({"dla_correlation": lines}) == []
+    assert not was_verified({}) and verdicts({}) == []

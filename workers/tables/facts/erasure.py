@@ -1,0 +1,121 @@
+"""What is erased in a model: which writers most, by which heads, and how many stand out of chance.
+
+It is read off the table ``writers``, but for the pairs that were tested, which stand in ``v_composition``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from erasure_sweep.workers.labels import is_head
+from erasure_sweep.workers.tables.values import Tables, numeric, rows_where, strings, table_of
+
+NOTICEABLE = 0.01
+"""Below this share of its output nothing noteworthy happens to a writer."""
+
+
+class Counted(NamedTuple):
+    """How many of how many."""
+
+    n: int
+    of: int
+
+
+def writers_by_rank(tables: Tables) -> pd.DataFrame:
+    """The table ``writers`` by rank, writers without one most opposed first; an empty one where there is none."""
+    table = tables.get("writers")
+    if table is None or "writer" not in table:
+        return pd.DataFrame({"writer": pd.Series(dtype=str), "opposed": pd.Series(dtype=float)})
+    # NaN sorts last, so a run that measured no ranks is in the order of what it did measure
+    order = np.lexsort((numeric(table, "opposed"), numeric(table, "rank")))
+    return table.iloc[order].reset_index(drop=True)
+
+
+def is_ranked(writers: pd.DataFrame) -> bool:
+    """Whether this table says what later heads erase because they read it, and ranks writers by that."""
+    return bool(np.isfinite(numeric(writers, "rank")).any())
+
+
+def top_writers(tables: Tables, n: int | None = None) -> list[str]:
+    """The ``n`` writers (all by default) most erased by reading, or most opposed where reading was not measured."""
+    table = writers_by_rank(tables)
+    measured = np.isfinite(numeric(table, "opposed")) | np.isfinite(numeric(table, "rank"))
+    return table["writer"].astype(str)[measured].tolist()[:n]
+
+
+def erased_writers(tables: Tables, least: float = -np.inf, *, heads: bool = False) -> pd.DataFrame:
+    """The rows of ``writers`` in which erasing by reading was measured, the most erased first.
+
+    Args:
+        least: writers of which less is erased are left out.
+        heads: attention heads alone.
+    """
+    writers = table_of(tables, "writers")
+    shares = numeric(writers, "erased_by_reading")
+    order = np.argsort(-shares, kind="stable")
+    rows = writers.iloc[order[shares[order] >= least]]  # NaN is not at least anything
+    wanted = [is_head(writer) or not heads for writer in rows["writer"].astype(str)]
+    return rows[np.array(wanted, dtype=bool)]
+
+
+def erased_shares(tables: Tables, *, centred: bool = False) -> dict[str, float]:
+    """The share of each measured writer's output that later heads take out because they read it.
+
+    Args:
+        centred: with what is the same at every token left out.
+    """
+    writers = table_of(tables, "writers")
+    shares = numeric(writers, "erased_by_reading_centred" if centred else "erased_by_reading")
+    labels = writers["writer"].astype(str)
+    return {label: float(x) for label, x in zip(labels, shares, strict=True) if np.isfinite(x)}
+
+
+def most_erased(tables: Tables) -> dict[str, str]:
+    """The writer and the head that later heads erase most, as ``most_erased`` and ``most_erased_head``.
+
+    Neither where nothing noticeable is erased.
+    """
+    first = {
+        name: erased_writers(tables, NOTICEABLE, heads=heads)["writer"].astype(str).tolist()[:1]
+        for name, heads in (("most_erased", False), ("most_erased_head", True))
+    }
+    return {name: writers[0] for name, writers in first.items() if writers}
+
+
+def half_erased(tables: Tables) -> Counted:
+    """How many writers end with less than half of what they wrote; one that wrote nothing or less is not erased."""
+    writers = table_of(tables, "writers")
+    written, remaining = numeric(writers, "written"), numeric(writers, "remaining")
+    measured = np.isfinite(written) & np.isfinite(remaining)
+    gone = measured & (written > 0) & (remaining < written / 2)
+    return Counted(int(gone.sum()), int(measured.sum()))
+
+
+def strongest_first(joined: str, strengths: Mapping[str, float]) -> list[str]:
+    """Heads joined by ``+``, the most negative of these numbers first; one without a number stands at 0."""
+    return sorted((head for head in joined.split("+") if head), key=lambda head: _strength(strengths, head))
+
+
+def _strength(strengths: Mapping[str, float], head: str) -> float:
+    strength = strengths.get(head, 0.0)
+    return 0.0 if np.isnan(strength) else strength
+
+
+def erasers_of(tables: Tables, writer: str) -> list[str] | None:
+    """The heads that erase a writer, those first that take out most; None where reading it was not measured."""
+    joined = strings(rows_where(table_of(tables, "writers"), writer=writer), "erasers")
+    if not joined or joined[0] is None:
+        return None
+    pairs = rows_where(table_of(tables, "v_composition"), writer=writer)
+    strengths = zip(strings(pairs, "eraser"), numeric(pairs, "beta").tolist(), strict=True)
+    return strongest_first(joined[0], {str(eraser): beta for eraser, beta in strengths})
+
+
+def significant_pairs(tables: Tables) -> Counted | None:
+    """How many of the tested pairs of a writer and a later head are significant; None where none was tested."""
+    significant = [found for found in strings(table_of(tables, "v_composition"), "significant") if found is not None]
+    return Counted(significant.count("True"), len(significant)) if significant else None
