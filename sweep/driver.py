@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from erasure_sweep.sweep.execution.executor import Executor, Fate, LateExecutor, Outcome
 from erasure_sweep.sweep.execution.helper_process import Background
 from erasure_sweep.sweep.execution.shard_queue import ShardQueue
+from erasure_sweep.sweep.helper_tasks import compare_models
 from erasure_sweep.sweep.manifest import Manifest
 from erasure_sweep.sweep.model_steps import Stages, Step
 from erasure_sweep.sweep.placement import Room, find_room
@@ -229,7 +230,7 @@ class Sweep:
         elif isinstance(step, StagePlan):
             self._begin(model, step)
         else:
-            model.call = self._background.submit(step.function, *step.arguments)
+            model.call = self._background.submit(step)
 
     def _begin(self, model: _Model, plan: StagePlan) -> None:
         """Put the shards of a stage into the queue, but for those that are stored."""
@@ -267,9 +268,7 @@ class Sweep:
 
     def _compare(self) -> None:
         """Write the page that puts the models side by side, and end the sweep."""
-        self._background.submit(
-            "erasure_sweep.sweep.merging:compare_models", self._run.folder.out, self._run.folder.comparison
-        ).result()
+        self._background.submit(compare_models, self._run.folder.out).result()
         self._logged.end_sweep("FAILED" if self._problems else "FINISHED")
 
     @contextmanager

@@ -7,15 +7,15 @@ block's are copied from a store that is elsewhere.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from erasure_sweep.dashboards.model_tables import ModelTables, folder_of, read_out
 from erasure_sweep.dashboards.pages import model_parts, write_comparison, write_figures, write_model_page
 from erasure_sweep.sweep.comparison import home_of
-from erasure_sweep.sweep.run_folder import FIGURES
-from erasure_sweep.sweep.store.shards import BlockKeys, VerifyKeys
+from erasure_sweep.sweep.helper_tasks import PageRequest, PlaceSearch, ScanMerge, VerifyMerge
+from erasure_sweep.sweep.run_folder import FIGURES, RunFolder
+from erasure_sweep.sweep.store.shards import BlockKeys
 from erasure_sweep.workers.measures.registry import SCAN
 from erasure_sweep.workers.measures.scan.tables import scan_tables
 from erasure_sweep.workers.measures.verify.places import found_places
@@ -23,59 +23,42 @@ from erasure_sweep.workers.measures.verify.tables import Told, verify_tables
 from erasure_sweep.workers.measures.verify.targets import choose_targets
 from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.models.resolution import load_model
-from erasure_sweep.workers.records import Group, Place, Resolved, ScanOptions, State, Target, Thresholds, WriterBlock
+from erasure_sweep.workers.records import Place, ScanOptions, State, Target, WriterBlock
 from erasure_sweep.workers.storage.shard_storage import Storage, open_storage
 from erasure_sweep.workers.storage.states import decode_state, decode_states
 from erasure_sweep.workers.storage.whole_file import write_error
 from erasure_sweep.workers.tables.files import read_tables, write_tables
 
 
-def finish_scan(
-    model: Resolved,
-    store: str,
-    blocks: BlockKeys,
-    options: ScanOptions,
-    thresholds: Thresholds,
-    named: tuple[Sequence[str], tuple[Group, ...], int],
-    tables_folder: Path,
-) -> tuple[Target, ...]:
-    """Merge a model's scan, write its tables, and say what to verify.
-
-    Args:
-        store: location of the finished shards.
-        named: the writers and groups that the user named, and how many writers to take where none is.
-    """
-    lean = load_model(Path(model.weights))[1]
-    columns = scan_tables(lean, _merged(lean, open_storage(store), blocks, options), options, thresholds)
-    write_tables(columns, model.name, "scan", tables_folder)
-    writers, groups, top = named
-    return choose_targets(lean.config.layout, columns["writers"], groups, writers, top)
+def finish_scan(request: ScanMerge) -> tuple[Target, ...]:
+    """Merge a model's scan, write its tables, and say what to verify."""
+    lean, named = load_model(Path(request.model.weights))[1], request.named
+    merged = _merged(lean, open_storage(request.store), request.blocks, request.options)
+    columns = scan_tables(lean, merged, request.options, request.thresholds)
+    write_tables(columns, request.model.name, "scan", request.tables)
+    return choose_targets(lean.config.layout, columns["writers"], named.groups, named.writers, named.top)
 
 
-def find_places(store: str, keys: list[str], targets: tuple[Target, ...], n: int) -> tuple[Place, ...]:
+def find_places(request: PlaceSearch) -> tuple[Place, ...]:
     """Where the verified writers have their highest attributions, from the shards of the substage ``group``."""
-    with open_storage(store).local(keys) as paths:
-        return found_places([{"places": decode_state(path.read_bytes(), "places")} for path in paths], targets, n)
+    with open_storage(request.store).local(request.keys) as paths:
+        states = [{"places": decode_state(path.read_bytes(), "places")} for path in paths]
+        return found_places(states, request.targets, request.n_places)
 
 
-def finish_verify(
-    model: Resolved,
-    store: str,
-    shards: VerifyKeys,
-    targets: tuple[Target, ...],
-    places: tuple[Place, ...],
-    tau: float,
-    folder: Path,
-) -> None:
-    """Merge what verify measured of a model and write its tables.
-
-    Args:
-        store: location of the finished shards.
-        places: all that were tested.
-        folder: for the tables.
-    """
-    told = Told(targets, model.held_out, tau, model.seq_len, places, model.given, model.tokens, model.tokenizer)
-    storage = open_storage(store)
+def finish_verify(request: VerifyMerge) -> None:
+    """Merge what verify measured of a model and write its tables."""
+    model, shards, storage = request.model, request.shards, open_storage(request.store)
+    told = Told(
+        request.targets,
+        model.held_out,
+        request.tau,
+        model.seq_len,
+        request.places,
+        model.given,
+        model.tokens,
+        model.tokenizer,
+    )
     columns = verify_tables(
         load_model(Path(model.weights))[1],
         told,
@@ -83,17 +66,12 @@ def finish_verify(
         [(writers, _states(storage, keys)) for writers, keys in shards.trust],
         _states(storage, shards.adversarial),
     )
-    write_tables(columns, model.name, "verify", folder)
+    write_tables(columns, model.name, "verify", request.tables)
 
 
-def write_page(about: dict[str, Any], tables_folder: Path, page: Path, sweep: dict[str, Any]) -> None:
-    """Write a model's page from its tables, and beside it the figures that are pages of their own.
-
-    Args:
-        about: the model's entry in the manifest.
-        sweep: the manifest.
-    """
-    model = ModelTables(about, read_tables(tables_folder))
+def write_page(request: PageRequest) -> None:
+    """Write a model's page from its tables, and beside it the figures that are pages of their own."""
+    model, page, sweep = ModelTables(request.about, read_tables(request.tables)), request.page, request.manifest
     parts = model_parts(model)
     folder, figures = page.parent, page.parent / FIGURES
     up, figures_up = ("../compare.html", "all models of this sweep"), (f"../{page.name}", "everything on this model")
@@ -122,8 +100,9 @@ def _states(storage: Storage, keys: list[str]) -> list[dict[str, State]]:
         return [decode_states(path.read_bytes()) for path in paths]
 
 
-def compare_models(out: Path, page: Path) -> None:
-    """Write the page that puts all finished models of a folder side by side."""
+def compare_models(out: Path) -> None:
+    """Write the page that puts all finished models of an OUT side by side."""
+    page = RunFolder(out).comparison
     sweep = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     models = read_out(out)
     homes = {model.about["name"]: home_of(model, out / folder_of(model.about), page.parent) for model in models}

@@ -7,10 +7,22 @@ between stages, merging above all, happens in the background process, while othe
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
+from erasure_sweep.sweep.helper_tasks import (
+    NamedTargets,
+    PageRequest,
+    PlaceSearch,
+    ScanMerge,
+    VerifyMerge,
+    find_places,
+    finish_scan,
+    finish_verify,
+    write_page,
+)
 from erasure_sweep.sweep.manifest import Manifest
 from erasure_sweep.sweep.plan import (
     StagePlan,
@@ -25,17 +37,21 @@ from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.store.shards import ShardStore, VerifyKeys, block_keys, keys_of
 from erasure_sweep.workers.errors import UsageError
 from erasure_sweep.workers.measures.verify.targets import choose_targets
-from erasure_sweep.workers.records import Place, Resolved, Target, Thresholds
+from erasure_sweep.workers.records import Resolved, Target, Thresholds
+
+Task = Callable[[], Any]
+"""A call for the helper process, whose result the stages go on with."""
+
+Step = StagePlan | Task
+
+_Request = TypeVar("_Request")
+_Result = TypeVar("_Result")
 
 
-class Call(NamedTuple):
-    """A function for the background process, named ``module:function``, whose result the stages go on with."""
-
-    function: str
-    arguments: tuple[Any, ...]
-
-
-Step = StagePlan | Call
+def in_helper(function: Callable[[_Request], _Result], request: _Request) -> Generator[Step, Any, _Result]:
+    """Have one of ``sweep.helper_tasks`` done before the next stage, and return what it returns."""
+    result: _Result = yield partial(function, request)
+    return result
 
 
 class Stages:
@@ -81,44 +97,44 @@ class Stages:
         if config.verify is not None:
             yield from self._verify(targets)
         entry = self._manifest.entry(self.model.name)
-        places = (self._tables, self._run.folder.model_page(entry["folder"]))
-        yield Call(
-            "erasure_sweep.sweep.merging:write_page", ({**entry, "state": "FINISHED"}, *places, self._manifest.values)
-        )
+        page = self._run.folder.model_page(entry["folder"])
+        about = {**entry, "state": "FINISHED"}
+        yield from in_helper(write_page, PageRequest(about, self._manifest.values, self._tables, page))
 
     def _scan(self) -> Generator[Step, Any, tuple[Target, ...]]:
         config, model = self._run.config, self.model
         plan = plan_scan(config, model, self._device)
         yield plan
-        told = (scan_options(config, model), Thresholds(config.tau))
-        named = (config.writers, config.groups, config.top)
-        shards = (self._store.location, block_keys(plan.tasks))
-        targets: tuple[Target, ...] = yield Call(
-            "erasure_sweep.sweep.merging:finish_scan", (model, *shards, *told, named, self._tables)
+        merge = ScanMerge(
+            model,
+            self._store.location,
+            block_keys(plan.tasks),
+            scan_options(config, model),
+            Thresholds(config.tau),
+            NamedTargets(tuple(config.writers), config.groups, config.top),
+            self._tables,
         )
+        targets = yield from in_helper(finish_scan, merge)
         self._manifest.note_stage(model.name, "scan")
         return targets
 
     def _verify(self, targets: tuple[Target, ...]) -> Generator[Step, Any, None]:
-        config, model = self._run.config, self.model
+        config, model, store = self._run.config, self.model, self._store.location
         first, end = model.verify_prompts
         chosen = [target._asdict() for target in targets]
         self._manifest.update(model.name, targets=chosen, n_verify_prompts=end - first, held_out=model.held_out)
         plan = plan_verify(config, model, self._device, targets)
         yield plan
-        store, group = self._store.location, keys_of(plan.of("group"))
-        found: tuple[Place, ...] = ()
+        group, places = keys_of(plan.of("group")), given_places(targets, model.given)
         if group and config.places:
-            found = yield Call("erasure_sweep.sweep.merging:find_places", (store, group, targets, config.places))
-        places = (*found, *given_places(targets, model.given))
+            found = yield from in_helper(find_places, PlaceSearch(store, group, targets, config.places))
+            places = (*found, *places)
         tested = plan_adversarial(config, model, self._device, places)
         if tested.tasks:
             yield tested
         shards = VerifyKeys(group, block_keys(plan.of("trust")), keys_of(tested.tasks))
-        yield Call(
-            "erasure_sweep.sweep.merging:finish_verify",
-            (model, store, shards, targets, places, config.tau, self._tables),
-        )
+        merge = VerifyMerge(model, store, shards, targets, places, config.tau, self._tables)
+        yield from in_helper(finish_verify, merge)
         self._manifest.note_stage(model.name, "verify")
 
     @property

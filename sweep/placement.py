@@ -11,6 +11,7 @@ from erasure_sweep.sweep.execution.executor import Executor, LocalExecutor
 from erasure_sweep.sweep.execution.helper_process import Background
 from erasure_sweep.sweep.execution.ray.executor import RayExecutor
 from erasure_sweep.sweep.execution.ray.session import Cluster, connect, environment_address
+from erasure_sweep.sweep.helper_tasks import has_gpu
 from erasure_sweep.workers.errors import UsageError
 from erasure_sweep.workers.records import Resolved, SharedStore
 
@@ -67,12 +68,12 @@ def find_room(config: SweepConfig, background: Background) -> Room:
     if cluster is not None:
         # A cluster that grows from nothing has no GPU yet: then it is enough that one is asked for.
         asked_for = config.workers is not None or config.max_workers is not None
-        has_gpu = cluster.gpus > 0 or (config.device == "cuda" and asked_for)
+        gpu_found = cluster.gpus > 0 or (config.device == "cuda" and asked_for)
     else:
-        has_gpu = background.submit("erasure_sweep.workers.resolve:has_gpu").result()
-    if config.device == "cuda" and not has_gpu:
+        gpu_found = background.submit(has_gpu).result()
+    if config.device == "cuda" and not gpu_found:
         raise UsageError(
             "device = 'cuda': no GPU is found here; use --device auto or cpu (a cluster that starts GPUs on demand needs "
             "--workers N or --max-workers N as well)"
         )
-    return Room(config, "cuda" if has_gpu and config.device != "cpu" else "cpu", cluster)
+    return Room(config, "cuda" if gpu_found and config.device != "cpu" else "cpu", cluster)

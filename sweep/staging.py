@@ -7,6 +7,7 @@ from concurrent.futures import Future
 
 from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.execution.helper_process import Background
+from erasure_sweep.sweep.helper_tasks import CheckpointsRequest, ModelRequest, list_checkpoints, resolve_model
 from erasure_sweep.sweep.progress import Reporter
 from erasure_sweep.sweep.run import Run
 from erasure_sweep.workers.corpora.sampling import CorpusRequest
@@ -54,7 +55,7 @@ class Staging:
         """The models that one entry of the config names, itself or checkpoints, all on their way."""
         if named not in self._expanding:
             return (named,)
-        specs: tuple[str, ...] = self._expanding[named].result()
+        specs = self._expanding[named].result()
         reporter.say(f"{named}: {', '.join(specs)}")
         for spec in specs:
             if spec not in self._resolving:
@@ -62,19 +63,24 @@ class Staging:
         return specs
 
     def _expand(self, spec: str) -> Future[tuple[str, ...]]:
-        return self._background.submit(
-            "erasure_sweep.workers.models.checkpoints:expand", spec, str(self._folder), self._refresh
-        )
+        return self._background.submit(list_checkpoints, CheckpointsRequest(spec, self._folder, self._refresh))
 
     def _resolve(self, spec: str, named: str | None = None) -> Future[Resolved]:
         """Stage one model, ``named`` being the entry of the config that stands for it and others."""
         config, own = self._config, self._config.own_corpora
         if named in own:
             own = {spec: own[named], **own}
-        request = CorpusRequest(config.corpus, config.prompts, config.seq_len, config.seed)
-        about = (config.groups, tuple(config.writers), config.verify)
-        told = (str(self._folder), *about, own, self._refresh)
-        return self._background.submit("erasure_sweep.workers.resolve:resolve", spec, request, *told)
+        request = ModelRequest(
+            spec,
+            CorpusRequest(config.corpus, config.prompts, config.seq_len, config.seed),
+            self._folder,
+            config.groups,
+            tuple(config.writers),
+            config.verify,
+            own,
+            self._refresh,
+        )
+        return self._background.submit(resolve_model, request)
 
 
 def _unread(config: SweepConfig, models: Iterable[Resolved]) -> list[str]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.estimate import worker_memory
 from erasure_sweep.sweep.execution.helper_process import Background
+from erasure_sweep.sweep.helper_tasks import count_sketches
 from erasure_sweep.sweep.progress import Reporter
 from erasure_sweep.sweep.run import Run, staging_folder
 from erasure_sweep.sweep.staging import Staging
@@ -20,7 +21,7 @@ from erasure_sweep.workers.hub.files import check_hub, quiet_hub
 from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.models.catalog import ModelEntry, model_entries
 from erasure_sweep.workers.models.known_names import is_staged
-from erasure_sweep.workers.records import Resolved, ScanOptions
+from erasure_sweep.workers.records import Resolved
 
 
 class Listed(NamedTuple):
@@ -45,10 +46,7 @@ def list_models(config: SweepConfig, check: bool) -> list[Listed]:
     """
     entries, folder = model_entries(), staging_folder(config.staging)
     with closing(Background()) as background:
-        counts = [
-            background.submit("erasure_sweep.workers.resolve:count_sketches", _layout(entry), ScanOptions())
-            for entry in entries
-        ]
+        counts = [background.submit(count_sketches, _layout(entry)) for entry in entries]
         hub = _ask(entries) if check else {}
         unasked = ("", "")
         return [

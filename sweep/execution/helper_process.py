@@ -5,16 +5,19 @@ The driver stays light and its loop keeps serving workers meanwhile. The process
 
 from __future__ import annotations
 
-import importlib
 import multiprocessing
 import os
 import signal
 import tempfile
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import connection
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import ParamSpec, TypeVar
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 
 class Background:
@@ -36,8 +39,13 @@ class Background:
             initargs=(threads, self._kept, self._temporary.name),
         )
 
-    def submit(self, target: str, *args: Any) -> Future[Any]:
-        """Call a function there, named ``module:function`` so that only that process imports it.
+    def submit(
+        self, function: Callable[_Arguments, _Result], *args: _Arguments.args, **kwargs: _Arguments.kwargs
+    ) -> Future[_Result]:
+        """Call a function there.
+
+        Args:
+            function: of a module, which both processes import: what is heavy it imports itself.
 
         Returns:
             A future of its result; the function's exception is raised from it.
@@ -45,7 +53,7 @@ class Background:
         # The first call starts the process, which inherits the mask: Ctrl-C does not hit it before it can ignore it.
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
-            return self._pool.submit(_call, target, args)
+            return self._pool.submit(function, *args, **kwargs)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
@@ -55,11 +63,6 @@ class Background:
         self._line.close()
         self._kept.close()
         self._temporary.cleanup()
-
-
-def _call(target: str, args: tuple[Any, ...]) -> Any:
-    module, _, function = target.partition(":")
-    return getattr(importlib.import_module(module), function)(*args)
 
 
 def _initialize(threads: int, line: Connection, temporary: str) -> None:

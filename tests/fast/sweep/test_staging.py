@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,10 @@ class Here:
     def __init__(self) -> None:
         self.called: list[str] = []
 
-    def submit(self, target: str, *args: Any) -> Future[Any]:
-        self.called.append(f"{target.rpartition(':')[2]} {Path(args[0]).name}")
-        module, _, function = target.partition(":")
+    def submit(self, function: Callable[[Any], Any], request: Any) -> Future[Any]:
+        self.called.append(f"{function.__name__} {Path(request.spec).name}")
         future: Future[Any] = Future()
-        future.set_result(getattr(importlib.import_module(module), function)(*args))
+        future.set_result(function(request))
         return future
 
 
@@ -89,7 +88,8 @@ def test_checkpoints_are_listed_before_weights_are_converted(model: Path, corpor
     config = SweepConfig(models=[str(model), f"{model}@log:1", f"{model}@all"], corpus=corpora[0], prompts=2, seq_len=8)
     run = Run.of(config.model_copy(update={"stage": "scan", "staging": str(tmp_path)}))
     Staging(run, here).finish(Heard())  # type: ignore[arg-type]
-    assert here.called == ["expand m@log:1", "expand m@all", "resolve m", "resolve m@0", "resolve m@900"]
+    listed = ["list_checkpoints m@log:1", "list_checkpoints m@all"]
+    assert here.called == [*listed, "resolve_model m", "resolve_model m@0", "resolve_model m@900"]
 
 
 def test_own_corpora_of_what_stands_for_several(model: Path, corpora: list[str], tmp_path: Path) -> None:

@@ -1,0 +1,177 @@
+"""What the helper process is asked to do: a function for each task, which takes one record.
+
+Only that process may import torch, pandas and the pages, so each function imports what it needs where it runs. The records
+and the functions themselves are light: the driver names them, and the type checker sees both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from erasure_sweep.sweep.store.shards import BlockKeys, VerifyKeys
+from erasure_sweep.workers.corpora.sampling import CorpusRequest
+from erasure_sweep.workers.labels import Layout
+from erasure_sweep.workers.records import (
+    Group,
+    Place,
+    Resolved,
+    ScanOptions,
+    Target,
+    Thresholds,
+    VerifyRequest,
+)
+
+
+class ModelRequest(NamedTuple):
+    """A model to be staged with what it reads; fields as ``workers.resolve.resolve`` takes them."""
+
+    spec: str
+    corpus: CorpusRequest
+    staging: Path
+    groups: tuple[Group, ...]
+    writers: tuple[str, ...]
+    verify: VerifyRequest | None
+    own_corpora: Mapping[str, str]
+    refresh: bool
+
+
+def resolve_model(request: ModelRequest) -> Resolved:
+    """Stage one model and its corpus."""
+    from erasure_sweep.workers.resolve import resolve
+
+    return resolve(
+        request.spec,
+        request.corpus,
+        str(request.staging),
+        request.groups,
+        request.writers,
+        request.verify,
+        request.own_corpora,
+        request.refresh,
+    )
+
+
+class CheckpointsRequest(NamedTuple):
+    """A spec that stands for several checkpoints; fields as ``workers.models.checkpoints.expand`` takes them."""
+
+    spec: str
+    staging: Path
+    refresh: bool
+
+
+def list_checkpoints(request: CheckpointsRequest) -> tuple[str, ...]:
+    """The single models that a spec stands for, in the order of training."""
+    from erasure_sweep.workers.models.checkpoints import expand
+
+    return expand(request.spec, str(request.staging), request.refresh)
+
+
+def count_sketches(layout: Layout) -> tuple[int, ...]:
+    """How many sketches a scan with the usual options keeps of each writer."""
+    from erasure_sweep.workers.resolve import count_sketches
+
+    return count_sketches(layout, ScanOptions())
+
+
+def has_gpu() -> bool:
+    """Whether torch can use a GPU on this machine."""
+    from erasure_sweep.workers.resolve import has_gpu
+
+    return has_gpu()
+
+
+class NamedTargets(NamedTuple):
+    """What the user named to be verified."""
+
+    writers: tuple[str, ...]
+    groups: tuple[Group, ...]
+    top: int
+    """How many writers to take where none is named."""
+
+
+class ScanMerge(NamedTuple):
+    """The finished scan of a model."""
+
+    model: Resolved
+    store: str
+    """Location of the finished shards."""
+    blocks: BlockKeys
+    options: ScanOptions
+    thresholds: Thresholds
+    named: NamedTargets
+    tables: Path
+    """Folder that the tables are written into."""
+
+
+def finish_scan(request: ScanMerge) -> tuple[Target, ...]:
+    """Merge a model's scan, write its tables, and say what to verify."""
+    from erasure_sweep.sweep import merging
+
+    return merging.finish_scan(request)
+
+
+class PlaceSearch(NamedTuple):
+    """The finished shards of the substage ``group`` of a model."""
+
+    store: str
+    """Location of the finished shards."""
+    keys: list[str]
+    targets: tuple[Target, ...]
+    n_places: int
+    """How many to find for each writer."""
+
+
+def find_places(request: PlaceSearch) -> tuple[Place, ...]:
+    """Where the verified writers have their highest attributions."""
+    from erasure_sweep.sweep import merging
+
+    return merging.find_places(request)
+
+
+class VerifyMerge(NamedTuple):
+    """The finished shards of all of verify's substages of a model."""
+
+    model: Resolved
+    store: str
+    """Location of the finished shards."""
+    shards: VerifyKeys
+    targets: tuple[Target, ...]
+    places: tuple[Place, ...]
+    """All that were tested."""
+    tau: float
+    tables: Path
+    """Folder that the tables are written into."""
+
+
+def finish_verify(request: VerifyMerge) -> None:
+    """Merge what verify measured of a model and write its tables."""
+    from erasure_sweep.sweep import merging
+
+    merging.finish_verify(request)
+
+
+class PageRequest(NamedTuple):
+    """A model whose tables are written."""
+
+    about: dict[str, Any]
+    """Its entry in the manifest."""
+    manifest: dict[str, Any]
+    tables: Path
+    """Folder of its tables."""
+    page: Path
+
+
+def write_page(request: PageRequest) -> None:
+    """Write a model's page from its tables, and beside it the figures that are pages of their own."""
+    from erasure_sweep.sweep import merging
+
+    merging.write_page(request)
+
+
+def compare_models(out: Path) -> None:
+    """Write the page that puts all finished models of an OUT side by side."""
+    from erasure_sweep.sweep import merging
+
+    merging.compare_models(out)
