@@ -14,12 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from markupsafe import Markup
 
 from erasure_sweep.dashboards.comparison.overview import notices, texts_line
 from erasure_sweep.dashboards.comparison.page import comparison_parts
-from erasure_sweep.dashboards.glossary import WORDS_USED
-from erasure_sweep.dashboards.html.document import Card, Control, Part, escape, write_document
+from erasure_sweep.dashboards.html.document import write_document
 from erasure_sweep.dashboards.html.links import Home
+from erasure_sweep.dashboards.html.parts import Card, Control, Part
+from erasure_sweep.dashboards.html.render import render
 from erasure_sweep.dashboards.model.reading_cards import reading_cards
 from erasure_sweep.dashboards.model.trust import trust_line, trust_table
 from erasure_sweep.dashboards.model.verified import was_verified
@@ -98,7 +100,7 @@ def write_figures(
     name = name_of(model.about)
     shown = model_parts(model) if parts is None else parts
     drawn = {part.key: part for part in shown if isinstance(part, Card) and part.figures}
-    intro = f'<p class="protocol">{escape(model_line(model.about))}</p>'
+    intro = Markup('<p class="protocol">{}</p>').format(model_line(model.about))
     for key in SINGLE_FIGURES:
         path = folder / f"{key}.html"
         if key in drawn:
@@ -169,12 +171,11 @@ def write_comparison(
     """
     models = in_order(models)
     shown = _by_display_name(models, homes)
-    intro = (
-        "<p>What later components do to what earlier ones wrote, model beside model. A writer is a head, an MLP or an "
-        "embedding; it is opposed where later components write against its output, and erased by reading where heads "
-        "do so because they read it. What remains is the share of it in the last state of the residual stream, after "
-        f"all that wrote against it and along it.</p>\n{notices(models, sweep)}{_left_out(sweep)}"
-        f'<p class="protocol">{escape(f"{measured_line({}, sweep)} {texts_line(models, sweep)}".rstrip())}</p>'
+    intro = render(
+        "comparison_intro.html.j2",
+        notices=notices(models, sweep),
+        left_out=sweep.get("left_out") or [],
+        protocol=f"{measured_line({}, sweep)} {texts_line(models, sweep)}".rstrip(),
     )
     write_document(path, f"Erasure across {counted(models)}", intro, comparison_page_parts(models, sweep, homes), shown)
 
@@ -192,30 +193,20 @@ def _by_display_name(models: Sequence[ModelTables], homes: Mapping[str, Home] | 
     return dict(zip(display_names(models), found, strict=True))
 
 
-def _left_out(sweep: dict[str, Any]) -> str:
-    """The models that could not be read, as HTML; nothing where all could."""
-    items = "".join(f"<li>{escape(line)}</li>" for line in sweep.get("left_out") or [])
-    return f'<div class="notice" role="status"><strong>Left out</strong><ul>{items}</ul></div>\n' if items else ""
-
-
-def _model_intro(model: ModelTables, sweep: dict[str, Any], writers: pd.DataFrame) -> str:
+def _model_intro(model: ModelTables, sweep: dict[str, Any], writers: pd.DataFrame) -> Markup:
     about = model.about
     unfinished = ""
     if about.get("state") not in (None, "FINISHED"):
         reason = f": {about['reason']}" if about.get("reason") else ""
-        said = f"This model was not measured in full ({str(about['state']).lower()}{reason})."
-        unfinished = f'<p class="notice" role="status">{escape(said)}</p>\n'
-    return (
-        "<p>Components write vectors into the residual stream, and later ones sometimes take them out again. This "
-        "page shows, for every component as a writer, how much of its output later states still hold and which "
-        f"components write along or against it.</p>\n{unfinished}"
-        f"{_paragraph(_headline(model, writers))}{_paragraph(trust_line(model))}{verdicts(model)}{WORDS_USED}"
-        f'<p class="protocol">{escape(model_line(about))}<br>{escape(measured_line(about, sweep))}</p>'
+        unfinished = f"This model was not measured in full ({str(about['state']).lower()}{reason})."
+    return render(
+        "model_intro.html.j2",
+        unfinished=unfinished,
+        paragraphs=(_headline(model, writers), trust_line(model)),
+        verdicts=verdicts(model),
+        model=model_line(about),
+        measured=measured_line(about, sweep),
     )
-
-
-def _paragraph(said: str) -> str:
-    return f"<p>{escape(said)}</p>\n" if said else ""
 
 
 def _headline(model: ModelTables, writers: pd.DataFrame) -> str:

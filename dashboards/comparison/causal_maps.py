@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from erasure_sweep.dashboards.html.document import Card, Control
+from erasure_sweep.dashboards.html.parts import Card, Control
 from erasure_sweep.dashboards.model.reading_cards import BETA_TITLE, OUTPUTS, x_title
 from erasure_sweep.dashboards.model.writers_table import first_of
 from erasure_sweep.dashboards.model_names import display_names, is_checkpoint

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 
-from erasure_sweep.dashboards.html.document import Card
+from erasure_sweep.dashboards.html.parts import Card
 from erasure_sweep.dashboards.model.writers_table import first_of, most_erased
 from erasure_sweep.dashboards.model_names import count_of, display_names, family_of, is_checkpoint
 from erasure_sweep.dashboards.model_tables import Floats, ModelTables, grid_of, numeric, top_writers, writers_table

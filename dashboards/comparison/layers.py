@@ -15,7 +15,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from erasure_sweep.dashboards.comparison.training import LIMIT
-from erasure_sweep.dashboards.html.document import Card, Control
+from erasure_sweep.dashboards.html.parts import Card, Control
 from erasure_sweep.dashboards.model.reading_cards import OUTPUTS
 from erasure_sweep.dashboards.model.writers_table import first_of
 from erasure_sweep.dashboards.model_names import count_of, display_names, family_of, is_one_training

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from erasure_sweep.dashboards.html.document import Column, Markup, Sorted, Table, escape
+from markupsafe import escape
+
 from erasure_sweep.dashboards.html.links import Home, link
+from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable, Sorted
 from erasure_sweep.dashboards.model_names import count_of, display_names, is_checkpoint, is_one_training
 from erasure_sweep.dashboards.model_tables import ModelTables, is_ranked, writers_table
 from erasure_sweep.dashboards.plots.strips import ERASED, OPPOSED, Measure, strip_points, strongest
@@ -19,7 +21,7 @@ _TITLES = {"n_params": "weights of attention and MLPs, without embeddings, biase
 _TRAINING = {"training_tokens": "training tokens", "training_steps": "training steps"}
 
 
-def overview(models: Sequence[ModelTables], homes: Mapping[str, Home]) -> Table:
+def overview(models: Sequence[ModelTables], homes: Mapping[str, Home]) -> HtmlTable:
     """The table of models: name (a link where there is a page), shape, training, tokens, corpus, the top writers.
 
     Checkpoints stand after the models, but for those of one training alone, which stay in its order.
@@ -39,21 +41,21 @@ def overview(models: Sequence[ModelTables], homes: Mapping[str, Home]) -> Table:
     rows = []
     for name, model in placed:
         about = model.about
-        shown = Markup(link(homes.get(name, Home()).page, name))
+        shown = link(homes.get(name, Home()).page, name)
         read = [about["corpus_name"]] if corpora else []
         rows.append([shown, *(count_of(about, key) for key in counted), *read])
         rows[-1] += [_top_three(model, measure) for measure, _ in tops]
     erased = "most erased because later heads read them" if any(ranked) else "that later components opposed most"
-    return Table(
+    return HtmlTable(
         "models",
         "The models",
         f"The three writers {erased}, with the share of their output in the stream where they write and at the end. "
         "A model's name leads to its page.",
         [
-            Column("model"),
-            *(Column(heading, _TITLES.get(key, ""), True) for key, heading in counted.items()),
-            *([Column("corpus", width="narrow")] if corpora else []),
-            *(Column(title) for _, title in tops),
+            HtmlColumn("model"),
+            *(HtmlColumn(heading, _TITLES.get(key, ""), True) for key, heading in counted.items()),
+            *([HtmlColumn("corpus", width="narrow")] if corpora else []),
+            *(HtmlColumn(title) for _, title in tops),
         ],
         rows,
         empty="There are no models to compare.",
@@ -89,7 +91,7 @@ def _top_three(model: ModelTables, measure: Measure) -> str | Sorted | None:
     shown = (", ".join(said) or "none") if len(points) else None
     if shown is None or measure is not ERASED:
         return shown
-    return Sorted(Markup(escape(shown)), float(points["value"].max()))
+    return Sorted(escape(shown), float(points["value"].max()))
 
 
 def texts_line(models: Sequence[ModelTables], sweep: dict[str, Any]) -> str:
@@ -108,14 +110,10 @@ def texts_line(models: Sequence[ModelTables], sweep: dict[str, Any]) -> str:
     return f"All models read the same text, {next(iter(read))}, each through its own tokenizer."
 
 
-def notices(models: Sequence[ModelTables], sweep: dict[str, Any]) -> str:
-    """Warnings as HTML: where protocols differ, what failed, and models of the sweep that are not on the page."""
+def notices(models: Sequence[ModelTables], sweep: dict[str, Any]) -> list[str]:
+    """What to mind when comparing: where protocols differ, what failed, and models of the sweep that are not on the page."""
     warnings = protocol_warnings([model.about for model in models], display_names(models))
     shown = {str(model.about.get("name")) for model in models}
     absent = [str(entry.get("name")) for entry in sweep.get("models") or [] if str(entry.get("name")) not in shown]
     warnings += [f"Not on this page, though in the sweep: {', '.join(absent)}."] if absent else []
-    warnings += [] if models else ["There are no models in this sweep."]
-    if not warnings:
-        return ""
-    items = "".join(f"<li>{escape(warning)}</li>" for warning in warnings)
-    return f'<div class="notice" role="status"><strong>Mind when comparing</strong><ul>{items}</ul></div>\n'
+    return warnings if models else [*warnings, "There are no models in this sweep."]

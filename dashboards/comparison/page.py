@@ -18,8 +18,8 @@ from erasure_sweep.dashboards.comparison.sizes import size_card
 from erasure_sweep.dashboards.comparison.strongest_writers import strongest_table
 from erasure_sweep.dashboards.comparison.training import training_card
 from erasure_sweep.dashboards.comparison.verify import significant_card, trust_card
-from erasure_sweep.dashboards.html.document import Card, Control, Part
 from erasure_sweep.dashboards.html.links import Home
+from erasure_sweep.dashboards.html.parts import Card, Control, Part
 from erasure_sweep.dashboards.model.reading_cards import OUTPUTS
 from erasure_sweep.dashboards.model.writers_table import first_of
 from erasure_sweep.dashboards.model_names import display_names, is_checkpoint, representatives

@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from erasure_sweep.dashboards.html.document import Column, Markup, Table, escape
+from markupsafe import Markup
+
 from erasure_sweep.dashboards.html.links import Home, link
+from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable
 from erasure_sweep.dashboards.model_names import display_names
 from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.wording import OWN, amount, listed, of_config
@@ -97,7 +99,7 @@ def _alike(found: Sequence[Protocol]) -> dict[Field, str]:
     return {field: value for field, of in values.items() if len(of) == 1 and (value := next(iter(of))) is not None}
 
 
-def protocols_table(models: Sequence[ModelTables], homes: Mapping[str, Home], sweep: dict[str, Any]) -> Table:
+def protocols_table(models: Sequence[ModelTables], homes: Mapping[str, Home], sweep: dict[str, Any]) -> HtmlTable:
     """A row per model; columns in which models differ say so, and what is unusual in them is bold.
 
     What is the same in all stands in a sentence, but for what it is that was read.
@@ -119,18 +121,20 @@ def protocols_table(models: Sequence[ModelTables], homes: Mapping[str, Home], sw
             _cell(one.values[field.key], bold=field in usual and one.values[field.key] != usual[field])
             for field in known
         ]
-        rows.append([Markup(link(home.page, one.model)), *cells, *([_run(home)] if runs else [])])
-    return Table(
+        rows.append([link(home.page, one.model), *cells, *([_run(home)] if runs else [])])
+    return HtmlTable(
         "protocol",
         "How each model was measured",
         _caption(found, apart, {field: value for field, value in said_once.items() if field not in known}),
         [
-            Column("model"),
+            HtmlColumn("model"),
             *(
-                Column(f"{field.heading} (differs)" if field in apart else field.heading, field.title, width="narrow")
+                HtmlColumn(
+                    f"{field.heading} (differs)" if field in apart else field.heading, field.title, width="narrow"
+                )
                 for field in known
             ),
-            *([Column("run", "in MLflow", width="narrow")] if runs else []),
+            *([HtmlColumn("run", "in MLflow", width="narrow")] if runs else []),
         ],
         rows,
         empty="There are no models to compare.",
@@ -139,11 +143,11 @@ def protocols_table(models: Sequence[ModelTables], homes: Mapping[str, Home], sw
 
 
 def _cell(value: str | None, bold: bool) -> str | None:
-    return Markup(f"<strong>{escape(value)}</strong>") if bold and value is not None else value
+    return Markup("<strong>{}</strong>").format(value) if bold and value is not None else value
 
 
 def _run(home: Home) -> Markup | None:
-    return Markup(link(home.run, "open")) if home.run else None
+    return link(home.run, "open") if home.run else None
 
 
 def _caption(found: Sequence[Protocol], apart: Sequence[Field], alike: Mapping[Field, str]) -> str:

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from erasure_sweep.dashboards.comparison.depth import PALE
 from erasure_sweep.dashboards.comparison.training import LIMIT, Erased, erased_of
-from erasure_sweep.dashboards.html.document import Card, Control
+from erasure_sweep.dashboards.html.parts import Card, Control
 from erasure_sweep.dashboards.model.writers_table import first_of
 from erasure_sweep.dashboards.model_names import count_of, display_names, family_of, is_checkpoint, series_of
 from erasure_sweep.dashboards.model_tables import ModelTables

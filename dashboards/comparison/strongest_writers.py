@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from markupsafe import escape
 
-from erasure_sweep.dashboards.html.document import Column, Markup, Sorted, Table, escape
 from erasure_sweep.dashboards.html.links import Home, link
+from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable, Sorted
 from erasure_sweep.dashboards.html.sparkline import sparkline
 from erasure_sweep.dashboards.model.trust import badge, survival_of, trust_of
 from erasure_sweep.dashboards.model.writers_table import first_of
@@ -121,7 +122,7 @@ def _presence(residual: Grid, writer: str) -> Floats:
     return np.where(np.arange(len(one.states)) >= since, one.median, np.nan)
 
 
-def strongest_table(models: Sequence[ModelTables], homes: Mapping[str, Home]) -> Table:
+def strongest_table(models: Sequence[ModelTables], homes: Mapping[str, Home]) -> HtmlTable:
     """A row per writer, its name a link to it on its model's page."""
     found = strongest_writers(models)
     low, high = _reach(found)
@@ -132,15 +133,15 @@ def strongest_table(models: Sequence[ModelTables], homes: Mapping[str, Home]) ->
         numbers = [one.numbers[column] for column, *_ in _NUMBERS]
         rows.append(
             [
-                *(Markup(link(home.at_writer(one.writer), one.writer)), Markup(link(home.page, one.model))),
+                *(link(home.at_writer(one.writer), one.writer), link(home.page, one.model)),
                 *numbers[:2],
                 *(_spark(one, low, high), erasers, badge(one.trust, *one.survives), _share(one.survives)),
                 *(one.numbers[column] for column, *_ in _DLA),
                 *numbers[2:],
             ]
         )
-    numbers_of = [Column(heading, title, True) for _, heading, title in _NUMBERS]
-    return Table(
+    numbers_of = [HtmlColumn(heading, title, True) for _, heading, title in _NUMBERS]
+    return HtmlTable(
         "strongest",
         "The strongest writers of each model",
         f"The {PER_MODEL} writers of each model of which most is erased by reading, fewer where nothing is erased of the "
@@ -153,14 +154,14 @@ def strongest_table(models: Sequence[ModelTables], homes: Mapping[str, Home]) ->
         "without a rerun, only what these write because they read it (near −1 with r near −1: all of its direct effect), so "
         "the two differ.",
         [
-            Column("writer", width="narrow"),
-            Column("model", width="narrow"),
+            HtmlColumn("writer", width="narrow"),
+            HtmlColumn("model", width="narrow"),
             *numbers_of[:2],
-            Column("presence", "median share of it in the stream, state by state; sorted by the last", True),
-            Column("erasers", "later heads that remove it at most tokens, strongest first"),
-            Column("its DLA", "what resampling it says of its DLA", width="narrow"),
-            Column("share that survives", "of its DLA's effect, with its 95\u00a0% interval", True),
-            *(Column(heading, title, True) for _, heading, title in _DLA),
+            HtmlColumn("presence", "median share of it in the stream, state by state; sorted by the last", True),
+            HtmlColumn("erasers", "later heads that remove it at most tokens, strongest first"),
+            HtmlColumn("its DLA", "what resampling it says of its DLA", width="narrow"),
+            HtmlColumn("share that survives", "of its DLA's effect, with its 95\u00a0% interval", True),
+            *(HtmlColumn(heading, title, True) for _, heading, title in _DLA),
             *numbers_of[2:],
         ],
         rows,
@@ -178,7 +179,7 @@ def _reach(found: Sequence[Strong]) -> tuple[float, float]:
 
 
 def _share(survives: tuple[float, float, float]) -> Sorted | None:
-    return Sorted(Markup(escape(with_interval(*survives))), survives[0]) if np.isfinite(survives[0]) else None
+    return Sorted(escape(with_interval(*survives)), survives[0]) if np.isfinite(survives[0]) else None
 
 
 def _spark(one: Strong, low: float, high: float) -> Sorted | None:

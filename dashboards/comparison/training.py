@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 
-from erasure_sweep.dashboards.html.document import Card, Control
+from erasure_sweep.dashboards.html.parts import Card, Control
 from erasure_sweep.dashboards.model.writers_table import first_of
 from erasure_sweep.dashboards.model_names import count_of, display_names, is_checkpoint, series_of
 from erasure_sweep.dashboards.model_tables import Floats, ModelTables, kind_of, numeric, table_of

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 
-from erasure_sweep.dashboards.html.document import Card, Control
+from erasure_sweep.dashboards.html.parts import Card, Control
 from erasure_sweep.dashboards.model.trust import RANGES, plot_trust, trust_bars
 from erasure_sweep.dashboards.model.writers_table import first_of
 from erasure_sweep.dashboards.model_names import display_names

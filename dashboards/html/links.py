@@ -1,14 +1,14 @@
-"""Where a model's page, tables and run are, and the line under each part of a page that leads to its numbers."""
+"""Where a model's page, tables and run are, and links that lead nowhere else than they say."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
-from erasure_sweep.dashboards.html.cards import escape
+from markupsafe import Markup, escape
 
 _SCHEMES = ("", "file", "http", "https")
 _CONTROL = re.compile(r"[\x00-\x20\x7f\\]")
@@ -31,9 +31,9 @@ class Home(NamedTuple):
         return f"{self.page}#writer={quote(writer)}"
 
 
-def link(href: str | None, words: str) -> str:
+def link(href: str | None, words: str) -> Markup:
     """A link in HTML; only the words where there is no href, or one that is neither relative nor file, http or https."""
-    return f'<a href="{escape(href)}">{escape(words)}</a>' if href and _is_plain(href) else escape(words)
+    return Markup('<a href="{}">{}</a>').format(href, words) if href and _is_plain(href) else escape(words)
 
 
 def _is_plain(href: str) -> bool:
@@ -44,22 +44,3 @@ def _is_plain(href: str) -> bool:
         return urlsplit(href).scheme in _SCHEMES
     except ValueError:
         return False
-
-
-def numbers_line(tables: Sequence[str], homes: Mapping[str, Home]) -> str:
-    """Where a part's numbers are, in HTML: one line for one model, a list that opens for several; nothing for none."""
-    if not tables:
-        return ""
-    if len(homes) < 2:
-        home = next(iter(homes.values()), Home())
-        return f'<p class="numbers">Numbers: {_places(tables, home)}</p>\n'
-    items = "".join(f"<li>{link(home.page, name)}: {_places(tables, home)}</li>" for name, home in homes.items())
-    return (
-        f'<details class="numbers"><summary>The numbers: {escape(", ".join(tables))}</summary>'
-        f"<ul>{items}</ul></details>\n"
-    )
-
-
-def _places(tables: Sequence[str], home: Home) -> str:
-    named = ", ".join(link(home.tables.get(name), f"{name}.parquet") for name in tables)
-    return named + (f" · {link(home.run, 'run in MLflow')}" if home.run else "")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from markupsafe import Markup
 
-from erasure_sweep.dashboards.html.cards import Markup, escape
+from erasure_sweep.dashboards.html.render import render
 from erasure_sweep.dashboards.model_tables import Floats
 
 _WIDTH, _HEIGHT = 96, 24
@@ -23,16 +24,16 @@ def sparkline(values: Sequence[float] | Floats, low: float, high: float, label: 
         label: what it shows in words, for those who do not see it.
     """
     known = [bool(np.isfinite(value)) for value in values]
-    at = [(_x(index, len(values)), _y(value, low, high)) for index, value in enumerate(values)]
-    marks = "".join(_mark(_y(mark, low, high)) for mark in _MARKS if low <= mark <= high)
+    points = [(_x(index, len(values)), _y(value, low, high)) for index, value in enumerate(values)]
     last = max((index for index, ok in enumerate(known) if ok), default=None)
-    dot = "" if last is None else f'<circle cx="{at[last][0]:g}" cy="{at[last][1]:g}" r="2.2" fill="currentColor"/>'
-    drawn = _path(at, known)
-    style = 'fill="none" stroke="currentColor" stroke-width="1.5" stroke-linejoin="round" stroke-linecap="round"'
-    path = f'<path d="{drawn}" {style}/>' if drawn else ""
-    return Markup(
-        f'<svg class="sparkline" role="img" aria-label="{escape(label)}" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
-        f'width="{_WIDTH}" height="{_HEIGHT}"><title>{escape(label)}</title>{marks}{path}{dot}</svg>'
+    return render(
+        "sparkline.svg.j2",
+        label=label,
+        width=_WIDTH,
+        height=_HEIGHT,
+        marks=[_y(mark, low, high) for mark in _MARKS if low <= mark <= high],
+        path=_path(points, known),
+        dot=None if last is None else points[last],
     )
 
 
@@ -45,13 +46,9 @@ def _y(value: float, low: float, high: float) -> float:
     return round(_HEIGHT - _EDGE - (_HEIGHT - 2 * _EDGE) * share, 1)
 
 
-def _mark(y: float) -> str:
-    return f'<line x1="0" x2="{_WIDTH}" y1="{y:g}" y2="{y:g}" stroke="currentColor" stroke-opacity=".25"/>'
-
-
-def _path(at: Sequence[tuple[float, float]], known: Sequence[bool]) -> str:
+def _path(points: Sequence[tuple[float, float]], known: Sequence[bool]) -> str:
     steps = []
-    for index, ((x, y), ok) in enumerate(zip(at, known, strict=True)):
+    for index, ((x, y), ok) in enumerate(zip(points, known, strict=True)):
         if ok:
             # a pen that was lifted at a gap is set down anew; the short stroke shows a value that stands alone
             joined = index > 0 and known[index - 1]

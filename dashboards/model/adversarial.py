@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from markupsafe import Markup
 
-from erasure_sweep.dashboards.html.document import Column, Markup, Table, escape
+from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable
 from erasure_sweep.dashboards.model.verified import rows_of_writer
 from erasure_sweep.dashboards.model_tables import Floats, ModelTables, numeric, strings, table_of
 from erasure_sweep.dashboards.plots.theme import BLUE, GREY, ORANGE, figure, shade, single, text
@@ -225,7 +226,7 @@ def by_construction(writer: str) -> str:
     return f" {writer} {said[writer]}." if writer in said else ""
 
 
-def adversarial_table(model: ModelTables, writers: Sequence[str] = ()) -> Table:
+def adversarial_table(model: ModelTables, writers: Sequence[str] = ()) -> HtmlTable:
     """A row per prompt and component, the changes of the DLA side by side for both ways of replacing inputs.
 
     Rows are in the order of the figure: ``writers`` by rank, prompts that were given as they were given, those found
@@ -239,19 +240,19 @@ def adversarial_table(model: ModelTables, writers: Sequence[str] = ()) -> Table:
         for (writer, source, _, _, role), part in table.groupby(keys, sort=False, dropna=False):
             rows.append(_row(str(writer), str(source), str(role), part))
     columns = [
-        Column("component"),
-        Column("tested", "the verified writer, or the other head whose DLA is highest there", width="narrow"),
-        Column("prompt", "given for this run or found in the corpus, and its number", width="narrow"),
-        Column("most likely, second", "the two most likely next tokens", width="narrow"),
-        Column("end of its text", "up to the position at which the next token is predicted", width="broad"),
-        Column("logits apart", "difference of their logits", True),
-        Column("DLA", "the component's, on that difference", True),
-        Column("last input replaced", "median DLA over the other prompts", True),
-        Column("change", "share of its DLA by which the median moves", True),
-        Column("all inputs replaced", "median DLA over the other prompts", True),
-        Column("change, all", "share of its DLA by which the median moves", True),
+        HtmlColumn("component"),
+        HtmlColumn("tested", "the verified writer, or the other head whose DLA is highest there", width="narrow"),
+        HtmlColumn("prompt", "given for this run or found in the corpus, and its number", width="narrow"),
+        HtmlColumn("most likely, second", "the two most likely next tokens", width="narrow"),
+        HtmlColumn("end of its text", "up to the position at which the next token is predicted", width="broad"),
+        HtmlColumn("logits apart", "difference of their logits", True),
+        HtmlColumn("DLA", "the component's, on that difference", True),
+        HtmlColumn("last input replaced", "median DLA over the other prompts", True),
+        HtmlColumn("change", "share of its DLA by which the median moves", True),
+        HtmlColumn("all inputs replaced", "median DLA over the other prompts", True),
+        HtmlColumn("change, all", "share of its DLA by which the median moves", True),
     ]
-    return Table(
+    return HtmlTable(
         "adversarial-prompts",
         "The prompts at which inputs were replaced",
         f"The last {_TAIL} characters of each prompt; what a component's DLA is there, and its median with the inputs of "
@@ -298,7 +299,7 @@ def _row(writer: str, source: str, role: str, part: pd.DataFrame) -> list[Any]:
     ]
     return [
         *(strings(first, "component")[0] or "", tested, f"{source} {numeric(first, 'prompt')[0]:.0f}"),
-        Markup(f"{code(top)} {code(second)}"),
+        Markup("{} {}").format(code(top), code(second)),
         code(tail_words(shown)) if shown is not None else None,
         *(numeric(first, "logit_diff")[0], numeric(first, "clean")[0], *medians),
     ]
@@ -306,4 +307,4 @@ def _row(writer: str, source: str, role: str, part: pd.DataFrame) -> list[Any]:
 
 def code(shown: str) -> Markup:
     """A text or token as it stands, its spaces kept."""
-    return Markup(f"<code>{escape(shown)}</code>")
+    return Markup("<code>{}</code>").format(shown)

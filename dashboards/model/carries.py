@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from erasure_sweep.dashboards.html.document import Column, Table
+from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable
 from erasure_sweep.dashboards.model.adversarial import code, token_words
 from erasure_sweep.dashboards.model.verified import Target, rows_of, rows_of_writer
 from erasure_sweep.dashboards.model_tables import Floats, ModelTables, component_order, numeric, strings, table_of
@@ -195,26 +195,26 @@ def _strongest(shown: Runs, among: np.ndarray[Any, np.dtype[np.bool_]]) -> str:
     )
 
 
-def carries_table(model: ModelTables, targets: Sequence[Target]) -> Table:
+def carries_table(model: ModelTables, targets: Sequence[Target]) -> HtmlTable:
     """A row per target and part of the writer's output."""
     columns = [
-        Column("writer ← erasers"),
-        Column("of its output", "the whole, or what a head reads from the first token and from all others"),
-        Column("share of power", "pooled coefficient of the part along the whole output", True),
-        Column("variance", "mean squared distance from the mean over tokens", True),
-        Column("of its variance: position", "share of the variance between positions, chance taken off", True),
-        Column(
+        HtmlColumn("writer ← erasers"),
+        HtmlColumn("of its output", "the whole, or what a head reads from the first token and from all others"),
+        HtmlColumn("share of power", "pooled coefficient of the part along the whole output", True),
+        HtmlColumn("variance", "mean squared distance from the mean over tokens", True),
+        HtmlColumn("of its variance: position", "share of the variance between positions, chance taken off", True),
+        HtmlColumn(
             "of its variance: token",
             "share of the variance between the tokens that stand there, chance taken off",
             True,
         ),
-        Column(
+        HtmlColumn(
             "erased by reading, named erasers",
             "pooled share of the part that the named erasers alone take out because they read it, on the prompts verified "
             "on; elsewhere it is all later heads, on the scan's prompts",
             True,
         ),
-        Column("tokens", "", True),
+        HtmlColumn("tokens", "", True),
     ]
     numbers = ("power_share", "variance", "position_share", "token_share", "erased_by_reading")
     rows: list[list[Any]] = []
@@ -223,7 +223,7 @@ def carries_table(model: ModelTables, targets: Sequence[Target]) -> Table:
         for row, part in enumerate(strings(table, "part")):
             values = [float(numeric(table, name)[row]) for name in numbers]
             rows.append([target.name, _PARTS.get(part or "", part), *values, _count(numeric(table, "n")[row])])
-    return Table(
+    return HtmlTable(
         "carries",
         "What the writers carry",
         "How much of each writer's output is a matter of position alone, and how much of the token that stands there "
@@ -241,23 +241,23 @@ def carries_table(model: ModelTables, targets: Sequence[Target]) -> Table:
     )
 
 
-def loss_table(model: ModelTables) -> Table:
+def loss_table(model: ModelTables) -> HtmlTable:
     """A row per writer and way of resampling it."""
     table = table_of(model, "ablation_loss")
     columns = [
-        Column("writer"),
-        Column("its output replaced by one"),
-        Column("loss", "mean over tokens, in nats, of the next token", True),
-        Column("mean increase", "in nats", True),
-        Column(
+        HtmlColumn("writer"),
+        HtmlColumn("its output replaced by one"),
+        HtmlColumn("loss", "mean over tokens, in nats, of the next token", True),
+        HtmlColumn("mean increase", "in nats", True),
+        HtmlColumn(
             "95\u00a0%",
             "interval of the mean increase, from drawing blocks of prompts again",
             filtered=False,
             width="narrow",
         ),
-        Column("median increase", "in nats", True),
-        Column("quartiles", "of the increase, in nats", filtered=False, width="narrow"),
-        Column("tokens", "", True),
+        HtmlColumn("median increase", "in nats", True),
+        HtmlColumn("quartiles", "of the increase, in nats", filtered=False, width="narrow"),
+        HtmlColumn("tokens", "", True),
     ]
     values = {name: numeric(table, name) for name in ("clean_loss", "increase_mean", "median", "q25", "q75", "n")}
     lows, highs = (numeric(table, f"increase_mean_{end}") for end in ("low", "high"))
@@ -270,7 +270,7 @@ def loss_table(model: ModelTables) -> Table:
         ]
         for row, (writer, ablation) in enumerate(zip(strings(table, "writer"), strings(table, "ablation"), strict=True))
     ]
-    return Table(
+    return HtmlTable(
         "ablation-loss",
         "What the loss of a writer costs",
         "How much worse the model predicts the next token, in nats, when a writer's output is replaced by its output on "
@@ -284,7 +284,7 @@ def loss_table(model: ModelTables) -> Table:
     )
 
 
-def aligned_table(model: ModelTables) -> Table:
+def aligned_table(model: ModelTables) -> HtmlTable:
     """A row per writer and token, writers by rank, tokens with the highest logits first."""
     table = table_of(model, "aligned_tokens")
     tokens = zip(strings(table, "token"), numeric(table, "token_id"), strict=True)
@@ -293,17 +293,17 @@ def aligned_table(model: ModelTables) -> Table:
         [writer, _count(ranks[row]), code(token_words(token, token_id)), _id(token_id), float(logits[row])]
         for row, (writer, (token, token_id)) in enumerate(zip(strings(table, "writer"), tokens, strict=True))
     ]
-    return Table(
+    return HtmlTable(
         "aligned-tokens",
         "Tokens that the writers point at",
         "The tokens whose logits a writer's output would raise most on average over all measured tokens, if nothing "
         "later read it. Line ends are shown as ↵; #17 is a token's number, of a model without a tokenizer.",
         [
-            Column("writer"),
-            Column("rank", "", True),
-            Column("token"),
-            Column("token id", width="narrow"),
-            Column("mean direct logit", "", True),
+            HtmlColumn("writer"),
+            HtmlColumn("rank", "", True),
+            HtmlColumn("token"),
+            HtmlColumn("token id", width="narrow"),
+            HtmlColumn("mean direct logit", "", True),
         ],
         rows,
         empty="This run did not measure it: the table aligned_tokens is missing or empty.",

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 
-from erasure_sweep.dashboards.html.document import Column, Table
+from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable
 from erasure_sweep.dashboards.model.verified import Target, rows_of
 from erasure_sweep.dashboards.model_tables import Floats, ModelTables, numeric, strings, table_of
 from erasure_sweep.dashboards.plots.theme import BLUE, GREY, VERMILLION, figure, shade, single, text
@@ -167,19 +167,19 @@ def _taken_back(fit: Fit) -> str:
     return f"The erasers {'take back' if fit.slope <= 0 else 'add'} {number(abs(fit.slope))} of each logit."
 
 
-def dla_effects_table(model: ModelTables, targets: list[Target]) -> Table:
+def dla_effects_table(model: ModelTables, targets: list[Target]) -> HtmlTable:
     """A row per target and effect."""
     fits = [fit for target in targets for fit in dla_fits(model, target)]
     columns = [
-        Column("writer ← erasers"),
-        Column("of the erasers' DLA", "what of it is set against the writer's"),
-        Column("r", "Pearson's correlation over tokens", True),
-        Column("r, 95\u00a0%", "interval from drawing blocks of prompts again", filtered=False, width="narrow"),
-        Column("slope", "of the erasers' DLA on the writer's: −1 is perfect erasure", True),
-        Column("slope, 95\u00a0%", "interval from drawing blocks of prompts again", filtered=False, width="narrow"),
-        Column("intercept", "in logits", True),
-        Column("Spearman", "rank correlation over the sampled tokens", True),
-        Column("tokens", "", True),
+        HtmlColumn("writer ← erasers"),
+        HtmlColumn("of the erasers' DLA", "what of it is set against the writer's"),
+        HtmlColumn("r", "Pearson's correlation over tokens", True),
+        HtmlColumn("r, 95\u00a0%", "interval from drawing blocks of prompts again", filtered=False, width="narrow"),
+        HtmlColumn("slope", "of the erasers' DLA on the writer's: −1 is perfect erasure", True),
+        HtmlColumn("slope, 95\u00a0%", "interval from drawing blocks of prompts again", filtered=False, width="narrow"),
+        HtmlColumn("intercept", "in logits", True),
+        HtmlColumn("Spearman", "rank correlation over the sampled tokens", True),
+        HtmlColumn("tokens", "", True),
     ]
     rows = [
         [
@@ -190,7 +190,7 @@ def dla_effects_table(model: ModelTables, targets: list[Target]) -> Table:
         ]
         for fit in fits
     ]
-    return Table(
+    return HtmlTable(
         "dla-effects",
         "Every way of taking the erasers' DLA",
         "How the erasers' direct logit attribution goes with the writer's, over all measured tokens. The part read keeps "

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from erasure_sweep.dashboards.html.document import Card, Control
+from erasure_sweep.dashboards.html.parts import Card, Control
 from erasure_sweep.dashboards.model_tables import LATER, Grid, ModelTables, dla_of, numeric
 from erasure_sweep.dashboards.plots.causal_map import (
     DLA_HOVER,

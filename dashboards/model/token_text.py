@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
-from erasure_sweep.dashboards.html.document import Control, Markup, Prose, escape
+from erasure_sweep.dashboards.html.parts import Control, Prose
+from erasure_sweep.dashboards.html.render import render
 from erasure_sweep.dashboards.model.adversarial import SOURCES, by_construction, code, token_words
 from erasure_sweep.dashboards.model.verified import first_head, rows_of_writer
 from erasure_sweep.dashboards.model_tables import Floats, ModelTables, numeric, strings, table_of
@@ -156,10 +158,13 @@ def _most_prompts(n_writers: int) -> int:
 
 
 def _body(writer: str, prompts: Sequence[TokenPrompt], reading: str, limit: float, most: int) -> Markup:
-    if not prompts:
-        return Markup(f'<p class="note">No such prompts were tested of {escape(writer)}.</p>')
-    shown = "\n".join(_prompt_text(writer, one, reading, limit) for one in prompts[:most])
-    return Markup(f'<p class="sentence">{escape(_sentence(writer, prompts, most))}</p>\n{_legend(limit)}\n{shown}\n')
+    return render(
+        "token_text.html.j2",
+        writer=writer,
+        prompts=[_shown_prompt(writer, prompt, reading, limit) for prompt in prompts[:most]],
+        sentence=_sentence(writer, prompts, most) if prompts else "",
+        limit=limit,
+    )
 
 
 def _sentence(writer: str, prompts: Sequence[TokenPrompt], most: int) -> str:
@@ -178,31 +183,40 @@ def _median(values: Floats) -> float:
     return float(np.median(known)) if len(known) else np.nan
 
 
-def _legend(limit: float) -> str:
-    said = f"Colours from red at −{limit:g} logits over none at 0 to blue at {limit:g} logits"
-    return (
-        f'<p class="token-scale"><span>−{limit:g}</span><span class="ramp" role="img" aria-label="{said}"></span>'
-        f"<span>{limit:g} logits</span><span>¹ ² ³ the strongest, underlined; dashed where negative</span></p>"
-    )
+class _Token(NamedTuple):
+    """A token as the page shows it; ``depth`` is the opacity of its colour, None where it was not measured."""
+
+    text: str
+    title: str
+    sign: str
+    depth: float | None
+    mark: str
 
 
-def _prompt_text(writer: str, shown: TokenPrompt, reading: str, limit: float) -> str:
+class _ShownPrompt(NamedTuple):
+    """A prompt as the page shows it."""
+
+    title: str
+    ends: str
+    is_cut: bool
+    tokens: list[_Token]
+    following: tuple[Markup, Markup, str] | None
+    strongest: str
+
+
+def _shown_prompt(writer: str, shown: TokenPrompt, reading: str, limit: float) -> _ShownPrompt:
     values = shown.values[reading]
-    marks = {at: rank for rank, at in enumerate(strongest(values))}
-    spans = "".join(
-        _span(token, value, position, limit, marks.get(at))
-        for at, (token, value, position) in enumerate(zip(shown.tokens, values, shown.position, strict=True))
-    )
-    cut = "… " if shown.position[0] > 0 else ""
-    following = (
-        f"<p>Next, most likely {code(shown.top)}, then {code(shown.second)}: {number(shown.logit_diff)} logits apart.</p>"
-        if shown.top
-        else ""
-    )
-    return (
-        f'<section class="prompt"><h3>Prompt {shown.prompt}, up to position {shown.place}</h3>'
-        f"<p>{escape(_ends(writer, shown))}</p>"
-        f'<p class="tokens">{cut}{spans}</p>{following}<p class="caption">{_listed(shown, values, marks)}</p></section>'
+    marks = {at: _SUPERSCRIPTS[rank] for rank, at in enumerate(strongest(values))}
+    return _ShownPrompt(
+        f"Prompt {shown.prompt}, up to position {shown.place}",
+        _ends(writer, shown),
+        bool(shown.position[0] > 0),
+        [
+            _token(token, value, position, limit, marks.get(at, ""))
+            for at, (token, value, position) in enumerate(zip(shown.tokens, values, shown.position, strict=True))
+        ],
+        (code(shown.top), code(shown.second), number(shown.logit_diff)) if shown.top else None,
+        _listed(shown, values, marks),
     )
 
 
@@ -212,26 +226,21 @@ def _ends(writer: str, shown: TokenPrompt) -> str:
     return f"At its end: DLA of {writer} {dla}, net {net}{moved}."
 
 
-def _span(token: str, value: float, position: float, limit: float, rank: int | None) -> str:
+def _token(token: str, value: float, position: float, limit: float, mark: str) -> _Token:
     where = f"at position {position:.0f}"
     if not np.isfinite(value):
-        return f'<bdi tabindex="-1" title="not measured {where}">{escape(token)}</bdi>'
+        return _Token(token, f"not measured {where}", "", None, "")
     depth = round(_DEEPEST * min(1.0, abs(value) / limit), 2)
-    sign = "plus" if value >= 0 else "minus"
-    said = f'style="--a:{depth:g}" title="{_signed(value)} logits {where}"'
-    if rank is None:
-        return f'<bdi tabindex="-1" class="{sign}" {said}>{escape(token)}</bdi>'
-    marked = f'<bdi tabindex="0" class="{sign} marked" {said}>{escape(token)}</bdi>'
-    return f"{marked}<sup>{_SUPERSCRIPTS[rank]}</sup>"
+    return _Token(token, f"{_signed(value)} logits {where}", "plus" if value >= 0 else "minus", depth, mark)
 
 
-def _listed(shown: TokenPrompt, values: Floats, marks: Mapping[int, int]) -> str:
-    """The strongest tokens with their numbers, in HTML."""
+def _listed(shown: TokenPrompt, values: Floats, marks: Mapping[int, str]) -> str:
+    """The strongest tokens with their numbers."""
     parts = [
-        f"{_SUPERSCRIPTS[rank]} {code(shown.tokens[at])} {_signed(values[at])} at {shown.position[at]:.0f}"
-        for at, rank in marks.items()
+        Markup("{} {} {} at {}").format(mark, code(shown.tokens[at]), _signed(values[at]), f"{shown.position[at]:.0f}")
+        for at, mark in marks.items()
     ]
-    return f"Strongest: {listed(parts)}." if parts else "No token of it has any."
+    return Markup("Strongest: {}.").format(Markup(listed(parts))) if parts else "No token of it has any."
 
 
 def _signed(value: float) -> str:

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from markupsafe import Markup
 
-from erasure_sweep.dashboards.html.document import Column, Markup, Table, escape
+from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable
 from erasure_sweep.dashboards.model_tables import ModelTables, numeric, strings, table_of
 from erasure_sweep.dashboards.plots.theme import BLUE, GREY, ORANGE, SKY, VERMILLION, figure, model_ticks, shade, text
 from erasure_sweep.dashboards.wording import amount, interval, listed
@@ -113,9 +114,9 @@ def badge(word: str | None, slope: float = np.nan, low: float = np.nan, high: fl
     if word and not settled(low, high):
         mark = "?"
         about.append(f"its interval {interval(low, high)} spans several words")
-    title = f' title="{escape("; ".join(about))}"' if about else ""
+    title = Markup(' title="{}"').format("; ".join(about)) if about else ""
     kind = f" {_CLASSES[word]}" if word in _CLASSES else ""
-    return Markup(f'<span class="badge{kind}"{title}>{escape(word or UNKNOWN)}{mark}</span>')
+    return Markup('<span class="badge{}"{}>{}{}</span>').format(kind, title, word or UNKNOWN, mark)
 
 
 def trust_of(model: ModelTables) -> dict[str, str]:
@@ -132,7 +133,7 @@ def survival_of(model: ModelTables) -> dict[str, tuple[float, float, float]]:
     return dict(zip(table["writer"].astype(str), numbers, strict=True))
 
 
-def trust_table(model: ModelTables) -> Table:
+def trust_table(model: ModelTables) -> HtmlTable:
     """A row per component, the least trustworthy first."""
     table = table_of(model, "dla_trust")
     table = _least_first(table)
@@ -140,17 +141,17 @@ def trust_table(model: ModelTables) -> Table:
     intervals = _intervals(table)
     slope, *others = _MEASURES
     columns = [
-        Column("component"),
-        Column("its DLA", "what resampling it says of its DLA", width="narrow"),
-        Column(slope.heading, slope.title, True),
-        Column(
+        HtmlColumn("component"),
+        HtmlColumn("its DLA", "what resampling it says of its DLA", width="narrow"),
+        HtmlColumn(slope.heading, slope.title, True),
+        HtmlColumn(
             "95\u00a0% interval",
             "of the share that survives, from drawing blocks of prompts again",
             filtered=False,
             width="narrow",
         ),
-        *(Column(one.heading, one.title, True) for one in others),
-        Column("tokens", "measured tokens", True),
+        *(HtmlColumn(one.heading, one.title, True) for one in others),
+        HtmlColumn("tokens", "measured tokens", True),
     ]
     badges = [
         badge(*one)
@@ -169,7 +170,7 @@ def trust_table(model: ModelTables) -> Table:
         ]
         for row, label in enumerate(strings(table, "writer"))
     ]
-    return Table(
+    return HtmlTable(
         "trust",
         "Whose DLA to trust",
         "Direct logit attribution (DLA) is a component's own share of the difference of the logits of the two most "

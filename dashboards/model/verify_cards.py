@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import plotly.graph_objects as go
+from markupsafe import Markup
 
-from erasure_sweep.dashboards.html.cards import ARROW
-from erasure_sweep.dashboards.html.document import Card, Control, Part, escape
+from erasure_sweep.dashboards.html.parts import ARROW, Card, Control, Part
+from erasure_sweep.dashboards.html.render import render
 from erasure_sweep.dashboards.model.adversarial import (
     INPUTS,
     SOURCES,
@@ -62,15 +63,13 @@ _BAND_NAMES = ("25 to 75 %", "12.5 to 87.5 %")
 Shown = TypeVar("Shown")
 
 
-def verdicts(model: ModelTables) -> str:
+def verdicts(model: ModelTables) -> Markup:
     """The verdicts on the first targets as a list in HTML, for the page's opening; nothing where none was verified."""
     found = [verdict for target in verified_targets(model) if (verdict := verdict_of(model, target))]
     if not found:
-        return ""
-    items = "".join(f"<li>{escape(verdict_line(verdict))}</li>" for verdict in found[:MOST_VERDICTS])
-    more = len(found) - MOST_VERDICTS
-    rest = f"<li>And {more} more: see below.</li>" if more > 0 else ""
-    return f"<p>{escape(_verified_on(found))}</p>\n<ul>{items}{rest}</ul>\n"
+        return Markup("")
+    lines = [verdict_line(verdict) for verdict in found[:MOST_VERDICTS]]
+    return render("verdicts.html.j2", verified=_verified_on(found), lines=lines, more=len(found) - MOST_VERDICTS)
 
 
 def _verified_on(found: Sequence[Verdict]) -> str:

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from erasure_sweep.dashboards.html.document import Column, Table
+from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable
 from erasure_sweep.dashboards.model_tables import Grid, is_ranked, kind_of, numeric
 
-_Cells = tuple[Column, Sequence[Any]]
+_Cells = tuple[HtmlColumn, Sequence[Any]]
 _NAMED_HEADS = 6
 _RULE = "median ≤ −τ (0.05 by default) and upper quartile < 0"
 _CENTRED = "each component's mean over tokens taken out first: what is left of it is information, not a constant"
@@ -64,22 +64,22 @@ def most_erased(writers: pd.DataFrame) -> str:
     return "most erased" if is_ranked(writers) else "most opposed"
 
 
-def writers_in_numbers(writers: pd.DataFrame, reading: Grid, components: Grid) -> Table:
+def writers_in_numbers(writers: pd.DataFrame, reading: Grid, components: Grid) -> HtmlTable:
     """A row per writer, in the order of ``writers``; erasers and opposing heads strongest first."""
     ranked = is_ranked(writers)
     labels = writers["writer"].astype(str).tolist()
     ledger = _numbers(writers, _LEDGER)
     opposing = _heads(components, writers, "median", "opposing")
     about = f"later heads with {_RULE}{', erasers left out' if ranked else ''}"
-    cells: list[_Cells] = [*ledger, (Column("opposing heads", about), opposing)]
+    cells: list[_Cells] = [*ledger, (HtmlColumn("opposing heads", about), opposing)]
     if ranked:
         erasers = _heads(reading, writers, "beta", "erasers")
-        read = (Column("erasers", f"later heads whose V-composed part has {_RULE}"), erasers)
+        read = (HtmlColumn("erasers", f"later heads whose V-composed part has {_RULE}"), erasers)
         tested = _counts(writers, _SIGNIFICANT) if "significant_erasers" in writers else []
         cells = [*_numbers(writers, _ERASED), read, *tested, *_numbers(writers, _ERASERS), *cells]
-    columns = [Column("writer"), *(column for column, _ in cells)]
+    columns = [HtmlColumn("writer"), *(column for column, _ in cells)]
     rows = [[label, *(values[row] for _, values in cells)] for row, label in enumerate(labels)]
-    return Table(
+    return HtmlTable(
         "writers",
         "Every writer in numbers",
         _caption(ranked),
@@ -112,7 +112,7 @@ def _caption(ranked: bool) -> str:
 
 
 def _numbers(writers: pd.DataFrame, measures: Sequence[_Measure]) -> list[_Cells]:
-    return [(Column(one.heading, one.title, True), numeric(writers, one.name).tolist()) for one in measures]
+    return [(HtmlColumn(one.heading, one.title, True), numeric(writers, one.name).tolist()) for one in measures]
 
 
 def _counts(writers: pd.DataFrame, measures: Sequence[_Measure]) -> list[_Cells]:

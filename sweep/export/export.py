@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import plotly.graph_objects as go
 
-from erasure_sweep.dashboards.html.cards import ARROW, Card, Control, Part, writers_of
+from erasure_sweep.dashboards.html.parts import ARROW, Card, Control, Part, writers_of
 from erasure_sweep.dashboards.model_tables import ModelTables, folder_of
 from erasure_sweep.dashboards.pages import comparison_page_parts, model_parts
 from erasure_sweep.sweep.comparison import Compared, gather

@@ -18,7 +18,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from erasure_sweep.dashboards.html.document import Card, write_document
+from erasure_sweep.dashboards.html.document import write_document
+from erasure_sweep.dashboards.html.parts import Card
 from erasure_sweep.dashboards.pages import write_comparison, write_model_page
 from erasure_sweep.dashboards.plots.theme import figure
 from tests.benchmarks.settings import Settings

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import plotly.graph_objects as go
+from markupsafe import Markup
 
-from erasure_sweep.dashboards.html.cards import Card, Column, Control, Markup, Part, Prose, Sorted, Table
+from erasure_sweep.dashboards.html.parts import Card, Control, HtmlColumn, HtmlTable, Part, Prose, Sorted
 from erasure_sweep.dashboards.html.sparkline import sparkline
 from erasure_sweep.dashboards.plots.theme import figure
 
@@ -49,11 +50,11 @@ def parts() -> list[Part]:
         for index, (kind, share) in enumerate(zip(KINDS, SHARES, strict=True))
     ]
     columns = [
-        Column("writer"),
-        Column("kind"),
-        Column("share", "", True),
-        Column("line"),
-        Column("mark", filtered=False),
+        HtmlColumn("writer"),
+        HtmlColumn("kind"),
+        HtmlColumn("share", "", True),
+        HtmlColumn("line"),
+        HtmlColumn("mark", filtered=False),
     ]
     return [
         Card(
@@ -82,5 +83,5 @@ def parts() -> list[Part]:
             *("layers", "Layers", "c", {str(k): line([k, k]) for k in range(3)}),
             [Control("Layer", ["embeddings", "layer 0", "layer 1"], "range", 2)],
         ),
-        Table("table", "Numbers", "c", columns, rows),
+        HtmlTable("table", "Numbers", "c", columns, rows),
     ]

@@ -10,8 +10,8 @@ from typing import Any
 import plotly.graph_objects as go
 import pytest
 
-from erasure_sweep.dashboards.html.cards import Card, Column, Control, Part, Table
 from erasure_sweep.dashboards.html.document import write_document
+from erasure_sweep.dashboards.html.parts import Card, Control, HtmlColumn, HtmlTable, Part
 from erasure_sweep.dashboards.plots.theme import BLANK, BLUE, GREY, ON_DARK, VERMILLION, figure, shade
 from tests.support.fakes.page import heat
 from tests.support.fakes.written_pages import Opened
@@ -33,9 +33,12 @@ def coloured() -> go.Figure:
     return figure(data, x_title="x", y_title="y", height=300, shapes=[shape], showlegend=True)
 
 
-def long_table(key: str, n_rows: int) -> Table:
-    columns = [Column("a name that is rather long for a column"), *(Column(f"number {n}", "", True) for n in range(9))]
-    return Table(key, key, "c", columns, [[f"a long name of row {row}", *range(9)] for row in range(n_rows)])
+def long_table(key: str, n_rows: int) -> HtmlTable:
+    columns = [
+        HtmlColumn("a name that is rather long for a column"),
+        *(HtmlColumn(f"number {n}", "", True) for n in range(9)),
+    ]
+    return HtmlTable(key, key, "c", columns, [[f"a long name of row {row}", *range(9)] for row in range(n_rows)])
 
 
 def parts() -> list[Part]:

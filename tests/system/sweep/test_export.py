@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import plotly.graph_objects as go
 import pytest
 
-from erasure_sweep.dashboards.html.document import Card, Control
+from erasure_sweep.dashboards.html.parts import Card, Control
 from erasure_sweep.sweep.commands import cli
 from erasure_sweep.sweep.export.export import Asked, drawings
 from tests.support.fakes.tables import fake_model, write_out

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from markupsafe import Markup
 
 from erasure_sweep.dashboards.comparison.protocols import FIELDS, differing, protocols, protocols_table
 from erasure_sweep.dashboards.comparison.strongest_writers import strongest_table, strongest_writers
-from erasure_sweep.dashboards.html.document import Markup, Sorted
 from erasure_sweep.dashboards.html.links import Home
+from erasure_sweep.dashboards.html.parts import Sorted
 from erasure_sweep.dashboards.model_tables import ModelTables
 from tests.support.fakes.tables import fake_manifest, fake_model, point
 from tests.support.fakes.written_pages import NASTY, broken

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+from markupsafe import Markup
 
-from erasure_sweep.dashboards.html.cards import Card, Column, Control, Markup, Part, Prose, Sorted, Table, writers_of
-from erasure_sweep.dashboards.html.document import _asset, write_document
-from erasure_sweep.dashboards.html.links import Home, link, numbers_line
+from erasure_sweep.dashboards.html.document import write_document
+from erasure_sweep.dashboards.html.links import Home, link
+from erasure_sweep.dashboards.html.parts import Card, Control, HtmlColumn, HtmlTable, Part, Prose, Sorted, writers_of
+from erasure_sweep.dashboards.html.render import asset, render
 from erasure_sweep.dashboards.html.sparkline import sparkline
 from erasure_sweep.dashboards.plots.theme import BLANK, CYCLE, GREY, ON_DARK, figure, template
 
@@ -39,8 +41,10 @@ def card(key: str, *controls: Control, **options: Any) -> Card:
     return Card(key, f"Card {key}", "Said.", {one: drawn() for one in keys}, controls, **options)
 
 
-def table(n_rows: int) -> Table:
-    return Table("t", "T", "Said.", [Column("name"), Column("n", "", True)], [[f"row {n}", n] for n in range(n_rows)])
+def table(n_rows: int) -> HtmlTable:
+    return HtmlTable(
+        "t", "T", "Said.", [HtmlColumn("name"), HtmlColumn("n", "", True)], [[f"row {n}", n] for n in range(n_rows)]
+    )
 
 
 class TestLinks:
@@ -86,14 +90,18 @@ class TestLinks:
         assert link(href, "<w>") == "&lt;w&gt;"
 
     def test_quotes_stay_in_the_attribute(self) -> None:
-        assert link('a"onclick="b', "w") == '<a href="a&quot;onclick=&quot;b">w</a>'
+        assert link('a"onclick="b', "w") == '<a href="a&#34;onclick=&#34;b">w</a>'
+
+
+def numbers_line(tables: list[str], homes: dict[str, Home]) -> str:
+    return render("numbers.html.j2", tables=tables, homes=homes).strip()
 
 
 class TestWhereTheNumbersAre:
     def test_of_one_model(self) -> None:
         assert numbers_line(["writers", "nulls"], {"a": HERE}) == (
             '<p class="numbers">Numbers: <a href="a/tables/writers.parquet">writers.parquet</a>, nulls.parquet · '
-            '<a href="https://host/#/runs/1">run in MLflow</a></p>\n'
+            '<a href="https://host/#/runs/1">run in MLflow</a></p>'
         )
 
     def test_of_several(self) -> None:
@@ -101,12 +109,11 @@ class TestWhereTheNumbersAre:
             '<details class="numbers"><summary>The numbers: writers, nulls</summary><ul>'
             '<li><a href="a/index.html">a&lt;</a>: <a href="a/tables/writers.parquet">writers.parquet</a>, nulls.parquet · '
             '<a href="https://host/#/runs/1">run in MLflow</a></li>'
-            "<li>b: writers.parquet, nulls.parquet</li></ul></details>\n"
+            "<li>b: writers.parquet, nulls.parquet</li></ul></details>"
         )
 
     def test_without_homes_or_tables(self) -> None:
-        assert numbers_line(["writers"], {}) == '<p class="numbers">Numbers: writers.parquet</p>\n'
-        assert numbers_line([], {"a": HERE}) == ""
+        assert numbers_line(["writers"], {}) == '<p class="numbers">Numbers: writers.parquet</p>'
 
     def test_under_each_part_that_shows_something(self, tmp_path: Path) -> None:
         parts: list[Part] = [
@@ -151,13 +158,18 @@ class TestParts:
         assert shown.count('data-save-table="t-table"') == 1
 
     def test_cells(self, tmp_path: Path) -> None:
-        columns = [Column("a"), Column("b"), Column("c", filtered=False, width="narrow"), Column("d", "", True)]
+        columns = [
+            HtmlColumn("a"),
+            HtmlColumn("b"),
+            HtmlColumn("c", filtered=False, width="narrow"),
+            HtmlColumn("d", "", True),
+        ]
         rows = [
             [Sorted(Markup("<i>x</i>"), 2.5), Sorted(Markup("<b>y</b>"), NAN), "<z>", 1 / 3],
             ["<w>", None, Markup("<u>v</u>"), Sorted(Markup("<s>u</s>"), 1e-9)],
             ["n", "m", "l", None],
         ]
-        shown = page(tmp_path, [Table("t", "T", "", columns, rows)])
+        shown = page(tmp_path, [HtmlTable("t", "T", "", columns, rows)])
         assert re.findall(r"<tr>(.*)</tr>\n?", shown.split("<tbody>")[1]) == [
             '<th scope="row" data-value="2.5"><i>x</i></th><td class="wide" data-filtered data-value=""><b>y</b></td>'
             '<td class="narrow">&lt;z&gt;</td><td class="number" data-value="0.3333333333333333">0.333</td>',
@@ -225,7 +237,7 @@ class TestColours:
 
     def test_on_a_dark_page_all_can_be_seen_and_told_apart(self) -> None:
         drawn = [ON_DARK[colour] for colour in (*CYCLE, GREY)]
-        assert f"--card: {self.DARK_CARD}" in _asset("page.css")
+        assert f"--card: {self.DARK_CARD}" in asset("page.css")
         assert min(contrast(colour, self.DARK_CARD) for colour in drawn) > 5
         places = [[int(colour[at : at + 2], 16) for at in (1, 3, 5)] for colour in drawn]
         assert min(math.dist(a, b) for a, b in itertools.combinations(places, 2)) > 60
@@ -255,7 +267,7 @@ class TestSparkline:
         assert re.findall(r' d="(.*?)"', drawn) == ["M3 12h.01L25.5 3M70.5 7.5h.01L93 3"]
         assert re.findall(r'<circle cx="(.*?)" cy="(.*?)"', drawn) == [("93", "3")]
         assert re.findall(r'<line .*?y1="(.*?)"', drawn) == ["12", "3"]
-        assert 'role="img" aria-label="L0H1 &quot;&lt;"' in drawn
+        assert 'role="img" aria-label="L0H1 &#34;&lt;"' in drawn
         assert isinstance(drawn, Markup)
 
     def test_the_dot_is_at_the_last_that_is_known(self) -> None:

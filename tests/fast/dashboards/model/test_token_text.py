@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from erasure_sweep.dashboards.html.document import Prose
+from erasure_sweep.dashboards.html.parts import Prose
 from erasure_sweep.dashboards.model.token_text import (
     READINGS,
     TokenPrompt,

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from markupsafe import Markup
 
 from erasure_sweep.dashboards.comparison.verify import Significant, plot_significant, significant
-from erasure_sweep.dashboards.html.document import Card, Markup, Part, Prose
+from erasure_sweep.dashboards.html.parts import Card, Part, Prose
 from erasure_sweep.dashboards.model.adversarial import (
     adversarial_places,
     adversarial_table,

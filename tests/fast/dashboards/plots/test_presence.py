@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from markupsafe import Markup
 
 from erasure_sweep.dashboards.comparison.depth import depth_lines, plot_depth, plot_removed, removed
 from erasure_sweep.dashboards.comparison.overview import overview
 from erasure_sweep.dashboards.comparison.page import named_writers
-from erasure_sweep.dashboards.html.document import Markup
 from erasure_sweep.dashboards.html.links import Home
 from erasure_sweep.dashboards.model_names import display_names
 from erasure_sweep.dashboards.model_tables import (

@@ -1,16 +1,16 @@
-"""What a page is made of: cards of figures, tables, texts, the choices above them, and strings that are HTML already.
+"""What a page is made of: cards of figures, tables, texts, and the choices above them.
 
 ``dashboards/html/document.py`` turns them into a page.
 """
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import plotly.graph_objects as go
+from markupsafe import Markup
 
 WRITER = "Writer"
 """How the label of a control begins that chooses a writer: these follow the page's own choice of one."""
@@ -18,17 +18,6 @@ LAYER = "Layer"
 """The label of a slider over layers, which follows the page's writer to its layer."""
 ARROW = " ←"
 """What stands between a writer and its erasers where an option names both."""
-
-
-class Markup(str):
-    """A string that is HTML already."""
-
-    __slots__ = ()
-
-
-def escape(value: object) -> str:
-    """A string from data, safe in HTML text and attributes; ``Markup`` as it is."""
-    return value if isinstance(value, Markup) else html.escape(str(value))
 
 
 class Sorted(NamedTuple):
@@ -83,6 +72,10 @@ class Card:
     tables: Sequence[str] = ()
     group: str = ""
 
+    @property
+    def is_empty(self) -> bool:
+        return not self.figures
+
 
 @dataclass(frozen=True)
 class Prose:
@@ -97,8 +90,12 @@ class Prose:
     empty: str = "The tables hold nothing to show here."
     group: str = ""
 
+    @property
+    def is_empty(self) -> bool:
+        return not self.bodies
 
-class Column(NamedTuple):
+
+class HtmlColumn(NamedTuple):
     """A table's column: its heading, what explains it, and whether it holds numbers.
 
     ``filtered``: the table's filter looks into it, if it holds text. ``width``: how long its strings are; narrow ones
@@ -113,7 +110,7 @@ class Column(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Table:
+class HtmlTable:
     """A sortable table; a cell is a number (NaN where missing), a string, ready ``Markup``, or ``Sorted``.
 
     ``filter_by``: what a long table's filter looks for. ``tables`` are the names of the tables that the numbers are from.
@@ -122,12 +119,16 @@ class Table:
     key: str
     title: str
     caption: str
-    columns: Sequence[Column]
+    columns: Sequence[HtmlColumn]
     rows: Sequence[Sequence[Any]] = field(default_factory=list)
     empty: str = "The tables hold no rows to show here."
     filter_by: str = "name"
     tables: Sequence[str] = ()
     group: str = ""
 
+    @property
+    def is_empty(self) -> bool:
+        return not self.rows
 
-Part = Card | Table | Prose
+
+Part = Card | HtmlTable | Prose
