@@ -180,7 +180,7 @@ class TestText:
         assert f"At the ends of these 6 prompts the DLA of {writer} is +{dla:.2f} logits at the median" in body
         first = token_prompts(model, writer, "found")[0]
         assert f"with other prompts' last inputs it moves by {100 * first.change:.0f}\u00a0%" in body.replace(
-            "&#x27;", "'"
+            "&#39;", "'"
         )
 
     def test_a_cut_prompt_begins_with_dots(self) -> None:
