@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,6 +26,7 @@ RESULTS_VERSION = 4
 PRESETS = resources.files("erasure_sweep.sweep") / "presets"
 
 Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
 Several = Annotated[int, Field(ge=2)]
 """Of prompts that lend each other a writer's output."""
 Text = Annotated[str, Field(pattern=r"^[^\x00-\x1f]+$")]
@@ -40,6 +42,16 @@ _HEAD = re.compile(r"L(\d+)H(\d+)")
 _NAME_RULE = "should be up to 100 letters, digits, '.', '_' or '-', the first a letter or digit"
 
 
+@dataclass(frozen=True)
+class Flag:
+    """Marks a key that the command line sets as well; help, type and choices of the flag are those of the field."""
+
+    metavar: str | None = None
+    """What help shows in place of the value, where that is no choice and no number."""
+    spelling: str | None = None
+    """The flag; by default the key's name, ``--seq-len`` for ``seq_len``."""
+
+
 class SweepConfig(BaseModel):
     """Everything that a sweep can be told."""
 
@@ -47,36 +59,36 @@ class SweepConfig(BaseModel):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "demo"
     """Name of the sweep: of its folder under runs/ and of its MLflow experiment."""
-    models: Annotated[list[Text], Field(min_length=1)]
+    models: Annotated[list[Text], Field(min_length=1), Flag("NAME|DIR", "--model")]
     """Models to measure: bundled or hub names (`erasure-sweep models` lists them) or directories."""
-    corpus: Text = "stdlib"
+    corpus: Annotated[Text, Flag("NAME|FILE|DIR")] = "stdlib"
     """What the models read: `stdlib` (the running interpreter's standard library), a .npy token array, a text file or
     folder, JSONL or parquet, or a Hugging Face set; or `own`, each model its own training mix."""
     own_corpora: dict[Text, Text] = {}
     """With `corpus: own`, what a model reads in place of the training mix that is known, or where none is: {MODEL: CORPUS},
     MODEL as in `models` or without checkpoint and revision."""
-    prompts: Positive = 64
+    prompts: Annotated[Positive, Flag()] = 64
     """How many prompts; the first N of a longer run are the same prompts."""
-    seq_len: Annotated[int, Field(ge=2)] = 256
+    seq_len: Annotated[int, Field(ge=2), Flag()] = 256
     """Tokens of each prompt, the BOS included."""
-    positions: Literal["all"] | Positive = 128
+    positions: Annotated[Literal["all"] | Positive, Flag()] = 128
     """Measured positions of each prompt: `all`, the paper's protocol, or how many, drawn by a hash of seed, prompt and
     position."""
-    writers: list[Text] = []
+    writers: Annotated[list[Text], Flag("L0H2", "--writer")] = []
     """Writers that are verified, such as [L0H2], in place of the `top` most erased; every writer is scanned anyway."""
-    erasers: Text | None = None
+    erasers: Annotated[Text | None, Flag("L2H2+L2H3")] = None
     """A group of later heads, such as L2H2+L2H3, measured together as erasers of each of `writers`, in the scan as well."""
-    ln: Literal["frozen", "recompute"] = "frozen"
+    ln: Annotated[Literal["frozen", "recompute"], Flag()] = "frozen"
     """LayerNorm scale of a value input from which a writer is subtracted: kept at its clean value (the authors' code), or
     recomputed."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[NonNegative, Flag()] = 0
     """Seed of everything drawn: prompts from the corpus, positions."""
-    stage: Literal["scan", "verify", "all"] = "all"
+    stage: Annotated[Literal["scan", "verify", "all"], Flag()] = "all"
     """What to measure. `scan` looks at every component as a writer; `verify` does for few of them, on other prompts, what
     is too costly for all, and needs a stored scan unless `writers` and `erasers` name what to verify; `all` is both."""
     tau: Annotated[float, Field(ge=0, strict=False, allow_inf_nan=False)] = 0.05
     """A later head opposes a writer when its median projection ratio is at most −tau and its upper quartile negative."""
-    top: Positive = 3
+    top: Annotated[Positive, Flag()] = 3
     """How many writers, the most erased first, are verified and shown in the final table."""
     verify_prompts: Several = 32
     """On how many prompts verify measures: those of the corpus behind the ones that are scanned, since erasers are chosen
@@ -85,22 +97,22 @@ class SweepConfig(BaseModel):
     """How many of them, the first, tell for every writer how far its direct logit attribution can be trusted."""
     donors: Positive = 300
     """How many prompts, drawn from the whole corpus, lend their inputs to a writer at a place of high attribution."""
-    places: Annotated[int, Field(ge=0)] = 8
+    places: NonNegative = 8
     """At how many places of high attribution each verified writer is tested, at most one in each prompt."""
     adversarial_prompts: list[Annotated[str, Field(min_length=1)]] = []
     """Prompts of one's own that verified writers are tested on as well, at their last token; BOS is put before them."""
     block_prompts: Positive = 8
     """Prompts of one shard. Part of what determines the last digits, so never derived from the number of workers."""
-    batch: Positive | None = None
+    batch: Annotated[Positive | None, Flag()] = None
     """Prompts in one forward pass; by default as many as make 2,048 tokens on a CPU, 16,384 on a GPU."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda"], Flag()] = "auto"
     """Where models run; `auto` takes a GPU when there is one."""
-    dtype: Literal["float32", "float64"] = "float32"
+    dtype: Annotated[Literal["float32", "float64"], Flag()] = "float32"
     """Precision of the forward pass and of the products; sums are always float64."""
-    workers: Annotated[int, Field(ge=0)] | None = None
+    workers: Annotated[NonNegative | None, Flag()] = None
     """Worker processes; by default what the machine or cluster has, also when it grows or shrinks. 0 measures in the
     driver's own process."""
-    max_workers: Positive | None = None
+    max_workers: Annotated[Positive | None, Flag()] = None
     """Never more workers than this. A cluster that starts machines on demand is asked for so many."""
     cpus_per_worker: Positive = 1
     """CPU cores, and torch threads, of one worker."""
@@ -113,17 +125,17 @@ class SweepConfig(BaseModel):
     """How often a shard may fail before it is set aside."""
     shard_deadline_s: Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)] = 3600.0
     """Seconds after which a shard counts as failed and its worker is replaced."""
-    ray_address: Text | None = None
+    ray_address: Annotated[Text | None, Flag("A")] = None
     """A running Ray cluster (`auto`, HOST:PORT or ray://…); by default RAY_ADDRESS, else a local one is started."""
-    out: Text | None = None
+    out: Annotated[Text | None, Flag("DIR")] = None
     """Folder for tables, figures and the comparison page; by default runs/NAME."""
-    store: Text | None = None
+    store: Annotated[Text | None, Flag("DIR|URI")] = None
     """Folder or URI (s3://BUCKET/PREFIX and what else fsspec opens) for finished shards; by default .store inside OUT."""
-    staging: Text | None = None
+    staging: Annotated[Text | None, Flag("DIR")] = None
     """Folder for processed weights and token arrays; by default ERASURE_SWEEP_STAGING, else ~/.cache/erasure-sweep."""
-    tracking_uri: Text | None = None
+    tracking_uri: Annotated[Text | None, Flag("URI")] = None
     """MLflow tracking store; by default MLFLOW_TRACKING_URI, else sqlite:///mlflow.db."""
-    experiment: Text | None = None
+    experiment: Annotated[Text | None, Flag("NAME")] = None
     """MLflow experiment; by default the sweep's name."""
 
     @model_validator(mode="after")
@@ -191,6 +203,16 @@ class SweepConfig(BaseModel):
         groups = ", ".join(f"{group.writer}: {group.label}" for group in self.groups) or "none"
         same = {"positions": self.n_positions or "all", "groups": groups, "results_version": RESULTS_VERSION}
         return {**{key: getattr(self, key) for key in keys}, **same}
+
+
+def flags() -> dict[str, Flag]:
+    """The keys that the command line sets as well."""
+    return {
+        key: mark
+        for key, field in SweepConfig.model_fields.items()
+        for mark in field.metadata
+        if isinstance(mark, Flag)
+    }
 
 
 def preset_names() -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from erasure_sweep.sweep.aligned_text import aligned_lines
 from erasure_sweep.sweep.cleaning.finished_shards import removable_in, removable_of
 from erasure_sweep.sweep.cleaning.removable import Removable, Wanted
 from erasure_sweep.sweep.cleaning.staged_files import StagedFiles
@@ -15,7 +16,6 @@ from erasure_sweep.sweep.progress import count
 from erasure_sweep.sweep.run import staging_folder
 from erasure_sweep.sweep.run_folder import RunFolder
 from erasure_sweep.sweep.store.driver_process import InUseError
-from erasure_sweep.sweep.text_columns import columns
 from erasure_sweep.workers.errors import SweepError, UsageError
 
 
@@ -113,7 +113,7 @@ def _table(chosen: Sequence[Removable], came_to: Sequence[str]) -> list[str]:
     done = [each.size for each, end in zip(chosen, came_to, strict=True) if end in ("removed", "would be removed")]
     word = "would be removed" if "would be removed" in came_to else "removed"
     return [
-        *columns([("what", "size", "last used", ""), *rows]),
+        *aligned_lines([("what", "size", "last used", ""), *rows]),
         f"{count(len(done), 'thing')} {word}, {_size(sum(done))}",
     ]
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import click
 
+from erasure_sweep.sweep.aligned_text import aligned_lines
 from erasure_sweep.sweep.progress import count
 from erasure_sweep.sweep.run_folder import RunFolder
 from erasure_sweep.sweep.store.driver_process import Driver
-from erasure_sweep.sweep.text_columns import columns
 from erasure_sweep.workers.errors import SweepError
 
 RUNS = Path("runs")
@@ -81,7 +81,7 @@ def _described(folder: RunFolder) -> list[str]:
     rows = [(entry["name"], _state(entry, driver), _reached(entry)) for entry in manifest["models"]]
     reasons = [f"  {entry['reason']}" for entry in manifest["models"] if entry["state"] == "FAILED" and entry["reason"]]
     head = f"{manifest.get('name')} in {folder.out}: {_who(folder, driver)}"
-    return [head, *(f"  {line}" for line in columns(rows)), *reasons, f"  {_tracking(manifest['config'])}"]
+    return [head, *(f"  {line}" for line in aligned_lines(rows)), *reasons, f"  {_tracking(manifest['config'])}"]
 
 
 def _who(folder: RunFolder, driver: Driver | None) -> str:
@@ -115,7 +115,7 @@ def _tracking(config: dict[str, Any]) -> str:
 def _listed(runs: Path) -> list[str]:
     """A line for each run of a folder."""
     found = sorted({path.parent for name in ("manifest.json", ".driver.json") for path in runs.glob(f"*/{name}")})
-    return columns([_in_short(RunFolder.found(out)) for out in found]) or [f"no runs below {runs}/"]
+    return aligned_lines([_in_short(RunFolder.found(out)) for out in found]) or [f"no runs below {runs}/"]
 
 
 def _in_short(folder: RunFolder) -> tuple[str, str, str]:

@@ -1,22 +1,22 @@
-"""``erasure-sweep replicate``: the paper's protocol on gelu-4l, then every published number beside the measured one.
+"""The paper's protocol on gelu-4l, then every published number beside the measured one.
 
 The run is the ``paper`` preset through both stages, with the published writer and its six published erasers as a named
 group, what the scan's rule finds beside it, and the four published prompts. Its tables are then read and compared; the
-report is printed and, with the table of all comparisons, left in OUT. A directory can stand in for gelu-4l, to try it
+report and the table of all comparisons are left in OUT. A directory can stand in for gelu-4l, to try it
 without a network or on another model of at least its layers and heads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from erasure_sweep.dashboards.model_tables import read_out
-from erasure_sweep.sweep.commands import console
 from erasure_sweep.sweep.config import SweepConfig, load_config
 from erasure_sweep.sweep.replication.matching import Results, as_table, compare
 from erasure_sweep.sweep.replication.published_numbers import Published, published
-from erasure_sweep.sweep.replication.report import markdown, sections, show
+from erasure_sweep.sweep.replication.report import Section, markdown, sections
 from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.run_folder import write_atomically
 from erasure_sweep.workers.errors import SweepError, UsageError
@@ -28,22 +28,6 @@ from erasure_sweep.workers.models.sources import find_source
 NAME = "replicate"
 TABLE, REPORT = "replication.csv", "replication.md"
 """What is left in OUT beside what every run leaves."""
-
-
-def replicate(flags: Mapping[str, Any], *, fresh: bool = False, dry_run: bool = False) -> None:
-    """Measure, compare and report.
-
-    Args:
-        flags: keys of the config on top of the preset's; ``None`` values count as not given.
-
-    Raises:
-        UsageError: the model has not the layers, heads and MLPs that the published numbers are of.
-        SweepError: something was not measured or not logged.
-    """
-    config = replication_config(flags)
-    console.run(config, fresh=fresh, dry_run=dry_run)
-    if not dry_run:
-        report(config)
 
 
 def replication_config(flags: Mapping[str, Any]) -> SweepConfig:
@@ -112,8 +96,11 @@ def _counted(n: int, noun: str) -> str:
     return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
-def report(config: SweepConfig) -> None:
-    """Compare a finished run with what was published; print the report and leave it in OUT.
+def write_report(config: SweepConfig) -> tuple[list[Section], Path]:
+    """Compare a finished run with what was published and leave the report in OUT.
+
+    Returns:
+        The report's sections, and its path.
 
     Raises:
         SweepError: the tables cannot be read, or the report not written.
@@ -129,6 +116,4 @@ def report(config: SweepConfig) -> None:
     found = sections(results, comparisons, str(table))
     write_atomically(table, as_table(comparisons).to_csv(index=False).encode())
     write_atomically(folder.out / REPORT, markdown(found).encode())
-    console.console.print()
-    show(found, console.console)
-    console.console.print(f"{'report':<14} {folder.out / REPORT}", highlight=False, markup=False, soft_wrap=True)
+    return found, folder.out / REPORT

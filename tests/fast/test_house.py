@@ -117,7 +117,7 @@ class TestImports:
 def test_help_imports_nothing_heavy(arguments: list[str]):
     code = (
         "import sys\n"
-        "from erasure_sweep.sweep.commands.cli import cli\n"
+        "from erasure_sweep.sweep.commands.main import cli\n"
         "cli(sys.argv[1:], prog_name='erasure-sweep', standalone_mode=False)\n"
         "heavy = {'torch', 'ray', 'mlflow', 'pandas', 'transformer_lens', 'plotly'} & set(sys.modules)\n"
         "sys.exit(f'imported {sorted(heavy)}' if heavy else 0)"

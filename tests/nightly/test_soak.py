@@ -117,7 +117,7 @@ def test_gpt2_xl_fits_into_a_workstation(
     resolved = measured(sys.executable, "-c", RESOLVE, str(place / "model"), str(place / "staging"))
     forward = float(measured(sys.executable, "-c", FORWARD, resolved.output).output)
     scan = write_scan(place)
-    scanned = measured(sys.executable, "-m", "erasure_sweep.sweep.commands.cli", "run", str(scan))
+    scanned = measured(sys.executable, "-m", "erasure_sweep.sweep.commands", "run", str(scan))
     with capsys.disabled():
         for name, found in (("conversion", resolved), ("scan", scanned)):
             ratio = found.seconds / forward

@@ -99,16 +99,16 @@ class Bench:
 
     def call(self, out: Path, arguments: list[str]) -> Ran:
         """Any command in this process."""
-        from erasure_sweep.sweep.commands.cli import _guarded
+        from erasure_sweep.sweep.commands.main import call
 
         stdout, stderr = io.StringIO(), io.StringIO()
         with self._background_lent(), contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
-            code = _guarded(arguments)
+            code = call(arguments)
         return self.ran(code, stdout.getvalue(), stderr.getvalue(), out)
 
     def command(self, out: Path, *more: str, **changes: object) -> list[str]:
         """The same for a process of its own, started as the console script starts it."""
-        script = "from erasure_sweep.sweep.commands.cli import main; main()"
+        script = "from erasure_sweep.sweep.commands.main import main; main()"
         return [sys.executable, "-c", script, "run", *more, *self.flags(out, **changes)]
 
     def ran(self, code: int, stdout: str, stderr: str, out: Path) -> Ran:

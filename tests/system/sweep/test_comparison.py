@@ -21,7 +21,7 @@ from pandas.testing import assert_frame_equal
 
 import erasure_sweep as es
 from erasure_sweep.dashboards.model_tables import read_out
-from erasure_sweep.sweep.commands import cli
+from erasure_sweep.sweep.commands import main
 from erasure_sweep.sweep.comparison import compare_folders
 from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.tracking.downloads import download_experiment
@@ -125,7 +125,7 @@ def said(page: Path) -> str:
 
 def compare(*arguments: object) -> int:
     with pytest.raises(SystemExit) as ended:
-        cli.main(["compare", *map(str, arguments)])
+        main.main(["compare", *map(str, arguments)])
     return ended.value.code
 
 

@@ -59,7 +59,7 @@ class Place:
     def command(self, out: str, *flags: str) -> list[str]:
         path = self.root / f"{out}.yaml"
         path.write_text(json.dumps(self.config(out).model_dump(exclude_none=True)))  # JSON is YAML
-        return [sys.executable, "-m", "erasure_sweep.sweep.commands.cli", "run", str(path), *flags]
+        return [sys.executable, "-m", "erasure_sweep.sweep.commands", "run", str(path), *flags]
 
 
 @pytest.fixture(scope="module")

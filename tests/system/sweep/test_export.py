@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 import pytest
 
 from erasure_sweep.dashboards.html.parts import Card, Control
-from erasure_sweep.sweep.commands import cli
+from erasure_sweep.sweep.commands import main
 from erasure_sweep.sweep.export.export import Asked, drawings
 from tests.support.fakes.tables import fake_model, write_out
 from tests.support.fakes.written_pages import NASTY
@@ -38,7 +38,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def export(*arguments: object) -> int:
     with pytest.raises(SystemExit) as ended:
-        cli.main(["export", *map(str, arguments)])
+        main.main(["export", *map(str, arguments)])
     return ended.value.code
 
 

@@ -35,7 +35,7 @@ class Study:
         environment = run_environment(self.hub, self.root / cache, offline)
         environment |= {"MLFLOW_TRACKING_URI": f"sqlite:///{self.root}/mlflow.db", "OMP_NUM_THREADS": "1"}
         return subprocess.run(
-            [sys.executable, "-m", "erasure_sweep.sweep.commands.cli", *arguments],
+            [sys.executable, "-m", "erasure_sweep.sweep.commands", *arguments],
             cwd=ROOT,
             env=environment,
             capture_output=True,

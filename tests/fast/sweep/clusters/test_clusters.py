@@ -13,7 +13,7 @@ import click
 import pytest
 import yaml
 
-from erasure_sweep.sweep.commands import cli
+from erasure_sweep.sweep.commands import main
 from tests.support.paths import ROOT
 
 AWS = ROOT / "ray_cluster.yaml"
@@ -48,7 +48,7 @@ def spoken_commands(path: Path) -> list[list[str]]:
     found = [
         re.search(r"(?:^|[ /])erasure-sweep ([a-z]+ ?[^#|]*)$", line.partition("    # ")[0].rstrip()) for line in lines
     ]
-    return [shlex.split(match[1]) for match in found if match and match[1].split()[0] in cli.cli.commands]
+    return [shlex.split(match[1]) for match in found if match and match[1].split()[0] in main.cli.commands]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -69,7 +69,7 @@ class TestEach:
         spoken = spoken_commands(path)
         assert any(arguments[0] in ("submit", "run") for arguments in spoken)
         for arguments in spoken:
-            command = cli.cli.commands[arguments[0]]
+            command = main.cli.commands[arguments[0]]
             command.make_context(arguments[0], list(arguments[1:]), resilient_parsing=False)
 
     def test_it_says_what_to_change(self, path: Path):
@@ -185,7 +185,7 @@ class TestRayJob:
     def test_its_command(self, spec: dict[str, Any]):
         arguments = shlex.split(spec["entrypoint"])
         assert arguments[:2] == ["erasure-sweep", "run"]
-        with cli.cli.commands["run"].make_context("run", arguments[2:]) as context:
+        with main.cli.commands["run"].make_context("run", arguments[2:]) as context:
             given = context.params
         assert (given["ray_address"], given["device"]) == ("auto", "cuda")
         assert given["max_workers"] == spec["rayClusterSpec"]["workerGroupSpecs"][0]["maxReplicas"]
@@ -241,4 +241,4 @@ class TestRayJob:
 
 def test_the_check_of_commands_sees_a_wrong_one():
     with pytest.raises(click.UsageError):
-        cli.cli.commands["submit"].make_context("submit", ["scaling", "--max-worker-s", "4"])
+        main.cli.commands["submit"].make_context("submit", ["scaling", "--max-worker-s", "4"])

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from erasure_sweep.sweep.commands import cli
+from erasure_sweep.sweep.commands import main
 from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.execution.ray.jobs import JobState, RayJobs, find_address
 from erasure_sweep.sweep.jobs import submission as jobs
@@ -249,13 +249,13 @@ class TestSubmit:
         self, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ):
         def interrupt(*_: object) -> None:
-            cli._interrupted.set()
+            main._interrupted.set()
             raise KeyboardInterrupt
 
         sent = job_files(config())
         monkeypatch.setattr(jobs, "_follow", interrupt)
-        monkeypatch.setattr(cli, "_load", lambda *_: config())
-        assert cli._guarded(["submit", "demo", "--address", "head"]) == 130
+        monkeypatch.setattr("erasure_sweep.sweep.commands.submit.load", lambda *_: config())
+        assert main.call(["submit", "demo", "--address", "head"]) == 130
         error = capsys.readouterr().err
         assert error.startswith(f"erasure-sweep: job {sent.id} goes on: `erasure-sweep status {sent.id} --address ")
         assert len(error.splitlines()) == 1

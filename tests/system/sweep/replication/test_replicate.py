@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from erasure_sweep.sweep.commands import cli
+from erasure_sweep.sweep.commands import main
 from erasure_sweep.workers.models.catalog import BUNDLED
 from tests.support.models.random_models import write_tl_directory
 
@@ -31,7 +31,7 @@ def replicate(place: Path, model: str, *flags: str) -> int:
     """The command's exit code; measured in this process."""
     protocol = ("--corpus", str(place / "corpus.npy"), "--prompts", str(N_PROMPTS), "--seq-len", str(SEQ_LEN))
     places = ("--out", str(place / f"out-{model}"), "--tracking-uri", f"sqlite:///{place}/mlflow.db")
-    return cli._guarded(["replicate", "--model", str(place / model), *protocol, *places, "--workers", "0", *flags])
+    return main.call(["replicate", "--model", str(place / model), *protocol, *places, "--workers", "0", *flags])
 
 
 def test_published_numbers_beside_measured_ones(place: Path, capsys: pytest.CaptureFixture[str]):

@@ -57,7 +57,7 @@ class Shown(NamedTuple):
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "erasure_sweep.sweep.commands.cli", *arguments]
+    return [sys.executable, "-m", "erasure_sweep.sweep.commands", *arguments]
 
 
 @pytest.fixture(scope="module")

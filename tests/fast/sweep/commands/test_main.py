@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from erasure_sweep.sweep.commands import cli
+from erasure_sweep.sweep.commands import main
 from erasure_sweep.workers.errors import DataError, SweepError, UsageError
 
 HEAVY = ("torch", "ray", "mlflow", "transformer_lens", "pandas", "plotly", "datasets")
@@ -27,11 +27,11 @@ def in_a_process(script: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_imports_nothing_heavy():
-    commands = [["--help"], ["--version"], *([command, "--help"] for command in cli.cli.commands), ["config"]]
+    commands = [["--help"], ["--version"], *([command, "--help"] for command in main.cli.commands), ["config"]]
     script = f"""
 import sys
-from erasure_sweep.sweep.commands.cli import _guarded
-assert [_guarded(arguments) for arguments in {commands}] == [0] * {len(commands)}
+from erasure_sweep.sweep.commands.main import call
+assert [call(arguments) for arguments in {commands}] == [0] * {len(commands)}
 sys.exit(" ".join(name for name in {HEAVY} if name in sys.modules))
 """
     done = in_a_process(script)
@@ -70,7 +70,7 @@ sys.exit(" ".join(name for name in {HEAVY} if name in sys.modules))
     ],
 )
 def test_usage_errors_are_one_line(arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]):
-    assert cli._guarded(arguments) == 2
+    assert main.call(arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith(f"erasure-sweep: {line}")
@@ -86,7 +86,7 @@ def test_usage_errors_are_one_line(arguments: list[str], line: str, capsys: pyte
         (ValueError("odd\nthing"), 1, "unexpected ValueError: odd thing (--debug shows where)"),
         (MemoryError(), 1, "unexpected MemoryError: (--debug shows where)"),
         (KeyboardInterrupt(), 130, "interrupted; the same command goes on from here"),
-        (cli.BrokenExecutor("gone"), 1, "a helper process was ended from outside"),
+        (main.BrokenExecutor("gone"), 1, "a helper process was ended from outside"),
     ],
 )
 def test_exit_codes(
@@ -96,14 +96,14 @@ def test_exit_codes(
         raise error
 
     monkeypatch.setattr("erasure_sweep.sweep.config.load_config", fail)
-    assert cli._guarded(["config"]) == code
+    assert main.call(["config"]) == code
     lines = capsys.readouterr().err.split("\n")
     assert lines[-1] == "" and lines[-2].startswith(f"erasure-sweep: {line}")
     assert [text for text in lines[:-2] if text] == []
 
 
 def test_debug_shows_where(capsys: pytest.CaptureFixture[str]):
-    assert cli._guarded(["run", "papr", "--debug"]) == 2
+    assert main.call(["run", "papr", "--debug"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "Traceback (most recent call last):"
     assert lines[-1] == "erasure-sweep: no preset and no file 'papr': did you mean paper?"
@@ -130,7 +130,7 @@ def test_what_is_a_run_and_what_a_job(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     (tmp_path / "trial").mkdir()
     for arguments in (["status", "trial"], ["stop", "trial", "--address", "head"]):
-        assert cli._guarded(arguments) == 0
+        assert main.call(arguments) == 0
     (tmp_path / "trial" / left).touch()
     for arguments in (
         ["status"],
@@ -139,7 +139,7 @@ def test_what_is_a_run_and_what_a_job(tmp_path: Path, monkeypatch: pytest.Monkey
         ["stop", "trial"],
         ["stop", "x/y"],
     ):
-        assert cli._guarded(arguments) == 0
+        assert main.call(arguments) == 0
     assert calls == [
         ("erasure_sweep.sweep.jobs.submission.status", ("trial", None)),
         ("erasure_sweep.sweep.jobs.submission.stop", ("trial", "head")),
@@ -153,10 +153,10 @@ def test_what_is_a_run_and_what_a_job(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_what_is_cleaned(monkeypatch: pytest.MonkeyPatch):
     calls = called(monkeypatch, "erasure_sweep.sweep.cleaning.clean.clean")
-    assert cli._guarded(["clean", "a", "b", "--dry-run"]) == 0
+    assert main.call(["clean", "a", "b", "--dry-run"]) == 0
     arguments = ["--staged", "--store", "s3://x", "--name", "y", "--name", "z", "--older-than", "30d", "--staging", "w"]
-    assert cli._guarded(["clean", *arguments]) == 0
-    assert cli._guarded(["clean", "--staged", "--older-than", "12h"]) == 0
+    assert main.call(["clean", *arguments]) == 0
+    assert main.call(["clean", "--staged", "--older-than", "12h"]) == 0
     assert [given for _, given in calls] == [
         ([Path("a"), Path("b")], [], False, [], None, None, True),
         ([], ["s3://x"], True, ["y", "z"], timedelta(days=30), "w", False),
@@ -168,31 +168,31 @@ def test_an_error_that_says_how_to_go_on_after_an_interrupt_is_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     def interrupted(*_: object) -> None:
-        cli._interrupted.set()
+        main._interrupted.set()
         error = SweepError("it goes on there")
         error.exit_code = 130
         raise error
 
     monkeypatch.setattr("erasure_sweep.sweep.config.load_config", interrupted)
-    assert cli._guarded(["config"]) == 130
+    assert main.call(["config"]) == 130
     assert capsys.readouterr().err == "erasure-sweep: it goes on there\n"
 
 
 def test_config_prints_what_can_be_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     flags = ["--model", "a", "--model", "b", "--positions", "7", "--workers", "0", "--seq-len", "9", "--out", "x"]
-    assert cli._guarded(["config", "paper", *flags]) == 0
+    assert main.call(["config", "paper", *flags]) == 0
     printed = capsys.readouterr().out
     values = yaml.safe_load(printed)
     assert values["models"] == ["a", "b"]
     assert (values["positions"], values["workers"], values["seq_len"], values["out"]) == (7, 0, 9, "x")
     assert (values["corpus"], values["seed"], values["prompts"]) == ("gelu-mix", 5235, 300)
     (tmp_path / "again.yaml").write_text(printed)
-    assert cli._guarded(["config", str(tmp_path / "again.yaml")]) == 0
+    assert main.call(["config", str(tmp_path / "again.yaml")]) == 0
     assert capsys.readouterr().out == printed
 
 
 def test_the_reference_is_printed(capsys: pytest.CaptureFixture[str]):
-    assert cli._guarded(["config", "--reference"]) == 0
+    assert main.call(["config", "--reference"]) == 0
     assert "| `seq_len` | `256` |" in capsys.readouterr().out
 
 
@@ -202,7 +202,7 @@ def test_a_reader_that_goes_away_is_no_error():
     command = [
         sys.executable,
         "-c",
-        "from erasure_sweep.sweep.commands.cli import main; main(['config', '--reference'])",
+        "from erasure_sweep.sweep.commands.main import main; main(['config', '--reference'])",
     ]
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     os.close(writing)
@@ -211,8 +211,8 @@ def test_a_reader_that_goes_away_is_no_error():
 
 def test_a_terminal_without_unicode_is_no_error():
     script = (
-        "import sys; from erasure_sweep.sweep.commands import cli\n"
-        "cli.cli.command('say')(lambda: sys.stdout.write('-τ')); cli.main(['say'])"
+        "import sys; from erasure_sweep.sweep.commands import main\n"
+        "main.cli.command('say')(lambda: sys.stdout.write('-τ')); main.main(['say'])"
     )
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=environment, timeout=60, check=False)
@@ -221,19 +221,19 @@ def test_a_terminal_without_unicode_is_no_error():
 
 SIGNALLED = """
 import os, signal, sys, time
-from erasure_sweep.sweep.commands import cli
+from erasure_sweep.sweep.commands import main
 
 class Destructor:
     def __del__(self):
         os.kill(os.getpid(), {signal})
         time.sleep(0.01)
 
-@cli.cli.command()
+@main.cli.command()
 def wait():
     {action}
     time.sleep(20)
 
-cli.main(["wait"])
+main.main(["wait"])
 """
 
 

@@ -1,11 +1,11 @@
-"""Plain lines of text in columns, for what is listed: they can be searched, and no path is broken."""
+"""Plain lines of text in aligned columns, for what is listed: they can be searched, and no path is broken."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 
-def columns(rows: Iterable[Sequence[str]]) -> list[str]:
+def aligned_lines(rows: Iterable[Sequence[str]]) -> list[str]:
     """A line for each row, its cells below those of the row above."""
     rows = list(rows)
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]

@@ -1,0 +1,80 @@
+"""``erasure-sweep export``: figures of finished sweeps as image files for papers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from erasure_sweep.sweep.commands.compare import finished_folders, finished_sweeps
+from erasure_sweep.sweep.commands.options import FigureChoice, debug_option
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from erasure_sweep.sweep.commands.output import Kind
+    from erasure_sweep.sweep.export.export import Offer
+
+_OFFERED = 6
+"""How many options of a choice are listed."""
+
+
+@click.command()
+@finished_sweeps
+@click.option("--figure", "figures", multiple=True, metavar="KEY", help="A figure, as --list names it; again for more.")
+@click.option("--model", "models", multiple=True, metavar="NAME", help="A model; again for more. By default all.")
+@click.option("--writer", "writers", multiple=True, metavar="L0H2", help="Figures of this writer; again for more.")
+@click.option("--choose", "choices", multiple=True, type=FigureChoice(), help="Figures as this choice shows them.")
+@click.option("--format", "form", type=click.Choice(["svg", "png", "pdf"]), default="svg", show_default=True)
+@click.option("--to", type=click.Path(path_type=Path), metavar="DIR", help="Folder to write below; by default OUT.")
+@click.option("--width", type=click.IntRange(100, 10_000), metavar="PX", help="Width of each figure in pixels.")
+@click.option(
+    "--scale", type=click.FloatRange(0.1, 20), metavar="N", help="Of the image; by default 3 for png, else 1."
+)
+@click.option("--list", "only_list", is_flag=True, help="Print figures and their choices; write nothing.")
+@debug_option
+def export(
+    folders: tuple[Path, ...],
+    experiments: tuple[str, ...],
+    tracking_uri: str | None,
+    figures: tuple[str, ...],
+    models: tuple[str, ...],
+    writers: tuple[str, ...],
+    choices: tuple[tuple[str, str], ...],
+    only_list: bool,
+    debug: bool,
+    to: Path | None,
+    **image: Any,
+) -> None:
+    """Write figures of finished sweeps as image files for papers."""
+    from erasure_sweep.sweep.commands.output import console, print_line
+    from erasure_sweep.sweep.export import export as exporting
+    from erasure_sweep.workers.errors import UsageError
+
+    if experiments and to is None and not only_list:
+        raise UsageError("of an experiment say where the files go: --to DIR")
+    asked = exporting.Asked(figures, models, writers, choices)
+    with finished_folders(folders, experiments, tracking_uri) as all_folders:
+        if only_list:
+            console.print(_offers_table(exporting.offers(all_folders, asked)))
+            return
+        for line in exporting.export(all_folders, asked, to, lambda path: print_line(f"wrote {path}"), **image):
+            print_line(line)
+
+
+def _offers_table(offers: Sequence[Offer]) -> Table:
+    from rich.markup import escape
+
+    from erasure_sweep.sweep.commands.output import table_of
+
+    columns: dict[str, Kind] = {"--figure": "name", "what it shows": "text", "--choose": "text"}
+    table = table_of("Figures that `export` writes", columns)
+    for offer in offers:
+        choices = [
+            f"{label}={' | '.join(options[:_OFFERED])}{' | …' if len(options) > _OFFERED else ''}"
+            for label, options in offer.choices.items()
+        ]
+        table.add_row(escape(offer.key), escape(offer.title), escape("\n".join(choices)))
+    return table

@@ -1,0 +1,111 @@
+"""What ``run`` prints in the end: the strongest writers of each model, what was verified of them, where to look next."""
+
+from __future__ import annotations
+
+import math
+import os
+
+import pandas as pd
+from rich.markup import escape
+from rich.table import Table
+
+from erasure_sweep.sweep.commands.output import console, print_line, table_of
+from erasure_sweep.sweep.config import SweepConfig
+from erasure_sweep.sweep.driver import SweepOutcome
+from erasure_sweep.sweep.progress import count
+from erasure_sweep.sweep.run_folder import MODEL_PAGE
+from erasure_sweep.workers.storage.shard_storage import without_password
+from erasure_sweep.workers.tables.facts.erasure import erased_writers
+from erasure_sweep.workers.tables.facts.trust import trust_counts
+from erasure_sweep.workers.tables.facts.verified import LATER, Verdict, verdicts
+from erasure_sweep.workers.tables.files import read_tables
+
+_SHOWN_TABLES = ("writers", "eraser_group", "patched_residual_projection", "dla_correlation", "dla_trust")
+"""The tables that the final lines are drawn from; all of a large sweep's would take much memory."""
+_PROMPTS = {True: "other prompts", False: "scanned prompts"}
+"""On which prompts verify measured, by whether they are held out."""
+
+
+def print_outcome(config: SweepConfig, outcome: SweepOutcome) -> None:
+    """Show the strongest writers of each finished model, what was verified of them, and where to look next."""
+    finished = {
+        entry["name"]: read_tables(outcome.folder.tables(entry["folder"]), _SHOWN_TABLES)
+        for entry in outcome.manifest["models"]
+        if entry["state"] == "FINISHED"
+    }
+    scanned = {name: erased_writers(tables) for name, tables in finished.items() if "writers" in tables}
+    if scanned:
+        console.print(_writers_table({name: writers.head(config.top) for name, writers in scanned.items()}))
+    if verified := {name: of_model for name, tables in finished.items() if (of_model := verdicts(tables))}:
+        console.print(_verified_table(verified))
+    for name, tables in finished.items():
+        if counts := trust_counts(tables):
+            words = ", ".join(f"{n} {word}" for word, n in counts.items())
+            print_line(f"{name}: DLA beside what resampling does, of {count(sum(counts.values()), 'writer')}: {words}")
+    _print_places(config, outcome)
+
+
+def _print_places(config: SweepConfig, outcome: SweepOutcome) -> None:
+    logged = config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    store = f" --tracking-uri {without_password(logged)}" if logged else ""
+    out = outcome.folder.out
+    places = {
+        "side by side": outcome.folder.comparison,
+        "each model": f"{out}/MODEL/{MODEL_PAGE}",
+        "tables": f"{out}/MODEL/tables/*.parquet",
+        "MLflow": f"erasure-sweep ui --experiment {config.experiment or config.name}{store}",
+    }
+    for kind, place in places.items():
+        print_line(f"{kind:<14} {place}")
+
+
+def _writers_table(models: dict[str, pd.DataFrame]) -> Table:
+    """What the scan says of the most erased writers."""
+    numbers = ("written", "remaining", "erased by reading", "DLA r", "DLA slope")
+    table = table_of(
+        "Writers whose output later heads read and take back out",
+        {"model": "name", "writer": "name", **dict.fromkeys(numbers, "number"), "erasers": "text"},
+    )
+    for model, writers in models.items():
+        for index, row in enumerate(writers.to_dict("records")):
+            values = (row[name] for name in ("written", "remaining", "erased_by_reading", "dla_r", "dla_slope"))
+            heads = str(row["erasers"] or "–").replace("+", " ")
+            table.add_row(escape(model) if index == 0 else "", row["writer"], *map(_number, values), heads)
+        if writers.empty:
+            table.add_row(escape(model), "–", *[""] * 5, "no later heads read any writer")
+        table.add_section()
+    return table
+
+
+def _verified_table(models: dict[str, list[Verdict]]) -> Table:
+    """What verify says of its groups."""
+    held_out = {bool(verdict.held_out) for of_model in models.values() for verdict in of_model}
+    where = " and ".join(_PROMPTS[held] for held in sorted(held_out, reverse=True))
+    numbers = ("β of reading", "DLA slope", "presence")
+    table = table_of(
+        f"Verified on {where}",
+        {"model": "name", "writer": "name", **dict.fromkeys(numbers, "number"), "verdict": "text", "erasers": "text"},
+    )
+    table.caption = (
+        "β: what the erasers write along the writer because they read it. Presence: the writer's median behind them → the "
+        "same if they did not read it."
+    )
+    table.caption_justify = "left"
+    for model, of_model in models.items():
+        for index, verdict in enumerate(of_model):
+            beta, presence = verdict.beta, verdict.presence
+            table.add_row(
+                escape(model) if index == 0 else "",
+                verdict.group.writer,
+                _number(beta.value) + ("" if math.isnan(beta.low) else f" ({beta.low:.2f}, {beta.high:.2f})"),
+                _number(verdict.dla_slope),
+                f"{_number(presence.clean)} → {_number(presence.patched)}",
+                verdict.word or "–",
+                "all later heads" if verdict.group.label == LATER else verdict.group.label.replace("+", " "),
+            )
+        table.add_section()
+    return table
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}"
