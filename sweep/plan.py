@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from erasure_sweep.sweep.config import RESULTS_VERSION, SweepConfig
+from erasure_sweep.workers.fingerprint import fingerprint
 from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.measures.verify.targets import choose_targets, later_heads
 from erasure_sweep.workers.positions import hash_u64
@@ -220,7 +220,7 @@ def paired_blocks(start: int, end: int, size: int) -> list[range]:
 def digest(values: Mapping[str, Any]) -> str:
     """A stable hash of plain values: 32 hexadecimal digits."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
-    return blake2b(text.encode(), digest_size=16).hexdigest()
+    return fingerprint(text)
 
 
 def sweep_id(config: SweepConfig) -> str:

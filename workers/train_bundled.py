@@ -21,7 +21,6 @@ import platform
 import sys
 import time
 from collections.abc import Iterator
-from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from erasure_sweep.workers.corpora.resolution import BOS_TOKEN, read_text, standard_library_files
+from erasure_sweep.workers.fingerprint import digest
 
 N_CTX = 256
 D_VOCAB = 2048
@@ -147,7 +147,7 @@ def _tl_block(block: Block) -> dict[str, Tensor]:
 
 def is_held_out(name: str) -> bool:
     """Whether the file of this relative path is kept for the loss; a property of the path alone."""
-    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big") % HELD_OUT_ONE_IN == 0
+    return int.from_bytes(digest([name], n_bytes=8), "big") % HELD_OUT_ONE_IN == 0
 
 
 def train_tokenizer(texts: Iterator[str]) -> Tokenizer:

@@ -12,7 +12,6 @@ import json
 import os
 import zipfile
 from collections.abc import Iterator
-from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -21,6 +20,7 @@ import yaml
 from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.tracking.mlflow_store import is_remote, sqlite_path
 from erasure_sweep.workers.errors import DataError, UsageError
+from erasure_sweep.workers.fingerprint import fingerprint
 from erasure_sweep.workers.storage.shard_storage import without_password
 
 MOST_BYTES = 100 * 10**6
@@ -28,6 +28,7 @@ MOST_BYTES = 100 * 10**6
 CONFIG_FILE = "sweep.yaml"
 FILES_FOLDER = "files"
 
+_ID_BYTES, _CONTENT_BYTES = 6, 64
 _NOT_WHAT_IT_DOES = (
     *("ray_address", "tracking_uri", "workers", "max_workers", "gpus_per_worker", "gpu_memory_gib"),
     *("attempts", "shard_deadline_s"),
@@ -91,11 +92,10 @@ def job_files(config: SweepConfig) -> JobFiles:
 def _digest(config: SweepConfig, files: dict[str, Path]) -> str:
     """Twelve hex digits that are the same for everyone who asks for the same, from whatever machine."""
     does = {key: value for key, value in config.model_dump().items() if key not in _NOT_WHAT_IT_DOES}
-    digest = blake2b(json.dumps(does, sort_keys=True).encode(), digest_size=6)
-    for name, path in sorted(files.items()):
-        content = blake2b(path.read_bytes()).hexdigest()
-        digest.update(f"\n{name}\n{content}".encode())
-    return digest.hexdigest()
+    contents = (
+        f"\n{name}\n{fingerprint(path.read_bytes(), n_bytes=_CONTENT_BYTES)}" for name, path in sorted(files.items())
+    )
+    return fingerprint(json.dumps(does, sort_keys=True), *contents, n_bytes=_ID_BYTES)
 
 
 def _named_files(config: SweepConfig) -> Iterator[tuple[str, Path]]:

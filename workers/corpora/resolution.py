@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +36,7 @@ from erasure_sweep.workers.corpora.text_files import (
     standard_library_files,
 )
 from erasure_sweep.workers.errors import DataError, UsageError, nearest
+from erasure_sweep.workers.fingerprint import fingerprint
 from erasure_sweep.workers.models.catalog import find_entry
 from erasure_sweep.workers.models.tokenizer import BOS_TOKEN, Tokenizer, load_tokenizer
 
@@ -122,8 +122,7 @@ def resolve_corpus(
         needed = tokenizer is not None and corpus.needs_tokenizer
         loaded = load_fitting_tokenizer(tokenizer, d_vocab) if tokenizer is not None and needed else None
         cut = [request.seq_len, request.seed, d_vocab, loaded.fingerprint if loaded else None]
-        identity = json.dumps([DRAWS_VERSION, corpus.identity, *cut])
-        key = blake2b(identity.encode(), digest_size=16).hexdigest()
+        key = fingerprint(json.dumps([DRAWS_VERSION, corpus.identity, *cut]))
         folder = staging / "corpora"
         found = find_tokens(folder, key, request)
         if found is not None:

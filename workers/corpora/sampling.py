@@ -19,7 +19,6 @@ at all leaves its prompt to those from the back.) And the first N prompts of a l
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from hashlib import blake2b
 from itertools import islice
 from typing import NamedTuple
 
@@ -27,6 +26,7 @@ import numpy as np
 from jaxtyping import Int64, Integer, UInt64
 
 from erasure_sweep.workers.errors import DataError, UsageError
+from erasure_sweep.workers.fingerprint import digest
 from erasure_sweep.workers.models.tokenizer import Tokenizer
 from erasure_sweep.workers.positions import as_u64, mix_u64
 
@@ -162,7 +162,7 @@ def as_ids(values: Sequence[object], where: str) -> Int64[np.ndarray, " pos"]:
 
 def name_key(seed: int, name: str) -> int:
     """A 64-bit hash of (seed, name)."""
-    return int.from_bytes(blake2b(f"{seed}\0{name}".encode(errors="surrogateescape"), digest_size=8).digest(), "little")
+    return int.from_bytes(digest([f"{seed}\0{name}".encode(errors="surrogateescape")], n_bytes=8), "little")
 
 
 def order_passages(documents: Sequence[Document], width: int, seed: int) -> Passages:

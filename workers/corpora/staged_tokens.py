@@ -12,7 +12,6 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from hashlib import blake2b
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -22,6 +21,7 @@ from jaxtyping import Integer
 
 from erasure_sweep.workers.corpora.sampling import CorpusRequest
 from erasure_sweep.workers.errors import DataError
+from erasure_sweep.workers.fingerprint import fingerprint
 from erasure_sweep.workers.storage.whole_file import whole_file
 
 
@@ -150,10 +150,9 @@ def load_tokens(path: Path | bytes) -> Integer[np.ndarray, "prompt pos"]:
 
 
 def fingerprint_tokens(tokens: Integer[np.ndarray, "prompt pos"]) -> str:
-    """blake2b over shape and ids, the same on every machine."""
-    digest = blake2b(np.array(tokens.shape, dtype="<i8").tobytes(), digest_size=16)
-    digest.update(np.ascontiguousarray(tokens, dtype="<i4").tobytes())
-    return digest.hexdigest()
+    """Hash of shape and ids, the same on every machine."""
+    shape = np.array(tokens.shape, dtype="<i8").tobytes()
+    return fingerprint(shape, np.ascontiguousarray(tokens, dtype="<i4").tobytes())
 
 
 def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from hashlib import blake2b
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from erasure_sweep.workers.errors import DataError
+from erasure_sweep.workers.fingerprint import digest, fingerprint
 from erasure_sweep.workers.models.catalog import find_entry
 from erasure_sweep.workers.storage.whole_file import whole_file
 
@@ -135,10 +136,7 @@ def folder_hash(folder: Path) -> str:
 
 def files_hash(files: Mapping[str, bytes]) -> str:
     """Hash of a tokenizer's files, names and content: what its folder in the staging folder is called."""
-    digest = blake2b(digest_size=16)
-    for name, content in sorted(files.items()):
-        digest.update(f"{name} {len(content)}\n".encode() + content)
-    return digest.hexdigest()
+    return digest(chain.from_iterable((f"{name} {len(files[name])}\n", files[name]) for name in sorted(files))).hex()
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -171,8 +169,8 @@ def _read(staging: Path, about: str) -> dict[str, Any] | None:
 
 
 def _check(content: Mapping[str, Any]) -> str:
-    return blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return fingerprint(json.dumps(content, sort_keys=True))
 
 
 def _path(staging: Path, about: str) -> Path:
-    return staging / "names" / f"{blake2b(about.encode(), digest_size=16).hexdigest()}.json"
+    return staging / "names" / f"{fingerprint(about)}.json"

@@ -8,11 +8,12 @@ hub. Nothing here reads weights or imports torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from erasure_sweep.workers.errors import DataError, UsageError
+from erasure_sweep.workers.fingerprint import digest, fingerprint
 from erasure_sweep.workers.hub.files import hub_file, list_files, one_line
 from erasure_sweep.workers.models.catalog import Location, find_entry, is_repo, locate
 from erasure_sweep.workers.models.checkpoints import (
@@ -192,20 +193,17 @@ def _hub_weights(repo: str, folder: Path, layout: Layout) -> tuple[Path, ...]:
 
 
 def _fingerprint(parts: Iterable[str]) -> str:
-    text = "\n".join([processing(), *parts])
-    return blake2b(text.encode(), digest_size=16).hexdigest()
+    return fingerprint("\n".join([processing(), *parts]))
 
 
 def _file_digest(path: Path) -> str:
     """Name and content of one file, hashed."""
-    digest = blake2b(path.name.encode() + b"\n", digest_size=16)
     try:
         with path.open("rb") as file:
-            while chunk := file.read(_HASHED_BYTES):
-                digest.update(chunk)
+            chunks = iter(lambda: file.read(_HASHED_BYTES), b"")
+            return digest(chain([f"{path.name}\n"], chunks)).hex()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {one_line(error)}") from error
-    return digest.hexdigest()
 
 
 def _local_tokenizer(directory: Path) -> str | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from safetensors.torch import load, load_file, save_file
 from torch import Tensor
 
 from erasure_sweep.workers.errors import DataError
+from erasure_sweep.workers.fingerprint import digest
 from erasure_sweep.workers.hub.files import one_line
 from erasure_sweep.workers.models.forward import ModelConfig
 from erasure_sweep.workers.models.sources import Source
@@ -63,12 +63,16 @@ def content_hash(config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
 
 
 def _hash(config: ModelConfig, tensors: Iterable[tuple[str, Tensor]]) -> str:
-    digest = blake2b(json.dumps(config.to_json(), sort_keys=True).encode(), digest_size=16)
-    for name, weight in tensors:
-        tensor = weight.detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    """Hash of an architecture and named tensors, one of which is in memory at a time."""
+
+    def pieces() -> Iterator[str | memoryview]:
+        yield json.dumps(config.to_json(), sort_keys=True)
+        for name, weight in tensors:
+            tensor = weight.detach().cpu().contiguous()
+            yield f"{name} {tensor.dtype} {tuple(tensor.shape)}"
+            yield tensor.reshape(-1).view(torch.uint8).numpy().data
+
+    return digest(pieces()).hex()
 
 
 def find_staged(path: Path) -> StagedHeader | None:

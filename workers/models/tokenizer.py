@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from erasure_sweep.workers.errors import DataError, UsageError
+from erasure_sweep.workers.fingerprint import fingerprint
 from erasure_sweep.workers.hub.files import hub_file, list_files
 from erasure_sweep.workers.models.known_names import files_hash, recall_tokenizer, remember_tokenizer, write_whole
 
@@ -85,8 +85,7 @@ class _FastTokenizer:
 
     @property
     def fingerprint(self) -> str:
-        ends = f"{self.bos_id} {self.separator_id} "
-        return blake2b(ends.encode() + self._backend.to_str().encode(), digest_size=16).hexdigest()
+        return fingerprint(f"{self.bos_id} {self.separator_id} ", self._backend.to_str())
 
     def to_files(self) -> dict[str, bytes]:
         """The files from which ``load_tokenizer`` makes the same tokenizer."""

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from hashlib import blake2b
 
 import numpy as np
 
 from erasure_sweep.workers.errors import DataError
+from erasure_sweep.workers.fingerprint import FINGERPRINT_BYTES, digest
 from erasure_sweep.workers.records import State
-
-DIGEST_BYTES = 16
 
 
 def encode_states(states: Mapping[str, State]) -> bytes:
@@ -24,13 +22,13 @@ def encode_states(states: Mapping[str, State]) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     payload = buffer.getvalue()
-    return blake2b(payload, digest_size=DIGEST_BYTES).digest() + payload
+    return digest([payload]) + payload
 
 
 def is_whole(encoded: bytes) -> bool:
     """Whether the bytes are as they were encoded."""
-    payload = memoryview(encoded)[DIGEST_BYTES:]
-    return len(payload) > 0 and blake2b(payload, digest_size=DIGEST_BYTES).digest() == encoded[:DIGEST_BYTES]
+    payload = memoryview(encoded)[FINGERPRINT_BYTES:]
+    return len(payload) > 0 and digest([payload]) == encoded[:FINGERPRINT_BYTES]
 
 
 def decode_states(encoded: bytes) -> dict[str, State]:
@@ -60,5 +58,5 @@ def _read(encoded: bytes, prefix: str = "") -> State:
     """The arrays whose names begin so."""
     if not is_whole(encoded):
         raise DataError("a stored shard is damaged: run again, and it is measured anew")
-    with np.load(io.BytesIO(encoded[DIGEST_BYTES:]), allow_pickle=False) as archive:
+    with np.load(io.BytesIO(encoded[FINGERPRINT_BYTES:]), allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files if name.startswith(prefix)}
