@@ -16,7 +16,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from erasure_sweep.sweep.execution.executor import Executor, Fate, LateExecutor, Outcome
+from erasure_sweep.sweep.execution.executor import Executor, LateExecutor, ShardFate, ShardReport
 from erasure_sweep.sweep.execution.helper_process import Background
 from erasure_sweep.sweep.execution.shard_queue import ShardQueue
 from erasure_sweep.sweep.helper_tasks import compare_models
@@ -167,10 +167,10 @@ class Sweep:
                 holders[task.model_hash] += 1
                 executor.submit(worker, task)
 
-    def _take_in(self, outcome: Outcome) -> None:
+    def _take_in(self, outcome: ShardReport) -> None:
         task, model = outcome.task, self._models[outcome.task.model_hash]
         name = model.resolved.name
-        if outcome.fate is Fate.MEASURED:
+        if outcome.fate is ShardFate.MEASURED:
             assert outcome.result is not None
             if task.id in model.missing:
                 self._store.put(task.id, outcome.result.state)
@@ -181,9 +181,9 @@ class Sweep:
             self._note_batch(model, outcome.result.batch)
             return
         log.warning("shard %s of %s %s (%s): %s", task.id, name, outcome.fate.value, task.stage, outcome.reason)
-        if outcome.fate is Fate.LOST:
+        if outcome.fate is ShardFate.LOST:
             self._queue.put_back(task)
-        elif task.id in model.missing and self._queue.fail(task, waiting=outcome.fate is Fate.CRASHED):
+        elif task.id in model.missing and self._queue.fail(task, waiting=outcome.fate is ShardFate.CRASHED):
             model.failed[task.id] = outcome.reason.splitlines()[-1]
 
     def _note_batch(self, model: _Model, batch: int) -> None:

@@ -10,7 +10,7 @@ from erasure_sweep.sweep.estimate import worker_memory
 from erasure_sweep.sweep.execution.executor import Executor, LocalExecutor
 from erasure_sweep.sweep.execution.helper_process import Background
 from erasure_sweep.sweep.execution.ray.executor import RayExecutor
-from erasure_sweep.sweep.execution.ray.session import Cluster, connect, environment_address
+from erasure_sweep.sweep.execution.ray.session import RayCluster, connect, environment_address
 from erasure_sweep.sweep.helper_tasks import has_gpu
 from erasure_sweep.workers.errors import UsageError
 from erasure_sweep.workers.records import Resolved, SharedStore
@@ -27,7 +27,7 @@ class Room(NamedTuple):
 
     config: SweepConfig
     device: str
-    cluster: Cluster | None
+    cluster: RayCluster | None
 
     def executor(self, shared: SharedStore | None, say: Callable[[str], None]) -> Executor:
         """An executor, whose workers come with the shards; Ray is started here if it is needed and not running.

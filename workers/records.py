@@ -203,7 +203,7 @@ class ShardResult(NamedTuple):
     """Prompts in one forward pass that fitted into memory: the task's own unless memory ran out."""
 
 
-class Alive(NamedTuple):
+class WorkerProcess(NamedTuple):
     """What a worker on Ray answers to a ping."""
 
     pid: int

@@ -17,7 +17,7 @@ from erasure_sweep.workers.corpora.resolution import load_tokens
 from erasure_sweep.workers.measures.stages import STAGES
 from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.models.resolution import load_model
-from erasure_sweep.workers.records import Alive, ShardResult, ShardTask, SharedStore
+from erasure_sweep.workers.records import ShardResult, ShardTask, SharedStore, WorkerProcess
 from erasure_sweep.workers.storage.shard_storage import Storage, StorageError, find_shared, state_key
 from erasure_sweep.workers.storage.states import encode_states
 
@@ -76,11 +76,11 @@ class RemoteShardWorker(ShardWorker):
         super().__init__(threads)
         self._stores: dict[SharedStore, Storage | None] = {}
 
-    def ping(self) -> Alive:
+    def ping(self) -> WorkerProcess:
         """Answer: this worker is alive, and where it is."""
         import ray
 
-        return Alive(os.getpid(), ray.get_runtime_context().get_node_id(), torch.cuda.is_available())
+        return WorkerProcess(os.getpid(), ray.get_runtime_context().get_node_id(), torch.cuda.is_available())
 
     def measure_remote(self, task: ShardTask, files: dict[str, Any], shared: SharedStore | None = None) -> ShardResult:
         """Measure a shard.

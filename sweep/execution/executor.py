@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 from erasure_sweep.workers.records import ShardResult, ShardTask
 
 
-class Fate(Enum):
+class ShardFate(Enum):
     """What became of a shard that was handed out."""
 
     MEASURED = "measured"
@@ -28,16 +28,16 @@ class Fate(Enum):
     which was already put back."""
 
 
-class Outcome(NamedTuple):
+class ShardReport(NamedTuple):
     """One report on one shard."""
 
     task: ShardTask
-    fate: Fate
+    fate: ShardFate
     result: ShardResult | None = None
     reason: str = ""
 
 
-class Worker(NamedTuple):
+class IdleWorker(NamedTuple):
     """An idle worker and the model that it holds."""
 
     name: str
@@ -57,7 +57,7 @@ class Executor(Protocol):
         """
         ...
 
-    def idle(self) -> list[Worker]:
+    def idle(self) -> list[IdleWorker]:
         """Workers that wait for a shard."""
         ...
 
@@ -65,11 +65,11 @@ class Executor(Protocol):
         """How many workers hold each model, by its hash."""
         ...
 
-    def submit(self, worker: Worker, task: ShardTask) -> None:
+    def submit(self, worker: IdleWorker, task: ShardTask) -> None:
         """Give a shard to an idle worker."""
         ...
 
-    def wait(self, timeout_s: float) -> list[Outcome]:
+    def wait(self, timeout_s: float) -> list[ShardReport]:
         """Reports that came in, at most ``timeout_s`` later."""
         ...
 
@@ -95,24 +95,24 @@ class LocalExecutor:
     def scale(self, waiting: Mapping[float, int]) -> None:
         """There is one worker, whatever waits."""
 
-    def idle(self) -> list[Worker]:
-        return [] if self._task else [Worker("local", self._model_hash, None)]
+    def idle(self) -> list[IdleWorker]:
+        return [] if self._task else [IdleWorker("local", self._model_hash, None)]
 
     def holders(self) -> Counter[str]:
         return Counter([self._model_hash] if self._model_hash else [])
 
-    def submit(self, worker: Worker, task: ShardTask) -> None:
+    def submit(self, worker: IdleWorker, task: ShardTask) -> None:
         self._task, self._model_hash = task, task.model_hash
 
-    def wait(self, timeout_s: float) -> list[Outcome]:
+    def wait(self, timeout_s: float) -> list[ShardReport]:
         """Measure the shard that was submitted."""
         if self._task is None:
             return []
         task, self._task = self._task, None
         try:
-            return [Outcome(task, Fate.MEASURED, self._worker.measure(task))]
+            return [ShardReport(task, ShardFate.MEASURED, self._worker.measure(task))]
         except Exception as error:  # noqa: BLE001 a shard's failure is recorded with its traceback, never swallowed
-            return [Outcome(task, Fate.FAILED, reason=describe(error))]
+            return [ShardReport(task, ShardFate.FAILED, reason=describe(error))]
 
     def close(self) -> None:
         self._task = None
@@ -135,17 +135,17 @@ class LateExecutor:
         if self._started:
             self._started.scale(waiting)
 
-    def idle(self) -> list[Worker]:
+    def idle(self) -> list[IdleWorker]:
         return self._started.idle() if self._started else []
 
     def holders(self) -> Counter[str]:
         return self._started.holders() if self._started else Counter()
 
-    def submit(self, worker: Worker, task: ShardTask) -> None:
+    def submit(self, worker: IdleWorker, task: ShardTask) -> None:
         assert self._started is not None, "there is no worker before shards wait"
         self._started.submit(worker, task)
 
-    def wait(self, timeout_s: float) -> list[Outcome]:
+    def wait(self, timeout_s: float) -> list[ShardReport]:
         return self._started.wait(timeout_s) if self._started else []
 
     def close(self) -> None:

@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from erasure_sweep.sweep.execution.executor import Fate, Outcome, Worker
+from erasure_sweep.sweep.execution.executor import IdleWorker, ShardFate, ShardReport
 from erasure_sweep.sweep.execution.ray.actor import shard_worker_actor
-from erasure_sweep.sweep.execution.ray.pool import Crew
-from erasure_sweep.sweep.execution.ray.session import Cluster
-from erasure_sweep.sweep.execution.ray.worker_handle import Answer, Loss, RayWorker, first_line
+from erasure_sweep.sweep.execution.ray.pool import WorkerPool
+from erasure_sweep.sweep.execution.ray.session import RayCluster
+from erasure_sweep.sweep.execution.ray.worker_handle import LostShard, PingResult, WorkerHandle, first_line
 from erasure_sweep.workers.errors import SweepError
 from erasure_sweep.workers.records import ShardTask, SharedStore
 
@@ -52,7 +52,7 @@ class RayExecutor:
 
     def __init__(
         self,
-        cluster: Cluster,
+        cluster: RayCluster,
         workers: int | None,
         max_workers: int | None,
         cpus: int,
@@ -64,7 +64,7 @@ class RayExecutor:
         self._cluster = cluster
         self._deadline_s, self._device, self._shared = deadline_s, device, shared
         actor, bounds = shard_worker_actor(), [n for n in (workers, max_workers) if n is not None]
-        self._crew = Crew(
+        self._pool = WorkerPool(
             cluster,
             cpus,
             bound=min(bounds, default=None),
@@ -72,26 +72,26 @@ class RayExecutor:
             start=lambda share: actor.options(num_cpus=cpus, num_gpus=share).remote(threads=cpus),
         )
         self._files: dict[str, Any] = {}
-        self._unclear: list[Loss] = []
+        self._unclear: list[LostShard] = []
         """Shards whose worker answers from another node: perhaps the old one is dying, and Ray has not noticed."""
         self._say, self._said = say, False
         self._last_seen = time.monotonic()
         cluster.watch()
 
     def scale(self, waiting: Mapping[float, int]) -> None:
-        if not self._crew:
+        if not self._pool:
             self._last_seen = time.monotonic()
-        self._crew.scale(waiting)
+        self._pool.scale(waiting)
 
-    def idle(self) -> list[Worker]:
-        return [Worker(worker.name, worker.model_hash, worker.share) for worker in self._crew if worker.free]
+    def idle(self) -> list[IdleWorker]:
+        return [IdleWorker(worker.name, worker.model_hash, worker.share) for worker in self._pool if worker.free]
 
     def holders(self) -> Counter[str]:
-        return Counter(worker.model_hash for worker in self._crew if worker.model_hash)
+        return Counter(worker.model_hash for worker in self._pool if worker.model_hash)
 
-    def submit(self, worker: Worker, task: ShardTask) -> None:
+    def submit(self, worker: IdleWorker, task: ShardTask) -> None:
         arguments = (self._contents(task), self._shared)
-        self._crew[worker.name].give(task, arguments, time.monotonic() + self._deadline_s)
+        self._pool[worker.name].give(task, arguments, time.monotonic() + self._deadline_s)
 
     def _contents(self, task: ShardTask) -> dict[str, Any]:
         """References to the files that a worker on another machine cannot read; each is put once."""
@@ -111,10 +111,10 @@ class RayExecutor:
 
     def _forget_files(self) -> None:
         """Let go of what no shard under way is lent, so that the object store does not hold every model of a sweep."""
-        used = {path for worker in self._crew if worker.task for path in (worker.task.weights, worker.task.tokens)}
+        used = {path for worker in self._pool if worker.task for path in (worker.task.weights, worker.task.tokens)}
         self._files = {path: reference for path, reference in self._files.items() if path in used}
 
-    def wait(self, timeout_s: float) -> list[Outcome]:
+    def wait(self, timeout_s: float) -> list[ShardReport]:
         self._cluster.check()
         self._ask_again()
         outcomes = [outcome for worker in self._ready(timeout_s) for outcome in self._report(worker)]
@@ -126,15 +126,15 @@ class RayExecutor:
 
     def _ask_again(self) -> None:
         now = time.monotonic()
-        for worker in self._crew:
+        for worker in self._pool:
             if worker.absent and worker.pending is None and now >= worker.again:
                 worker.ask()
 
-    def _ready(self, timeout_s: float) -> list[RayWorker]:
+    def _ready(self, timeout_s: float) -> list[WorkerHandle]:
         """Workers of whom Ray has something to say."""
         import ray
 
-        pending = {worker.pending: worker for worker in self._crew if worker.pending is not None}
+        pending = {worker.pending: worker for worker in self._pool if worker.pending is not None}
         if not pending:
             time.sleep(min(timeout_s, NOTHING_TO_HEAR_S))
             return []
@@ -147,77 +147,77 @@ class RayExecutor:
             raise self._cluster.gone() from error
         return [pending[reference] for reference in ready]
 
-    def _report(self, worker: RayWorker) -> list[Outcome]:
+    def _report(self, worker: WorkerHandle) -> list[ShardReport]:
         """What a worker has to say: of its shard, or that it is there."""
         if worker.task is None:
             return self._heard(worker)
         outcome = worker.collect()
-        if outcome.fate is not Fate.LOST:
+        if outcome.fate is not ShardFate.LOST:
             self._last_seen = time.monotonic()
         if worker.lacked_files:
             self._files.clear()
         return [outcome]
 
-    def _heard(self, worker: RayWorker) -> list[Outcome]:
+    def _heard(self, worker: WorkerHandle) -> list[ShardReport]:
         """A worker answered, is still gone, or will never come."""
-        before = worker.alive
+        before = worker.process
         answer = worker.hear()
-        if answer is Answer.NEVER and before is not None:
-            self._crew.end(worker, worker.unfit)
-        elif answer is Answer.NEVER:
+        if answer is PingResult.NEVER and before is not None:
+            self._pool.end(worker, worker.unfit)
+        elif answer is PingResult.NEVER:
             worker.unfit = (
                 worker.unfit.removeprefix("ImportError: ") + " (every node needs the same erasure-sweep as this one)"
             )
             log.warning("%s cannot be started: %s", worker.name, worker.unfit)
-        if answer is not Answer.ALIVE:
+        if answer is not PingResult.ALIVE:
             return []
         self._last_seen = time.monotonic()
         self._check_gpu(worker)
         loss, worker.lost = worker.lost, None
         return [] if loss is None else self._why_lost(worker, loss)
 
-    def _check_gpu(self, worker: RayWorker) -> None:
+    def _check_gpu(self, worker: WorkerHandle) -> None:
         """A worker whose GPU torch cannot use would fail every shard, and faster than others measure them."""
-        assert worker.alive is not None
-        if self._device == "cuda" and not worker.alive.gpu:
+        assert worker.process is not None
+        if self._device == "cuda" and not worker.process.gpu:
             worker.unfit = (
-                f"Ray counts a GPU on {self._cluster.host(worker.alive.node)}, and torch finds none there: check its driver "
+                f"Ray counts a GPU on {self._cluster.host(worker.process.node)}, and torch finds none there: check its driver "
                 "and that torch is a CUDA build, or use --device cpu"
             )
             log.warning("%s gets no shards: %s", worker.name, worker.unfit)
 
-    def _why_lost(self, worker: RayWorker, loss: Loss) -> list[Outcome]:
+    def _why_lost(self, worker: WorkerHandle, loss: LostShard) -> list[ShardReport]:
         """Whether a shard is to be blamed for what became of its worker, now that the worker answers."""
-        assert worker.alive is not None
-        if (worker.alive.pid, worker.alive.node) == (loss.alive.pid, loss.alive.node):
+        assert worker.process is not None
+        if (worker.process.pid, worker.process.node) == (loss.process.pid, loss.process.node):
             lived = "its worker lives, but what it measured could not be had: "
-            return [] if loss.by_worker else [Outcome(loss.task, Fate.CRASHED, reason=lived + loss.reason)]
-        if worker.alive.node == loss.alive.node:
+            return [] if loss.by_worker else [ShardReport(loss.task, ShardFate.CRASHED, reason=lived + loss.reason)]
+        if worker.process.node == loss.process.node:
             return [self._crashed(loss)]
         self._unclear.append(loss)
         return []
 
-    def _judged(self) -> list[Outcome]:
+    def _judged(self) -> list[ShardReport]:
         """Shards lost on a node from which the worker has moved: Ray has noticed by now whether that node is gone."""
-        self._unclear += self._crew.take_losses()
-        lost = [loss for loss in self._unclear if self._cluster.is_alive(loss.alive.node)]
+        self._unclear += self._pool.take_losses()
+        lost = [loss for loss in self._unclear if self._cluster.is_alive(loss.process.node)]
         crashed = [loss for loss in lost if time.monotonic() - loss.at > NODE_GONE_S]
         self._unclear = [loss for loss in lost if loss not in crashed]
         return [self._crashed(loss) for loss in crashed]
 
-    def _crashed(self, loss: Loss) -> Outcome:
-        reason = DIED.format(self._cluster.host(loss.alive.node))
-        return Outcome(loss.task, Fate.CRASHED, reason=f"{reason} ({loss.reason})" if loss.reason else reason)
+    def _crashed(self, loss: LostShard) -> ShardReport:
+        reason = DIED.format(self._cluster.host(loss.process.node))
+        return ShardReport(loss.task, ShardFate.CRASHED, reason=f"{reason} ({loss.reason})" if loss.reason else reason)
 
-    def _overdue(self) -> list[Outcome]:
+    def _overdue(self) -> list[ShardReport]:
         """Replace workers whose shard is past its deadline."""
         now, outcomes = time.monotonic(), []
-        for worker in self._crew:
+        for worker in self._pool:
             if worker.task is None or now <= worker.deadline:
                 continue
             gone = worker.node is not None and not self._cluster.is_alive(worker.node)
             reason = "its node is gone" if gone else f"not measured within {self._deadline_s:g} s (shard_deadline_s)"
-            outcomes.append(Outcome(worker.task, Fate.LOST if gone else Fate.FAILED, reason=reason))
+            outcomes.append(ShardReport(worker.task, ShardFate.LOST if gone else ShardFate.FAILED, reason=reason))
             worker.replace()
         return outcomes
 
@@ -227,7 +227,7 @@ class RayExecutor:
         Raises:
             SweepError: none can work, or none has answered for long.
         """
-        workers = list(self._crew)
+        workers = list(self._pool)
         if not workers or any(worker.task or (worker.present and not worker.unfit) for worker in workers):
             self._last_seen, self._said = time.monotonic(), False
             return
@@ -246,6 +246,6 @@ class RayExecutor:
             )
 
     def close(self) -> None:
-        for worker in self._crew:
+        for worker in self._pool:
             worker.end()
         self._cluster.close()

@@ -1,19 +1,24 @@
 """How many workers there are on Ray, and with which share of a GPU: started while there is work and room, ended for others.
 
-Workers are started while shards wait for their share and the cluster has room, the largest share first: a big model gets
-whole GPUs, small ones lie four on one, at the same time. Nodes that join are used; where nodes left, workers that have no
-place any more are ended. A worker is not ended for being idle, only where shards of another share lack its room.
+Ray says where each is, and lets those wait that find no place. Only how many are asked for is decided here, because a
+cluster may start machines for whatever waits, and because Ray does not know which of them have nothing to do. Workers are
+started while shards wait for their share, the largest share first, so that a big model gets whole GPUs while small ones lie
+four on one. Nodes that join are used; where nodes left, workers without a place are ended. A worker is not ended for being
+idle, only where shards of another share lack its room.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from fractions import Fraction
 from typing import Any, Protocol
 
-from erasure_sweep.sweep.execution.ray.packing import Node, Packing
-from erasure_sweep.sweep.execution.ray.worker_handle import Loss, RayWorker
+from erasure_sweep.sweep.execution.ray.session import ClusterNode
+from erasure_sweep.sweep.execution.ray.worker_handle import LostShard, WorkerHandle
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +32,7 @@ class Nodes(Protocol):
     """What the cluster is asked here."""
 
     @property
-    def nodes(self) -> tuple[Node, ...]:
+    def nodes(self) -> tuple[ClusterNode, ...]:
         """Those that are alive."""
         ...
 
@@ -36,7 +41,7 @@ class Nodes(Protocol):
         ...
 
 
-class Crew:
+class WorkerPool:
     """The workers, by name.
 
     Args:
@@ -49,19 +54,19 @@ class Crew:
 
     def __init__(self, cluster: Nodes, cpus: int, bound: int | None, asks: bool, start: Callable[[float], Any]) -> None:
         self._cluster, self._cpus, self._bound, self._asks, self._start_actor = cluster, cpus, bound, asks, start
-        self._workers: dict[str, RayWorker] = {}
+        self._workers: dict[str, WorkerHandle] = {}
         self._n_started = 0
         self._scaled = 0.0
-        self._losses: list[Loss] = []
+        self._losses: list[LostShard] = []
 
-    def __iter__(self) -> Iterator[RayWorker]:
+    def __iter__(self) -> Iterator[WorkerHandle]:
         """Safe against workers that end meanwhile."""
         return iter(list(self._workers.values()))
 
     def __len__(self) -> int:
         return len(self._workers)
 
-    def __getitem__(self, name: str) -> RayWorker:
+    def __getitem__(self, name: str) -> WorkerHandle:
         return self._workers[name]
 
     def scale(self, waiting: Mapping[float, int]) -> None:
@@ -80,7 +85,7 @@ class Crew:
         for share in sorted((share for share, n in waiting.items() if n), reverse=True):
             self._start_for(share, waiting)
 
-    def end(self, worker: RayWorker, why: str) -> None:
+    def end(self, worker: WorkerHandle, why: str) -> None:
         """Do without a worker."""
         log.info("%s is ended: %s", worker.name, why)
         if worker.lost:
@@ -88,7 +93,7 @@ class Crew:
         del self._workers[worker.name]
         worker.end()
 
-    def take_losses(self) -> list[Loss]:
+    def take_losses(self) -> list[LostShard]:
         """Shards lost by workers that were ended before they could tell why, once."""
         losses, self._losses = self._losses, []
         return losses
@@ -104,10 +109,10 @@ class Crew:
                 worker.ask()
 
     def _end_unplaced(self) -> None:
-        """End absent workers that no node has room for, all but one, unless they were asked for."""
-        for worker in () if self._asks else self._pack()[1]:
-            if len(self) > 1:
-                self.end(worker, "there is no room for it any more")
+        """Where nodes left, end absent workers that have no place any more, all but one, unless they were asked for."""
+        absent = sorted((worker for worker in self if worker.absent), key=lambda worker: -worker.share)
+        while absent and not self._asks and len(self) > 1 and self._taken(self) > 1:
+            self.end(absent.pop(), "there is no room for it any more")
 
     def _end_needless(self, waiting: Mapping[float, int]) -> None:
         """End workers that wait for room which nothing waits for any more: a cluster might start machines for them."""
@@ -131,10 +136,10 @@ class Crew:
     def _start(self, share: float, at_most: int) -> int:
         """Start workers as far as bound and room allow, a first one whatever the room; says how many."""
         allowed = at_most if self._bound is None else self._bound - len(self)
-        room = at_most if self._asks else max(self._pack()[0].room(share), 0 if self._workers else 1)
+        room = at_most if self._asks else max(self._room(share), 0 if self._workers else 1)
         n = max(0, min(at_most, allowed, room))
         for _ in range(n):
-            worker = RayWorker(f"worker-{self._n_started}", self._start_actor(share), share, time.monotonic())
+            worker = WorkerHandle(f"worker-{self._n_started}", self._start_actor(share), share, time.monotonic())
             worker.ask()
             self._workers[worker.name] = worker
             self._n_started += 1
@@ -142,21 +147,31 @@ class Crew:
             log.info("%d workers started%s", n, f", each on {share:g} of a GPU" if share else "")
         return n
 
-    def _pack(self) -> tuple[Packing, list[RayWorker]]:
-        """Lay the workers out on the nodes, largest first, those that answer where they are; which absent ones find no room."""
-        packing = Packing(self._cluster.nodes, self._cpus)
-        in_order = sorted(self, key=lambda worker: (worker.absent, -worker.share))
-        return packing, [w for w in in_order if not packing.put(w.share, w.node) and w.absent]
+    def _room(self, share: float) -> int:
+        """How many more workers of a share fit; those of others that find no place, as for a whole GPU, take none."""
+        taken = self._taken(worker for worker in self if worker.share == share or not self._is_stuck(worker))
+        return max(0, math.floor((1 - taken) * self._capacity(share)))
 
-    def _absent(self, share: float) -> list[RayWorker]:
+    def _taken(self, workers: Iterable[WorkerHandle]) -> Fraction:
+        """Which part of the cluster workers take; one that has no place anywhere counts as all of it."""
+        shares = Counter(worker.share for worker in workers)
+        return sum((Fraction(n, max(1, self._capacity(share))) for share, n in shares.items()), Fraction(0))
+
+    def _capacity(self, share: float) -> int:
+        """How many workers fit if all have this share."""
+        return sum(node.capacity(self._cpus, share) for node in self._cluster.nodes)
+
+    def _absent(self, share: float) -> list[WorkerHandle]:
         return [worker for worker in self if worker.share == share and worker.absent]
 
-    def _stuck(self, share: float) -> list[RayWorker]:
-        """Absent workers that should have started by now."""
-        now = time.monotonic()
-        return [worker for worker in self._absent(share) if now - worker.since > PLACING_S]
+    def _stuck(self, share: float) -> list[WorkerHandle]:
+        return [worker for worker in self._absent(share) if self._is_stuck(worker)]
 
-    def _spare(self, share: float, waiting: Mapping[float, int]) -> list[RayWorker]:
+    def _is_stuck(self, worker: WorkerHandle) -> bool:
+        """Whether it should have started by now: it lacks room, most likely."""
+        return worker.absent and time.monotonic() - worker.since > PLACING_S
+
+    def _spare(self, share: float, waiting: Mapping[float, int]) -> list[WorkerHandle]:
         """Workers of other shares that have nothing to do, node by node, so that whole GPUs become free."""
         others = (worker for worker in self if worker.share != share and not waiting.get(worker.share))
         return sorted((w for w in others if w.free or w.absent), key=lambda w: (not w.absent, w.node or "", w.name))

@@ -14,9 +14,8 @@ import signal
 import socket
 import threading
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
-from erasure_sweep.sweep.execution.ray.packing import Node
 from erasure_sweep.workers.errors import SweepError
 
 log = logging.getLogger(__name__)
@@ -32,7 +31,21 @@ SHUTDOWN_S = 3.0
 """How long a cluster that is gone is given to let go of this process."""
 
 
-class Cluster:
+class ClusterNode(NamedTuple):
+    """A machine of the cluster that is alive."""
+
+    id: str
+    host: str
+    cpus: float
+    gpus: float
+
+    def capacity(self, cpus: int, share: float) -> int:
+        """How many workers fit that ask for so many cores and this share of one GPU; 0 for none."""
+        by_cores = int(self.cpus // cpus)
+        return min(by_cores, int(self.gpus) * int(1 / share)) if share else by_cores
+
+
+class RayCluster:
     """A Ray session of this process, from ``connect``.
 
     Args:
@@ -48,7 +61,7 @@ class Cluster:
         self._gone = False
         self._ended = threading.Event()
         self._watch: threading.Thread | None = None
-        self.nodes: tuple[Node, ...] = ()
+        self.nodes: tuple[ClusterNode, ...] = ()
         """Nodes that were alive when the head last answered."""
         self._ask()
 
@@ -131,7 +144,7 @@ class Cluster:
             atexit.unregister(ray.shutdown)  # it would keep the process from ending, until Ray aborts it
 
 
-def connect(address: str | None, cpus: int | None) -> Cluster:
+def connect(address: str | None, cpus: int | None) -> RayCluster:
     """Join the cluster at ``address`` (or RAY_ADDRESS), or start one on this machine.
 
     Args:
@@ -154,7 +167,7 @@ def connect(address: str | None, cpus: int | None) -> Cluster:
         ray.init(address=address or "local", **options)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler aborts the process
-        return Cluster(address is None, address)
+        return RayCluster(address is None, address)
     except Exception as error:
         where = f"no Ray cluster answers at {address}" if address else "Ray does not start on this machine"
         last = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
@@ -181,9 +194,11 @@ def _own_node() -> str | None:
     return None if ray.util.client.ray.is_connected() else str(ray.get_runtime_context().get_node_id())
 
 
-def _node(found: dict[str, Any]) -> Node:
+def _node(found: dict[str, Any]) -> ClusterNode:
     resources = found["Resources"]
-    return Node(found["NodeID"], found["NodeManagerHostname"], resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+    return ClusterNode(
+        found["NodeID"], found["NodeManagerHostname"], resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    )
 
 
 def _leave() -> None:

@@ -14,18 +14,18 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, NamedTuple
 
-from erasure_sweep.sweep.execution.executor import Fate, Outcome, describe
-from erasure_sweep.workers.records import Alive, ShardTask
+from erasure_sweep.sweep.execution.executor import ShardFate, ShardReport, describe
+from erasure_sweep.workers.records import ShardTask, WorkerProcess
 
 PING_AGAIN_S = 0.5
 """A restart takes seconds: a worker is not asked in a tight loop."""
 
 
-class Loss(NamedTuple):
+class LostShard(NamedTuple):
     """A shard that was lost, while it is not known why."""
 
     task: ShardTask
-    alive: Alive
+    process: WorkerProcess
     """Where its worker was."""
     reason: str
     """As far as Ray gives one that is more than that the worker is gone."""
@@ -35,7 +35,7 @@ class Loss(NamedTuple):
     """When, by the monotonic clock."""
 
 
-class Answer(Enum):
+class PingResult(Enum):
     """What a ping came to."""
 
     ALIVE = auto()
@@ -46,7 +46,7 @@ class Answer(Enum):
 
 
 @dataclass
-class RayWorker:
+class WorkerHandle:
     """One actor.
 
     Args:
@@ -58,7 +58,7 @@ class RayWorker:
     handle: Any
     share: float
     since: float
-    alive: Alive | None = None
+    process: WorkerProcess | None = None
     """What it last answered; kept while it is absent."""
     present: bool = False
     """Whether it answers."""
@@ -69,7 +69,7 @@ class RayWorker:
     again: float = 0.0
     """When an absent one is asked again."""
     deadline: float = 0.0
-    lost: Loss | None = None
+    lost: LostShard | None = None
     lacked_files: bool = False
     """Whether its last shard failed because files that it was lent could not be had."""
     unfit: str = ""
@@ -78,7 +78,7 @@ class RayWorker:
     @property
     def node(self) -> str | None:
         """The node on which it last was."""
-        return self.alive.node if self.alive else None
+        return self.process.node if self.process else None
 
     @property
     def free(self) -> bool:
@@ -106,7 +106,7 @@ class RayWorker:
         self.task, self.model_hash, self.deadline = task, task.model_hash, deadline
         self.pending = self.handle.measure_remote.remote(task, *arguments)
 
-    def collect(self) -> Outcome:
+    def collect(self) -> ShardReport:
         """What became of its shard, now that Ray knows."""
         import ray
         from ray import exceptions
@@ -116,10 +116,10 @@ class RayWorker:
         assert task is not None
         self.lacked_files = False
         try:
-            return Outcome(task, Fate.MEASURED, ray.get(reference))
+            return ShardReport(task, ShardFate.MEASURED, ray.get(reference))
         except exceptions.RayTaskError as error:
             self.lacked_files = isinstance(error.cause, exceptions.RayError)
-            return Outcome(task, Fate.FAILED, reason=describe(error))
+            return ShardReport(task, ShardFate.FAILED, reason=describe(error))
         except exceptions.RayActorError as error:
             return self._lose(task, error, by_worker=True, told=False)
         except _killed() as error:
@@ -127,35 +127,35 @@ class RayWorker:
         except exceptions.ObjectLostError as error:
             return self._lose(task, error, by_worker=False, told=True)
         except exceptions.RayError as error:
-            return Outcome(task, Fate.FAILED, reason=describe(error))
+            return ShardReport(task, ShardFate.FAILED, reason=describe(error))
 
-    def _lose(self, task: ShardTask, error: BaseException, by_worker: bool, told: bool) -> Outcome:
+    def _lose(self, task: ShardTask, error: BaseException, by_worker: bool, told: bool) -> ShardReport:
         """Its shard is lost: why shows when it answers again."""
-        assert self.alive is not None, "only a worker that has answered is given shards"
+        assert self.process is not None, "only a worker that has answered is given shards"
         reason = first_line(error)
-        self.lost = Loss(task, self.alive, reason if told else "", by_worker, time.monotonic())
+        self.lost = LostShard(task, self.process, reason if told else "", by_worker, time.monotonic())
         self.ask()
-        return Outcome(task, Fate.LOST, reason=f"{self.name} is gone, or what it measured: {reason}")
+        return ShardReport(task, ShardFate.LOST, reason=f"{self.name} is gone, or what it measured: {reason}")
 
-    def hear(self) -> Answer:
+    def hear(self) -> PingResult:
         """What the ping came to, now that Ray knows."""
         import ray
         from ray import exceptions
 
         reference, self.pending = self.pending, None
         try:
-            self.alive = ray.get(reference)
+            self.process = ray.get(reference)
         except exceptions.ActorDiedError as error:  # Ray will not restart it
             self.unfit = last_line(error)
-            return Answer.NEVER
+            return PingResult.NEVER
         except (exceptions.RayActorError, *_killed()):
             self.ask_later()
-            return Answer.LATER
+            return PingResult.LATER
         except exceptions.RayError as error:
             self.unfit = last_line(error)
-            return Answer.NEVER
+            return PingResult.NEVER
         self.present = True
-        return Answer.ALIVE
+        return PingResult.ALIVE
 
     def replace(self) -> None:
         """Kill its process; Ray starts it again."""

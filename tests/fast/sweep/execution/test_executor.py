@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
-from erasure_sweep.sweep.execution.executor import Executor, Fate, LateExecutor, LocalExecutor, Outcome
+from erasure_sweep.sweep.execution.executor import Executor, LateExecutor, LocalExecutor, ShardFate, ShardReport
 from erasure_sweep.workers.models.resolution import resolve_model
 from erasure_sweep.workers.records import ScanOptions, ScanWork, ShardTask, WriterBlock
 from erasure_sweep.workers.storage.states import decode_state
@@ -54,7 +54,7 @@ def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
     made.close()
 
 
-def run_one(executor: Executor, task: ShardTask) -> Outcome:
+def run_one(executor: Executor, task: ShardTask) -> ShardReport:
     """Wait for an idle worker, give it the shard, wait for the report."""
     for _ in range(600):
         executor.scale({task.gpus: 1})
@@ -70,7 +70,7 @@ def run_one(executor: Executor, task: ShardTask) -> Outcome:
 
 def test_a_shard_is_measured_and_the_worker_keeps_its_model(executor: Executor, task: ShardTask) -> None:
     first = run_one(executor, task)
-    assert first.fate is Fate.MEASURED and first.task == task and first.result is not None
+    assert first.fate is ShardFate.MEASURED and first.task == task and first.result is not None
     assert decode_state(first.result.state, "projection")["n_tokens"] == 4 * 16
     assert [worker.model_hash for worker in executor.idle()] == [task.model_hash]
     assert executor.holders() == {task.model_hash: 1}
@@ -80,9 +80,9 @@ def test_a_shard_is_measured_and_the_worker_keeps_its_model(executor: Executor, 
 
 def test_a_shard_that_raises_is_a_report_with_its_traceback(executor: Executor, task: ShardTask) -> None:
     outcome = run_one(executor, task._replace(first_prompt=6))
-    assert outcome.fate is Fate.FAILED
+    assert outcome.fate is ShardFate.FAILED
     assert "Traceback" in outcome.reason and "ends before prompt 10" in outcome.reason.splitlines()[-1]
-    assert run_one(executor, task).fate is Fate.MEASURED
+    assert run_one(executor, task).fate is ShardFate.MEASURED
 
 
 def test_workers_start_when_shards_wait(task: ShardTask) -> None:
@@ -97,7 +97,7 @@ def test_workers_start_when_shards_wait(task: ShardTask) -> None:
     assert (executor.wait(0.01), executor.holders(), executor.idle()) == ([], {}, [])
     executor.close()
     assert started == []
-    assert run_one(executor, task).fate is Fate.MEASURED
+    assert run_one(executor, task).fate is ShardFate.MEASURED
     assert len(started) == 1 and executor.holders() == {task.model_hash: 1}
 
 
@@ -116,7 +116,7 @@ def test_a_file_that_is_no_model_is_a_failed_shard(task: ShardTask, tmp_path: Pa
 
     save_file({"W_E": torch.zeros(2, 2)}, tmp_path / "w.safetensors")
     outcome = run_one(LocalExecutor(1), task._replace(model_hash="other", weights=str(tmp_path / "w.safetensors")))
-    assert outcome.fate is Fate.FAILED
+    assert outcome.fate is ShardFate.FAILED
 
 
 def test_out_of_gpu_memory_halves_the_batch(task: ShardTask, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +135,7 @@ def test_out_of_gpu_memory_halves_the_batch(task: ShardTask, monkeypatch: pytest
     whole = run_one(LocalExecutor(1), task)
     monkeypatch.setattr(LeanModel, "trace", hungry)
     outcome = run_one(LocalExecutor(1), task._replace(batch=4))
-    assert outcome.fate is Fate.MEASURED and outcome.result is not None and whole.result is not None
+    assert outcome.fate is ShardFate.MEASURED and outcome.result is not None and whole.result is not None
     assert batches == [4, 2, 1, 1, 1, 1]
     assert outcome.result.batch == 1
     states = [decode_state(result.state, "projection") for result in (outcome.result, whole.result)]

@@ -6,16 +6,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from erasure_sweep.sweep.execution.ray.packing import Node
-from erasure_sweep.sweep.execution.ray.pool import Crew
-from erasure_sweep.sweep.execution.ray.worker_handle import RayWorker
-from erasure_sweep.workers.records import Alive
+from erasure_sweep.sweep.execution.ray.pool import WorkerPool
+from erasure_sweep.sweep.execution.ray.session import ClusterNode
+from erasure_sweep.sweep.execution.ray.worker_handle import WorkerHandle
+from erasure_sweep.workers.records import WorkerProcess
 
 CPU = 0.0
 
 
 class FakeCluster:
-    def __init__(self, *nodes: Node) -> None:
+    def __init__(self, *nodes: ClusterNode) -> None:
         self.nodes = nodes
 
     def is_alive(self, node: str) -> bool:
@@ -32,31 +32,31 @@ class Stage:
             monkeypatch.setattr(
                 f"erasure_sweep.sweep.execution.ray.{module}.time", SimpleNamespace(monotonic=lambda: self.now)
             )
-        monkeypatch.setattr(RayWorker, "end", lambda worker: self.ended.append(worker.name))
+        monkeypatch.setattr(WorkerHandle, "end", lambda worker: self.ended.append(worker.name))
 
     def set(
         self, *nodes: tuple[str, float, float], cpus: int = 1, bound: int | None = None, asks: bool = False
     ) -> None:
-        self.cluster = FakeCluster(*(Node(name, name, *sizes) for name, *sizes in nodes))
+        self.cluster = FakeCluster(*(ClusterNode(name, name, *sizes) for name, *sizes in nodes))
         handle = SimpleNamespace(ping=SimpleNamespace(remote=object))
-        self.crew = Crew(self.cluster, cpus, bound, asks, lambda share: handle)
+        self.pool = WorkerPool(self.cluster, cpus, bound, asks, lambda share: handle)
 
     def scale(self, after_s: float = 3.0, **waiting: int) -> None:
         self.now += after_s
-        self.crew.scale({SHARES[name]: n for name, n in waiting.items()})
+        self.pool.scale({SHARES[name]: n for name, n in waiting.items()})
 
     def shares(self) -> list[float]:
-        return sorted((worker.share for worker in self.crew), reverse=True)
+        return sorted((worker.share for worker in self.pool), reverse=True)
 
     def answer(self, *nodes: str) -> None:
         """Those that are absent answer, from these nodes."""
-        absent = [worker for worker in self.crew if worker.absent]
+        absent = [worker for worker in self.pool if worker.absent]
         for worker, node in zip(absent, nodes, strict=True):
-            worker.present, worker.alive, worker.pending = True, Alive(1, node, True), None
+            worker.present, worker.process, worker.pending = True, WorkerProcess(1, node, True), None
 
     def work(self, *names: str) -> None:
         for name in names:
-            self.crew[name].task = object()  # type: ignore[assignment]
+            self.pool[name].task = object()  # type: ignore[assignment]
 
 
 SHARES = {"whole": 1.0, "half": 0.5, "quarter": 0.25, "cpu": CPU}
@@ -80,20 +80,20 @@ def test_shards_that_are_measured_need_no_second_worker(stage: Stage):
     stage.answer("a", "a")
     stage.work("worker-0", "worker-1")
     stage.scale(cpu=3)
-    assert len(stage.crew) == 5
+    assert len(stage.pool) == 5
 
 
 def test_the_bound_holds_whatever_the_room(stage: Stage):
     stage.set(("a", 9, 0), bound=4)
     stage.scale(cpu=50)
-    assert len(stage.crew) == 4
+    assert len(stage.pool) == 4
 
 
 def test_what_is_asked_for_is_asked_for_without_room(stage: Stage):
     stage.set(("a", 1, 0), bound=4, asks=True)
     stage.scale(cpu=50)
     stage.scale(cpu=50)
-    assert len(stage.crew) == 4
+    assert len(stage.pool) == 4
     assert stage.ended == []
 
 
@@ -101,7 +101,7 @@ def test_one_is_asked_for_where_there_is_no_room_at_all(stage: Stage):
     stage.set(("head", 0, 0))
     for _ in range(20):
         stage.scale(cpu=5)
-    assert len(stage.crew) == 1
+    assert len(stage.pool) == 1
 
 
 def test_big_models_take_whole_gpus_and_small_ones_share_what_is_left(stage: Stage):
@@ -170,11 +170,28 @@ def test_a_worker_that_waits_for_a_gpu_in_pieces_gets_it(stage: Stage):
     stage.work("worker-0", "worker-1")
     stage.scale(whole=2)
     for name in ("worker-0", "worker-1"):
-        stage.crew[name].task = None
+        stage.pool[name].task = None
     stage.scale(5.0, whole=1)
     assert stage.ended == []
     stage.scale(6.0, whole=1)
     assert stage.ended == ["worker-0"]
+
+
+def test_a_worker_that_finds_no_whole_gpu_keeps_no_room_from_others(stage: Stage):
+    """Two halves on two machines leave two halves, and no whole one."""
+    stage.set(("a", 8, 1), ("b", 8, 1))
+    stage.scale(half=2)
+    stage.answer("a", "b")
+    stage.work("worker-0", "worker-1")
+    stage.scale(whole=1, half=2)
+    assert stage.shares() == [1.0, 0.5, 0.5]
+    stage.scale(11.0, whole=1, half=2)
+    assert stage.shares()[-4:] == [0.5, 0.5, 0.5, 0.5]
+    for worker in stage.pool:
+        if worker.share == 0.5:
+            worker.present, worker.process, worker.task = True, WorkerProcess(1, "a", True), None
+    stage.scale(whole=1)
+    assert stage.shares()[0] == 1.0
 
 
 def test_nodes_that_join_are_used(stage: Stage):
@@ -182,9 +199,9 @@ def test_nodes_that_join_are_used(stage: Stage):
     stage.scale(cpu=5)
     stage.answer("a")
     stage.work("worker-0")
-    stage.cluster.nodes += (Node("b", "b", 2, 0),)
+    stage.cluster.nodes += (ClusterNode("b", "b", 2, 0),)
     stage.scale(cpu=4)
-    assert len(stage.crew) == 3
+    assert len(stage.pool) == 3
 
 
 def test_where_nodes_left_workers_without_a_place_go_but_not_those_asked_for(stage: Stage):
@@ -195,8 +212,8 @@ def test_where_nodes_left_workers_without_a_place_go_but_not_those_asked_for(sta
         stage.work("worker-0")
         stage.cluster.nodes = stage.cluster.nodes[:1]
         stage.scale(cpu=9)
-        assert len(stage.crew) == left
-        assert stage.crew["worker-0"].present
+        assert len(stage.pool) == left
+        assert stage.pool["worker-0"].present
 
 
 def test_the_last_worker_waits_for_a_node_to_come(stage: Stage):
@@ -206,33 +223,33 @@ def test_the_last_worker_waits_for_a_node_to_come(stage: Stage):
     stage.cluster.nodes = ()
     for _ in range(10):
         stage.scale(cpu=9)
-    assert len(stage.crew) == 1
-    assert next(iter(stage.crew)).absent and len(stage.ended) == 1
-    stage.cluster.nodes = (Node("b", "b", 3, 0),)
+    assert len(stage.pool) == 1
+    assert next(iter(stage.pool)).absent and len(stage.ended) == 1
+    stage.cluster.nodes = (ClusterNode("b", "b", 3, 0),)
     stage.scale(cpu=9)
-    assert len(stage.crew) == 3
+    assert len(stage.pool) == 3
 
 
 def test_no_machine_is_started_for_shards_that_others_have_measured(stage: Stage):
     stage.set(("a", 1, 0), bound=4, asks=True)
     stage.scale(cpu=4)
-    next(worker for worker in stage.crew if worker.name == "worker-0").present = True
+    next(worker for worker in stage.pool if worker.name == "worker-0").present = True
     stage.work("worker-0")
     stage.scale(5.0, cpu=1)
     assert stage.ended == []
     stage.scale(6.0, cpu=1)
-    assert len(stage.crew) == 2
+    assert len(stage.pool) == 2
     stage.scale(cpu=0)
-    assert [worker.name for worker in stage.crew] == ["worker-0"]
+    assert [worker.name for worker in stage.pool] == ["worker-0"]
 
 
 def test_an_unfit_worker_counts_until_its_node_is_gone(stage: Stage):
     stage.set(("a", 1, 1), ("b", 1, 1))
     stage.scale(whole=5)
     stage.answer("a", "b")
-    stage.crew["worker-0"].unfit = "no driver"
+    stage.pool["worker-0"].unfit = "no driver"
     stage.scale(whole=5)
     assert stage.shares() == [1.0, 1.0]
-    stage.cluster.nodes = (*stage.cluster.nodes[1:], Node("c", "c", 1, 1))
+    stage.cluster.nodes = (*stage.cluster.nodes[1:], ClusterNode("c", "c", 1, 1))
     stage.scale(whole=5)
     assert stage.ended == ["worker-0"] and stage.shares() == [1.0, 1.0]

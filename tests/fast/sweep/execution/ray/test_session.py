@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import ray
 
-from erasure_sweep.sweep.execution.ray.session import GONE_S, Cluster
+from erasure_sweep.sweep.execution.ray.session import GONE_S, ClusterNode, RayCluster
 from erasure_sweep.workers.errors import SweepError
 
 
@@ -24,7 +24,7 @@ class Stage:
             "erasure_sweep.sweep.execution.ray.session.time", SimpleNamespace(monotonic=lambda: self.now)
         )
         monkeypatch.setattr(ray, "nodes", lambda: self.nodes)
-        self.cluster = Cluster(False, "10.0.0.1:6379")
+        self.cluster = RayCluster(False, "10.0.0.1:6379")
 
     def look(self, for_s: float, every_s: float = 1.0, asks: bool = False) -> None:
         """As a driver's loop does, while the head answers or is silent."""
@@ -68,3 +68,23 @@ def test_without_its_own_node_a_driver_hears_of_nobody(stage: Stage):
     stage.nodes[0] = node("own", alive=False)
     with pytest.raises(SweepError, match="is gone"):
         stage.look(5.0, asks=True)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "asked", "share", "n"),
+    [
+        (8, 1, 1, 0.25, 4),
+        (2, 1, 1, 0.25, 2),
+        (8, 2, 1, 0.4, 4),
+        (8, 1, 1, 1.0, 1),
+        (8, 3, 2, 1.0, 3),
+        (1, 1, 2, 1.0, 0),
+        (8, 0, 3, 0.0, 2),
+        (8, 0, 1, 0.5, 0),
+        (0, 2, 1, 0.5, 0),
+        (16, 10, 1, 0.1, 16),
+        (16, 1, 1, 0.1, 10),
+    ],
+)
+def test_how_many_workers_fit_on_a_machine(cpus: float, gpus: float, asked: int, share: float, n: int):
+    assert ClusterNode("n", "host", cpus, gpus).capacity(asked, share) == n

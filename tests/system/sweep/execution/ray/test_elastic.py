@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from erasure_sweep.sweep.execution.executor import Fate
+from erasure_sweep.sweep.execution.executor import ShardFate
 from erasure_sweep.sweep.execution.ray.executor import RayExecutor
 from erasure_sweep.sweep.execution.ray.session import connect
 from erasure_sweep.sweep.execution.shard_queue import ShardQueue
 from erasure_sweep.workers.errors import SweepError
-from erasure_sweep.workers.records import Alive, ScanOptions, ScanWork, ShardResult, ShardTask, WriterBlock
+from erasure_sweep.workers.records import ScanOptions, ScanWork, ShardResult, ShardTask, WorkerProcess, WriterBlock
 from tests.support.bad_input import Bench, assert_nothing_finished
 from tests.support.servers.cluster import HandCluster
 
@@ -41,8 +41,8 @@ def scripted_worker() -> Any:
     class Scripted:
         def __init__(self, threads: int) -> None: ...
 
-        def ping(self) -> Alive:
-            return Alive(os.getpid(), ray.get_runtime_context().get_node_id(), False)
+        def ping(self) -> WorkerProcess:
+            return WorkerProcess(os.getpid(), ray.get_runtime_context().get_node_id(), False)
 
         def measure_remote(self, task: ShardTask, files: dict[str, Any], shared: object) -> ShardResult:
             what, _, seconds = task.id.partition(" ")
@@ -86,7 +86,7 @@ class Trial:
         self.queue = ShardQueue(attempts)
         self.queue.add(shards)
         self.results: dict[str, dict[str, Any]] = {}
-        self.fates: list[tuple[str, Fate, str]] = []
+        self.fates: list[tuple[str, ShardFate, str]] = []
         """Of all shards that were not measured."""
         self.set_aside: set[str] = set()
 
@@ -97,14 +97,14 @@ class Trial:
             if task := self.queue.take(worker.model_hash, executor.holders(), worker.gpus):
                 executor.submit(worker, task)
         for task, fate, result, reason in executor.wait(0.2):
-            if fate is Fate.MEASURED:
+            if fate is ShardFate.MEASURED:
                 assert result is not None and result.state is not None
                 self.results[task.id] = json.loads(result.state)
                 continue
             self.fates.append((task.id, fate, reason))
-            if fate is Fate.LOST:
+            if fate is ShardFate.LOST:
                 self.queue.put_back(task)
-            elif self.queue.fail(task, waiting=fate is Fate.CRASHED):
+            elif self.queue.fail(task, waiting=fate is ShardFate.CRASHED):
                 self.set_aside.add(task.id)
 
     def until(self, condition: Callable[[], object], within_s: float = 120.0) -> Trial:
@@ -117,7 +117,7 @@ class Trial:
     def until_measured(self, n: int) -> Trial:
         return self.until(lambda: len(self.results) >= n)
 
-    def count(self, fate: Fate) -> int:
+    def count(self, fate: ShardFate) -> int:
         return sum(found is fate for _, found, _ in self.fates)
 
     def nodes(self) -> set[str]:
@@ -221,16 +221,16 @@ def test_a_node_that_joins_is_used_and_one_that_leaves_is_not_missed(
     joined = machines.add()
     trial.until(lambda: len(trial.nodes()) == 2)
     machines.remove(joined)
-    trial.until(lambda: trial.fates and len(list(trial.executor._crew)) == 1)
+    trial.until(lambda: trial.fates and len(list(trial.executor._pool)) == 1)
     trial.until_measured(len(trial.results) + 3)
-    assert {fate for _, fate, _ in trial.fates} == {Fate.LOST}
+    assert {fate for _, fate, _ in trial.fates} == {ShardFate.LOST}
 
 
 def test_as_many_as_at_most_are_asked_for_before_there_is_room(machines: Machines, start: Start, tokens: str) -> None:
     machines.add()
     trial = Trial(start(max_workers=3), tasks("sleep 0.1", 10_000, tokens=tokens)).until_measured(2)
     assert len(trial.pids()) == 1
-    assert len(list(trial.executor._crew)) == 3
+    assert len(list(trial.executor._pool)) == 3
     machines.add(num_cpus=5)
     trial.until(lambda: len(trial.pids()) == 3)
     trial.until_measured(len(trial.results) + 30)
@@ -248,7 +248,7 @@ def test_a_worker_that_hangs_is_replaced_and_its_shard_is_charged(
     trial = Trial(executor, [*tasks("sleep 0.1", 2, tokens=tokens), *tasks("hang 0", 1, tokens=tokens)], attempts=2)
     trial.until(lambda: len(trial.results) == 2 and trial.set_aside)
     assert trial.set_aside == {"hang 0 0"}
-    charged = Counter(name.rpartition(" ")[0] for name, fate, _ in trial.fates if fate is Fate.FAILED)
+    charged = Counter(name.rpartition(" ")[0] for name, fate, _ in trial.fates if fate is ShardFate.FAILED)
     assert charged == {"sleep 0.1": 1, "hang 0": 2}
     assert {reason for *_, reason in trial.fates} == {"not measured within 4 s (shard_deadline_s)"}
 
@@ -258,9 +258,9 @@ def test_a_shard_that_kills_workers_is_set_aside_after_three(machines: Machines,
     trial = Trial(start(), [*tasks("die 0", 1, tokens=tokens), *tasks("sleep 0.2", 8, tokens=tokens)])
     trial.until(lambda: len(trial.results) == 8 and trial.set_aside)
     assert trial.set_aside == {"die 0 0"}
-    assert (trial.count(Fate.CRASHED), trial.count(Fate.FAILED)) == (3, 0)
-    assert trial.count(Fate.LOST) in (3, 4)  # the other worker may have taken it once more by then
-    assert all("died measuring it" in reason for _, fate, reason in trial.fates if fate is Fate.CRASHED)
+    assert (trial.count(ShardFate.CRASHED), trial.count(ShardFate.FAILED)) == (3, 0)
+    assert trial.count(ShardFate.LOST) in (3, 4)  # the other worker may have taken it once more by then
+    assert all("died measuring it" in reason for _, fate, reason in trial.fates if fate is ShardFate.CRASHED)
 
 
 def test_a_machine_without_the_package_is_said_at_once(

@@ -10,23 +10,23 @@ import pytest
 import ray
 from ray import exceptions
 
-from erasure_sweep.sweep.execution.executor import Fate, Outcome
+from erasure_sweep.sweep.execution.executor import ShardFate, ShardReport
 from erasure_sweep.sweep.execution.ray.executor import NODE_GONE_S, RayExecutor
-from erasure_sweep.sweep.execution.ray.packing import Node
+from erasure_sweep.sweep.execution.ray.session import ClusterNode
 from erasure_sweep.workers.errors import SweepError
-from erasure_sweep.workers.records import Alive, ScanOptions, ScanWork, ShardResult, ShardTask, WriterBlock
+from erasure_sweep.workers.records import ScanOptions, ScanWork, ShardResult, ShardTask, WorkerProcess, WriterBlock
 
 TASK = ShardTask(
     "s0", "scan", "m", "w", "t", 0, 1, None, 0, ScanWork(WriterBlock(0, 1), ScanOptions()), 1, "cpu", "float32"
 )
-HERE, RESTARTED, MOVED = Alive(1, "a", False), Alive(2, "a", False), Alive(3, "b", False)
+HERE, RESTARTED, MOVED = WorkerProcess(1, "a", False), WorkerProcess(2, "a", False), WorkerProcess(3, "b", False)
 
 
 class FakeCluster:
     started_here = True
 
     def __init__(self) -> None:
-        self.nodes = (Node("a", "anna", 1, 1), Node("b", "berta", 1, 1))
+        self.nodes = (ClusterNode("a", "anna", 1, 1), ClusterNode("b", "berta", 1, 1))
 
     def is_alive(self, node: str) -> bool:
         return node in {each.id for each in self.nodes}
@@ -71,12 +71,12 @@ class Stage:
             raise answer
         return answer
 
-    def hear(self, answer: object, after_s: float = 1.0) -> list[Outcome]:
+    def hear(self, answer: object, after_s: float = 1.0) -> list[ShardReport]:
         self.now += after_s
         self.answers = [answer]
         return self.executor.wait(0.1)
 
-    def quiet(self, after_s: float) -> list[Outcome]:
+    def quiet(self, after_s: float) -> list[ShardReport]:
         self.now += after_s
         return self.executor.wait(0.1)
 
@@ -89,7 +89,7 @@ class Stage:
         """The shard, to this error: it is only known to be lost."""
         self.submit()
         (outcome,) = self.hear(error)
-        assert (outcome.task, outcome.fate) == (TASK, Fate.LOST)
+        assert (outcome.task, outcome.fate) == (TASK, ShardFate.LOST)
         assert self.executor.idle() == [] and self.executor.holders() == {}
 
 
@@ -114,7 +114,7 @@ def test_a_process_that_died_on_a_node_that_lives_is_charged(stage: Stage):
     stage.lose(GONE)
     assert stage.hear(GONE) == []
     (outcome,) = stage.hear(RESTARTED)
-    assert (outcome.task, outcome.fate) == (TASK, Fate.CRASHED)
+    assert (outcome.task, outcome.fate) == (TASK, ShardFate.CRASHED)
     assert outcome.reason.splitlines()[-1].startswith("the worker's process on anna died measuring it")
     assert len(stage.executor.idle()) == 1
 
@@ -122,7 +122,7 @@ def test_a_process_that_died_on_a_node_that_lives_is_charged(stage: Stage):
 def test_rays_memory_monitor_is_a_reason(stage: Stage):
     stage.lose(NO_MEMORY)
     (outcome,) = stage.hear(RESTARTED)
-    assert outcome.fate is Fate.CRASHED and outcome.reason.endswith(
+    assert outcome.fate is ShardFate.CRASHED and outcome.reason.endswith(
         "(Task was killed due to the node running low on memory.)"
     )
 
@@ -147,7 +147,7 @@ def test_a_worker_that_only_moved_is_charged_once_that_is_sure(stage: Stage):
     stage.lose(GONE)
     assert stage.hear(MOVED) == []
     assert stage.quiet(NODE_GONE_S / 2) == []
-    assert [outcome.fate for outcome in stage.quiet(NODE_GONE_S)] == [Fate.CRASHED]
+    assert [outcome.fate for outcome in stage.quiet(NODE_GONE_S)] == [ShardFate.CRASHED]
     assert stage.quiet(NODE_GONE_S) == []
 
 
@@ -160,9 +160,9 @@ def test_a_worker_that_was_out_of_reach_is_not_charged(stage: Stage):
 def test_a_result_that_is_lost_with_its_node_is_not_charged_one_that_cannot_be_had_is(stage: Stage):
     stage.lose(NO_RESULT)
     (outcome,) = stage.hear(HERE)
-    assert outcome.fate is Fate.CRASHED and "could not be had" in outcome.reason
+    assert outcome.fate is ShardFate.CRASHED and "could not be had" in outcome.reason
     stage.executor.submit(stage.executor.idle()[0], TASK)
-    assert [outcome.fate for outcome in stage.hear(NO_RESULT)] == [Fate.LOST]
+    assert [outcome.fate for outcome in stage.hear(NO_RESULT)] == [ShardFate.LOST]
     stage.cluster.nodes = stage.cluster.nodes[1:]
     assert stage.hear(MOVED) == []
     assert stage.quiet(10 * NODE_GONE_S) == []
@@ -172,22 +172,22 @@ def test_a_result_that_is_lost_with_its_node_is_not_charged_one_that_cannot_be_h
 def test_whatever_else_ray_says_is_a_failed_shard(stage: Stage, error: Exception):
     stage.submit()
     (outcome,) = stage.hear(error)
-    assert outcome.fate is Fate.FAILED and outcome.reason
+    assert outcome.fate is ShardFate.FAILED and outcome.reason
     assert len(stage.executor.idle()) == 1
     stage.executor.submit(stage.executor.idle()[0], TASK)
-    assert stage.hear(ShardResult("s0", b"", 1))[0].fate is Fate.MEASURED
+    assert stage.hear(ShardResult("s0", b"", 1))[0].fate is ShardFate.MEASURED
 
 
 def test_a_deadline_is_charged_unless_the_node_is_gone(stage: Stage):
     stage.submit()
     assert stage.quiet(59.0) == []
     (outcome,) = stage.quiet(2.0)
-    assert outcome.fate is Fate.FAILED and outcome.reason == "not measured within 60 s (shard_deadline_s)"
+    assert outcome.fate is ShardFate.FAILED and outcome.reason == "not measured within 60 s (shard_deadline_s)"
     assert stage.kills == [False] and stage.executor.idle() == []
     assert stage.hear(RESTARTED) == []
     stage.executor.submit(stage.executor.idle()[0], TASK)
     stage.cluster.nodes = stage.cluster.nodes[1:]
-    assert [outcome.fate for outcome in stage.quiet(61.0)] == [Fate.LOST]
+    assert [outcome.fate for outcome in stage.quiet(61.0)] == [ShardFate.LOST]
 
 
 def test_a_worker_that_cannot_start_says_why(stage: Stage):
@@ -202,7 +202,7 @@ def test_a_worker_that_was_killed_for_good_is_replaced(stage: Stage):
     assert stage.hear(HERE) == []
     stage.executor.submit(stage.executor.idle()[0], TASK)
     error = died("The actor was killed by `ray.kill`")
-    assert [outcome.fate for outcome in stage.hear(error)] == [Fate.LOST]
+    assert [outcome.fate for outcome in stage.hear(error)] == [ShardFate.LOST]
     assert stage.hear(error) == []
     stage.executor.scale({0.0: 1})
     assert stage.hear(RESTARTED) == []
@@ -225,7 +225,7 @@ def test_the_only_worker_is_replaced_however_long_it_hung(monkeypatch: pytest.Mo
     stage = Stage(monkeypatch, deadline_s=3600.0)
     stage.submit()
     assert stage.quiet(3599.0) == []
-    assert [outcome.fate for outcome in stage.quiet(2.0)] == [Fate.FAILED]
+    assert [outcome.fate for outcome in stage.quiet(2.0)] == [ShardFate.FAILED]
     assert stage.quiet(1.0) == []
     assert stage.hear(RESTARTED) == []
     assert len(stage.executor.idle()) == 1
@@ -235,9 +235,9 @@ def test_the_only_worker_may_die_after_it_measured_for_long(monkeypatch: pytest.
     stage = Stage(monkeypatch, deadline_s=3600.0)
     stage.submit()
     assert stage.quiet(2000.0) == []
-    assert [outcome.fate for outcome in stage.hear(GONE)] == [Fate.LOST]
+    assert [outcome.fate for outcome in stage.hear(GONE)] == [ShardFate.LOST]
     assert stage.quiet(1.0) == []
-    assert [outcome.fate for outcome in stage.hear(RESTARTED)] == [Fate.CRASHED]
+    assert [outcome.fate for outcome in stage.hear(RESTARTED)] == [ShardFate.CRASHED]
 
 
 def test_a_full_cluster_is_waited_for_and_that_is_said_once(stage: Stage):
@@ -265,7 +265,7 @@ def test_a_worker_that_is_ended_before_it_answers_is_charged_all_the_same(stage:
     stage.executor.scale({0.0: 0})
     assert stage.quiet(1.0) == []
     (outcome,) = stage.quiet(NODE_GONE_S)
-    assert (outcome.task, outcome.fate) == (TASK, Fate.CRASHED)
+    assert (outcome.task, outcome.fate) == (TASK, ShardFate.CRASHED)
 
 
 def test_files_of_models_that_are_through_are_let_go_of(stage: Stage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -279,7 +279,7 @@ def test_files_of_models_that_are_through_are_let_go_of(stage: Stage, monkeypatc
     for name in ("one", "one", "two"):
         task = TASK._replace(weights=str(tmp_path / name), tokens=tokens)
         stage.executor.submit(stage.executor.idle()[0], task)
-        assert stage.hear(ShardResult("s0", b"", 1))[0].fate is Fate.MEASURED
+        assert stage.hear(ShardResult("s0", b"", 1))[0].fate is ShardFate.MEASURED
     assert put == [b"one", b"tokens", b"two", b"tokens"]
     assert stage.executor._files.keys() == {str(tmp_path / "two"), tokens}
 
