@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
+
+from erasure_sweep.workers.fingerprint import fingerprint
 
 FOLDERS = ("sweep", "workers", "dashboards")
 
@@ -32,11 +33,10 @@ def code_identity() -> CodeIdentity:
 
 def hash_code(package: Path) -> str:
     """Sixteen hex digits of the modules of a package that lies in this folder."""
-    digest = blake2b(digest_size=8)
-    for path in _modules(package):
-        content = blake2b(path.read_bytes()).hexdigest()
-        digest.update(f"{path.relative_to(package).as_posix()}\n{content}\n".encode())
-    return digest.hexdigest()
+    modules = (
+        f"{path.relative_to(package).as_posix()}\n{fingerprint(path.read_bytes())}\n" for path in _modules(package)
+    )
+    return fingerprint(*modules, n_bytes=8)
 
 
 def _modules(package: Path) -> Iterator[Path]:
