@@ -56,6 +56,7 @@ lint: dev
 	@# one import package over the checkout: mypy finds it through a link
 	@mkdir -p build/mypy && ln -sfn "$(CURDIR)" build/mypy/erasure_sweep
 	MYPYPATH=build/mypy $(BIN) -m mypy
+	$(VENV)/bin/lint-imports --no-cache
 
 check: lint
 	$(PYTEST) --cov --cov-report=term-missing:skip-covered $(ARGS)

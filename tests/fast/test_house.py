@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import subprocess
 import sys
 import tomllib
 from importlib import metadata
-from pathlib import Path
 
 import pytest
 import torch
@@ -67,50 +65,6 @@ def test_the_ci_script_can_be_run():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
     assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
-
-
-def imported_by(path: Path) -> set[str]:
-    """Top-level names of the modules that a file imports anywhere, but for those under ``if TYPE_CHECKING``."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            node.body = []
-    names = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-    return {name.partition(".")[0] for name in names}
-
-
-def files_importing(folder: str, *modules: str) -> set[str]:
-    files = sorted((ROOT / folder).rglob("*.py"))
-    assert files
-    return {str(path.relative_to(ROOT)) for path in files if imported_by(path) & set(modules)}
-
-
-class TestImports:
-    """Who may know whom: torch lives in workers, Ray and MLflow in few files, dashboards know tables alone."""
-
-    def test_sweep_has_no_torch(self):
-        assert files_importing("sweep", "torch", "transformer_lens") == set()
-
-    def test_workers_know_neither_sweep_nor_dashboards(self):
-        assert files_importing("workers", "sweep", "dashboards", "mlflow") == set()
-
-    def test_ray_stands_in_few_files(self):
-        assert files_importing("workers", "ray") == {"workers/worker.py"}
-        found = files_importing("sweep", "ray")
-        assert "sweep/execution/ray/executor.py" in found and all(
-            path.startswith("sweep/execution/ray/") for path in found
-        )
-
-    def test_measures_read_no_files_and_know_no_services(self):
-        assert files_importing("workers/measures", "ray", "mlflow", "pandas", "os", "io") == set()
-
-    def test_dashboards_know_tables_alone(self):
-        assert files_importing("dashboards", "torch", "ray", "mlflow", "transformer_lens", "sweep") == set()
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"]])
