@@ -6,13 +6,14 @@ and the functions themselves are light: the driver names them, and the type chec
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from erasure_sweep.sweep.store.shards import BlockKeys, VerifyKeys
 from erasure_sweep.workers.corpora.sampling import CorpusRequest
 from erasure_sweep.workers.labels import Layout
+from erasure_sweep.workers.measures.cost import Cost, ShardSize, total
 from erasure_sweep.workers.records import (
     Group,
     Place,
@@ -70,9 +71,16 @@ def list_checkpoints(request: CheckpointsRequest) -> tuple[str, ...]:
 
 def count_sketches(layout: Layout) -> tuple[int, ...]:
     """How many sketches a scan with the usual options keeps of each writer."""
-    from erasure_sweep.workers.resolve import count_sketches
+    from erasure_sweep.workers.measures.registry import count_sketches
 
     return count_sketches(layout, ScanOptions())
+
+
+def total_costs(models: Sequence[Sequence[tuple[str, ShardSize]]]) -> list[Cost]:
+    """What the shards of each model take together, each given by its stage and size."""
+    from erasure_sweep.workers.measures.registry import shard_cost
+
+    return [total(shard_cost(stage, size) for stage, size in shards) for shards in models]
 
 
 def has_gpu() -> bool:

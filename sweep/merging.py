@@ -7,23 +7,24 @@ block's are copied from a store that is elsewhere.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from erasure_sweep.dashboards.model_tables import ModelTables, folder_of, read_out
 from erasure_sweep.dashboards.pages import model_parts, write_comparison, write_figures, write_model_page
 from erasure_sweep.sweep.comparison import home_of
 from erasure_sweep.sweep.helper_tasks import PageRequest, PlaceSearch, ScanMerge, VerifyMerge
 from erasure_sweep.sweep.run_folder import FIGURES, RunFolder
-from erasure_sweep.sweep.store.shards import BlockKeys
-from erasure_sweep.workers.measures.registry import SCAN
-from erasure_sweep.workers.measures.scan.tables import scan_tables
+from erasure_sweep.workers.measures.measure import Block, Setting
+from erasure_sweep.workers.measures.tables import merge_states, stage_tables
 from erasure_sweep.workers.measures.verify.places import found_places
 from erasure_sweep.workers.measures.verify.tables import Told, verify_tables
 from erasure_sweep.workers.measures.verify.targets import choose_targets
 from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.models.resolution import load_model
-from erasure_sweep.workers.records import Place, ScanOptions, State, Target, WriterBlock
+from erasure_sweep.workers.records import Place, ScanWork, State, Target, Work
 from erasure_sweep.workers.storage.shard_storage import Storage, open_storage
 from erasure_sweep.workers.storage.states import decode_state, decode_states
 from erasure_sweep.workers.storage.whole_file import write_error
@@ -33,8 +34,9 @@ from erasure_sweep.workers.tables.files import read_tables, write_tables
 def finish_scan(request: ScanMerge) -> tuple[Target, ...]:
     """Merge a model's scan, write its tables, and say what to verify."""
     lean, named = load_model(Path(request.model.weights))[1], request.named
-    merged = _merged(lean, open_storage(request.store), request.blocks, request.options)
-    columns = scan_tables(lean, merged, request.options, request.thresholds)
+    blocks = [(ScanWork(writers, request.options), keys) for writers, keys in request.blocks]
+    merged = _merged("scan", lean, open_storage(request.store), blocks)
+    columns = stage_tables("scan", merged, Setting(request.thresholds.tau))
     write_tables(columns, request.model.name, "scan", request.tables)
     return choose_targets(lean.config.layout, columns["writers"], named.groups, named.writers, named.top)
 
@@ -83,12 +85,14 @@ def write_page(request: PageRequest) -> None:
 
 
 def _merged(
-    model: LeanModel, storage: Storage, blocks: BlockKeys, options: ScanOptions
-) -> Iterator[tuple[WriterBlock, dict[str, State]]]:
-    for writers, keys in blocks:
+    stage: str, model: LeanModel, storage: Storage, blocks: Iterable[tuple[Work, list[str]]]
+) -> Iterator[tuple[Block[Any], dict[str, State]]]:
+    """Merged states of each block of shards."""
+    for work, keys in blocks:
+        block = Block(model, work)
         with storage.local(keys) as paths:
-            merged = {name: m.merge(model, writers, options, _of_measure(paths, name)) for name, m in SCAN.items()}
-        yield writers, merged
+            merged = merge_states(stage, block, partial(_of_measure, paths))
+        yield block, merged
 
 
 def _of_measure(paths: list[Path], measure: str) -> Iterator[State]:

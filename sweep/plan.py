@@ -17,6 +17,7 @@ import numpy as np
 from erasure_sweep.sweep.config import RESULTS_VERSION, SweepConfig
 from erasure_sweep.workers.fingerprint import fingerprint
 from erasure_sweep.workers.labels import Layout
+from erasure_sweep.workers.measures.statistics.sketch_bins import N_BINS, count_bytes
 from erasure_sweep.workers.measures.verify.targets import choose_targets, later_heads
 from erasure_sweep.workers.positions import hash_u64
 from erasure_sweep.workers.records import (
@@ -34,8 +35,7 @@ from erasure_sweep.workers.records import (
 )
 
 STATE_BYTES = 512 * 2**20
-N_BINS = 3073
-"""Bins of one sketch of ``workers.measures.statistics.quantile_sketch``."""
+"""Budget for the dense state of one shard."""
 SAMPLE = 1000
 """Tokens that rank correlations are from, at most; fewer where a model has so many pairs that they would not fit."""
 SAMPLED_VALUES = 2**25
@@ -190,7 +190,7 @@ def scan_options(config: SweepConfig, model: Resolved) -> ScanOptions:
 
 def sketch_bytes(config: SweepConfig) -> int:
     """Size of one dense sketch: counts take two bytes where a shard has few enough tokens."""
-    return (2 if config.block_prompts * (config.n_positions or config.seq_len) < 2**15 else 4) * N_BINS
+    return count_bytes(config.block_prompts * (config.n_positions or config.seq_len)) * N_BINS
 
 
 def writer_blocks(sketches: tuple[int, ...], bytes_per_sketch: int) -> list[WriterBlock]:

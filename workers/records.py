@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
+from erasure_sweep.workers.labels import Layout
+
 State = dict[str, npt.NDArray[Any]]
 """A shard's exported result: named arrays, never objects."""
 
@@ -15,6 +17,10 @@ class WriterBlock(NamedTuple):
 
     start: int
     stop: int
+
+    def labels(self, layout: Layout) -> tuple[str, ...]:
+        """Their labels."""
+        return layout.writers[self.start : self.stop]
 
 
 class Group(NamedTuple):

@@ -22,8 +22,7 @@ from erasure_sweep.workers.corpora.resolution import (
     resolve_corpus,
 )
 from erasure_sweep.workers.errors import SweepError, UsageError
-from erasure_sweep.workers.labels import Layout
-from erasure_sweep.workers.measures.registry import SCAN
+from erasure_sweep.workers.measures.registry import count_sketches
 from erasure_sweep.workers.measures.scan.composition import check_groups
 from erasure_sweep.workers.models.resolution import ResolvedModel, resolve_model
 from erasure_sweep.workers.records import Group, Resolved, ScanOptions, VerifyRequest
@@ -82,11 +81,6 @@ def resolve(
         corpus=request.corpus,
     )
     return resolved if verify is None else _prepare_verify(resolved, model, corpus, verify)
-
-
-def count_sketches(layout: Layout, options: ScanOptions) -> tuple[int, ...]:
-    """How many sketches a scan keeps of each writer."""
-    return tuple(map(sum, zip(*(measure.sketches(layout, options) for measure in SCAN.values()), strict=True)))
 
 
 def _with_more(request: CorpusRequest, n_prompts: int) -> CorpusRequest:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from erasure_sweep.workers.corpora.resolution import load_tokens
-from erasure_sweep.workers.measures.stages import STAGES
+from erasure_sweep.workers.measures.stages import measure_shard
 from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.models.resolution import load_model
 from erasure_sweep.workers.records import ShardResult, ShardTask, SharedStore, WorkerProcess
@@ -52,7 +52,7 @@ class ShardWorker:
         batch = min(task.batch, self._fits.get(kind, task.batch))
         while True:
             try:
-                return ShardResult(task.id, encode_states(STAGES[task.stage](model, task, prompts, batch)), batch)
+                return ShardResult(task.id, encode_states(measure_shard(model, task, prompts, batch)), batch)
             except torch.cuda.OutOfMemoryError:
                 torch.cuda.empty_cache()
                 if batch == 1:

@@ -18,7 +18,7 @@ import numpy as np
 
 from erasure_sweep.sweep.config import SweepConfig, build_config
 from erasure_sweep.sweep.plan import layout_of, plan_scan, plan_verify
-from erasure_sweep.workers.measures.registry import SCAN
+from erasure_sweep.workers.measures.registry import count_sketches
 from erasure_sweep.workers.models.forward import ModelConfig
 from erasure_sweep.workers.records import Resolved, ScanOptions, ScanWork, ShardTask, WriterBlock
 from tests.benchmarks.probe import run_probe
@@ -70,7 +70,6 @@ def stage(config: ModelConfig, seq_len: int, n_prompts: int, folder: Path) -> Re
     weights, tokens = folder / "model.safetensors", folder / "tokens.npy"
     model_hash = stage_random(config, weights)
     np.save(tokens, random_prompts(config, n_prompts, seq_len).numpy().astype(np.int32))
-    sketches = (measure.sketches(config.layout, ScanOptions()) for measure in SCAN.values())
     return Resolved(
         name="random",
         spec="random",
@@ -79,7 +78,7 @@ def stage(config: ModelConfig, seq_len: int, n_prompts: int, folder: Path) -> Re
         weights_bytes=weights.stat().st_size,
         architecture=config.to_json(),
         n_params=config.n_params,
-        sketches=tuple(map(sum, zip(*sketches, strict=True))),
+        sketches=count_sketches(config.layout, ScanOptions()),
         tokens=str(tokens),
         corpus_fingerprint="random",
         corpus_description="random tokens",

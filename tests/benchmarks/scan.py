@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from erasure_sweep.workers.measures.registry import SCAN
+from erasure_sweep.workers.measures.registry import measures
 from erasure_sweep.workers.measures.scan.composition import composition
 from erasure_sweep.workers.measures.scan.products import ProductReader
 from erasure_sweep.workers.models.forward import LeanModel, ModelConfig
@@ -53,7 +53,7 @@ class Scan:
         self._n_positions = n_positions
         options = ScanOptions(sample_below=int(2**64 * SAMPLED), shard_tokens=SHARD_PROMPTS * (n_positions or seq_len))
         self.reader = ProductReader(model, WriterBlock(0, len(model.config.layout.writers)), options)
-        self.accumulators = {name: measure.start(self.reader) for name, measure in SCAN.items()}
+        self.accumulators = {measure.name: measure.start(self.reader) for measure in measures("scan")}
 
     def update(self, prompts: Tensor) -> None:
         """Take in prompts."""

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from erasure_sweep.sweep.execution.helper_process import Background
-from erasure_sweep.workers.measures.scan import tables as scan
+from erasure_sweep.workers.measures.registry import table_names
 from erasure_sweep.workers.measures.verify import tables as verify
 from tests.support.models.random_models import write_tl_directory
 
@@ -171,7 +171,7 @@ def assert_finished(ran: Ran, *models: str) -> None:
     assert ran.code == 0, ran.stderr
     assert ran.states == dict.fromkeys(models, "FINISHED")
     assert set(models) <= set(ran.runs) and set(ran.runs.values()) == {"FINISHED"}
-    tables = {*scan.TABLES, *verify.TABLES}
+    tables = {*table_names("scan"), *verify.TABLES}
     assert {path.stem for path in map(Path, ran.tables())} == tables
     assert len(ran.tables()) == len(tables) * len(models)
     assert (ran.out / "compare.html").exists()

@@ -1,59 +1,145 @@
-"""What a measure is: something that reads traces shard by shard, and whose shard states merge into tables.
+"""What a measure is: one file that says how prompts are taken in, how states merge, which tables follow, and what it costs.
 
-A measure runs in two places. Next to the accelerator an ``Accumulator`` is updated with the prompts of one shard and
-exported as plain arrays. Wherever the shards meet, the states of one block of writers are merged in plan order, and
-the merged blocks, one at a time, become columns.
+A measure runs in two places. Next to the accelerator an ``Accumulator`` is updated with what its stage makes of each prompt
+(products that all measures of the stage share), and exported as plain arrays. Wherever the shards meet, the states of one
+block of shards are merged in plan order, and the merged blocks, one at a time, become columns.
+
+A measure is a class derived from ``Measure`` in a file of its own in ``measures/scan`` or ``measures/verify``: the registry
+finds it there. A table that is drawn from other tables alone is a ``DerivedTable``, found in the same way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from erasure_sweep.workers.labels import Layout
-from erasure_sweep.workers.measures.scan.products import ProductReader, PromptProducts
+from erasure_sweep.workers.measures.cost import Cost, ShardSize, SharedProduct
 from erasure_sweep.workers.models.forward import LeanModel
-from erasure_sweep.workers.records import ScanOptions, State, WriterBlock
+from erasure_sweep.workers.records import Place, ScanOptions, State
 
 Columns = dict[str, npt.NDArray[Any]]
 """A table by column; NaN and ``None`` are what was not measured."""
 
+WorkT = TypeVar("WorkT")
+"""What the shards of the measure's stage are told to measure."""
+ShardT = TypeVar("ShardT")
+"""What the stage makes once for a shard."""
+ProductsT = TypeVar("ProductsT")
+"""What the stage makes of each prompt."""
+Products_contra = TypeVar("Products_contra", contravariant=True)
+
 
 @runtime_checkable
-class Accumulator(Protocol):
+class Texts(Protocol):
+    """Texts of tokens and places, for the tables that show them; ``None`` where the model has no tokenizer."""
+
+    def token(self, token_id: int) -> str | None:
+        """The text of one token."""
+        ...
+
+    def tokens(self, token_ids: Sequence[int]) -> Sequence[str | None]:
+        """The texts of some tokens, each by itself."""
+        ...
+
+    def text(self, place: Place) -> str | None:
+        """The end of a place's prompt, up to the place."""
+        ...
+
+
+@dataclass(frozen=True)
+class Block(Generic[WorkT]):
+    """Shards that are merged into one state: they measured the same work on different prompts."""
+
+    model: LeanModel
+    work: WorkT
+    """Of one of the shards."""
+
+    @property
+    def layout(self) -> Layout:
+        """Order of the model's components."""
+        return self.model.config.layout
+
+
+class Setting(NamedTuple):
+    """What tables depend on beside states."""
+
+    tau: float = 0.05
+    """How much of a writer a head has to take away before it counts as its eraser."""
+    held_out: bool = True
+    """Whether verify's prompts are others than those that the erasers were chosen on."""
+    texts: Texts | None = None
+
+
+@runtime_checkable
+class Accumulator(Protocol[Products_contra]):
     """A shard's state while it grows, on the model's device."""
 
-    def update(self, products: PromptProducts) -> None:
+    def update(self, products: Products_contra) -> None:
         """Take in one prompt."""
         ...
 
     def export(self) -> State:
-        """The state as arrays that can be stored and merged."""
+        """The state as arrays that can be stored and merged; empty where this shard has none."""
         ...
 
 
-@runtime_checkable
-class Measure(Protocol):
-    """One measurement; ``name`` is its key in the registry and in stored states."""
+class Measure(ABC, Generic[WorkT, ShardT, ProductsT]):
+    """One measurement."""
 
-    name: str
+    stage: ClassVar[str]
+    """Of a shard: ``scan``, ``group``, ``trust`` or ``adversarial``."""
+    name: ClassVar[str]
+    """Its key in stored states; once in a stage."""
+    needs: ClassVar[tuple[SharedProduct, ...]]
+    """What the stage has to make for it."""
+    tables: ClassVar[tuple[str, ...]]
+    """Names of the tables that it writes, or has rows in."""
+
+    @abstractmethod
+    def start(self, shard: ShardT) -> Accumulator[ProductsT]:
+        """An empty state for one shard."""
+
+    @abstractmethod
+    def merge(self, block: Block[WorkT], states: Iterable[State]) -> State:
+        """One state that stands for all of them; ``states`` come in plan order and are read one at a time."""
+
+    @abstractmethod
+    def columns(self, block: Block[WorkT], states: Mapping[str, State], setting: Setting) -> Mapping[str, Columns]:
+        """Rows of its tables for one block; tables without rows may be left out.
+
+        Args:
+            states: the block's merged states, of all measures of the stage by name.
+        """
+
+    @abstractmethod
+    def cost(self, size: ShardSize) -> Cost:
+        """What it takes of one shard beside the products that it needs."""
 
     def sketches(self, layout: Layout, options: ScanOptions) -> list[int]:
-        """How many sketches each writer needs, which bounds the writers of a block."""
-        ...
+        """How many quantile sketches each writer needs in a shard of the scan, which bounds the writers of a block."""
+        return [0] * len(layout.writers)
 
-    def start(self, reader: ProductReader) -> Accumulator:
-        """An empty state for one shard."""
-        ...
-
-    def merge(self, model: LeanModel, writers: WriterBlock, options: ScanOptions, states: Iterable[State]) -> State:
-        """One state that stands for all of them; ``states`` come in plan order and are read one at a time."""
-        ...
+    def complete(self, tables: Mapping[str, Columns]) -> None:
+        """Fill in, in place, what takes the rows of all blocks: nothing, unless a measure says otherwise."""
 
 
-def stack(parts: list[Columns]) -> Columns:
+class DerivedTable(ABC):
+    """A table that follows from other tables of its stage."""
+
+    stage: ClassVar[str]
+    name: ClassVar[str]
+
+    @abstractmethod
+    def columns(self, layout: Layout, tables: Mapping[str, Columns], setting: Setting) -> Columns:
+        """The table, from those of the stage's measures."""
+
+
+def stack(parts: Sequence[Columns]) -> Columns:
     """One table from tables of the same columns."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -9,7 +9,6 @@ import pytest
 from erasure_sweep.sweep.config import build_config
 from erasure_sweep.sweep.plan import (
     DONORS,
-    N_BINS,
     STATE_BYTES,
     StagePlan,
     draw_donors,
@@ -24,6 +23,7 @@ from erasure_sweep.sweep.plan import (
     sweep_id,
     writer_blocks,
 )
+from erasure_sweep.workers.measures.statistics.sketch_bins import N_BINS
 from erasure_sweep.workers.records import (
     AdversarialWork,
     Group,
@@ -135,12 +135,6 @@ def test_a_scan_is_the_same_whatever_is_verified(changes: dict[str, Any]) -> Non
 def test_a_longer_sweep_keeps_the_shards_it_shares() -> None:
     assert {t.first_prompt for t in plan_scan(config(), MODEL, "cpu").tasks} == {0, 8, 16, 24}
     assert sweep_id(config(prompts=20)) != sweep_id(config())
-
-
-def test_the_state_budget_counts_the_bins_there_are() -> None:
-    from erasure_sweep.workers.measures.statistics import quantile_sketch as sketch
-
-    assert sketch.N_BINS == N_BINS
 
 
 def verify(model: Resolved = MODEL, targets: tuple[Target, ...] = TARGETS, **changes: Any) -> StagePlan:

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from erasure_sweep.workers.measures.registry import SCAN
+from erasure_sweep.workers.measures.measure import Block, Setting
+from erasure_sweep.workers.measures.registry import measures
 from erasure_sweep.workers.measures.scan.products import ProductReader
-from erasure_sweep.workers.measures.scan.tables import scan_tables
+from erasure_sweep.workers.measures.tables import merge_states, stage_tables
 from erasure_sweep.workers.measures.verify.adversarial import measure_adversarial
 from erasure_sweep.workers.measures.verify.group_stage import measure_group
 from erasure_sweep.workers.measures.verify.places import Place, found_places, writers_of
@@ -20,10 +21,10 @@ from erasure_sweep.workers.records import (
     Group,
     GroupWork,
     ScanOptions,
+    ScanWork,
     ShardTask,
     State,
     Target,
-    Thresholds,
     TrustWork,
     Work,
     WriterBlock,
@@ -53,11 +54,10 @@ def measure_tables(
             measure_shard(model, span, tokens[i : i + block], _part(positions, i, block), batch, i, options)
             for i in range(0, len(tokens), block)
         ]
-        states = {name: m.merge(model, span, options, [shard[name] for shard in shards]) for name, m in SCAN.items()}
-        merged.append((span, states))
-    return {
-        name: pd.DataFrame(columns) for name, columns in scan_tables(model, merged, options, Thresholds(tau)).items()
-    }
+        merged_block = Block(model, ScanWork(span, options))
+        states = merge_states("scan", merged_block, lambda name, shards=shards: [shard[name] for shard in shards])
+        merged.append((merged_block, states))
+    return {name: pd.DataFrame(columns) for name, columns in stage_tables("scan", merged, Setting(tau)).items()}
 
 
 def measure_shard(
@@ -71,7 +71,7 @@ def measure_shard(
 ) -> dict[str, State]:
     """States of one shard, by measure."""
     reader = ProductReader(model, span, options)
-    accumulators = {name: measure.start(reader) for name, measure in SCAN.items()}
+    accumulators = {measure.name: measure.start(reader) for measure in measures("scan")}
     for start in range(0, len(tokens), batch):
         rows = torch.from_numpy(tokens[start : start + batch]).to(model.device)
         chosen = None if positions is None else torch.from_numpy(positions[start : start + batch]).to(model.device)

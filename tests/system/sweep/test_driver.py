@@ -18,13 +18,13 @@ import pytest
 import erasure_sweep as es
 from erasure_sweep.sweep.config import SweepConfig, build_config
 from erasure_sweep.workers.errors import SweepError
-from erasure_sweep.workers.measures.scan import tables as scan
+from erasure_sweep.workers.measures.registry import table_names
 from erasure_sweep.workers.measures.verify import tables as verify
 from tests.support.models.random_models import write_hf_gpt2_directory, write_tl_directory
 
 pytestmark = pytest.mark.xdist_group("ray")
 
-TABLES = tuple(dict.fromkeys((*scan.TABLES, *verify.TABLES)))
+TABLES = tuple(dict.fromkeys((*table_names("scan"), *verify.TABLES)))
 
 
 class Place:

@@ -48,7 +48,7 @@ class PairRows:
     """
 
     def __init__(self, layout: Layout, writers: WriterBlock, groups: Sequence[Group] = ()) -> None:
-        self.labels = layout.writers[writers.start : writers.stop]
+        self.labels = writers.labels(layout)
         self.n_layers, self.n_heads = layout.n_layers, layout.n_heads
         self.first_layer = [layer_of(label) + 1 for label in self.labels]
         self.groups = [[group for group in groups if group.writer == label] for label in self.labels]

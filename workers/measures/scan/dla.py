@@ -6,14 +6,14 @@ negative of the writer's: for every writer and every later head, ``attn{l}`` and
 the eraser's DLA, of its ``full`` output and of its ``v_composition`` part, against the writer's (Janiak et al. 2024, figure
 4; perfect erasure has r = −1 and slope −1).
 
-Means and co-moments merge by the formulas of Chan, Golub and LeVeque (1979). Tokens of one prompt depend on each other, so
-intervals come from leaving out groups of shards (a jackknife, of Fisher's z for r and of the slope itself), not from the
-number of tokens. Rank correlations come from a bounded sample, the tokens with the lowest hashes.
+Tokens of one prompt depend on each other, so intervals come from leaving out groups of shards (a jackknife, of Fisher's z
+for r and of the slope itself), not from the number of tokens. Rank correlations come from a bounded sample, the tokens with
+the lowest hashes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -22,12 +22,13 @@ from jaxtyping import Float, UInt64
 from scipy import stats
 
 from erasure_sweep.workers.labels import Layout
-from erasure_sweep.workers.measures.measure import Columns
+from erasure_sweep.workers.measures.cost import Cost, ShardSize
+from erasure_sweep.workers.measures.measure import Block, Columns, Measure, Setting, stack
 from erasure_sweep.workers.measures.scan.composition import PairRows
-from erasure_sweep.workers.measures.scan.products import ProductReader, PromptProducts
-from erasure_sweep.workers.models.forward import LeanModel
+from erasure_sweep.workers.measures.scan.products import PARTS, TERMS, TRACE, ProductReader, PromptProducts
+from erasure_sweep.workers.measures.statistics.moments import CONSTANT, Union
 from erasure_sweep.workers.positions import hash_u64
-from erasure_sweep.workers.records import ScanOptions, State, WriterBlock
+from erasure_sweep.workers.records import ScanWork, State
 
 EFFECTS = ("full", "v_composition")
 
@@ -108,36 +109,32 @@ class Moments(NamedTuple):
 
     def merged(self, other: Moments, writer_term: np.ndarray) -> Moments:
         """Both sets together; ``writer_term`` is each row's writer among the terms."""
-        n = self.n + other.n
+        union = Union.of(self.n, other.n)
         apart, part_apart = other.mean - self.mean, other.part_mean - self.part_mean
-        weight = self.n * other.n / n
         return Moments(
-            n,
-            self.mean + apart * (other.n / n),
-            self.comoment + other.comoment + weight * np.outer(apart, apart),
-            self.part_mean + part_apart * (other.n / n),
-            self.part_square + other.part_square + weight * part_apart**2,
-            self.part_product + other.part_product + weight * part_apart * apart[writer_term],
+            union.n,
+            union.mean(self.mean, other.mean),
+            self.comoment + other.comoment + union.weight * np.outer(apart, apart),
+            union.mean(self.part_mean, other.part_mean),
+            self.part_square + other.part_square + union.weight * part_apart**2,
+            self.part_product + other.part_product + union.weight * part_apart * apart[writer_term],
         )
 
 
-class Dla:
+class Dla(Measure[ScanWork, ProductReader, PromptProducts]):
     """Correlations of DLA between writers and the heads that may erase them."""
 
-    name = "dla"
+    stage, name = "scan", "dla"
+    needs = (TRACE, TERMS, PARTS)
+    tables = ("dla_correlation",)
 
-    def sketches(self, layout: Layout, options: ScanOptions) -> list[int]:
-        """None: moments are small."""
-        return [0] * len(layout.writers)
-
-    def start(self, reader: ProductReader) -> DlaAccumulator:
+    def start(self, shard: ProductReader) -> DlaAccumulator:
         """An empty state for one shard."""
-        return DlaAccumulator(reader)
+        return DlaAccumulator(shard)
 
-    def merge(self, model: LeanModel, writers: WriterBlock, options: ScanOptions, states: Iterable[State]) -> State:
+    def merge(self, block: Block[ScanWork], states: Iterable[State]) -> State:
         """Moments by group of shards, dealt in plan order, and the tokens with the lowest hashes of all samples."""
-        layout = model.config.layout
-        writer_term = row_writers(layout, PairRows(layout, writers, options.groups))
+        writer_term = row_writers(block.layout, _rows(block))
         groups: dict[int, Moments] = {}
         sample: list[np.ndarray] = []
         for index, state in enumerate(states):
@@ -149,6 +146,20 @@ class Dla:
             sample = lowest(sample, int(state["sample_size"]))
         merged = {name: np.stack([getattr(m, name) for m in groups.values()]) for name in Moments._fields}
         return {**merged, "sample_dla": sample[1], "sample_parts": sample[2]}
+
+    def columns(self, block: Block[ScanWork], states: Mapping[str, State], setting: Setting) -> dict[str, Columns]:
+        """Lines of all pairs."""
+        rows = _rows(block)
+        lines = finish_lines(block.layout, rows, states[self.name])
+        return {"dla_correlation": stack([line_columns(rows, lines, index) for index in range(len(rows.labels))])}
+
+    def cost(self, size: ShardSize) -> Cost:
+        """Co-moments of all terms; moments are small where they are stored."""
+        return Cost(flops=2 * size.n_tokens * len(size.layout.terms) ** 2)
+
+
+def _rows(block: Block[ScanWork]) -> PairRows:
+    return PairRows(block.layout, block.work.writers, block.work.options.groups)
 
 
 def lowest(sample: list[np.ndarray], size: int) -> list[np.ndarray]:
@@ -233,10 +244,6 @@ def _line(m: Moments, terms: np.ndarray, erasers: np.ndarray) -> tuple[np.ndarra
     y_square = np.where(y_square > CONSTANT * (y_square + y_mean**2 * m.n), y_square, np.nan)
     slope = product / x_square
     return product / np.sqrt(x_square * y_square), slope, y_mean - slope * x_mean
-
-
-CONSTANT = 1e-9
-"""Share of the squares that must vary over tokens for a correlation: below it there is only rounding."""
 
 
 def _interval(values: np.ndarray, left_out: np.ndarray) -> np.ndarray:

@@ -14,9 +14,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from erasure_sweep.workers.measures.cost import Cost, ShardSize, SharedProduct
 from erasure_sweep.workers.measures.scan.composition import Composer, PromptParts
 from erasure_sweep.workers.models.forward import LeanModel, Trace
-from erasure_sweep.workers.records import ScanOptions, WriterBlock
+from erasure_sweep.workers.records import ScanOptions, ScanWork, WriterBlock
 
 NEGLIGIBLE = 1e-10
 """Squared norm of a writer's output, relative to the stream's, at or below which it has no projection ratio."""
@@ -58,7 +59,7 @@ class ProductReader:
 
     def __init__(self, model: LeanModel, writers: WriterBlock, options: ScanOptions) -> None:
         layout, device = model.config.layout, model.device
-        labels = layout.writers[writers.start : writers.stop]
+        labels = writers.labels(layout)
         self.model, self.options = model, options
         self.composer = Composer(model, writers, options)
         self.terms = torch.tensor([layout.term_index[label] for label in labels], device=device)
@@ -129,3 +130,32 @@ def term_vectors(
         if not config.attn_only:
             vectors[attention.stop] = trace.mlp_out[layer, prompt, positions]
     return vectors
+
+
+def _n_writers(size: ShardSize) -> int:
+    assert isinstance(size.work, ScanWork)
+    return size.work.writers.stop - size.work.writers.start
+
+
+def _traced(size: ShardSize) -> Cost:
+    return Cost(passes=size.n_prompts, flops=2 * size.n_tokens * size.shape["d_model"] * size.shape["d_vocab"])
+
+
+def _multiplied(size: ShardSize) -> Cost:
+    n_layers, n_heads, d_head, d_model = (size.shape[key] for key in ("n_layers", "n_heads", "d_head", "d_model"))
+    n_terms = len(size.layout.terms)
+    return Cost(flops=2 * size.n_tokens * d_model * (n_layers * n_heads * d_head + _n_writers(size) * n_terms))
+
+
+def _read(size: ShardSize) -> Cost:
+    n_layers, n_heads, d_head = (size.shape[key] for key in ("n_layers", "n_heads", "d_head"))
+    pairs = _n_writers(size) * n_layers * n_heads / 2
+    return Cost(flops=size.n_tokens * pairs * (size.seq_len * d_head + 4 * d_head**2))
+
+
+TRACE = SharedProduct("trace", _traced)
+"""Forward passes, and the two most likely next tokens."""
+TERMS = SharedProduct("products of terms", _multiplied)
+"""Ratios and attributions of all terms."""
+PARTS = SharedProduct("V-composed parts", _read)
+"""What later heads write because they read a writer."""

@@ -12,7 +12,7 @@ tokens removed first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -20,18 +20,19 @@ import torch
 from jaxtyping import Float, Int
 
 from erasure_sweep.workers.labels import Layout
-from erasure_sweep.workers.measures.measure import Columns
-from erasure_sweep.workers.measures.scan.products import ProductReader, PromptProducts
+from erasure_sweep.workers.measures.cost import Cost, ShardSize, counting
+from erasure_sweep.workers.measures.measure import Block, Columns, Measure, Setting, stack
+from erasure_sweep.workers.measures.scan.products import TERMS, TRACE, ProductReader, PromptProducts
+from erasure_sweep.workers.measures.statistics.moments import Union
 from erasure_sweep.workers.measures.statistics.quantile_sketch import (
-    N_BINS,
     QUANTILES,
     SparseCounts,
     add_counts,
     count_dtype,
     quantiles,
 )
-from erasure_sweep.workers.models.forward import LeanModel
-from erasure_sweep.workers.records import ScanOptions, State, WriterBlock
+from erasure_sweep.workers.measures.statistics.sketch_bins import N_BINS
+from erasure_sweep.workers.records import ScanOptions, ScanWork, State
 
 CONSTANT = 1e-6
 """Share of a writer's power that must vary over tokens for a centred coefficient: below it there is only rounding."""
@@ -87,15 +88,33 @@ class ProjectionAccumulator:
         }
 
 
+class Powers(NamedTuple):
+    """How much one block's writers write, and their products with all terms."""
+
+    gram: Float[np.ndarray, "writer term"]
+    """Σ o_w·o_c over all tokens."""
+    power: Float[np.ndarray, "writer"]
+    """Σ |o_w|² over all tokens, NaN for a writer that writes nothing."""
+    power_centred: Float[np.ndarray, "writer"]
+    """Σ |o_w − mean|², NaN for a writer that is constant up to rounding."""
+
+
+def finish_powers(layout: Layout, writers: tuple[str, ...], state: State) -> Powers:
+    """The writers' powers from one block's merged sums."""
+    n, centred = state["n"], state["comoment"]
+    terms = [layout.term_index[writer] for writer in writers]
+    gram = centred + state["n_tokens"] * state["term_mean"][terms] @ state["term_mean"].T
+    power, power_centred = (matrix[np.arange(len(terms)), terms] for matrix in (gram, centred))
+    power = np.where(n > 0, power, np.nan)
+    varies = (n > 0) & (power_centred > CONSTANT * power)
+    return Powers(gram, power, np.where(varies, power_centred, np.nan))
+
+
 class Statistics(NamedTuple):
     """Finished numbers of one block of writers; rows as in ``Layout.rows``."""
 
     quantiles: Float[np.ndarray, "writer row q"]
     mean: Float[np.ndarray, "writer row"]
-    power: Float[np.ndarray, "writer"]
-    """Σ |o_w|² over all tokens, NaN for a writer that writes nothing."""
-    power_centred: Float[np.ndarray, "writer"]
-    """Σ |o_w − mean|², NaN for a writer that is constant up to rounding."""
     beta: Float[np.ndarray, "writer row"]
     beta_centred: Float[np.ndarray, "writer row"]
     n: Int[np.ndarray, "writer"]
@@ -105,59 +124,70 @@ def finish_statistics(layout: Layout, writers: tuple[str, ...], state: State) ->
     """Quantiles, means and pooled coefficients from one block's merged sums; NaN where a writer writes nothing."""
     n_writers, n_rows, _ = state["counts"].shape
     flat = quantiles(state["counts"].reshape(n_writers * n_rows, N_BINS), tuple(QUANTILES.values()))
-    n, centred, sums = state["n"], state["comoment"], row_sums(layout)
-    terms = [layout.term_index[writer] for writer in writers]
-    gram = centred + state["n_tokens"] * state["term_mean"][terms] @ state["term_mean"].T
-    power, centred_power = (matrix[np.arange(n_writers), terms] for matrix in (gram, centred))
-    power = np.where(n > 0, power, np.nan)
-    centred_power = np.where((n > 0) & (centred_power > CONSTANT * power), centred_power, np.nan)
+    n, sums, powers = state["n"], row_sums(layout), finish_powers(layout, writers, state)
     return Statistics(
         quantiles=flat.reshape(n_writers, n_rows, -1),
         mean=state["ratio_sum"] / np.where(n > 0, n, np.nan)[:, None],
-        power=power,
-        power_centred=centred_power,
-        beta=gram @ sums.T / power[:, None],
-        beta_centred=centred @ sums.T / centred_power[:, None],
+        beta=powers.gram @ sums.T / powers.power[:, None],
+        beta_centred=state["comoment"] @ sums.T / powers.power_centred[:, None],
         n=n,
     )
 
 
-class Projection:
+class Projection(Measure[ScanWork, ProductReader, PromptProducts]):
     """Residual and component projections of every writer."""
 
-    name = "projection"
+    stage, name = "scan", "projection"
+    needs = (TRACE, TERMS)
+    tables = ("residual_projection", "component_projection")
+
+    def start(self, shard: ProductReader) -> ProjectionAccumulator:
+        """An empty state for one shard."""
+        return ProjectionAccumulator(shard)
+
+    def merge(self, block: Block[ScanWork], states: Iterable[State]) -> State:
+        """Add up states; counts become dense: [writer, row, bin]."""
+        layout, labels = block.layout, block.work.writers.labels(block.layout)
+        counts = np.zeros((len(labels), len(layout.rows), N_BINS), dtype=np.uint32)
+        terms = [layout.term_index[label] for label in labels]
+        together: State = {}
+        for state in states:
+            SparseCounts(state["count_gap"], state["count"]).add_to(counts)
+            together = _add(together, state, terms) if together else state
+        return {**together, "counts": counts}
+
+    def columns(self, block: Block[ScanWork], states: Mapping[str, State], setting: Setting) -> dict[str, Columns]:
+        """Both projections, writer by writer."""
+        layout, labels = block.layout, block.work.writers.labels(block.layout)
+        statistics = finish_statistics(layout, labels, states[self.name])
+        parts: dict[str, list[Columns]] = {name: [] for name in self.tables}
+        for index, writer in enumerate(labels):
+            others = tuple(label for label in layout.components if label != writer)
+            for name, key, rows in zip(self.tables, ("state", "component"), (layout.states, others), strict=True):
+                parts[name].append(projection_columns(layout, statistics, index, key, rows, writer))
+        return {name: stack(columns) for name, columns in parts.items()}
 
     def sketches(self, layout: Layout, options: ScanOptions) -> list[int]:
         """One sketch for each row that is projected onto a writer."""
         return [len(layout.rows)] * len(layout.writers)
 
-    def start(self, reader: ProductReader) -> ProjectionAccumulator:
-        """An empty state for one shard."""
-        return ProjectionAccumulator(reader)
-
-    def merge(self, model: LeanModel, writers: WriterBlock, options: ScanOptions, states: Iterable[State]) -> State:
-        """Add up states; counts become dense: [writer, row, bin]."""
-        layout = model.config.layout
-        counts = np.zeros((writers.stop - writers.start, len(layout.rows), N_BINS), dtype=np.uint32)
-        terms = [layout.term_index[label] for label in layout.writers[writers.start : writers.stop]]
-        total: State = {}
-        for state in states:
-            SparseCounts(state["count_gap"], state["count"]).add_to(counts)
-            total = _add(total, state, terms) if total else state
-        return {**total, "counts": counts}
+    def cost(self, size: ShardSize) -> Cost:
+        """Counting."""
+        assert isinstance(size.work, ScanWork)
+        writers, options = size.work
+        return counting(size, sum(self.sketches(size.layout, options)[writers.start : writers.stop]))
 
 
 def _add(a: State, b: State, terms: list[int]) -> State:
-    """Sums, means and co-moments of two sets of tokens together (Chan, Golub and LeVeque 1979)."""
-    n = a["n_tokens"] + b["n_tokens"]
+    """Sums, means and co-moments of two sets of tokens together."""
+    union = Union.of(a["n_tokens"], b["n_tokens"])
     apart = b["term_mean"] - a["term_mean"]
-    between = a["n_tokens"] * b["n_tokens"] / n * (apart[terms] @ apart.T)
     return {
         "ratio_sum": a["ratio_sum"] + b["ratio_sum"],
-        "term_mean": a["term_mean"] + apart * (b["n_tokens"] / n),
-        "comoment": a["comoment"] + b["comoment"] + between,
+        "term_mean": union.mean(a["term_mean"], b["term_mean"]),
+        "comoment": a["comoment"] + b["comoment"] + union.weight * (apart[terms] @ apart.T),
         "n": a["n"] + b["n"],
-        "n_tokens": n,
+        "n_tokens": union.n,
     }
 
 

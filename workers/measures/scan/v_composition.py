@@ -12,7 +12,7 @@ over shards says whether it lies below −τ by more than chance (``workers.meas
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -21,21 +21,23 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from erasure_sweep.workers.labels import Layout
-from erasure_sweep.workers.measures.measure import Columns
+from erasure_sweep.workers.measures.cost import Cost, ShardSize, counting
+from erasure_sweep.workers.measures.measure import Block, Columns, Measure, Setting, stack
 from erasure_sweep.workers.measures.scan.composition import PairRows, rows_of_writer
-from erasure_sweep.workers.measures.scan.products import ProductReader, PromptProducts
-from erasure_sweep.workers.measures.scan.projection import Statistics
-from erasure_sweep.workers.measures.scan.significance import Spread, p_below
+from erasure_sweep.workers.measures.scan.products import PARTS, TERMS, TRACE, ProductReader, PromptProducts
+from erasure_sweep.workers.measures.scan.projection import Powers, Projection, finish_powers
+from erasure_sweep.workers.measures.scan.significance import Spread, discoveries, p_below
+from erasure_sweep.workers.measures.statistics.moments import Union
 from erasure_sweep.workers.measures.statistics.quantile_sketch import (
-    N_BINS,
     QUANTILES,
     SparseCounts,
     add_counts,
     count_dtype,
     quantiles,
 )
+from erasure_sweep.workers.measures.statistics.sketch_bins import N_BINS
 from erasure_sweep.workers.models.forward import LeanModel
-from erasure_sweep.workers.records import ScanOptions, State, WriterBlock
+from erasure_sweep.workers.records import ScanOptions, ScanWork, State
 
 KINDS = ("clean", "patched", "v_composed")
 """What is counted of each pair: the ratio of the eraser's output, that without the part that reads the writer, and that
@@ -130,31 +132,54 @@ def along(
     return products
 
 
-class VComposition:
+class VComposition(Measure[ScanWork, ProductReader, PromptProducts]):
     """Clean and patched ratios of every later head onto every writer, and the coefficients of the V-composed parts."""
 
-    name = "v_composition"
+    stage, name = "scan", "v_composition"
+    needs = (TRACE, TERMS, PARTS)
+    tables = ("v_composition",)
+
+    def start(self, shard: ProductReader) -> VCompositionAccumulator:
+        """An empty state for one shard."""
+        return VCompositionAccumulator(shard)
+
+    def merge(self, block: Block[ScanWork], states: Iterable[State]) -> State:
+        """Add up states; counts become dense: [kind, row, bin]; of the shards' β, mean and squared deviations remain."""
+        rows = PairRows(block.layout, block.work.writers, block.work.options.groups)
+        counts = np.zeros((len(KINDS), len(rows), N_BINS), dtype=np.uint32)
+        spread = Spread.empty(len(rows))
+        together: State = {}
+        for state in states:
+            SparseCounts(state["count_gap"], state["count"]).add_to(counts)
+            spread = spread.with_shard(_betas(rows, state))
+            together = _add(together, state) if together else {name: state[name] for name in SUMS}
+        over_shards = {f"shard_{name}": values for name, values in spread._asdict().items()}
+        return {**together, **over_shards, "counts": counts}
+
+    def columns(self, block: Block[ScanWork], states: Mapping[str, State], setting: Setting) -> dict[str, Columns]:
+        """Rows of all pairs; what is ``significant`` waits for the p-values of all blocks."""
+        rows = PairRows(block.layout, block.work.writers, block.work.options.groups)
+        projected = states[Projection.name]
+        powers = finish_powers(block.layout, rows.labels, projected)
+        pairs = finish_pairs(block.model, rows, states[self.name], powers, setting.tau)
+        columns = [pair_columns(rows, pairs, index, int(n)) for index, n in enumerate(projected["n"])]
+        return {"v_composition": stack(columns)}
+
+    def complete(self, tables: Mapping[str, Columns]) -> None:
+        """Test all pairs of the model together."""
+        pairs = tables["v_composition"]
+        tested = np.array([mark is not None for mark in pairs["significant"]], dtype=bool)
+        pairs["significant"] = discoveries(pairs["p"], tested)
 
     def sketches(self, layout: Layout, options: ScanOptions) -> list[int]:
         """Three sketches for each pair."""
         return [len(KINDS) * rows_of_writer(layout, label, options.groups) for label in layout.writers]
 
-    def start(self, reader: ProductReader) -> VCompositionAccumulator:
-        """An empty state for one shard."""
-        return VCompositionAccumulator(reader)
-
-    def merge(self, model: LeanModel, writers: WriterBlock, options: ScanOptions, states: Iterable[State]) -> State:
-        """Add up states; counts become dense: [kind, row, bin]; of the shards' β, mean and squared deviations remain."""
-        rows = PairRows(model.config.layout, writers, options.groups)
-        counts = np.zeros((len(KINDS), len(rows), N_BINS), dtype=np.uint32)
-        spread = Spread.empty(len(rows))
-        total: State = {}
-        for state in states:
-            SparseCounts(state["count_gap"], state["count"]).add_to(counts)
-            spread = spread.with_shard(_betas(rows, state))
-            total = _add(total, state) if total else {name: state[name] for name in SUMS}
-        over_shards = {f"shard_{name}": values for name, values in spread._asdict().items()}
-        return {**total, **over_shards, "counts": counts}
+    def cost(self, size: ShardSize) -> Cost:
+        """Counting."""
+        assert isinstance(size.work, ScanWork)
+        writers, options = size.work
+        return counting(size, sum(self.sketches(size.layout, options)[writers.start : writers.stop]))
 
 
 SUMS = ("product", "mixed", "writer_mean", "n_tokens")
@@ -162,10 +187,9 @@ SUMS = ("product", "mixed", "writer_mean", "n_tokens")
 
 
 def _add(a: State, b: State) -> State:
-    n = a["n_tokens"] + b["n_tokens"]
-    mean = a["writer_mean"] + (b["writer_mean"] - a["writer_mean"]) * (b["n_tokens"] / n)
+    union = Union.of(a["n_tokens"], b["n_tokens"])
     sums = {name: a[name] + b[name] for name in ("product", "mixed")}
-    return {**sums, "writer_mean": mean, "n_tokens": n}
+    return {**sums, "writer_mean": union.mean(a["writer_mean"], b["writer_mean"]), "n_tokens": union.n}
 
 
 def _betas(rows: PairRows, state: State) -> Float[np.ndarray, "row"]:
@@ -191,11 +215,11 @@ class PairStatistics(NamedTuple):
         return self.quantiles[KINDS.index(kind), :, list(QUANTILES).index(name)]
 
 
-def finish_pairs(model: LeanModel, rows: PairRows, state: State, statistics: Statistics, tau: float) -> PairStatistics:
+def finish_pairs(model: LeanModel, rows: PairRows, state: State, powers: Powers, tau: float) -> PairStatistics:
     """Quantiles, coefficients and p-values from one block's merged sums.
 
     Args:
-        statistics: of the same block's projections, for the writers' power.
+        powers: of the same block's writers.
         tau: how much of a writer a head has to take away before it counts as its eraser.
     """
     flat = quantiles(state["counts"].reshape(-1, N_BINS), tuple(QUANTILES.values()))
@@ -203,7 +227,7 @@ def finish_pairs(model: LeanModel, rows: PairRows, state: State, statistics: Sta
     centred = plain - along(model, rows, state["mixed"], state["writer_mean"])
     for products in (centred, plain):
         rows.sum_heads(products)
-    power, power_centred = (np.repeat(p, np.diff(rows.start)) for p in (statistics.power, statistics.power_centred))
+    power, power_centred = (np.repeat(p, np.diff(rows.start)) for p in (powers.power, powers.power_centred))
     spread = Spread(*(state[f"shard_{name}"] for name in Spread._fields))
     return PairStatistics(
         quantiles=flat.reshape(len(KINDS), len(rows), len(QUANTILES)),
@@ -220,10 +244,10 @@ def single_heads(rows: PairRows, index: int) -> Bool[np.ndarray, "row"]:
     return np.array([row < n_scanned and label.startswith("L") for row, label in enumerate(labels)], dtype=bool)
 
 
-def pair_columns(rows: PairRows, pairs: PairStatistics, statistics: Statistics, index: int) -> Columns:
-    """The ``v_composition`` table of one writer, the ``index``-th of the block.
+def pair_columns(rows: PairRows, pairs: PairStatistics, index: int, n: int) -> Columns:
+    """The ``v_composition`` table of one writer, the ``index``-th of the block, at its ``n`` tokens.
 
-    ``significant`` is left ``None`` until the p-values of all blocks are known.
+    ``significant`` is ``False`` for the pairs that are tested, until the p-values of all blocks are known.
     """
     mine, erasers = rows.of(index), rows.erasers(index)
     columns: Columns = {
@@ -232,5 +256,5 @@ def pair_columns(rows: PairRows, pairs: PairStatistics, statistics: Statistics, 
     }
     columns |= {f"{kind}_{name}": pairs.quantile(kind, name)[mine] for kind in KINDS for name in QUANTILES}
     columns |= {name: getattr(pairs, name)[mine] for name in ("beta", "beta_centred", "p")}
-    columns["significant"] = np.full(len(erasers), None, dtype=object)
-    return columns | {"n": np.full(len(erasers), statistics.n[index])}
+    columns["significant"] = np.array([False if head else None for head in single_heads(rows, index)], dtype=object)
+    return columns | {"n": np.full(len(erasers), n)}

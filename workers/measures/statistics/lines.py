@@ -16,13 +16,12 @@ from scipy import stats
 from torch import Tensor
 
 from erasure_sweep.workers.measures.interventions.prompt_view import PromptView
+from erasure_sweep.workers.measures.statistics.moments import CONSTANT
 from erasure_sweep.workers.measures.statistics.ratios import Key, bootstrap_weights, interval
 from erasure_sweep.workers.positions import hash_u64
 from erasure_sweep.workers.records import State
 
 SAMPLE = 1000
-CONSTANT = 1e-9
-"""Share of the squares that must vary over tokens for a line: below it there is only rounding."""
 MOMENTS = ("n", "mean_x", "mean_y", "sxx", "syy", "sxy", "abs_x", "abs_y")
 _SEPARATOR = "\t"
 

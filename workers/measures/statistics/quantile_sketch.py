@@ -8,17 +8,13 @@ Values beyond ±1.5e5 fall into the outermost bins. Counts are integers, so the 
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import numpy.typing as npt
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-BIN_WIDTH = math.log(2.0) / 89.0
-HALF_BINS = 1536
-N_BINS = 2 * HALF_BINS + 1
+from erasure_sweep.workers.measures.statistics.sketch_bins import BIN_WIDTH, HALF_BINS, N_BINS, count_bytes
 
 QUANTILES = {"q12_5": 0.125, "q25": 0.25, "median": 0.5, "q75": 0.75, "q87_5": 0.875}
 """Columns of every table of quantiles; 12.5–87.5 % is the band that the authors' figures draw."""
@@ -37,8 +33,8 @@ def bin_indices(values: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
 
 
 def count_dtype(n_tokens: int) -> torch.dtype:
-    """The smallest integers that can count a shard's tokens: counts of many sketches are a worker's largest state."""
-    return torch.int16 if n_tokens < 2**15 else torch.int32
+    """The integers that count a shard's tokens."""
+    return torch.int16 if count_bytes(n_tokens) == 2 else torch.int32
 
 
 def add_counts(

@@ -17,12 +17,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from erasure_sweep.workers.measures.statistics.quantile_sketch import (
-    N_BINS,
     QUANTILES,
     SparseCounts,
     add_counts,
     quantiles,
 )
+from erasure_sweep.workers.measures.statistics.sketch_bins import N_BINS
 from erasure_sweep.workers.records import State
 
 Key = tuple[str, ...]

@@ -202,7 +202,7 @@ def test_a_batch_that_memory_did_not_hold_is_not_tried_again(monkeypatch: pytest
             raise torch.cuda.OutOfMemoryError("out of memory")
         return {}
 
-    monkeypatch.setitem(actor.STAGES, "trust", measure)
+    monkeypatch.setattr(actor, "measure_shard", measure)
     monkeypatch.setattr(actor, "load_tokens", lambda source: None)
     monkeypatch.setattr(ShardWorker, "_model", lambda *_: None)
     worker = ShardWorker(threads=1)

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from erasure_sweep.workers.measures.statistics.quantile_sketch import (
-    N_BINS,
     QUANTILES,
     SparseCounts,
     add_counts,
@@ -17,6 +16,7 @@ from erasure_sweep.workers.measures.statistics.quantile_sketch import (
     bin_indices,
     quantiles,
 )
+from erasure_sweep.workers.measures.statistics.sketch_bins import N_BINS
 
 QS = tuple(QUANTILES.values())
 

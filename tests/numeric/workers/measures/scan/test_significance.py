@@ -9,10 +9,11 @@ import pytest
 import torch
 from scipy import stats
 
-from erasure_sweep.workers.measures.registry import SCAN
+from erasure_sweep.workers.measures.measure import Block
 from erasure_sweep.workers.measures.scan.significance import Spread, discoveries, p_below
+from erasure_sweep.workers.measures.scan.v_composition import VComposition
 from erasure_sweep.workers.models.forward import LeanModel, ModelConfig
-from erasure_sweep.workers.records import Group, ScanOptions, WriterBlock
+from erasure_sweep.workers.records import Group, ScanOptions, ScanWork, WriterBlock
 from tests.support.models.planted import plant_several
 from tests.support.models.random_models import random_lean
 from tests.support.oracle import dla as oracle_dla
@@ -203,7 +204,7 @@ def test_what_is_kept_does_not_grow_with_the_shards() -> None:
         measure_shard(model, span, tokens[None], None, 1, prompt, options)["v_composition"]
         for prompt, tokens in enumerate(draw(config, (5, 9)))
     ]
-    few, many = (SCAN["v_composition"].merge(model, span, options, iter(shards[:n])) for n in (2, 5))
+    few, many = (VComposition().merge(Block(model, ScanWork(span, options)), iter(shards[:n])) for n in (2, 5))
     assert {name: array.shape for name, array in few.items()} == {name: array.shape for name, array in many.items()}
     assert set(few["shard_n"]) == {2} and set(many["shard_n"]) == {5}
 

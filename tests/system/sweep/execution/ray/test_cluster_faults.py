@@ -13,7 +13,7 @@ import pytest
 
 import erasure_sweep as es
 from erasure_sweep.sweep.plan import sweep_id
-from erasure_sweep.workers.measures.scan import tables as scan
+from erasure_sweep.workers.measures.registry import table_names
 from tests.support.servers.chaos import KINDS, Chaos
 from tests.support.servers.cluster import ERASURE_SWEEP, HandCluster
 from tests.support.servers.s3 import S3Server
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(1500)]
 LONGER = {"prompts": 40, "block_prompts": 1, "attempts": 10}
 """More shards, so that there is time to kill something, and patience with one that is killed again and again."""
 N_SHARDS = 3 * 40
-SCANNED = tuple(scan.TABLES)
+SCANNED = tuple(table_names("scan"))
 
 
 class Trials:

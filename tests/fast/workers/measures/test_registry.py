@@ -1,0 +1,70 @@
+"""The registry: every measure is found, by one name, and says what it costs."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import pytest
+
+from erasure_sweep.workers.measures.cost import Cost, ShardSize
+from erasure_sweep.workers.measures.measure import Columns, DerivedTable
+from erasure_sweep.workers.measures.registry import (
+    count_sketches,
+    derived_tables,
+    measures,
+    shard_cost,
+    sorted_entries,
+    table_names,
+)
+from erasure_sweep.workers.records import ScanOptions, ScanWork, WriterBlock
+
+SHAPE = {"n_layers": 3, "n_heads": 2, "d_head": 8, "d_model": 16, "d_vocab": 100, "attn_only": False}
+
+
+def scan_size(start: int = 0, stop: int = 11, n_prompts: int = 8) -> ShardSize:
+    return ShardSize(ScanWork(WriterBlock(start, stop), ScanOptions()), SHAPE, n_prompts, 32, 16)
+
+
+class Named(DerivedTable):
+    """A table of a given name."""
+
+    stage: ClassVar[str] = "scan"
+    name: ClassVar[str] = "named"
+
+    def columns(self, *_: Any) -> Columns:
+        raise NotImplementedError
+
+
+class Other(Named):
+    name = "another"
+
+
+def test_what_lies_in_the_folders_is_found() -> None:
+    assert [measure.name for measure in measures("scan")] == ["dla", "projection", "v_composition"]
+    assert [table.name for table in derived_tables("scan")] == ["writers"]
+    assert {"component_projection", "dla_correlation", "v_composition", "writers"} < set(table_names("scan"))
+
+
+def test_two_of_one_name_are_rejected() -> None:
+    assert [entry.name for entry in sorted_entries([Named(), Other()])] == ["another", "named"]
+    with pytest.raises(ValueError, match=r"both call .* scan 'named'"):
+        sorted_entries([Named(), Other(), Named()])
+
+
+def test_what_measures_share_is_paid_once() -> None:
+    size = scan_size()
+    cost = shard_cost("scan", size)
+    assert cost.passes == 8
+    own = [measure.cost(size) for measure in measures("scan")]
+    shared = {product for measure in measures("scan") for product in measure.needs}
+    assert {product.name for product in shared} == {"trace", "products of terms", "V-composed parts"}
+    assert cost.flops == pytest.approx(sum(c.flops for c in [*own, *(product.cost(size) for product in shared)]))
+    assert cost.stored_bytes == 350 * sum(count_sketches(size.layout, ScanOptions()))
+
+
+def test_blocks_of_writers_share_what_grows_with_writers() -> None:
+    whole, parts = shard_cost("scan", scan_size()), [shard_cost("scan", scan_size(*part)) for part in ((0, 4), (4, 11))]
+    assert sum(part.stored_bytes for part in parts) == whole.stored_bytes
+    assert sum(part.passes for part in parts) == 2 * whole.passes
+    assert whole.flops < sum(part.flops for part in parts) < 2 * whole.flops
+    assert all(part > Cost() for part in parts)

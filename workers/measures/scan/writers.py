@@ -1,0 +1,155 @@
+"""The table ``writers``: of every writer what it wrote, what was added to that and taken from it, what remains, and who erases.
+
+Medians do not add; the pooled coefficients β do. With β(state) the coefficient of a residual-stream state and β(c) that of
+a later term, exactly
+
+    β(state after the writer's sublayer) + Σ max(β(c), 0) + Σ min(β(c), 0) = β(final state)
+    written                              + reinforced     + opposed        = remaining
+
+Beside this ledger stands what later heads take because they read the writer: ``erased_by_reading``, minus the coefficient of
+the V-composed part of all later heads together. An eraser is a later head whose V-composed part is consistently negative:
+median ≤ −τ and upper quartile < 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from erasure_sweep.workers.labels import Layout
+from erasure_sweep.workers.measures.measure import Columns, DerivedTable, Setting
+from erasure_sweep.workers.measures.scan.dla import EFFECTS
+
+LEDGER = ("written", "remaining", "reinforced", "opposed")
+
+
+class WriterTables(NamedTuple):
+    """The rows of one writer in the tables of the scan's measures."""
+
+    writer: str
+    states: Columns
+    components: Columns
+    pairs: Columns
+    lines: Columns
+
+
+class Reading(NamedTuple):
+    """What later heads do to a writer because they read it."""
+
+    erased: float
+    erased_centred: float
+    erasers: str
+    """Heads whose V-composed part is consistently negative, joined by ``+``."""
+    opposing: str
+    """Heads that are consistently negative but not because they read the writer."""
+    share: float
+    """The V-composed part's share of what the erasers oppose; NaN where all they write along the writer is not negative."""
+    dla_r: float
+    dla_slope: float
+
+
+NO_READING = Reading(np.nan, np.nan, "", "", np.nan, np.nan, np.nan)
+
+
+class Writers(DerivedTable):
+    """One row for each writer."""
+
+    stage, name = "scan", "writers"
+
+    def columns(self, layout: Layout, tables: Mapping[str, Columns], setting: Setting) -> Columns:
+        """The table, from projections, pairs and lines."""
+        writers = _by_writer(layout, tables)
+        plain, centred = (_ledgers(layout, writers, column) for column in ("beta", "beta_centred"))
+        readings = [_reading(writer, setting.tau) for writer in writers]
+        columns: Columns = {"writer": np.array(layout.writers, dtype=object), **plain}
+        columns["erased_by_reading"] = np.array([reading.erased for reading in readings])
+        columns |= {f"{name}_centred": values for name, values in centred.items()}
+        columns["erased_by_reading_centred"] = np.array([reading.erased_centred for reading in readings])
+        for name in ("erasers", "opposing"):
+            labels = [
+                None if np.isnan(writer.states["beta"][0]) else getattr(reading, name)
+                for writer, reading in zip(writers, readings, strict=True)
+            ]
+            columns[name] = np.array(labels, dtype=object)
+        columns["significant_erasers"] = np.array([_count_significant(writer.pairs) for writer in writers])
+        columns["v_composition_share"] = np.array([reading.share for reading in readings])
+        columns |= {name: np.array([getattr(reading, name) for reading in readings]) for name in ("dla_r", "dla_slope")}
+        return columns | {"rank": _ranks(columns["erased_by_reading"])}
+
+
+def _by_writer(layout: Layout, tables: Mapping[str, Columns]) -> list[WriterTables]:
+    """Every writer's rows, which stand together in each table."""
+    names = ("residual_projection", "component_projection", "v_composition", "dla_correlation")
+    spans = []
+    for labels in (tables[name]["writer"] for name in names):
+        starts = [0, *(np.flatnonzero(labels[1:] != labels[:-1]) + 1), len(labels)]
+        spans.append({labels[start]: slice(start, stop) for start, stop in pairwise(starts) if stop > start})
+    return [
+        WriterTables(
+            writer,
+            *(
+                {column: values[own.get(writer, slice(0, 0))] for column, values in tables[name].items()}
+                for name, own in zip(names, spans, strict=True)
+            ),
+        )
+        for writer in layout.writers
+    ]
+
+
+def _ledgers(layout: Layout, writers: list[WriterTables], column: str) -> Columns:
+    """The ledger in plain or centred coefficients."""
+    values = []
+    for writer in writers:
+        states = writer.states[column]
+        components = dict(zip(writer.components["component"], writer.components[column], strict=True))
+        later = np.array([components[layout.terms[term]] for term in layout.later_terms(writer.writer)])
+        written, remaining = states[layout.written_state(writer.writer)], states[-1]
+        # The sums of no terms must be NaN too where a writer has no output.
+        values.append(
+            (written, remaining, later.clip(min=0).sum() + 0 * written, later.clip(max=0).sum() + 0 * written)
+        )
+    return dict(zip(LEDGER, np.array(values, dtype=np.float64).T, strict=True))
+
+
+def _reading(writer: WriterTables, tau: float) -> Reading:
+    """What a writer's later heads do; ``NO_READING`` where there is none, or the writer writes nothing."""
+    pairs, labels = writer.pairs, writer.pairs["eraser"]
+    if len(labels) == 0 or writer.states["n"][0] == 0:
+        return NO_READING
+    later = labels.tolist().index("later")
+    # Behind `later` stand the groups that the user named: one of a single head is called as that head is.
+    heads = np.array([row < later and label.startswith("L") for row, label in enumerate(labels)])
+    erases = heads & (pairs["v_composed_median"] <= -tau) & (pairs["v_composed_q75"] < 0)
+    row_of = {label: row for row, label in enumerate(writer.components["component"])}
+    full = [row_of[label] for label in labels[heads]]
+    opposes = np.zeros(len(labels), dtype=bool)
+    opposes[heads] = (writer.components["median"][full] <= -tau) & (writer.components["q75"][full] < 0)
+    opposed = -writer.components["beta"][[row_of[label] for label in labels[erases]]].sum()
+    line = len(EFFECTS) * later + EFFECTS.index("v_composition")
+    return Reading(
+        erased=-pairs["beta"][later],
+        erased_centred=-pairs["beta_centred"][later],
+        erasers="+".join(labels[erases]),
+        opposing="+".join(labels[opposes & ~erases]),
+        share=-pairs["beta"][erases].sum() / opposed if opposed > 0 else np.nan,
+        dla_r=writer.lines["r"][line],
+        dla_slope=writer.lines["slope"][line],
+    )
+
+
+def _count_significant(pairs: Columns) -> float:
+    """How many of a writer's later heads are significant; NaN where none was tested."""
+    tested = [significant for significant in pairs["significant"] if significant is not None]
+    return float(sum(tested)) if tested else np.nan
+
+
+def _ranks(erased: np.ndarray) -> np.ndarray:
+    """1 for the writer that is erased most; NaN stays NaN."""
+    order = np.argsort(-erased, kind="stable")
+    ranks = np.full(len(erased), np.nan)
+    measured = order[: np.isfinite(erased).sum()]
+    ranks[measured] = np.arange(1, len(measured) + 1)
+    return ranks
