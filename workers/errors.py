@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+ERROR_LINE_LENGTH = 200
+
 
 class SweepError(Exception):
     """Something failed; the message is one line for the user, and ``exit_code`` what the command ends with."""
@@ -27,3 +29,9 @@ def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
     names = sorted(known)
     close = get_close_matches(name, names, n=n, cutoff=0.5)
     return f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(names)}"
+
+
+def one_line(error: Exception, limit: int = ERROR_LINE_LENGTH) -> str:
+    """The first line of an error that is not ours, with its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip()[:limit] if lines else type(error).__name__

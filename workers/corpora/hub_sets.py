@@ -37,8 +37,8 @@ from erasure_sweep.workers.corpora.sampling import (
     draw_text,
     no_tokenizer,
 )
-from erasure_sweep.workers.errors import DataError, UsageError
-from erasure_sweep.workers.hub.files import PROBE_TIMEOUT_S, one_line, quiet_hub
+from erasure_sweep.workers.errors import DataError, UsageError, one_line
+from erasure_sweep.workers.hub.files import PROBE_TIMEOUT_S, quiet_hub
 from erasure_sweep.workers.models.tokenizer import Tokenizer
 
 MAX_TEXTS, MAX_TEXT_BYTES = 10_000, 256_000_000

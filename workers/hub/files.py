@@ -1,13 +1,17 @@
-"""Files of the Hugging Face hub: from its cache or else fetched, and what a refusal means, in one line.
+"""Files of the Hugging Face hub: from its cache, or else downloaded by huggingface_hub and checked.
 
-What the cache holds is used as it is, without asking the hub. Each question to the hub is one request with a short
-limit. Nothing here imports torch.
+What the cache holds is used as it is, without asking the hub. Each question to the hub is one request with a short limit.
+A transfer that breaks off is resumed within one call; the next call begins anew, because a partial file that several
+processes share is how caches were damaged. The content's hash is compared with the hub's after the download: only a process
+that is killed between the two leaves a file that nobody checked. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,36 +20,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from erasure_sweep.workers.errors import DataError
-from erasure_sweep.workers.hub.transfer import RemoteFile, fetch, one_line
-
-__all__ = ["PROBE_TIMEOUT_S", "check_hub", "hub_file", "list_files", "one_line", "quiet_hub"]
+from erasure_sweep.workers.hub.refusals import HubRequest, hub_errors, no_room, not_a_hub, transfer_errors
 
 PROBE_TIMEOUT_S = 10.0
 
 
-class _Asked(NamedTuple):
-    """What the hub is asked for, as errors say it."""
+class RemoteFile(NamedTuple):
+    """A file as the hub describes it."""
 
-    repo: str
-    revision: str | None
-    file: str | None
-    """``None`` for the list of files."""
-    files: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{self.file or 'the list of files'} of {self.repo}"
-
-    @property
-    def remedy(self) -> str:
-        """What to do where the hub is out of reach. A commit's number is left out: main leads to it."""
-        from huggingface_hub import constants
-
-        if self.file is None:
-            return "run `erasure-sweep fetch` where there is a network and give the folder it fills as --staging DIR"
-        named = self.revision is not None and not re.fullmatch(r"[0-9a-f]{40}", self.revision)
-        command = ["hf download", self.repo, *self.files, *(["--revision", str(self.revision)] if named else [])]
-        cache = constants.HF_HUB_CACHE
-        return f"stage it where there is a network (`{' '.join(command)}`) and copy it to {cache}, or give --model DIR"
+    etag: str
+    """sha256 of a large file, git's hash of a small one; on a mirror it may be something else, which is not checked."""
+    size: int | None
+    """Bytes; ``None`` where the hub does not say."""
 
 
 def hub_file(
@@ -65,16 +51,16 @@ def hub_file(
 
     Raises:
         DataError: the hub has no such repository, revision or file, refuses it or cannot be reached; or the download
-            broke off (the next call goes on from there) or came damaged.
+            broke off or came damaged.
     """
     from huggingface_hub import try_to_load_from_cache
 
     if Path(file).is_absolute() or ".." in Path(file).parts:
         raise DataError(f"{repo} names a file outside of itself: {file}")
-    asked = _Asked(repo, revision, file, files)
-    with _one_refusal(asked):
+    request = HubRequest(repo, revision, file, files)
+    with hub_errors(request):
         cached = None if refresh else try_to_load_from_cache(repo, file, revision=revision)
-        return Path(cached) if isinstance(cached, str) else fetch(_ask(asked, file), revision)
+        return Path(cached) if isinstance(cached, str) else _download(request, file, _ask(request, file))
 
 
 def list_files(repo: str, revision: str | None = None) -> tuple[str, tuple[str, ...]]:
@@ -87,14 +73,14 @@ def list_files(repo: str, revision: str | None = None) -> tuple[str, tuple[str, 
     """
     from huggingface_hub import HfApi, constants
 
-    asked = _Asked(repo, revision, None)
-    with _one_refusal(asked), quiet_hub():
+    request = HubRequest(repo, revision, None)
+    with hub_errors(request), quiet_hub():
         try:
             info = HfApi(endpoint=constants.ENDPOINT).model_info(repo, revision=revision, timeout=PROBE_TIMEOUT_S)
         except (JSONDecodeError, KeyError, TypeError) as error:
-            raise _not_a_hub(asked) from error
+            raise not_a_hub(request) from error
     if not info.sha or info.siblings is None:
-        raise _not_a_hub(asked)
+        raise not_a_hub(request)
     return info.sha, tuple(sorted(sibling.rfilename for sibling in info.siblings))
 
 
@@ -104,30 +90,33 @@ def check_hub(repo: str, file: str, revision: str | None = None) -> int:
     Raises:
         DataError: it could not be downloaded, with the reason.
     """
-    asked = _Asked(repo, revision, file, (file,))
-    with _one_refusal(asked):
-        size = _ask(asked, file).size
+    request = HubRequest(repo, revision, file, (file,))
+    with hub_errors(request):
+        size = _ask(request, file).size
     if size is None:
-        raise _not_a_hub(asked)
+        raise not_a_hub(request)
     return size
 
 
-def _ask(asked: _Asked, file: str) -> RemoteFile:
-    """What the hub says of a file, from one request for its headers."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
-    with quiet_hub():
-        found = get_hf_file_metadata(hf_hub_url(asked.repo, file, revision=asked.revision), timeout=PROBE_TIMEOUT_S)
-    commit, etag = found.commit_hash or "", found.etag or ""
-    if not re.fullmatch(r"\w+", commit) or not re.fullmatch(r"\w[\w.-]*", etag):
-        raise _not_a_hub(asked)
-    return RemoteFile(asked.repo, file, commit, etag, found.size)
+def content_hash(path: Path, etag: str) -> str | None:
+    """A file's hash of the kind that ``etag`` is: sha256, git's hash of a blob, or ``None`` for any other kind."""
+    with path.open("rb") as file:
+        if re.fullmatch(r"[0-9a-f]{64}", etag):
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        if re.fullmatch(r"[0-9a-f]{40}", etag):
+            digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+            return hashlib.file_digest(file, lambda: digest).hexdigest()
+    return None
 
 
 @contextmanager
 def quiet_hub() -> Iterator[None]:
     """Keep huggingface_hub's warnings off the terminal, and its progress bars out of what is no terminal."""
-    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented, though not declared
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
 
     had_bars, disabled = not are_progress_bars_disabled() and not sys.stderr.isatty(), logging.root.manager.disable
     if had_bars:
@@ -141,43 +130,37 @@ def quiet_hub() -> Iterator[None]:
             enable_progress_bars()
 
 
-@contextmanager
-def _one_refusal(asked: _Asked) -> Iterator[None]:
-    """Whatever the hub answers but success, or that it does not answer, as a DataError."""
-    from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
+def _ask(request: HubRequest, file: str) -> RemoteFile:
+    """What the hub says of a file, from one request for its headers."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    try:
-        yield
-    except (HTTPError, OSError) as error:
-        raise _refusal(asked, error) from error
-    except HFValidationError as error:
-        raise DataError(f"{asked}: no repository can have this name ({one_line(error)})") from error
-
-
-def _refusal(asked: _Asked, error: Exception) -> DataError:
-    """What a request that failed means, and what to do about it."""
-    from huggingface_hub import constants, errors
-
-    hub, repo, remedy = constants.ENDPOINT, asked.repo, asked.remedy
-    revision = asked.revision or constants.DEFAULT_REVISION
-    meanings = {
-        errors.GatedRepoError: f"{repo} is gated: accept its terms on {hub}/{repo}, then `hf auth login`",
-        errors.RepositoryNotFoundError: (
-            f"{hub} has no repository {repo}, or it is private: check the name, or `hf auth login`"
-        ),
-        errors.RevisionNotFoundError: f"{repo} on {hub} has no revision {revision}",
-        errors.EntryNotFoundError: f"{repo} on {hub} holds no {asked.file}",
-        errors.OfflineModeIsEnabled: (f"{asked} is not in the Hugging Face cache and HF_HUB_OFFLINE is set: {remedy}"),
-    }
-    for kind, message in meanings.items():
-        if isinstance(error, kind):
-            return DataError(message)
-    if isinstance(error, errors.HfHubHTTPError):
-        return DataError(f"{hub} answers {error.response.status_code} for {asked}: try later, or {remedy}")
-    return DataError(f"{hub} cannot be reached for {asked} ({one_line(error)}): {remedy}")
+    with quiet_hub():
+        url = hf_hub_url(request.repo, file, revision=request.revision)
+        metadata = get_hf_file_metadata(url, timeout=PROBE_TIMEOUT_S)
+    commit, etag = metadata.commit_hash or "", metadata.etag or ""
+    if not re.fullmatch(r"\w+", commit) or not re.fullmatch(r"\w[\w.-]*", etag):
+        raise not_a_hub(request)
+    return RemoteFile(etag, metadata.size)
 
 
-def _not_a_hub(asked: _Asked) -> DataError:
-    from huggingface_hub import constants
+def _download(request: HubRequest, file: str, remote: RemoteFile) -> Path:
+    """Let huggingface_hub put a file into its cache, and see that it is what the hub says."""
+    from huggingface_hub import constants, hf_hub_download
 
-    return DataError(f"{constants.ENDPOINT} does not answer as a Hugging Face hub for {asked}: check HF_ENDPOINT")
+    cache = Path(constants.HF_HUB_CACHE)
+    with transfer_errors(request, cache), quiet_hub():
+        cache.mkdir(parents=True, exist_ok=True)
+        held = any(cache.glob(f"*/blobs/{remote.etag}"))
+        # huggingface_hub would only warn, and fill the disk
+        if remote.size is not None and not held and shutil.disk_usage(cache).free < remote.size:
+            raise no_room(request, cache, remote.size)
+        path = Path(hf_hub_download(request.repo, file, revision=request.revision, etag_timeout=PROBE_TIMEOUT_S))
+    actual = content_hash(path, remote.etag)
+    if actual is not None and actual != remote.etag:
+        path.resolve().unlink()  # the blob, to which the snapshot's file leads where there are symbolic links
+        path.unlink(missing_ok=True)
+        raise DataError(
+            f"the download of {request} came damaged (its hash is {actual[:12]}…, the hub says {remote.etag[:12]}…): "
+            "run again"
+        )
+    return path

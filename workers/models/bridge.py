@@ -22,8 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from erasure_sweep.workers.errors import DataError
-from erasure_sweep.workers.hub.files import one_line, quiet_hub
+from erasure_sweep.workers.errors import DataError, one_line
+from erasure_sweep.workers.hub.files import quiet_hub
 from erasure_sweep.workers.models.forward import ACTIVATIONS, ModelConfig, default_attn_scale
 from erasure_sweep.workers.models.sources import Source
 

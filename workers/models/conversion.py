@@ -22,8 +22,7 @@ from jaxtyping import Float, Int
 from safetensors.torch import load_file
 from torch import Tensor
 
-from erasure_sweep.workers.errors import DataError
-from erasure_sweep.workers.hub.files import one_line
+from erasure_sweep.workers.errors import DataError, one_line
 from erasure_sweep.workers.models.architectures.gpt2 import Gpt2
 from erasure_sweep.workers.models.bridge import LOAD_ERRORS, boot_bridge, check_finite, model_config, quiet
 from erasure_sweep.workers.models.folding import processed_gpt2

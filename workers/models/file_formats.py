@@ -7,8 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
-from erasure_sweep.workers.errors import DataError
-from erasure_sweep.workers.hub.files import one_line
+from erasure_sweep.workers.errors import DataError, one_line
 
 Layout = Literal["transformer_lens", "hugging_face"]
 CONFIG = "config.json"

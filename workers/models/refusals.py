@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from erasure_sweep.workers.errors import DataError
-from erasure_sweep.workers.hub.files import one_line
+from erasure_sweep.workers.errors import DataError, one_line
 from erasure_sweep.workers.models.bridge import HF_KEYS, LOAD_ERRORS, native_config, quiet, refuse_unsupported
 from erasure_sweep.workers.models.file_formats import layout_of
 from erasure_sweep.workers.models.sources import Source

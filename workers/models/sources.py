@@ -12,9 +12,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from erasure_sweep.workers.errors import DataError, UsageError
+from erasure_sweep.workers.errors import DataError, UsageError, one_line
 from erasure_sweep.workers.fingerprint import digest, fingerprint
-from erasure_sweep.workers.hub.files import hub_file, list_files, one_line
+from erasure_sweep.workers.hub.files import hub_file, list_files
 from erasure_sweep.workers.models.catalog import Location, find_entry, is_repo, locate
 from erasure_sweep.workers.models.checkpoints import (
     LOG,

@@ -16,9 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, load_file, save_file
 from torch import Tensor
 
-from erasure_sweep.workers.errors import DataError
+from erasure_sweep.workers.errors import DataError, one_line
 from erasure_sweep.workers.fingerprint import digest
-from erasure_sweep.workers.hub.files import one_line
 from erasure_sweep.workers.models.forward import ModelConfig
 from erasure_sweep.workers.models.sources import Source
 from erasure_sweep.workers.storage.whole_file import whole_file

@@ -18,6 +18,7 @@ from erasure_sweep.workers.models.resolution import resolve_model
 from erasure_sweep.workers.models.tokenizer import load_tokenizer, stage_tokenizer
 from tests.support.corpus_requests import write_tokenizer
 from tests.support.models.random_models import write_hf_gpt2_directory, write_tl_directory
+from tests.support.paths import ROOT
 from tests.support.servers.hub import Hub, Served, run_environment
 
 GELU, TOKENIZER = "NeelNanda/GELU_1L512W_C4_Code", "NeelNanda/gpt-neox-tokenizer-digits"
@@ -28,7 +29,6 @@ import sys, pathlib
 from erasure_sweep.workers.errors import SweepError
 from erasure_sweep.workers.models.resolution import resolve_model
 from erasure_sweep.workers.models.tokenizer import load_tokenizer
-from tests.support.paths import ROOT
 
 try:
     for spec in sys.argv[2:]:

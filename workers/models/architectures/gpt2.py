@@ -17,8 +17,7 @@ from jaxtyping import Float, Float64, Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from erasure_sweep.workers.errors import DataError
-from erasure_sweep.workers.hub.files import one_line
+from erasure_sweep.workers.errors import DataError, one_line
 from erasure_sweep.workers.models.bridge import (
     ACTIVATION_ALIASES,
     HF_BUFFERS,

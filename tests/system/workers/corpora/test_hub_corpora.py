@@ -22,6 +22,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from tests.support.paths import ROOT
 from tests.support.servers.hub import Hub, run_environment
 
 SEQ_LEN = 12
@@ -31,7 +32,6 @@ from pathlib import Path
 from erasure_sweep.workers.corpora.resolution import CorpusRequest, load_tokens, resolve_corpus
 from erasure_sweep.workers.errors import SweepError
 from erasure_sweep.workers.corpora import hub_sets as corpus_hub
-from tests.support.paths import ROOT
 
 corpus_hub.ROW_TIMEOUT_S, streams = float(sys.argv[3]), sys.argv[4] == "True"
 if streams:
