@@ -107,10 +107,18 @@ def chromium() -> Path:
 
 @pytest.fixture(scope="module")  # not longer: playwright keeps an event loop running in this thread
 def browser(chromium: Path) -> Iterator[Any]:
-    """A running browser."""
+    """A running browser, whose pages wait for as long as a test may take."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=str(chromium), args=["--no-sandbox"])
+        running = playwright.chromium.launch(executable_path=str(chromium), args=["--no-sandbox"], timeout=0)
+        new_context = running.new_context
+
+        def patient_context(**options: Any) -> Any:
+            context = new_context(**options)
+            context.set_default_timeout(0)
+            return context
+
+        running.new_context = patient_context
         yield running
         running.close()

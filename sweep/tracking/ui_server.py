@@ -29,7 +29,8 @@ from erasure_sweep.sweep.tracking.tracker import Tracker, is_remote, sqlite_path
 from erasure_sweep.workers.errors import SweepError, UsageError
 from erasure_sweep.workers.storage.shard_storage import without_password
 
-_START_TIMEOUT_S = 180.0
+_START_TIMEOUT_S = 600.0
+"""Twenty seconds on an idle machine; whoever looks on can interrupt."""
 _STOP_TIMEOUT_S = 10.0
 
 

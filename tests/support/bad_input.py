@@ -12,16 +12,15 @@ import json
 import os
 import sqlite3
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pytest
 
 from erasure_sweep.sweep.execution.helper_process import Background
 from erasure_sweep.workers.measures.registry import table_names
 from erasure_sweep.workers.measures.verify import tables as verify
+from tests.support.helper_process import lending
 from tests.support.models.random_models import write_tl_directory
 
 PROMPTS, SEQ_LEN, D_VOCAB = 16, 16, 97
@@ -51,16 +50,6 @@ class Ran(NamedTuple):
     def shards(self) -> list[Path]:
         """Files of the store."""
         return sorted(self.out.rglob("*.state"))
-
-
-class _Lent:
-    """The shared background process, which outlives the runs that use it."""
-
-    def __init__(self, background: Background) -> None:
-        self.submit = background.submit
-
-    def close(self) -> None:
-        pass
 
 
 class Bench:
@@ -102,7 +91,7 @@ class Bench:
         from erasure_sweep.sweep.commands.main import call
 
         stdout, stderr = io.StringIO(), io.StringIO()
-        with self._background_lent(), contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        with lending(self.background), contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
             code = call(arguments)
         return self.ran(code, stdout.getvalue(), stderr.getvalue(), out)
 
@@ -117,15 +106,6 @@ class Bench:
 
     def close(self) -> None:
         self.background.close()
-
-    @contextlib.contextmanager
-    def _background_lent(self) -> Iterator[None]:
-        from erasure_sweep.sweep import driver, estimate
-
-        with pytest.MonkeyPatch.context() as patch:
-            for module in (driver, estimate):
-                patch.setattr(module, "Background", lambda: _Lent(self.background))
-            yield
 
     def runs(self, experiment: str) -> dict[str, str]:
         path = self.root / "mlflow.db"

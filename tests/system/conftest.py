@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from erasure_sweep.sweep.execution.helper_process import Background
 from tests.support.bad_input import Bench, Ran, assert_finished
+from tests.support.helper_process import lending
 from tests.support.servers.hub import Hub
+from tests.support.servers.s3 import S3Server
 
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
     with Hub() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def s3(s3_server: S3Server) -> Iterator[S3Server]:
+    """One stand-in for all modules; this process' clients are pointed at it."""
+    with s3_server.use():
+        yield s3_server
 
 
 @pytest.fixture
@@ -28,6 +45,13 @@ def cache(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
+
+
+@pytest.fixture(scope="module")
+def helper() -> Iterator[None]:
+    """One helper process for all runs of a module that are in this process."""
+    with closing(Background()) as background, lending(background):
+        yield
 
 
 @pytest.fixture(scope="module")

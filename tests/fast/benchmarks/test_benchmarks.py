@@ -34,9 +34,7 @@ from tests.benchmarks.literal import (
     spread_over,
 )
 from tests.benchmarks.memory import memory_request, scan_task, shard_tasks, stage
-from tests.benchmarks.noop import noop_config, probe_noop
 from tests.benchmarks.overhead import Found, overhead_rows, prepare
-from tests.benchmarks.pages import measure_pages
 from tests.benchmarks.positions import compare, measure_positions
 from tests.benchmarks.probe import (
     PairedReporter,
@@ -53,7 +51,6 @@ from tests.benchmarks.settings import GELU_4L, Settings, Workload, quick_setting
 from tests.benchmarks.shards import shard_rows
 from tests.benchmarks.timing import Row, Timing, interleave, ratio_row, spread
 from tests.benchmarks.verify import default_shares, literal_patched_pass, measure_verify, patched_pass, verified_targets
-from tests.conftest import CHROMIUM
 from tests.support.models.random_models import random_config
 
 
@@ -372,13 +369,6 @@ def test_shards_that_measure_nothing_show_what_a_shard_costs_and_whether_that_gr
     }
 
 
-def test_shards_that_measure_nothing_go_all_the_way_through_a_sweep(tmp_path: Path) -> None:
-    config = noop_config(tmp_path, 0)
-    found = probe_noop({"n_shards": 3, "n_workers": 0, "folder": str(tmp_path)})
-    assert len(found["ends_s"]) == len(found["rss_bytes"]) == 3
-    assert Path(str(config.out), "noop", "index.html").exists()
-
-
 def test_each_table_is_printed_as_soon_as_it_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def measure_first(settings: Settings) -> Iterator[Row]:
         yield Row("first", "a shape", "a figure", "ms", spread([1.25]))
@@ -415,13 +405,3 @@ def test_the_report_can_be_read_and_kept(settings: Settings, tmp_path: Path) -> 
     assert content["machine"]["threads"] == 1
     assert content["settings"]["shapes"][GELU_4L]["d_model"] == 16
     assert content["rows"][0]["spread"] == {"median": 0.9, "low": 0.8, "high": 1.2, "n": 3}
-
-
-def test_pages_are_sized_and_opened_beside_a_page_of_one_figure(settings: Settings) -> None:
-    rows = list(measure_pages(settings))
-    sizes = {row.measured.partition(" page")[0]: row.spread.median for row in rows if row.unit == "MB"}
-    # plotly.js alone has 4.8 MB
-    assert set(sizes) == {"the comparison", "the model"} and all(4.5 < size < 10 for size in sizes.values())
-    opened = [row for row in rows if row.unit == "×"]
-    assert len(opened) == (4 if CHROMIUM.exists() else 0)
-    assert all(row.spread.low > 0 and row.cpu is None for row in opened)

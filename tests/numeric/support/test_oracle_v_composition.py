@@ -28,6 +28,7 @@ from tests.support.oracle import dla as oracle_dla
 from tests.support.oracle import scan as oracle
 from tests.support.oracle import v_composition as reading_oracle
 from tests.support.oracle.v_composition import reading_tables
+from tests.support.tiers import seeds
 
 AGREEMENT = 1e-10
 READINGS = ["frozen", "recompute"]
@@ -314,7 +315,7 @@ def test_an_eraser_undoes_its_writers_attribution_in_proportion() -> None:
     np.testing.assert_allclose(lines["intercept"], 0.0, atol=1e-3)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", seeds(1, nightly=3))
 @pytest.mark.parametrize("ln", READINGS)
 def test_several_plants_are_all_found_and_nothing_else(seed: int, ln: str) -> None:
     garden = plant_several(seed, n_plants=2 + seed % 2, attn_only=seed == 2)
@@ -337,7 +338,7 @@ def test_with_none_planted_none_is_found(ln: str, attn_only: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", DECOYS)
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", seeds(1, nightly=2))
 @pytest.mark.parametrize("ln", READINGS)
 def test_decoys_are_no_erasers(kind: str, seed: int, ln: str) -> None:
     decoy = plant_decoy(kind, seed, attn_only=seed == 1)
@@ -351,7 +352,7 @@ def test_decoys_are_no_erasers(kind: str, seed: int, ln: str) -> None:
         assert full == pytest.approx(decoy.beta_full, abs=2e-3)
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", seeds(1, nightly=2))
 @pytest.mark.parametrize("ln", READINGS)
 def test_components_that_share_a_constant_are_no_erasers(seed: int, ln: str) -> None:
     shared = plant_shared_constant(seed, attn_only=seed == 1)

@@ -70,23 +70,28 @@ def assert_verify_agrees(
     assert sorted(fast) == sorted(name for name, rows in oracle.items() if len(rows)), (
         "tables without rows are left out"
     )
-    for name, keys in KEYS.items():
-        if name not in fast:
-            continue
-        wanted = [column for column in oracle[name].columns if column not in ("resolution", *JUDGED.get(name, []))]
-        missing = sorted(set(oracle[name].columns) - {"resolution"} - set(fast[name].columns))
-        assert not missing, f"{name}: columns {missing} are missing"
-        found, expected = _align(name, fast[name], oracle[name])
-        for column in wanted:
-            if column in WORDS.get(name, []):
-                _assert_same_words(name, column, found, expected)
-            elif column not in keys and column != "rank":
-                _assert_column_agrees(name, column, found, expected, tolerance)
+    for name in KEYS:
+        if name in fast:
+            assert_table_agrees(name, fast[name], oracle[name], tolerance)
     _assert_shares_agree(fast["eraser_group"], oracle, tolerance)
     _assert_verdicts_agree(fast["eraser_group"], oracle, tau)
     _assert_trust_agrees(fast["dla_trust"], oracle["dla_trust"])
     if "adversarial" in fast:
         _assert_ranks_agree(*_align("adversarial", fast["adversarial"], oracle["adversarial"]))
+
+
+def assert_table_agrees(name: str, fast: pd.DataFrame, oracle: pd.DataFrame, tolerance: float = SAME) -> None:
+    """One table alone: its rows, and every column but those that are judged with what others hold."""
+    missing = sorted(set(oracle.columns) - {"resolution"} - set(fast.columns))
+    assert not missing, f"{name}: columns {missing} are missing"
+    found, expected = _align(name, fast, oracle)
+    for column in oracle.columns:
+        if column in ("resolution", *JUDGED.get(name, [])):
+            continue
+        if column in WORDS.get(name, []):
+            _assert_same_words(name, column, found, expected)
+        elif column not in KEYS[name] and column != "rank":
+            _assert_column_agrees(name, column, found, expected, tolerance)
 
 
 def is_quantile(column: str) -> bool:

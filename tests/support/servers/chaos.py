@@ -21,8 +21,6 @@ import psutil
 from tests.support.servers.cluster import ERASURE_SWEEP, HandCluster, Node
 
 KINDS = ("worker", "node", "driver")
-PATIENCE_S = 400.0
-"""For one submission on a busy machine."""
 
 
 class Chaos:
@@ -60,9 +58,7 @@ class Chaos:
         command = [ERASURE_SWEEP, "submit", str(self._config), "--address", self._cluster.dashboard]
         with log.open("w") as file:
             process = subprocess.Popen(command, env=self._cluster.environment(), stdout=file, stderr=file)
-            give_up = time.monotonic() + PATIENCE_S
             while process.poll() is None:
-                assert time.monotonic() < give_up, f"not through in {PATIENCE_S} s: {log.read_text()}"
                 if plan and self._done() >= plan[0][0] and self._kill(plan[0][1]):
                     self.killed.append(plan.pop(0)[1])
                 time.sleep(0.05)

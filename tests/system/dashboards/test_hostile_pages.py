@@ -62,7 +62,7 @@ class Visit:
         self.page.on("request", self._note)
         self.page.goto(path.as_uri())
         self.page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
-        self.page.wait_for_selector(".plot:not([data-drawn])", state="detached", timeout=60_000)
+        self.page.wait_for_selector(".plot:not([data-drawn])", state="detached")
 
     def _note(self, request: Any) -> None:
         if request.url.startswith(("http", "ws", "ftp")):

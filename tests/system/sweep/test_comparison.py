@@ -51,7 +51,7 @@ def config(root: Path, name: str, models: list[str], **changes: object) -> Sweep
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory):
+def swept(tmp_path_factory, helper):
     """Two sweeps in one experiment: model ``b`` is in both, and they differ in their numbers of prompts."""
     root = tmp_path_factory.mktemp("swept")
     np.save(root / "tokens.npy", np.random.default_rng(0).integers(0, 97, (16, 32)))
@@ -456,7 +456,7 @@ class TestServers:
         assert links_of(page)["c"] == f"{home}/artifacts/index.html"
         address = html.unescape(places_of(page)["c"])
         assert address == f"{server.uri}/get-artifact?path=tables%2Fwriters.parquet&run_uuid={run.run_id}"
-        assert urlopen(address, timeout=30).read() == (swept.two / "c" / "tables" / "writers.parquet").read_bytes()
+        assert urlopen(address).read() == (swept.two / "c" / "tables" / "writers.parquet").read_bytes()
         # that of the folder's models is known from the store
         runs = {name: store.runs["model", name, sweep_id(swept.one)].info.run_id for name in ("a", "b")}
         text = page.read_text()

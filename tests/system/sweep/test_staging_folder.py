@@ -71,7 +71,7 @@ def start(staging: Path, environment: dict[str, str], specs: Sequence[str] = SPE
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, list[str], str]:
-    out, error = process.communicate(timeout=240)
+    out, error = process.communicate()
     return process.returncode, out.splitlines(), error
 
 

@@ -23,7 +23,7 @@ def _no_cluster_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def in_a_process(script: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
 
 
 def test_help_imports_nothing_heavy():
@@ -204,7 +204,7 @@ def test_a_reader_that_goes_away_is_no_error():
         "-c",
         "from erasure_sweep.sweep.commands.main import main; main(['config', '--reference'])",
     ]
-    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")
 
@@ -215,7 +215,7 @@ def test_a_terminal_without_unicode_is_no_error():
         "main.cli.command('say')(lambda: sys.stdout.write('-τ')); main.main(['say'])"
     )
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=environment, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=environment, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"-?", b"")
 
 

@@ -21,6 +21,7 @@ from erasure_sweep.sweep.execution.ray.jobs import JobState, RayJobs, find_addre
 from erasure_sweep.sweep.jobs import submission as jobs
 from erasure_sweep.sweep.jobs.job_files import JobFiles, job_files
 from erasure_sweep.workers.errors import SweepError, UsageError
+from tests.support.waiting import sleeping_at_most
 
 
 @pytest.fixture(autouse=True)
@@ -242,7 +243,7 @@ class TestSubmit:
         began = time.monotonic()
         with pytest.raises(SweepError, match="no Ray dashboard answers"):
             submit(cluster)
-        assert 0.2 <= time.monotonic() - began < 30
+        assert time.monotonic() - began >= 0.2
         assert asked > 4
 
     def test_ctrl_c_leaves_it_running(
@@ -412,9 +413,8 @@ def answers() -> Iterator[Callable[[int, str], str]]:
 
 
 def assert_no_dashboard(address: str, reason: str) -> None:
-    began = time.monotonic()
-    with pytest.raises(SweepError, match=r"no Ray dashboard answers at .*http://HOST:8265") as raised:
+    refused = pytest.raises(SweepError, match=r"no Ray dashboard answers at .*http://HOST:8265")
+    with refused as raised, sleeping_at_most(60):
         RayJobs(address)
     assert reason in str(raised.value)
     assert len(str(raised.value).splitlines()) == 1
-    assert time.monotonic() - began < 60

@@ -13,6 +13,7 @@ import pytest
 
 from erasure_sweep.sweep.store.driver_process import Driver, read_driver, started, this_driver
 from erasure_sweep.sweep.store.staged_use import Use, read_uses
+from tests.support.waiting import wait_until
 
 GONE = 2**22 + 1
 """No process has this number: Linux gives none beyond."""
@@ -40,9 +41,7 @@ class TestDriver:
         driver = here(tmp_path, process.pid)
         assert driver.is_alive is True
         process.kill()
-        deadline = time.monotonic() + 60
-        while started(process.pid) and time.monotonic() < deadline:
-            time.sleep(0.01)  # nobody has waited for it yet: it still has its number
+        wait_until(lambda: not started(process.pid))  # nobody has waited for it yet: it still has its number
         assert Path(f"/proc/{process.pid}").exists() and driver.is_alive is False
         process.communicate()
         assert driver.is_alive is False

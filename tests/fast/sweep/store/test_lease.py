@@ -266,7 +266,7 @@ class TestHeart:
 
         heart = Heart(beat, lambda: beats.append("end"))
         heart.start()
-        assert enough.wait(60)
+        enough.wait()
         heart.close()
         assert beats.count("end") == 1 and beats[-1] == "end"
         n = len(beats)
@@ -284,12 +284,10 @@ class TestHeart:
 
         def beat() -> None:
             hangs.set()
-            released.wait(60)
+            released.wait()
 
         heart = Heart(beat, lambda: None)
         heart.start()
-        assert hangs.wait(60)
-        began = time.monotonic()
-        heart.close()
-        assert time.monotonic() - began < 30
+        hangs.wait()
+        heart.close()  # though the beat goes on hanging
         released.set()

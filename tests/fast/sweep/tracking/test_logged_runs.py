@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import threading
 import time
@@ -24,6 +25,7 @@ from erasure_sweep.sweep.tracking.logged_runs import LoggedRuns
 from erasure_sweep.sweep.tracking.tracker import ModelResults, TrackingError
 from erasure_sweep.workers.errors import DataError, SweepError
 from tests.support.fakes.tables import write_frame
+from tests.support.waiting import wait_until
 
 KEPT = "results on disk are kept"
 
@@ -44,7 +46,7 @@ class Store:
     def hear(self, what: str) -> None:
         self.threads.add(threading.get_ident())
         self.tries.append(what)
-        self.answers.wait(30)
+        self.answers.wait()
         if self.is_down:
             raise TrackingError(f"MLflow is down: {KEPT}")
         if what in self.fails:
@@ -142,13 +144,6 @@ def log(runs: LoggedRuns) -> Callable[[str], None]:
     return log
 
 
-def wait_until(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
-
-
 ALL_OF_TWO = ["log a", "end a FINISHED", "log b", "end b FINISHED", "keep compare.html", "end sweep FINISHED"]
 
 
@@ -209,10 +204,11 @@ class TestAStoreThatFails:
         runs.end_sweep("FINISHED")
         assert store.told == ALL_OF_TWO
         assert runs.problems == []
-        assert said.lines == [
-            f"MLflow is down: {KEPT}, unless it takes them before this one ends",
-            "MLflow answers again, after 0 s: everything that was measured until now is logged",
-        ]
+        down, again = said.lines
+        assert down == f"MLflow is down: {KEPT}, unless it takes them before this one ends"
+        assert re.fullmatch(
+            r"MLflow answers again, after \d+ s: everything that was measured until now is logged", again
+        )
 
     def test_is_left_alone_for_a_while_and_tried_once_more_at_the_end(self, runs, log, store, folder):
         store.is_down = True
@@ -298,8 +294,8 @@ class TestARunThatEndsEarly:
         store.answers.clear()
         log("a")
         began = time.monotonic()
-        runs.end_early(["c"], "KILLED", "interrupted")
-        assert 0.2 <= time.monotonic() - began < 10
+        runs.end_early(["c"], "KILLED", "interrupted")  # though it goes on hanging
+        assert time.monotonic() - began >= 0.2
         assert store.told == []
 
     def test_interrupted_while_it_opens_its_runs(self, runs, store, noted, folder, monkeypatch):
@@ -498,6 +494,4 @@ class TestTheMachine:
         runs.start(noted, models)
         store.answers.clear()
         wait_until(lambda: store.tries[-1] == SAMPLE and SAMPLE not in store.told[-1:])
-        began = time.monotonic()
-        runs.end_early([], "KILLED", "interrupted")
-        assert time.monotonic() - began < 10
+        runs.end_early([], "KILLED", "interrupted")  # though it goes on hanging

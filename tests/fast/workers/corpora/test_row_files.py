@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -156,14 +156,12 @@ class TestHub:
     def test_no_row_in_time(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def stalls() -> Iterator[dict[str, object]]:
             yield {"tokens": [1] * 16}
-            time.sleep(30)
+            threading.Event().wait()
 
         fake_hub(monkeypatch, {})
         monkeypatch.setattr(corpus_hub.HubCorpus, "_shuffled", lambda *_: stalls())
         monkeypatch.setattr(corpus_hub, "ROW_TIMEOUT_S", 0.2)
-        start = time.monotonic()
         assert "(no row in 0 seconds)" in refusal(DataError, "hf:o/n", tmp_path)
-        assert time.monotonic() - start < 10
         assert not list(tmp_path.rglob("*.npy"))
 
     def test_out_of_reach(self, tmp_path: Path, tokenizer: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,6 @@ from erasure_sweep.sweep.store.lease import Lease
 from erasure_sweep.workers.errors import SweepError, UsageError
 from erasure_sweep.workers.storage.shard_storage import Storage, open_storage
 from tests.support.bad_input import Bench, Ran, assert_finished
-from tests.support.servers.s3 import S3Server
 
 LONG_AGO = 1e9
 GONE = 2**22 + 1
@@ -114,12 +113,6 @@ class TestOut:
         assert state.exists()
         cleaned(out, older_than=MONTH, names=("trial",))
         assert not state.exists()
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3Server]:
-    with S3Server() as server, server.use():
-        yield server
 
 
 @pytest.fixture(params=["folder", "memory", "s3"])

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,10 +15,10 @@ import pytest
 
 from tests.support.bad_input import Bench, Ran
 from tests.support.servers.cluster import ERASURE_SWEEP, HandCluster
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.xdist_group("ray")
 
-PATIENCE_S = 240
 LONG = ("--corpus", "long.npy", "--prompts", "200", "--seq-len", "16", "--stage", "scan")
 SHORT = ("--corpus", "tokens.npy", "--prompts", "16", "--seq-len", "16")
 
@@ -66,7 +65,7 @@ class Desk:
 
 
 def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    stdout, stderr = process.communicate(timeout=PATIENCE_S)
+    stdout, stderr = process.communicate()
     return process.returncode, stdout, stderr
 
 
@@ -133,10 +132,7 @@ def test_leave_return_stop_and_go_on(desk: Desk, out: Path, monkeypatch: pytest.
     first = desk.submit("long", *LONG)
     job = job_of(first)
     store = desk.out("long") / ".store"
-    deadline = time.monotonic() + PATIENCE_S
-    while len(list(store.rglob("*.state"))) < 3:
-        assert first.poll() is None and time.monotonic() < deadline, first.communicate(timeout=9)
-        time.sleep(0.05)
+    wait_until(lambda: len(list(store.rglob("*.state"))) >= 3, first)
     desk.hold_workers()
 
     first.send_signal(signal.SIGINT)
@@ -169,10 +165,8 @@ def test_leave_return_stop_and_go_on(desk: Desk, out: Path, monkeypatch: pytest.
 
 def test_another_token_is_refused(desk: Desk):
     for variables in ({"RAY_AUTH_TOKEN": "0" * 64}, {"RAY_AUTH_MODE": "disabled"}):
-        began = time.monotonic()
         code, stdout, stderr = desk.run("submit", "demo", **variables)
         assert (code, stdout) == (1, "")
         assert re.fullmatch(
             r"erasure-sweep: the cluster at http://\S+ asks for its token, .*RAY_AUTH_MODE=token.*\n", stderr
         )
-        assert time.monotonic() - began < 60

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,14 +15,7 @@ from erasure_sweep.workers.records import ShardResult, ShardTask
 from erasure_sweep.workers.worker import ShardWorker
 from tests.support.bad_input import Bench, Ran, assert_finished, assert_refused, environment
 from tests.support.servers.s3 import S3Server
-
-pytestmark = pytest.mark.xdist_group("ray")
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3Server]:
-    with S3Server() as server, server.use():
-        yield server
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -143,24 +135,16 @@ def test_workers_put_states_themselves(
     assert len(came) == len(undisturbed.shards()) and not any(came), "states went through the driver"
 
 
-def wait_for_shards(s3: S3Server, store: str, at_least: int, process: subprocess.Popen[str]) -> int:
-    for _ in range(1200):
-        done = len(shards_in(s3, store))
-        if done >= at_least or process.poll() is not None:
-            return done
-        time.sleep(0.05)
-    raise AssertionError("no shard was measured")
-
-
 def test_killed_and_gone_on_from_elsewhere(
     bench: Bench, s3: S3Server, out: Path, tmp_path: Path, store: str, undisturbed: Ran, measured_ids: list[str]
 ):
     command = bench.command(out, str(bench.root / "trial.yaml"), store=store)
     process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    done = wait_for_shards(s3, store, 3, process)
+    wait_until(lambda: len(shards_in(s3, store)) >= 3, process)
+    done = len(shards_in(s3, store))
     process.kill()
     process.communicate()
-    assert 3 <= done < len(undisturbed.shards())
+    assert done < len(undisturbed.shards())
     ran = run(bench, tmp_path / "elsewhere", store)
     assert_finished(ran, "good")
     assert ran.tables() == undisturbed.tables()

@@ -37,7 +37,6 @@ places: 2
 top: 1
 workers: 0
 """
-PATIENCE_MS = 60_000
 CHARTS = '[data-testid="experiment-view-compare-runs-chart-area"]'
 
 
@@ -80,7 +79,7 @@ def shown(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory,
     folder = tmp_path_factory.mktemp("sweep")
     (folder / "pages.yaml").write_text(CONFIG)
     ran = command("run", "pages.yaml", "--out", "out")
-    done = subprocess.run(ran, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=280)
+    done = subprocess.run(ran, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     client = MlflowClient(tracking_uri=environment["MLFLOW_TRACKING_URI"])
     experiment = client.get_experiment_by_name("pages").experiment_id
@@ -95,7 +94,7 @@ def shown(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory,
             yield Shown(f"http://127.0.0.1:{port}", said[1], str(experiment), runs)
         finally:
             ui.send_signal(signal.SIGINT)
-            ui.wait(30)
+            ui.wait()
 
 
 @pytest.fixture
@@ -114,7 +113,6 @@ def page(browser: Any) -> Iterator[Any]:
     context = browser.new_context(viewport={"width": 2000, "height": 950})
     context.route("**/*", guard)
     page = context.new_page()
-    page.set_default_timeout(PATIENCE_MS)
     yield page
     context.close()
     assert asked == []

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from tests.support.bad_input import D_VOCAB, PROMPTS, SEQ_LEN, Bench, Ran, asser
 from tests.support.models.random_models import write_tl_directory
 from tests.support.servers import services as servers
 from tests.support.servers.services import Services, free_port, postgres_folder, services_for_a_while
+from tests.support.waiting import wait_until
 
 N_SHARDS = PROMPTS // 8
 
@@ -112,9 +112,7 @@ def test_a_server_that_is_killed_and_restarted_meanwhile(
         log_model(runs, *arguments)
 
     def end_with_a_new_one(runs: LoggedRuns, *arguments: Any) -> None:
-        end = time.monotonic() + 120
-        while not runs.problems and time.monotonic() < end:
-            time.sleep(0.1)
+        wait_until(lambda: runs.problems)
         assert "Connection refused" in runs.problems[0]
         services.mlflow.start()
         end_sweep(runs, *arguments)
@@ -198,15 +196,9 @@ class TestAServerThatHangs:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen(command, **pipes, env=environment(), start_new_session=True)
 
-    def wait_until(self, condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
-        end = time.monotonic() + 120
-        while not condition():
-            assert process.poll() is None and time.monotonic() < end, process.communicate(timeout=5)
-            time.sleep(0.05)
-
     def interrupted(self, bench: Bench, out: Path, process: subprocess.Popen[str]) -> Ran:
         os.killpg(process.pid, signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=30)
+        stdout, stderr = process.communicate()
         ran = bench.ran(process.returncode, stdout, stderr, out)
         assert ran.code == 130, ran.stderr
         assert ran.line == "erasure-sweep: interrupted; the same command goes on from here"
@@ -214,21 +206,21 @@ class TestAServerThatHangs:
 
     def test_neither_holds_up_measuring_nor_an_interrupt(self, bench: Bench, out: Path, services: Services):
         process = self.start(bench, out, services)
-        self.wait_until(lambda: len(list(out.rglob("*.state"))) >= 3, process)
+        wait_until(lambda: len(list(out.rglob("*.state"))) >= 3, process)
         with services.mlflow.pause():
             ran = self.interrupted(bench, out, process)
         done = len(ran.shards())
         assert ran.states == {"good": "KILLED"} and 3 <= done < 50
 
         process = self.start(bench, out, services)
-        self.wait_until(lambda: len(list(out.rglob("*.state"))) > done, process)
+        wait_until(lambda: len(list(out.rglob("*.state"))) > done, process)
         with services.mlflow.pause():
-            self.wait_until((out / "compare.html").exists, process)
+            wait_until((out / "compare.html").exists, process)
             ran = self.interrupted(bench, out, process)
         assert ran.states == {"good": "FINISHED"} and len(ran.shards()) == 50
         assert "FINISHED" not in statuses(services, out).values()
 
-        stdout, stderr = self.start(bench, out, services).communicate(timeout=120)
+        stdout, stderr = self.start(bench, out, services).communicate()
         assert "good: 50 shards of scan, 50 already measured" in stdout and stderr == ""
         assert set(statuses(services, out).values()) == {"FINISHED"}
 
@@ -262,7 +254,7 @@ class TestTheCommand:
             ports = [int(shown[name].rpartition(":")[2]) for name in ("MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL")]
             assert all(socket.create_connection(("127.0.0.1", each), 5) for each in ports)
             process.send_signal(signal.SIGTERM)
-            rest, _ = process.communicate(timeout=60)
+            rest, _ = process.communicate()
             assert (process.returncode, rest.splitlines()[-1]) == (0, "ended")
             for each in ports:
                 with pytest.raises(ConnectionRefusedError):

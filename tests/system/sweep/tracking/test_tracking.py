@@ -19,28 +19,21 @@ import pytest
 from erasure_sweep.sweep.tracking import ui_server as ui
 from erasure_sweep.sweep.tracking.saved_view import runs_page
 from erasure_sweep.sweep.tracking.tracker import ModelResults, Tracker, TrackingError
-from erasure_sweep.sweep.tracking.ui_server import serve
+from erasure_sweep.sweep.tracking.ui_server import is_healthy, serve
 from erasure_sweep.workers.errors import DataError, SweepError, UsageError
 from tests.support.fakes.tables import write_frame
 from tests.support.paths import ROOT
 from tests.support.servers.cluster import free_port
 from tests.support.servers.services import MlflowServer
+from tests.support.waiting import sleeping_at_most, wait_until
 
 DATASET = {"name": "stdlib", "digest": "f" * 64, "source": "standard-library", "prompts": 8, "seq_len": 16}
 MANIFEST = {"name": "trial", "version": "0.1.0", "device_type": "cpu", "config": {"corpus": "stdlib", "seq_len": 16}}
 METRICS = {"erasure/most_opposed": -0.9, "erasure/remaining_median": 0.25, "erasure/embed_remaining": float("nan")}
 
 
-def get(url: str, timeout_s: float = 60.0) -> str:
-    """The page, tried until the server is up."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            return urlopen(url, timeout=10).read().decode()
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.25)
+def get(url: str) -> str:
+    return urlopen(url).read().decode()
 
 
 def mlflow_server(folder: Path) -> MlflowServer:
@@ -307,10 +300,8 @@ def one_line(error: SweepError) -> str:
 
 class TestStoresThatFail:
     def check_within(self, uri: str, seconds: float) -> str:
-        began = time.monotonic()
-        with pytest.raises(SweepError) as caught:
+        with pytest.raises(SweepError) as caught, sleeping_at_most(seconds):
             Tracker(uri, "demo").check()
-        assert time.monotonic() - began < seconds
         assert caught.value.exit_code == 1
         return one_line(caught.value)
 
@@ -360,7 +351,7 @@ class TestStoresThatFail:
         several = [
             subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True) for _ in range(3)
         ]
-        said = [process.communicate(timeout=300)[1] for process in several]
+        said = [process.communicate()[1] for process in several]
         assert [process.returncode for process in several] == [0, 0, 0], said
 
     def test_a_locked_file(self, tmp_path):
@@ -387,10 +378,8 @@ class TestStoresThatFail:
             tracker.start_sweep("abc123", {}, {})
             tracker.start_model("toy", "hash1", {}, {})
             server.stop()
-            began = time.monotonic()
             with pytest.raises(TrackingError) as caught:
                 tracker.log_model("hash1", results)
-            assert time.monotonic() - began < 30
             line = one_line(caught.value)
             assert "Connection refused" in line
             assert "the next `erasure-sweep run` logs them" in line
@@ -413,18 +402,19 @@ class TestPages:
         with said.open("w") as out:  # from another folder than the store's: artifacts are found all the same
             ui = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=out, stderr=out, env=environment)
         try:
+            wait_until(lambda: is_healthy("127.0.0.1", port), ui)
             assert "<html" in get(f"http://127.0.0.1:{port}/")
             query = urlencode({"run_uuid": child_id, "path": "index.html"})
             assert get(f"http://127.0.0.1:{port}/get-artifact?{query}") == "<h1>drawn here</h1>"
             ui.send_signal(signal.SIGINT)
-            assert ui.wait(30) == 0
+            assert ui.wait() == 0
         finally:
             ui.kill()
         experiment_id = tracker._experiment_id
         url = f"http://127.0.0.1:{port}/{runs_page(experiment_id)}"
         assert said.read_text().splitlines()[1:] == [f"MLflow runs at {url} (Ctrl-C ends it)", "MLflow ended"]
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", port), timeout=5)
+            socket.create_connection(("127.0.0.1", port))
 
     def test_of_a_server_the_address_is_told(self, server, capsys):
         Tracker(server.uri, "told").check()

@@ -10,9 +10,7 @@ import select
 import subprocess
 import sys
 import termios
-import time
 from collections import namedtuple
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,12 +19,12 @@ import pytest
 from erasure_sweep.workers.hub.files import content_hash, hub_file
 from tests.support.paths import ROOT
 from tests.support.servers.hub import etag, refused_soon, run_environment
+from tests.support.waiting import wait_until
 
 REPO = "NeelNanda/GELU_1L512W_C4_Code"
 WEIGHTS = "model_final.pth"
 FILES = ("config.json", WEIGHTS)
 CONTENT = random.Random(0).randbytes(300_001)
-WAIT_LIMIT_S = 60
 FETCH = """
 import sys
 from erasure_sweep.workers.errors import SweepError
@@ -66,13 +64,6 @@ def start_fetch(environment: dict[str, str], stderr: int = subprocess.PIPE) -> s
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True)
 
 
-def wait_until(holds: Callable[[], bool]) -> None:
-    limit = time.monotonic() + WAIT_LIMIT_S
-    while not holds():
-        assert time.monotonic() < limit
-        time.sleep(0.02)
-
-
 def blobs(cache: Path) -> list[Path]:
     """Contents in the cache, whole or not."""
     return sorted((cache / "hub").rglob("blobs/*"))
@@ -102,7 +93,7 @@ class TestResumed:
 
     def test_after_the_process_was_killed(self, hub, cache, repo):
         repo.faults[WEIGHTS] = "stall"
-        half, patient = len(CONTENT) // 2, {"HF_HUB_DOWNLOAD_TIMEOUT": str(10 * WAIT_LIMIT_S)}
+        half, patient = len(CONTENT) // 2, {"HF_HUB_DOWNLOAD_TIMEOUT": "600"}
         with start_fetch(run_environment(hub, cache) | patient) as process:
             try:
                 wait_until(lambda: hub.served[REPO, WEIGHTS].bytes == half)
@@ -194,11 +185,11 @@ class TestCache:
         path = fetch()
         hub.stop()
         with start_fetch(run_environment(hub, cache, offline)) as process:
-            assert process.communicate(timeout=WAIT_LIMIT_S) == (f"{path}\n", "")
+            assert process.communicate() == (f"{path}\n", "")
 
     def test_offline_in_one_line(self, hub, cache, repo):
         with start_fetch(run_environment(hub, cache, offline=True)) as process:
-            stderr = process.communicate(timeout=WAIT_LIMIT_S)[1]
+            stderr = process.communicate()[1]
         assert process.returncode == 1
         assert stderr.startswith(f"{WEIGHTS} of {REPO} is not in the Hugging Face cache and HF_HUB_OFFLINE is set: ")
         assert stderr.count("\n") == 1
@@ -239,7 +230,7 @@ class TestCache:
         processes = [start_fetch(run_environment(hub, cache)) for _ in range(2)]
         wait_until(lambda: sum(request.startswith("HEAD") for request in hub.requests) == 2)
         hub.drip_s = 0
-        ended = [process.communicate(timeout=WAIT_LIMIT_S) for process in processes]
+        ended = [process.communicate() for process in processes]
         assert ended == [(f"{fetch()}\n", "")] * 2
         assert hub.served[REPO, WEIGHTS] == (len(CONTENT), 1)
 
@@ -274,13 +265,13 @@ class TestCache:
 class TestProgress:
     def test_none_where_stderr_is_no_terminal(self, hub, cache, repo):
         with start_fetch(run_environment(hub, cache)) as process:
-            assert process.communicate(timeout=WAIT_LIMIT_S)[1] == ""
+            assert process.communicate()[1] == ""
 
     def test_on_a_terminal(self, hub, cache, repo):
         screen, stderr = pty.openpty()
         termios.tcsetwinsize(screen, (24, 120))
         with start_fetch(run_environment(hub, cache), stderr) as process:
-            process.communicate(timeout=WAIT_LIMIT_S)
+            process.communicate()
         shown = b""
         while select.select([screen], [], [], 0)[0]:
             shown += os.read(screen, 10_000)

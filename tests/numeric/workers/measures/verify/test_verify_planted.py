@@ -14,6 +14,7 @@ from tests.support.models.planted import plant, plant_several
 from tests.support.models.planting import ATTENDS, Attend, Builder, Source, small_config
 from tests.support.models.random_models import random_lean
 from tests.support.oracle.measuring import measure_verify
+from tests.support.tiers import seeds
 
 
 def draw(config: ModelConfig, n_prompts: int = 12, seed: int = 71) -> np.ndarray:
@@ -102,7 +103,7 @@ def test_trust_says_what_was_done_to_the_writer(fraction: float, word: str) -> N
     assert abs(row["effect_r"]) == pytest.approx(1.0, abs=2e-3) or fraction == 1.0
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", seeds(1, nightly=3))
 def test_what_nothing_reads_can_be_trusted(seed: int) -> None:
     garden = plant_several(seed, n_plants=0, attn_only=True)
     rows = measure(garden.config, garden.weights)["dla_trust"].set_index("writer")
@@ -177,7 +178,7 @@ def test_nothing_else_is_erased_as_the_writer_is(attend: Attend) -> None:
 
 
 @pytest.mark.parametrize("kind", DECOYS)
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", seeds(1, nightly=2))
 def test_decoys_have_no_verdict_of_erasure(kind: str, seed: int) -> None:
     decoy = plant_decoy(kind, seed, attn_only=seed == 1)
     group = measure(decoy.config, decoy.weights, Target(decoy.writer, (decoy.head,), "named"))["eraser_group"]
@@ -200,7 +201,7 @@ def test_with_nothing_planted_nothing_is_verified(attn_only: bool) -> None:
     np.testing.assert_allclose(patched["patched_beta"].astype(float), patched["clean_beta"].astype(float), atol=0.02)
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", seeds(1, nightly=2))
 def test_on_random_weights_the_numbers_look_like_their_nulls(seed: int) -> None:
     config, weights, _ = random_lean(seed + 80, n_layers=3, n_heads=4, n_ctx=24)
     targets = [Target(f"L0H{head}", ("L1H1", "L2H0"), "named") for head in range(4)]

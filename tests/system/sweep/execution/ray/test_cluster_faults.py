@@ -19,7 +19,7 @@ from tests.support.servers.cluster import ERASURE_SWEEP, HandCluster
 from tests.support.servers.s3 import S3Server
 from tests.system.sweep.test_driver import Place, assert_same, read
 
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("helper")]
 
 LONGER = {"prompts": 40, "block_prompts": 1, "attempts": 10}
 """More shards, so that there is time to kill something, and patience with one that is killed again and again."""
@@ -76,7 +76,7 @@ def test_two_sweeps_at_once(trials: Trials) -> None:
         for path in paths
     ]
     for job in jobs:
-        _, stderr = job.communicate(timeout=600)
+        _, stderr = job.communicate()
         assert job.returncode == 0, stderr
     for name, n in sizes.items():
         alone = trials.place.config(f"{name}-alone", workers=0, stage="scan", **{**LONGER, "prompts": n})

