@@ -8,7 +8,6 @@ nothing was measured, which is the form that every figure starts from.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from erasure_sweep.workers.errors import DataError
 from erasure_sweep.workers.labels import layer_of
+from erasure_sweep.workers.manifest import Manifest, ManifestEntry, ManifestHead
 from erasure_sweep.workers.tables.files import check_version, read_tables
 
 STATISTICS = ("q12_5", "q25", "median", "q75", "q87_5", "mean", "beta", "beta_centred")
@@ -221,18 +221,18 @@ def read_out(out: Path) -> list[ModelTables]:
         SchemaError: the manifest or a table is of another schema version.
         DataError: there is no readable manifest, or a table is damaged.
     """
-    return [read_model(out, about) for about in read_manifest(out / "manifest.json").get("models", [])]
+    return [read_model(out, entry) for entry in read_manifest(out / "manifest.json").models]
 
 
-def read_model(out: Path, about: dict[str, Any]) -> ModelTables:
-    """The tables of one model of a sweep's folder; ``about`` is its entry in the manifest.
+def read_model(out: Path, entry: ManifestEntry) -> ModelTables:
+    """The tables of one model of a sweep's folder.
 
     Raises:
         SchemaError: a table is of another schema version.
         DataError: a table is damaged, or the entry names no folder of the sweep's own.
     """
-    folder = out / folder_of(about) / "tables"
-    return ModelTables(about, read_tables(folder))
+    about = entry.to_json()
+    return ModelTables(about, read_tables(out / folder_of(about) / "tables"))
 
 
 def folder_of(about: dict[str, Any]) -> str:
@@ -249,23 +249,19 @@ def folder_of(about: dict[str, Any]) -> str:
     return folder
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> Manifest:
     """A sweep's manifest.
 
     Raises:
         SchemaError: it is of another schema version.
-        DataError: it is missing, damaged or no manifest.
+        DataError: it is missing or damaged.
     """
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        # first the version: a manifest of another one may say what it holds in another way
+        check_version(path, ManifestHead.model_validate_json(content).schema_version)
+        return Manifest.model_validate_json(content)
     except FileNotFoundError:
         raise DataError(f"{path} is missing: {path.parent} is not the folder of a finished sweep") from None
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}): run the sweep again, finished shards are kept") from error
-    if not isinstance(manifest, dict):
-        raise DataError(f"{path} is no manifest of a sweep: run the sweep again, finished shards are kept")
-    # first the version: a manifest of another one may say what it holds in another way
-    check_version(path, manifest.get("schema_version"))
-    if not isinstance(manifest.get("models", []), list):
-        raise DataError(f"{path} is no manifest of a sweep: run the sweep again, finished shards are kept")
-    return manifest
+        raise DataError(f"{path} is damaged: run the sweep again, finished shards are kept") from error

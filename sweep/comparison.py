@@ -6,7 +6,6 @@ measured with, and the page says in words where that differs. A model that sever
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -20,6 +19,7 @@ from erasure_sweep.dashboards.pages import write_comparison
 from erasure_sweep.sweep.run_folder import MODEL_PAGE
 from erasure_sweep.workers.corpora.resolution import OWN
 from erasure_sweep.workers.errors import DataError, SweepError, UsageError
+from erasure_sweep.workers.manifest import ManifestHead
 from erasure_sweep.workers.tables import SCHEMA_VERSION
 from erasure_sweep.workers.tables.files import SchemaError
 
@@ -100,28 +100,23 @@ def _read(path: Path) -> _Folder:
     try:
         values = read_manifest(manifest)
     except SchemaError as error:
-        values = json.loads(manifest.read_text(encoding="utf-8"))
-        return _Folder(path, {"name": values.get("name")}, [], [(name, error.found) for name in _names(values, path)])
-    shared = {key: _said(values, key) for key in (*_PROTOCOL, *_MADE_WITH)}
+        head = ManifestHead.model_validate_json(manifest.read_bytes())
+        names = head.model_names or [f"all of {path}"]
+        return _Folder(path, {"name": head.name}, [], [(name, error.found) for name in names])
+    written = values.to_json()
+    shared = {key: _said(written, key) for key in (*_PROTOCOL, *_MADE_WITH)}
     named = (
         {"corpus_name": shared["corpus"]} if shared["corpus"] != OWN else {}
     )  # as runs before did not say it of models
     models, unread = [], []
-    for entry in values.get("models", []):
+    for entry in values.models:
         try:
             about, tables = read_model(path, entry)
         except SchemaError as error:
-            unread.append((str(entry.get("name")), error.found))
+            unread.append((entry.name, error.found))
         else:
             models.append(ModelTables({**shared, **named, **about}, tables))
-    return _Folder(path, values, models, unread)
-
-
-def _names(manifest: dict[str, Any], path: Path) -> list[str]:
-    """The models of a manifest of another schema, as far as that can be told."""
-    entries = manifest.get("models")
-    found = [entry.get("name") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
-    return [str(name) for name in found if name] or [f"all of {path}"]
+    return _Folder(path, written, models, unread)
 
 
 def _unread(sweep: _Folder, label: str) -> Iterable[str]:

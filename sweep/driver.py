@@ -20,7 +20,7 @@ from erasure_sweep.sweep.execution.executor import Executor, LateExecutor, Shard
 from erasure_sweep.sweep.execution.helper_process import Background
 from erasure_sweep.sweep.execution.shard_queue import ShardQueue
 from erasure_sweep.sweep.helper_tasks import compare_models
-from erasure_sweep.sweep.manifest import Manifest
+from erasure_sweep.sweep.manifest import ManifestKeeper
 from erasure_sweep.sweep.model_steps import Stages, Step
 from erasure_sweep.sweep.placement import Room, find_room
 from erasure_sweep.sweep.plan import StagePlan
@@ -34,6 +34,7 @@ from erasure_sweep.sweep.store.shards import ShardStore
 from erasure_sweep.sweep.tracking.logged_runs import LoggedRuns
 from erasure_sweep.sweep.tracking.tracker import Status
 from erasure_sweep.workers.errors import SweepError
+from erasure_sweep.workers.manifest import Manifest
 from erasure_sweep.workers.records import Resolved
 from erasure_sweep.workers.storage.shard_storage import open_storage
 
@@ -49,7 +50,7 @@ class SweepOutcome(NamedTuple):
     """How a run ended."""
 
     folder: RunFolder
-    manifest: dict[str, Any]
+    manifest: Manifest
     names: tuple[str, ...]
     """Of the models that it was asked for."""
     problems: tuple[str, ...]
@@ -109,7 +110,7 @@ class Sweep:
             closing(Background()) as self._background,
             closing(LoggedRuns(run, self._reporter)) as self._logged,
         ):
-            self._manifest = Manifest(run)
+            self._manifest = ManifestKeeper(run)
             self._presence.start()
             models, room = self._prepare()
             self._room = room
@@ -127,7 +128,7 @@ class Sweep:
                         self._step(executor)
                 self._compare()
             names, problems = tuple(model.name for model in models), (*self._problems, *self._logged.problems)
-            return SweepOutcome(run.folder, self._manifest.values, names, problems)
+            return SweepOutcome(run.folder, self._manifest.manifest, names, problems)
 
     def _prepare(self) -> tuple[list[Resolved], Room]:
         """Stage everything: what can be wrong with the input is found here, before anything is measured."""
@@ -142,7 +143,7 @@ class Sweep:
         anew = self._run.fresh and self._run.config.stage != "verify"
         for model in models:
             if anew or self._manifest.holds_other(model):
-                self._run.folder.discard_results(self._manifest.entry(model.name)["folder"])
+                self._run.folder.discard_results(self._manifest.entry(model.name).folder)
 
     def _step(self, executor: Executor) -> None:
         """Take models further, hand out, take in."""

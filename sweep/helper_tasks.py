@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from erasure_sweep.sweep.store.shards import BlockKeys, VerifyKeys
 from erasure_sweep.workers.corpora.sampling import CorpusRequest
 from erasure_sweep.workers.labels import Layout
+from erasure_sweep.workers.manifest import Manifest
 from erasure_sweep.workers.measures.cost import Cost, ShardSize, total
 from erasure_sweep.workers.records import (
     Group,
@@ -163,12 +164,9 @@ def finish_verify(request: VerifyMerge) -> None:
 class PageRequest(NamedTuple):
     """A model whose tables are written."""
 
-    about: dict[str, Any]
-    """Its entry in the manifest."""
-    manifest: dict[str, Any]
-    tables: Path
-    """Folder of its tables."""
-    page: Path
+    name: str
+    manifest: Manifest
+    out: Path
 
 
 def write_page(request: PageRequest) -> None:

@@ -1,6 +1,6 @@
-"""The manifest of a run: which sweep this folder holds, with what it was measured, and how far each model is.
+"""What the driver writes into the manifest of its run, after every change.
 
-It is what makes a folder recognisable (another sweep's is refused) and what pages read beside the tables.
+The manifest makes a folder recognisable: another sweep's is refused, and so are other weights of the same name.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.run_folder import folder_names
 from erasure_sweep.workers.errors import UsageError
+from erasure_sweep.workers.manifest import MANIFEST_VERSION, Manifest, ManifestConfig, ManifestEntry
 from erasure_sweep.workers.records import Resolved
 from erasure_sweep.workers.storage.shard_storage import without_password
 from erasure_sweep.workers.tables import SCHEMA_VERSION
 from erasure_sweep.workers.version import VERSION
 
 
-class Manifest:
-    """The manifest of one run, kept on disk after every change.
+class ManifestKeeper:
+    """Keeps the manifest of one run.
 
     Args:
         run: this one; the manifest stands in its folder.
@@ -35,15 +36,16 @@ class Manifest:
     def __init__(self, run: Run) -> None:
         self._run = run
         earlier = self._read_earlier()
-        if earlier and earlier.get("sweep_id") != run.sweep_id:
+        if earlier and earlier.sweep_id != run.sweep_id:
             raise UsageError(
                 f"{run.folder.out} holds another sweep ({_difference(earlier, run.config)}): choose another --out or "
                 "remove it"
             )
-        self._earlier = {entry["name"]: entry for entry in earlier["models"]} if earlier else {}
-        self.values: dict[str, Any] = {}
+        self._earlier = {entry.name: entry for entry in earlier.models} if earlier else {}
+        self.manifest = Manifest(config=ManifestConfig(), models=())
+        """As it stands; without models until they are resolved."""
 
-    def _read_earlier(self) -> dict[str, Any] | None:
+    def _read_earlier(self) -> Manifest | None:
         try:
             return self._run.folder.read_manifest()
         except UsageError:
@@ -53,42 +55,44 @@ class Manifest:
 
     def start(self, models: list[Resolved], device: str) -> None:
         """Write down what is about to be measured; models of earlier runs of the sweep stay."""
-        names = [model.name for model in models]
-        folders = folder_names(names, {name: entry["folder"] for name, entry in self._earlier.items()})
+        config = self._run.config
+        taken = {name: entry.folder for name, entry in self._earlier.items()}
+        folders = folder_names([model.name for model in models], taken)
         entries = {
-            model.name: {
-                **_described(model, folders[model.name]),
-                "n_tokens": model.n_prompts * (self._run.config.n_positions or model.seq_len),
-                "batch": self._run.config.batch_on(device),
+            model.name: ManifestEntry(
+                **_description(model),
+                folder=folders[model.name],
+                n_tokens=model.n_prompts * (config.n_positions or model.seq_len),
+                batch=config.batch_on(device),
                 **self._reached(model),
-                "run_url": None,
-                "state": "MEASURING",
-                "reason": None,
-            }
+                run_url=None,
+                state="MEASURING",
+                reason=None,
+            )
             for model in models
         }
-        self.values = {
-            "sweep_id": self._run.sweep_id,
-            "name": self._run.config.name,
-            "version": VERSION,
-            "git_commit": git_commit(),
-            "python": platform.python_version(),
-            "schema_version": SCHEMA_VERSION,
-            "device_type": device,
-            "config": _shown(self._run.config),
-            "run_url": None,
-            "models": list((self._earlier | entries).values()),
-        }
-        self._write()
+        self._write(
+            Manifest(
+                manifest_version=MANIFEST_VERSION,
+                sweep_id=self._run.sweep_id,
+                name=config.name,
+                version=VERSION,
+                git_commit=git_commit(),
+                python=platform.python_version(),
+                schema_version=SCHEMA_VERSION,
+                device_type=device,
+                config=ManifestConfig(**_shown(config)),
+                run_url=None,
+                models=tuple((self._earlier | entries).values()),
+            )
+        )
 
     def _reached(self, model: Resolved) -> dict[str, Any]:
         """Which stages' tables there are, and what was verified: of an earlier run, until this one gets there."""
-        earlier = self._earlier.get(model.name, {})
-        if self._run.fresh or earlier.get("hash") != model.hash:
-            earlier = {}
-        return {"stages": [], "targets": [], "n_verify_prompts": None, "held_out": None} | {
-            key: earlier[key] for key in ("stages", "targets", "n_verify_prompts", "held_out") if key in earlier
-        }
+        earlier = self._earlier.get(model.name)
+        if earlier is None or self._run.fresh or earlier.hash != model.hash:
+            return {"stages": (), "targets": (), "n_verify_prompts": None, "held_out": None}
+        return {key: getattr(earlier, key) for key in ("stages", "targets", "n_verify_prompts", "held_out")}
 
     def refuse_other_weights(self, models: list[Resolved]) -> None:
         """See that no finished results would be replaced by those of another model of the same name.
@@ -106,47 +110,47 @@ class Manifest:
     def holds_other(self, model: Resolved) -> bool:
         """Whether the folder holds results of other weights of this name."""
         earlier = self._earlier.get(model.name)
-        return bool(earlier and earlier.get("hash") != model.hash)
+        return earlier is not None and earlier.hash != model.hash
 
-    def entry(self, name: str) -> dict[str, Any]:
+    def entry(self, name: str) -> ManifestEntry:
         """A model's entry."""
-        return next(entry for entry in self.values["models"] if entry["name"] == name)
+        return self.manifest.entry(name)
 
     def update(self, name: str, **values: Any) -> None:
         """Note something about a model: its state, why it failed, the batch that fitted."""
-        self.entry(name).update(values)
-        self._write()
+        self._write(self.manifest.with_entry(name, **values))
 
     def note_runs(self, sweep: str | None, models: Mapping[str, str | None]) -> None:
         """Note where MLflow's server shows the sweep's run and each model's; ``None`` where it has no server."""
-        self.values["run_url"] = sweep
+        manifest = self.manifest.model_copy(update={"run_url": sweep})
         for name, url in models.items():
-            self.entry(name)["run_url"] = url
-        self._write()
+            manifest = manifest.with_entry(name, run_url=url)
+        self._write(manifest)
 
     def note_progress(self, done: Mapping[str, int]) -> None:
         """Note how many shards of its stage are measured, of each of these models."""
-        changed = {name: n for name, n in done.items() if self.entry(name).get("shards_done") != n}
+        changed = {name: n for name, n in done.items() if self.entry(name).shards_done != n}
+        manifest = self.manifest
         for name, n in changed.items():
-            self.entry(name)["shards_done"] = n
+            manifest = manifest.with_entry(name, shards_done=n)
         if changed:
-            self._write()
+            self._write(manifest)
 
     def note_stage(self, name: str, stage: str) -> None:
         """Note that a stage of a model is measured and its tables are written."""
-        self.update(name, stages=list(dict.fromkeys([*self.entry(name)["stages"], stage])))
+        self.update(name, stages=tuple(dict.fromkeys([*self.entry(name).stages, stage])))
 
-    def _write(self) -> None:
-        self._run.folder.write_manifest(self.values)
+    def _write(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self._run.folder.write_manifest(manifest)
 
 
-def _described(model: Resolved, folder: str) -> dict[str, Any]:
+def _description(model: Resolved) -> dict[str, Any]:
     """What a model's entry says of it, whatever becomes of it."""
     return {
         "name": model.name,
         "spec": model.spec,
         "hash": model.hash,
-        "folder": folder,
         **model.architecture,
         "n_params": model.n_params,
         "base": model.base,
@@ -166,12 +170,12 @@ def _shown(config: SweepConfig) -> dict[str, Any]:
     return values | {key: without_password(address) if address else None for key, address in addresses.items()}
 
 
-def _difference(earlier: dict[str, Any], config: SweepConfig) -> str:
+def _difference(earlier: Manifest, config: SweepConfig) -> str:
     """What differs between a folder's sweep and this one, for the error."""
-    then = earlier.get("config", {})
+    then = earlier.config.to_json()
     now = {**config.protocol(), "writers": config.writers, "erasers": config.erasers}
     changed = [f"{key} {then.get(key)!r}" for key, value in now.items() if then.get(key, value) != value]
-    return ", ".join(changed) or f"of version {earlier.get('version', '?')}"
+    return ", ".join(changed) or f"of version {earlier.version or '?'}"
 
 
 @cache

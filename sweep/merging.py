@@ -6,17 +6,16 @@ block's are copied from a store that is elsewhere.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from erasure_sweep.dashboards.model_tables import ModelTables, folder_of, read_out
+from erasure_sweep.dashboards.model_tables import ModelTables, folder_of, read_manifest, read_out
 from erasure_sweep.dashboards.pages import model_parts, write_comparison, write_figures, write_model_page
 from erasure_sweep.sweep.comparison import home_of
 from erasure_sweep.sweep.helper_tasks import PageRequest, PlaceSearch, ScanMerge, VerifyMerge
-from erasure_sweep.sweep.run_folder import FIGURES, RunFolder
+from erasure_sweep.sweep.run_folder import RunFolder
 from erasure_sweep.workers.measures.measure import Block, Setting
 from erasure_sweep.workers.measures.tables import merge_states, stage_tables
 from erasure_sweep.workers.measures.verify.places import found_places
@@ -73,9 +72,11 @@ def finish_verify(request: VerifyMerge) -> None:
 
 def write_page(request: PageRequest) -> None:
     """Write a model's page from its tables, and beside it the figures that are pages of their own."""
-    model, page, sweep = ModelTables(request.about, read_tables(request.tables)), request.page, request.manifest
+    out, sweep, entry = RunFolder(request.out), request.manifest.to_json(), request.manifest.entry(request.name)
+    model = ModelTables(entry.to_json(), read_tables(out.tables(entry.folder)))
     parts = model_parts(model)
-    folder, figures = page.parent, page.parent / FIGURES
+    page, figures = out.model_page(entry.folder), out.figures(entry.folder)
+    folder = page.parent
     up, figures_up = ("../compare.html", "all models of this sweep"), (f"../{page.name}", "everything on this model")
     try:
         write_model_page(model, page, sweep, home_of(model, folder, folder), up, parts)
@@ -106,8 +107,8 @@ def _states(storage: Storage, keys: list[str]) -> list[dict[str, State]]:
 
 def compare_models(out: Path) -> None:
     """Write the page that puts all finished models of an OUT side by side."""
-    page = RunFolder(out).comparison
-    sweep = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    folder = RunFolder(out)
+    page, sweep = folder.comparison, read_manifest(folder.manifest).to_json()
     models = read_out(out)
     homes = {model.about["name"]: home_of(model, out / folder_of(model.about), page.parent) for model in models}
     try:

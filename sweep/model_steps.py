@@ -23,7 +23,7 @@ from erasure_sweep.sweep.helper_tasks import (
     finish_verify,
     write_page,
 )
-from erasure_sweep.sweep.manifest import Manifest
+from erasure_sweep.sweep.manifest import ManifestKeeper
 from erasure_sweep.sweep.plan import (
     StagePlan,
     given_places,
@@ -36,6 +36,7 @@ from erasure_sweep.sweep.plan import (
 from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.store.shards import ShardStore, VerifyKeys, block_keys, keys_of
 from erasure_sweep.workers.errors import UsageError
+from erasure_sweep.workers.manifest import VerifiedTarget
 from erasure_sweep.workers.measures.verify.targets import choose_targets
 from erasure_sweep.workers.records import Resolved, Target, Thresholds
 
@@ -67,7 +68,7 @@ class Stages:
         UsageError: verify alone is asked for, and neither a whole scan nor the user says of what.
     """
 
-    def __init__(self, run: Run, model: Resolved, device: str, store: ShardStore, manifest: Manifest) -> None:
+    def __init__(self, run: Run, model: Resolved, device: str, store: ShardStore, manifest: ManifestKeeper) -> None:
         self._run = run
         self.model = model
         self._device = device
@@ -96,10 +97,8 @@ class Stages:
             targets = choose_targets(layout, None, config.groups, config.writers, config.top)
         if config.verify is not None:
             yield from self._verify(targets)
-        entry = self._manifest.entry(self.model.name)
-        page = self._run.folder.model_page(entry["folder"])
-        about = {**entry, "state": "FINISHED"}
-        yield from in_helper(write_page, PageRequest(about, self._manifest.values, self._tables, page))
+        manifest = self._manifest.manifest.with_entry(self.model.name, state="FINISHED")
+        yield from in_helper(write_page, PageRequest(self.model.name, manifest, self._run.folder.out))
 
     def _scan(self) -> Generator[Step, Any, tuple[Target, ...]]:
         config, model = self._run.config, self.model
@@ -121,7 +120,7 @@ class Stages:
     def _verify(self, targets: tuple[Target, ...]) -> Generator[Step, Any, None]:
         config, model, store = self._run.config, self.model, self._store.location
         first, end = model.verify_prompts
-        chosen = [target._asdict() for target in targets]
+        chosen = tuple(VerifiedTarget(**target._asdict()) for target in targets)
         self._manifest.update(model.name, targets=chosen, n_verify_prompts=end - first, held_out=model.held_out)
         plan = plan_verify(config, model, self._device, targets)
         yield plan
@@ -139,4 +138,4 @@ class Stages:
 
     @property
     def _tables(self) -> Path:
-        return self._run.folder.tables(self._manifest.entry(self.model.name)["folder"])
+        return self._run.folder.tables(self._manifest.entry(self.model.name).folder)

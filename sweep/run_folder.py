@@ -8,12 +8,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from erasure_sweep.sweep.store.driver_process import Driver, InUseError, read_driver
 from erasure_sweep.workers.errors import UsageError
+from erasure_sweep.workers.manifest import Manifest
 from erasure_sweep.workers.storage.whole_file import whole_file, write_error
 
 FIGURES = "figures"
@@ -140,7 +140,7 @@ class RunFolder:
         except (Timeout, OSError):
             return True
 
-    def read_manifest(self) -> dict[str, Any] | None:
+    def read_manifest(self) -> Manifest | None:
         """The manifest, or ``None`` where no run has been.
 
         Raises:
@@ -149,27 +149,15 @@ class RunFolder:
         if not self.manifest.exists():
             return None
         try:
-            manifest = json.loads(self.manifest.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            manifest = None
-        if not _is_manifest(manifest):
-            raise UsageError(f"{self.manifest} is damaged: choose another --out, or run with --fresh to start over")
-        return dict(manifest)
+            return Manifest.model_validate_json(self.manifest.read_bytes())
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"{self.manifest} is damaged: choose another --out, or run with --fresh to start over"
+            ) from error
 
-    def write_manifest(self, manifest: dict[str, Any]) -> None:
+    def write_manifest(self, manifest: Manifest) -> None:
         """Replace the manifest."""
-        write_atomically(self.manifest, (json.dumps(manifest, indent=1, default=str) + "\n").encode())
-
-
-def _is_manifest(values: Any) -> bool:
-    """Whether this has what is read of a manifest: damage is found here, not where a key is missed."""
-    if not isinstance(values, dict) or not isinstance(values.get("config"), dict):
-        return False
-    models = values.get("models")
-    needed = ("name", "folder", "state")
-    return isinstance(models, list) and all(
-        isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in needed) for entry in models
-    )
+        write_atomically(self.manifest, manifest.to_bytes())
 
 
 def folder_names(names: list[str], taken: dict[str, str]) -> dict[str, str]:

@@ -83,7 +83,8 @@ def _found(folders: Iterable[RunFolder], stores: Iterable[str], staging: Path | 
 
 
 def _without_own(folder: RunFolder) -> str:
-    store = (folder.read_manifest() or {"config": {}})["config"].get("store")
+    manifest = folder.read_manifest()
+    store = manifest.config.store if manifest else None
     return f"{folder.out} has no finished shards of its own" + (
         f": they are in {store} (--store {store})" if store else ""
     )

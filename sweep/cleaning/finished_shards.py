@@ -40,8 +40,8 @@ def removable_of(folder: RunFolder) -> Removable | None:
     size, measured = size_of(path for path in store.rglob("*") if path.is_file())
     _, ran = size_of([folder.manifest])
     driver = folder.working_driver()
-    name = (folder.read_manifest() or {}).get("name")
-    names = frozenset([str(name)] if name else [])
+    manifest = folder.read_manifest()
+    names = frozenset([manifest.name] if manifest and manifest.name else [])
     in_use = driver.where if driver else ""
     return Removable(
         str(store), names, size, max(measured or 0.0, ran or 0.0), clock_of(store), in_use, lambda: _remove_own(folder)

@@ -29,9 +29,9 @@ _PROMPTS = {True: "other prompts", False: "scanned prompts"}
 def print_outcome(config: SweepConfig, outcome: SweepOutcome) -> None:
     """Show the strongest writers of each finished model, what was verified of them, and where to look next."""
     finished = {
-        entry["name"]: read_tables(outcome.folder.tables(entry["folder"]), _SHOWN_TABLES)
-        for entry in outcome.manifest["models"]
-        if entry["state"] == "FINISHED"
+        entry.name: read_tables(outcome.folder.tables(entry.folder), _SHOWN_TABLES)
+        for entry in outcome.manifest.models
+        if entry.is_finished
     }
     scanned = {name: erased_writers(tables) for name, tables in finished.items() if "writers" in tables}
     if scanned:

@@ -7,7 +7,6 @@ import signal
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -16,6 +15,7 @@ from erasure_sweep.sweep.progress import count
 from erasure_sweep.sweep.run_folder import RunFolder
 from erasure_sweep.sweep.store.driver_process import Driver
 from erasure_sweep.workers.errors import SweepError
+from erasure_sweep.workers.manifest import ManifestConfig, ManifestEntry
 
 RUNS = Path("runs")
 STOP_S = 30.0
@@ -48,7 +48,8 @@ def stop(out: Path) -> None:
     if not driver.is_here:
         raise SweepError(f"the run in {out} is working on {driver.host} (process {driver.pid}): stop it there")
     _end(driver, folder)
-    states = Counter(entry["state"] for entry in (folder.read_manifest() or {"models": []})["models"])
+    manifest = folder.read_manifest()
+    states = Counter(entry.state for entry in manifest.models) if manifest else Counter()
     came_to = ", ".join(f"{n} {state}" for state, n in sorted(states.items())) or "nothing was measured yet"
     click.echo(
         f"the run in {out} ({driver.where}) has ended: {came_to}; the same `erasure-sweep run` goes on from there"
@@ -78,10 +79,10 @@ def _described(folder: RunFolder) -> list[str]:
     driver, manifest = folder.working_driver(), folder.read_manifest()
     if manifest is None:
         return [f"{folder.out}: {f'preparing ({driver.where})' if driver else 'no run has measured anything'}"]
-    rows = [(entry["name"], _state(entry, driver), _reached(entry)) for entry in manifest["models"]]
-    reasons = [f"  {entry['reason']}" for entry in manifest["models"] if entry["state"] == "FAILED" and entry["reason"]]
-    head = f"{manifest.get('name')} in {folder.out}: {_who(folder, driver)}"
-    return [head, *(f"  {line}" for line in aligned_lines(rows)), *reasons, f"  {_tracking(manifest['config'])}"]
+    rows = [(entry.name, _state(entry, driver), _reached(entry)) for entry in manifest.models]
+    reasons = [f"  {entry.reason}" for entry in manifest.models if entry.state == "FAILED" and entry.reason]
+    head = f"{manifest.name} in {folder.out}: {_who(folder, driver)}"
+    return [head, *(f"  {line}" for line in aligned_lines(rows)), *reasons, f"  {_tracking(manifest.config)}"]
 
 
 def _who(folder: RunFolder, driver: Driver | None) -> str:
@@ -93,23 +94,23 @@ def _who(folder: RunFolder, driver: Driver | None) -> str:
     return "nobody is working on it"
 
 
-def _state(entry: dict[str, Any], driver: Driver | None) -> str:
+def _state(entry: ManifestEntry, driver: Driver | None) -> str:
     """A model's state; one that nobody measures any more is not measuring."""
-    return "INTERRUPTED" if entry["state"] == "MEASURING" and driver is None else str(entry["state"])
+    return "INTERRUPTED" if entry.state == "MEASURING" and driver is None else entry.state
 
 
-def _reached(entry: dict[str, Any]) -> str:
+def _reached(entry: ManifestEntry) -> str:
     """How far a model is: the stages that are measured, and the shards of the one that is not."""
-    stages = ", ".join(entry.get("stages") or [])
-    if entry["state"] == "FINISHED" or "shards" not in entry:
+    stages = ", ".join(entry.stages)
+    if entry.is_finished or entry.shards is None:
         return stages
-    shards = f"{entry['stage']}: {entry['shards_done']} of {count(entry['shards'], 'shard')}"
+    shards = f"{entry.stage}: {entry.shards_done} of {count(entry.shards, 'shard')}"
     return f"{shards} (behind it {stages})" if stages else shards
 
 
-def _tracking(config: dict[str, Any]) -> str:
-    uri = f" --tracking-uri {config['tracking_uri']}" if config.get("tracking_uri") else ""
-    return f"MLflow: erasure-sweep ui --experiment {config.get('experiment') or config.get('name')}{uri}"
+def _tracking(config: ManifestConfig) -> str:
+    uri = f" --tracking-uri {config.tracking_uri}" if config.tracking_uri else ""
+    return f"MLflow: erasure-sweep ui --experiment {config.experiment or config.name}{uri}"
 
 
 def _listed(runs: Path) -> list[str]:
@@ -128,5 +129,5 @@ def _in_short(folder: RunFolder) -> tuple[str, str, str]:
         return str(folder.out), who, str(error)
     if manifest is None:
         return str(folder.out), who, "preparing" if driver else "nothing was measured"
-    states = Counter(_state(entry, driver) for entry in manifest["models"])
+    states = Counter(_state(entry, driver) for entry in manifest.models)
     return str(folder.out), who, ", ".join(f"{n} {state}" for state, n in sorted(states.items()))

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
-from erasure_sweep.dashboards.html.links import Home
 from erasure_sweep.sweep.run_folder import MODEL_PAGE, folder_names
 from erasure_sweep.sweep.tracking.mlflow_store import TrackingStore, run_url, server_address
 from erasure_sweep.workers.errors import DataError, SweepError, UsageError, nearest
+from erasure_sweep.workers.manifest import Links, Manifest, ManifestConfig, ManifestEntry, ManifestHead
 from erasure_sweep.workers.tables import SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -135,8 +135,8 @@ class _Experiment:
 def _download_sweep(logged: _Experiment, sweeps: list[Run], runs: list[Run], folder: Path) -> None:
     """One sweep's manifest, its models' states as MLflow has them, and the tables of the finished ones."""
     manifest = _manifest(logged, sweeps, runs[-1], folder)
-    is_ours = manifest.get("schema_version") == SCHEMA_VERSION
-    described = {entry.get("hash"): entry for entry in manifest["models"]} if is_ours else {}
+    is_ours = manifest.schema_version == SCHEMA_VERSION
+    described = {entry.hash: entry.to_json() for entry in manifest.models}
     newest = [max(same, key=_standing) for same in _by_tag(runs, "model_hash").values()]
     entries = [_entry(run) for run in newest]
     entries = [{**entry, **described.get(entry["hash"], {}), "state": entry["state"]} for entry in entries]
@@ -147,21 +147,22 @@ def _download_sweep(logged: _Experiment, sweeps: list[Run], runs: list[Run], fol
         entry["run_url"] = logged.run_url(run) or entry.get("run_url")
         if entry["state"] == "FINISHED" and is_ours:
             tables = _download_tables(logged, run, folder / entry["folder"] / "tables")
-            entry["home"] = _home(logged, run, tables)._replace(run=entry["run_url"])._asdict()
+            entry["home"] = _links(logged, run, tables, entry["run_url"])
     sweep_url = logged.run_url(sweeps[-1]) if sweeps else None
-    manifest |= {"run_url": sweep_url or manifest.get("run_url"), "models": entries}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    models = tuple(ManifestEntry(**entry) for entry in entries)
+    manifest = manifest.model_copy(update={"run_url": sweep_url or manifest.run_url, "models": models})
+    (folder / "manifest.json").write_bytes(manifest.to_bytes())
 
 
 def _standing(run: Run) -> tuple[bool, int, str]:
     return run.info.status == "FINISHED", run.info.start_time, run.info.run_id
 
 
-def _home(logged: _Experiment, run: Run, tables: list[str]) -> Home:
-    """Links to a model's page and tables; without a page in runs that were logged before models had one."""
+def _links(logged: _Experiment, run: Run, tables: list[str], run_url: str | None) -> Links:
+    """Where a model's page and tables are; without a page in runs that were logged before models had one."""
     page = logged.page_link(run, MODEL_PAGE) if MODEL_PAGE in logged.artifacts(run) else None
     links = {Path(path).stem: link for path in tables if (link := logged.file_link(run, path))}
-    return Home(page, links)
+    return Links(page=page, tables=links, run=run_url)
 
 
 def _download_tables(logged: _Experiment, run: Run, folder: Path) -> list[str]:
@@ -174,7 +175,7 @@ def _download_tables(logged: _Experiment, run: Run, folder: Path) -> list[str]:
     return tables
 
 
-def _manifest(logged: _Experiment, sweeps: list[Run], model: Run, folder: Path) -> dict[str, Any]:
+def _manifest(logged: _Experiment, sweeps: list[Run], model: Run, folder: Path) -> Manifest:
     """The newest manifest of the sweep; what the runs themselves say where none was logged."""
     folder.mkdir(parents=True, exist_ok=True)
     for run in reversed(sweeps):
@@ -182,27 +183,27 @@ def _manifest(logged: _Experiment, sweeps: list[Run], model: Run, folder: Path) 
             return _read_manifest(run, logged.download(run, "manifest.json", folder))
     run = sweeps[-1] if sweeps else model
     tags = ("sweep_id", "version", "git_commit", "device_type")
-    return {
+    return Manifest(
         **{key: run.data.tags.get(key) for key in tags},
-        "name": logged.name,
-        "schema_version": SCHEMA_VERSION,
-        "config": _params(run, _PROTOCOL, _PROTOCOL_NAMES),
-        "models": [],
-    }
+        name=logged.name,
+        schema_version=SCHEMA_VERSION,
+        config=ManifestConfig(**_params(run, _PROTOCOL, _PROTOCOL_NAMES)),
+        models=(),
+    )
 
 
-def _read_manifest(run: Run, path: Path) -> dict[str, Any]:
+def _read_manifest(run: Run, path: Path) -> Manifest:
+    """A manifest that was logged; of another schema only what can be told of any."""
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        head = ManifestHead.model_validate_json(content)
+        if head.schema_version not in (None, SCHEMA_VERSION):
+            name, version = str(head.name), str(head.schema_version)
+            return Manifest(name=name, schema_version=version, config=ManifestConfig(), models=())
+        manifest = Manifest.model_validate_json(content)
     except (OSError, ValueError) as error:
         raise DataError(f"manifest.json of {_said(run)} is damaged: run the sweep again to log it anew") from error
-    if isinstance(manifest, dict) and manifest.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
-        return manifest  # which may say what it holds in another way
-    models = manifest.get("models") if isinstance(manifest, dict) else None
-    if not isinstance(models, list) or not all(isinstance(entry, dict) for entry in models):
-        raise DataError(f"manifest.json of {_said(run)} is no manifest of a sweep: run the sweep again to log it anew")
-    found: dict[str, Any] = manifest
-    return found
+    return manifest
 
 
 def _entry(run: Run) -> dict[str, Any]:

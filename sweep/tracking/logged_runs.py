@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from erasure_sweep.dashboards.model_names import family_of
-from erasure_sweep.sweep.manifest import Manifest
+from erasure_sweep.sweep.manifest import ManifestKeeper
 from erasure_sweep.sweep.progress import Reporter
 from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.tracking.descriptions import model_note
@@ -24,6 +24,7 @@ from erasure_sweep.sweep.tracking.metrics import model_metrics, size_metrics, ve
 from erasure_sweep.sweep.tracking.sender import Job, Sender
 from erasure_sweep.sweep.tracking.system_metrics import Machine, sampling_s, this_machine
 from erasure_sweep.sweep.tracking.tracker import DatasetInfo, ModelResults, Status, Tracker, default_uri
+from erasure_sweep.workers.manifest import ManifestEntry
 from erasure_sweep.workers.records import Resolved
 from erasure_sweep.workers.tables.facts.erasure import most_erased
 from erasure_sweep.workers.tables.files import read_tables
@@ -54,7 +55,7 @@ class LoggedRuns:
         self._reporter = reporter
         self._tracker = Tracker(config.tracking_uri or default_uri(), config.experiment or config.name)
         self._sender = Sender(self._tracker.check, reporter.say)
-        self._manifest: Manifest | None = None
+        self._manifest: ManifestKeeper | None = None
         self._machine: Machine | None = None
         self._described_at = 0.0
 
@@ -71,7 +72,7 @@ class LoggedRuns:
         """
         self._sender.call(self._tracker.check)
 
-    def start(self, manifest: Manifest, models: list[Resolved]) -> None:
+    def start(self, manifest: ManifestKeeper, models: list[Resolved]) -> None:
         """Open the sweep's run and each model's, now, and note in the manifest where they are.
 
         Raises:
@@ -82,16 +83,16 @@ class LoggedRuns:
         manifest.note_runs(urls.pop(None), urls)
         self._sender.repeat(self._watch, _FIRST_SAMPLE_S, sampling_s())
 
-    def _start(self, manifest: Manifest, models: list[Resolved]) -> dict[Any, str | None]:
+    def _start(self, manifest: ManifestKeeper, models: list[Resolved]) -> dict[Any, str | None]:
         """Open the runs; returns their addresses by the model's name, and of the sweep's own under ``None``."""
-        values = manifest.values
-        tags = {key: str(values[key]) for key in ("version", "device_type", "git_commit") if values[key]}
-        tags |= {"stage": self._run.config.stage}
+        written = manifest.manifest
+        made_with = {"version": written.version, "device_type": written.device_type, "git_commit": written.git_commit}
+        tags = {key: value for key, value in made_with.items() if value} | {"stage": self._run.config.stage}
         self._tracker.start_sweep(self._run.sweep_id, self._run.config.protocol(), tags)
         urls: dict[Any, str | None] = {None: self._tracker.run_url(None)}
         for model in models:
             entry = manifest.entry(model.name)
-            params = {**_described(entry), **self._run.config.protocol()}
+            params = {**_parameters(entry), **self._run.config.protocol()}
             self._tracker.start_model(model.name, model.hash, params, {"family": family_of(model.name), **tags})
             urls[model.name] = self._tracker.run_url(model.hash)
         self._describe()
@@ -101,7 +102,7 @@ class LoggedRuns:
     def _describe(self) -> None:
         """Tell in the descriptions how the models stand now."""
         if self._manifest:
-            self._tracker.describe_sweep(self._manifest.values)
+            self._tracker.describe_sweep(self._manifest.manifest.to_json())
             self._described_at = time.monotonic()
 
     def _watch(self) -> None:
@@ -118,9 +119,8 @@ class LoggedRuns:
         self._machine = None
         self._tracker.end_sweep(status)
 
-    def log_model(self, model: Resolved, entry: dict[str, Any]) -> None:
+    def log_model(self, model: Resolved, entry: ManifestEntry) -> None:
         """Log a finished model, soon."""
-        about = dict(entry)  # the driver goes on writing in its own
         dataset: DatasetInfo = {
             "name": Path(model.corpus).name,
             "digest": model.corpus_fingerprint[:32],
@@ -130,24 +130,24 @@ class LoggedRuns:
         }
 
         def send() -> None:
-            self._tracker.log_model(model.hash, self._results(about, dataset))
+            self._tracker.log_model(model.hash, self._results(entry, dataset))
             self._tracker.end_model(model.hash, "FINISHED")
             if time.monotonic() - self._described_at > _DESCRIBE_S:
                 self._describe()
 
         self._sender.add([Job(model.hash, send)])
 
-    def _results(self, about: dict[str, Any], dataset: DatasetInfo) -> ModelResults:
-        folder = self._run.folder
-        tables = folder.tables(about["folder"])
+    def _results(self, entry: ManifestEntry, dataset: DatasetInfo) -> ModelResults:
+        folder, about = self._run.folder, entry.to_json()
+        tables = folder.tables(entry.folder)
         measured = read_tables(tables)
         return ModelResults(
-            folder.model_page(about["folder"]),
+            folder.model_page(entry.folder),
             tables,
-            folder.figures(about["folder"]),
+            folder.figures(entry.folder),
             size_metrics(about) | model_metrics(measured) | verify_metrics(measured),
-            {"stage": "+".join(about["stages"]), **most_erased(measured)},
-            model_note(about, self._manifest.values if self._manifest else {}, measured),
+            {"stage": "+".join(entry.stages), **most_erased(measured)},
+            model_note(about, self._manifest.manifest.to_json() if self._manifest else {}, measured),
             dataset,
         )
 
@@ -200,9 +200,10 @@ class LoggedRuns:
                 self._tracker.log_sweep_artifact(path)
 
 
-def _described(entry: Mapping[str, Any]) -> dict[str, Any]:
+def _parameters(entry: ManifestEntry) -> dict[str, Any]:
     """What a model's entry in the manifest says of it as parameters."""
     shown = ("n_layers", "n_heads", "d_model", "d_mlp", "n_ctx", "d_vocab", "act_fn", "attn_only", "n_params")
-    found = {key: entry[key] for key in (*shown, "hash", "corpus_fingerprint", "n_prompts", "n_tokens")}
+    always = (*shown, "hash", "corpus_fingerprint", "n_prompts", "n_tokens")
     known = ("base", "training_tokens", "training_steps", "corpus_name")
-    return found | {key: entry[key] for key in known if entry[key] is not None}
+    values = {key: getattr(entry, key) for key in (*always, *known)}
+    return {key: value for key, value in values.items() if key in always or value is not None}

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from erasure_sweep.sweep.config import SweepConfig, build_config
-from erasure_sweep.sweep.manifest import Manifest
+from erasure_sweep.sweep.manifest import ManifestKeeper
 from erasure_sweep.sweep.plan import sweep_id
 from erasure_sweep.sweep.run import Run, staging_folder
 from erasure_sweep.sweep.run_folder import RunFolder, folder_names, write_atomically
 from erasure_sweep.workers.errors import SweepError, UsageError
+from erasure_sweep.workers.manifest import Manifest, ManifestConfig, ManifestEntry
 
 
 def config_of(out: Path, **changes: object) -> SweepConfig:
@@ -107,9 +108,10 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path):
 def test_a_manifest_comes_back(tmp_path: Path):
     folder = RunFolder(tmp_path)
     assert folder.read_manifest() is None
-    values = {"config": {}, "models": [{"name": "a", "folder": "a", "state": "FINISHED"}]}
-    folder.write_manifest(values)
-    assert folder.read_manifest() == values
+    model = ManifestEntry(name="a", folder="a", state="FINISHED")
+    manifest = Manifest(config=ManifestConfig(prompts=8), models=(model,))
+    folder.write_manifest(manifest)
+    assert folder.read_manifest() == manifest
 
 
 DAMAGED = [
@@ -134,29 +136,29 @@ def test_a_damaged_manifest_is_refused_unless_fresh(tmp_path: Path, text: str):
     folder = Run.of(config).folder
     folder.manifest.write_text(text)
     with pytest.raises(UsageError, match=r"manifest\.json is damaged: .*--fresh"):
-        Manifest(Run.of(config))
-    Manifest(Run.of(config, fresh=True)).start([], "cpu")
-    assert folder.read_manifest()["models"] == []
+        ManifestKeeper(Run.of(config))
+    ManifestKeeper(Run.of(config, fresh=True)).start([], "cpu")
+    assert folder.read_manifest().models == ()
 
 
 def test_another_sweep_is_refused_and_the_difference_named(tmp_path: Path):
     config = config_of(tmp_path)
     folder = Run.of(config).folder
-    Manifest(Run.of(config)).start([], "cpu")
-    Manifest(Run.of(config_of(tmp_path, models=["b"], workers=0, top=3)))
+    ManifestKeeper(Run.of(config)).start([], "cpu")
+    ManifestKeeper(Run.of(config_of(tmp_path, models=["b"], workers=0, top=3)))
     for fresh in (False, True):
         with pytest.raises(UsageError, match=r"holds another sweep \(prompts 64, seed 0\): choose another --out"):
-            Manifest(Run.of(config_of(tmp_path, prompts=8, seed=1), fresh))
-    values = folder.read_manifest()
-    folder.write_manifest(values | {"sweep_id": "0" * 32, "version": "0.0.1"})
+            ManifestKeeper(Run.of(config_of(tmp_path, prompts=8, seed=1), fresh))
+    other = {"sweep_id": "0" * 32, "version": "0.0.1"}
+    folder.write_manifest(folder.read_manifest().model_copy(update=other))
     with pytest.raises(UsageError, match=r"holds another sweep \(of version 0\.0\.1\)"):
-        Manifest(Run.of(config))
+        ManifestKeeper(Run.of(config))
 
 
 def test_a_manifest_keeps_no_password(tmp_path: Path):
     config = config_of(tmp_path, tracking_uri="postgresql://me:secret@host/runs")
     folder = Run.of(config).folder
-    Manifest(Run.of(config)).start([], "cpu")
+    ManifestKeeper(Run.of(config)).start([], "cpu")
     assert "secret" not in folder.manifest.read_text()
     assert json.loads(folder.manifest.read_text())["config"]["tracking_uri"] == "postgresql://me:***@host/runs"
 

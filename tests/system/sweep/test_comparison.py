@@ -390,10 +390,10 @@ class TestExperiments:
         again = store.client.create_run(
             store.experiment_id, tags={key: parent.data.tags[key] for key in ("role", "sweep_id")}, run_name="torn"
         )
-        for content, problem in (('{"models": [', "damaged"), ('{"models": 3}', "no manifest of a sweep")):
+        for at, content in enumerate(('{"models": [', '{"models": 3}')):
             store.client.log_text(again.info.run_id, content, "manifest.json")
-            with pytest.raises(DataError, match=rf"manifest.json of run torn \({again.info.run_id}\) is .*{problem}"):
-                download_experiment(store.uri, "small", tmp_path / problem)
+            with pytest.raises(DataError, match=rf"manifest.json of run torn \({again.info.run_id}\) is damaged"):
+                download_experiment(store.uri, "small", tmp_path / str(at))
 
     def test_runs_of_other_tools_are_passed_over(self, swept, store, tmp_path):
         ours = store.runs["model", "a", sweep_id(swept.one)]

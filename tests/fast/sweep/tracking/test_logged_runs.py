@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from erasure_sweep.sweep.config import SweepConfig
-from erasure_sweep.sweep.manifest import Manifest
+from erasure_sweep.sweep.manifest import ManifestKeeper
 from erasure_sweep.sweep.progress import SilentReporter
 from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.run_folder import RunFolder
@@ -24,6 +24,7 @@ from erasure_sweep.sweep.tracking import logged_runs, sender
 from erasure_sweep.sweep.tracking.logged_runs import LoggedRuns
 from erasure_sweep.sweep.tracking.tracker import ModelResults, TrackingError
 from erasure_sweep.workers.errors import DataError, SweepError
+from erasure_sweep.workers.manifest import Manifest, ManifestConfig, ManifestEntry
 from tests.support.fakes.tables import write_frame
 from tests.support.waiting import wait_until
 
@@ -139,7 +140,8 @@ def log(runs: LoggedRuns) -> Callable[[str], None]:
     def log(model_hash: str) -> None:
         corpus = {"corpus": "c", "corpus_fingerprint": "f", "corpus_description": "d", "n_prompts": 4, "seq_len": 8}
         model = SimpleNamespace(hash=model_hash, **corpus)
-        runs.log_model(model, {"folder": model_hash, "stages": ["scan"]})  # type: ignore[arg-type]
+        entry = ManifestEntry(name=model_hash, folder=model_hash, state="FINISHED", stages=("scan",))
+        runs.log_model(model, entry)  # type: ignore[arg-type]
 
     return log
 
@@ -350,13 +352,11 @@ class Noted:
 
     def __init__(self) -> None:
         protocol = {"version": "1", "device_type": "cpu", "git_commit": None, "schema_version": "2"}
-        self.values = {"sweep_id": "1", "name": "demo", **protocol, "config": {}, "models": []}
+        self.manifest = Manifest(sweep_id="1", name="demo", **protocol, config=ManifestConfig(), models=())
         self.urls: tuple[str | None, dict[str, str | None]] = (None, {})
 
-    def entry(self, name: str) -> dict[str, Any]:
-        keys = ("n_layers", "n_heads", "d_model", "d_mlp", "n_ctx", "d_vocab", "act_fn", "attn_only", "n_params")
-        keys += ("hash", "corpus_fingerprint", "n_prompts", "n_tokens", "base", "training_tokens", "training_steps")
-        return dict.fromkeys((*keys, "corpus_name"))
+    def entry(self, name: str) -> ManifestEntry:
+        return ManifestEntry(name=name, folder=name, state="MEASURING")
 
     def note_runs(self, sweep: str | None, models: dict[str, str | None]) -> None:
         self.urls = (sweep, models)
@@ -382,9 +382,12 @@ class TestWhatIsSaidOfASweep:
         assert store.told == ["start sweep", "start toy-1l", "start toy-2l", "describe 1"]
 
     def test_and_keeps_it(self, config, folder):
-        manifest = Manifest(Run.of(config))
-        manifest.values = {"run_url": None, "models": [{"name": "a", "run_url": None}, {"name": "b", "run_url": "old"}]}
-        manifest.note_runs("http://mlflow/sweep", {"a": "http://mlflow/a", "b": None})
+        keeper = ManifestKeeper(Run.of(config))
+        models = (
+            ManifestEntry(name=n, folder=n, state="MEASURING", run_url=url) for n, url in (("a", None), ("b", "old"))
+        )
+        keeper.manifest = Manifest(config=ManifestConfig(), models=tuple(models))
+        keeper.note_runs("http://mlflow/sweep", {"a": "http://mlflow/a", "b": None})
         kept = json.loads(folder.manifest.read_text())
         assert kept["run_url"] == "http://mlflow/sweep"
         assert [entry["run_url"] for entry in kept["models"]] == ["http://mlflow/a", None]

@@ -1,0 +1,181 @@
+"""The manifest of a run: which sweep a folder holds, with what it was measured, and how far each model is.
+
+The driver writes it after every change; pages, tracking and commands read it. Whether a manifest is whole is decided here, by
+types; what to do about one that is not, each reader says itself. Keys that are not known here are kept as they are.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from erasure_sweep.workers.errors import DataError
+from erasure_sweep.workers.version import VERSION
+
+MANIFEST_VERSION = 1
+"""Raised when a key changes its meaning. Version 0.1.0 wrote none, and the keys of this one."""
+
+Count = int | str | None
+"""A number of the protocol; in words where sweeps that stand on one page differ in it."""
+
+
+class _Written(BaseModel):
+    """Values that are never changed in place, and of which those that were given are written."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    def to_json(self) -> dict[str, Any]:
+        """The values as JSON has them."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+class VerifiedTarget(_Written):
+    """A writer and the heads that are verified as its erasers; fields as of ``workers.records.Target``."""
+
+    writer: str
+    erasers: tuple[str, ...]
+    chosen: str
+
+
+class Links(_Written):
+    """Where a model that was logged is to be found: of each the address, where there is one."""
+
+    page: str | None = None
+    tables: dict[str, str] = {}
+    run: str | None = None
+
+
+class ManifestEntry(_Written):
+    """One model of a sweep."""
+
+    name: str
+    spec: str | None = None
+    """As the user named it."""
+    hash: str | None = None
+    """Of its weights."""
+    folder: Annotated[str, Field(min_length=1)]
+    """Of its tables and pages, in OUT."""
+    n_layers: int | None = None
+    d_model: int | None = None
+    n_heads: int | None = None
+    d_head: int | None = None
+    d_mlp: int | None = None
+    n_ctx: int | None = None
+    d_vocab: int | None = None
+    act_fn: str | None = None
+    attn_only: bool | None = None
+    n_params: int | None = None
+    base: str | None = None
+    """The model of whose training this is a checkpoint; its own name where it is none."""
+    training_tokens: int | None = None
+    training_steps: int | None = None
+    corpus_name: str | None = None
+    corpus: str | None = None
+    """Description of the corpus that it reads."""
+    corpus_fingerprint: str | None = None
+    n_prompts: int | None = None
+    n_tokens: int | None = None
+    """How many are measured."""
+    batch: int | None = None
+    """Prompts in one forward pass that fitted into memory."""
+    stages: tuple[str, ...] = ()
+    """Those of which the tables are written."""
+    targets: tuple[VerifiedTarget, ...] = ()
+    n_verify_prompts: int | None = None
+    held_out: bool | None = None
+    """Whether verify measured on prompts that the scan has not seen."""
+    run_url: str | None = None
+    """Where MLflow's server shows its run."""
+    state: str
+    """``MEASURING``, ``FINISHED``, ``FAILED`` or ``KILLED``."""
+    reason: str | None = None
+    """Why it is not finished."""
+    stage: str | None = None
+    """The one that is measured, or was when the run ended."""
+    shards: int | None = None
+    """Of that stage."""
+    shards_done: int | None = None
+    home: Links | None = None
+    """Of a model that was downloaded."""
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether everything in it was measured."""
+        return self.state == "FINISHED"
+
+
+class ManifestConfig(_Written):
+    """The sweep's config; named are the keys that are read again."""
+
+    name: str | None = None
+    corpus: str | None = None
+    prompts: Count = None
+    seq_len: Count = None
+    positions: Count = None
+    seed: Count = None
+    dtype: str | None = None
+    tau: float | str | None = None
+    ln: str | None = None
+    stage: str | None = None
+    store: str | None = None
+    tracking_uri: str | None = None
+    experiment: str | None = None
+
+
+class Manifest(_Written):
+    """A sweep and its models."""
+
+    manifest_version: int = MANIFEST_VERSION
+    sweep_id: str | None = None
+    name: str | None = None
+    version: str | None = None
+    """Of erasure-sweep."""
+    git_commit: str | None = None
+    python: str | None = None
+    schema_version: str | None = None
+    """Of the tables."""
+    device_type: str | None = None
+    config: ManifestConfig
+    run_url: str | None = None
+    """Where MLflow's server shows the sweep's run."""
+    models: tuple[ManifestEntry, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_newer(cls, values: Any) -> Any:
+        newest = values.get("manifest_version") if isinstance(values, dict) else None
+        if isinstance(newest, int) and newest > MANIFEST_VERSION:
+            raise DataError(
+                f"erasure-sweep {values.get('version')} wrote a manifest of version {newest}, and {VERSION} reads up to "
+                f"{MANIFEST_VERSION}: read it with the version that wrote it"
+            )
+        return values
+
+    def entry(self, name: str) -> ManifestEntry:
+        """The model of this name."""
+        return next(entry for entry in self.models if entry.name == name)
+
+    def with_entry(self, name: str, **values: Any) -> Manifest:
+        """The same with some values of a model replaced."""
+        entries = (entry.model_copy(update=values) if entry.name == name else entry for entry in self.models)
+        return self.model_copy(update={"models": tuple(entries)})
+
+    def to_bytes(self) -> bytes:
+        """What is written into the file."""
+        return (json.dumps(self.to_json(), indent=1) + "\n").encode()
+
+
+class ManifestHead(BaseModel):
+    """What can be told of a manifest whatever the schema of its tables, which may say the rest in another way."""
+
+    schema_version: str | int | None = None
+    name: Any = None
+    models: Any = None
+
+    @property
+    def model_names(self) -> list[str]:
+        """Names of its models, as far as they can be told."""
+        entries = self.models if isinstance(self.models, list) else []
+        return [str(entry["name"]) for entry in entries if isinstance(entry, dict) and entry.get("name")]
