@@ -12,6 +12,8 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin/python
 SWEEP := $(VENV)/bin/erasure-sweep
+# From where and from which requirements .venv was installed.
+INSTALLED = { echo "$(CURDIR)"; cat pyproject.toml constraints.txt | cksum; }
 PYTEST := $(BIN) -m pytest -n $(JOBS) --dist loadgroup
 # A Python that was named has to be the one in .venv; the default one only has to do.
 ifneq ($(origin PYTHON),file)
@@ -85,15 +87,15 @@ venv:
 	  echo "making $(VENV) with $$($(PYTHON) -V)"; \
 	  $(PYTHON) -m venv --clear $(VENV); \
 	fi
-	@# what is installed points to the folder it was installed from
-	@[ "$$(cat $(VENV)/.place 2>/dev/null)" = "$(CURDIR)" ] || rm -f $(VENV)/.runtime $(VENV)/.dev
+	@# What is installed points to the folder it was installed from, and times of files say nothing after an upgrade by tar or rsync.
+	@[ "$$(cat $(VENV)/.installed 2>/dev/null)" = "$$($(INSTALLED))" ] || rm -f $(VENV)/.runtime $(VENV)/.dev
 
-$(VENV)/.runtime: pyproject.toml constraints.txt
+$(VENV)/.runtime:
 	@echo "installing erasure-sweep into $(VENV) (a few minutes and about 2.5 GB the first time)"
 	@$(BIN) -m pip install -c constraints.txt -e .
-	@echo "$(CURDIR)" > $(VENV)/.place && touch $@
+	@$(INSTALLED) > $(VENV)/.installed && touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt
+$(VENV)/.dev:
 	@echo "installing erasure-sweep with its development tools into $(VENV) (a few minutes and about 2.5 GB the first time)"
 	@$(BIN) -m pip install -c constraints.txt -e '.[dev]'
-	@echo "$(CURDIR)" > $(VENV)/.place && touch $(VENV)/.runtime $@
+	@$(INSTALLED) > $(VENV)/.installed && touch $(VENV)/.runtime $@
