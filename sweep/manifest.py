@@ -15,6 +15,7 @@ from typing import Any
 from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.run_folder import folder_names
+from erasure_sweep.workers.code_identity import code_identity
 from erasure_sweep.workers.errors import UsageError
 from erasure_sweep.workers.manifest import MANIFEST_VERSION, Manifest, ManifestConfig, ManifestEntry
 from erasure_sweep.workers.records import Resolved
@@ -78,6 +79,7 @@ class ManifestKeeper:
                 name=config.name,
                 version=VERSION,
                 git_commit=git_commit(),
+                code_hash=code_identity().hash,
                 python=platform.python_version(),
                 schema_version=SCHEMA_VERSION,
                 device_type=device,

@@ -133,6 +133,8 @@ class Manifest(_Written):
     version: str | None = None
     """Of erasure-sweep."""
     git_commit: str | None = None
+    code_hash: str | None = None
+    """Of the modules that measured, in a checkout and in a wheel alike (``workers.code_identity``)."""
     python: str | None = None
     schema_version: str | None = None
     """Of the tables."""

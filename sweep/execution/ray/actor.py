@@ -40,7 +40,7 @@ def shard_worker_actor() -> Any:
             if own.hash != driver_hash:
                 raise ImportError(
                     f"{socket.gethostname()} runs other code ({own.hash} in {own.folder}) than the driver ({driver_hash} in "
-                    f"{driver_folder}): install the same erasure-sweep on both, and see that PYTHONPATH names no other"
+                    f"{driver_folder})"
                 )
             from erasure_sweep.workers.worker import RemoteShardWorker
 

@@ -33,6 +33,10 @@ NOTHING_TO_HEAR_S = 0.02
 """A pause where no worker is asked anything, so that the driver does not spin."""
 NODE_GONE_S = 20.0
 """How long Ray takes to notice that a node is gone, at most, where its settings are its own."""
+SAME_CODE = (
+    " (every node needs the same erasure-sweep as this one: install it there, see that PYTHONPATH names no other, or run "
+    "again where it has just been changed)"
+)
 DIED = "the worker's process on {} died measuring it: it crashed, was killed, or the machine ran low on memory"
 
 
@@ -165,9 +169,7 @@ class RayExecutor:
         if answer is PingResult.NEVER and before is not None:
             self._pool.end(worker, worker.unfit)
         elif answer is PingResult.NEVER:
-            worker.unfit = (
-                worker.unfit.removeprefix("ImportError: ") + " (every node needs the same erasure-sweep as this one)"
-            )
+            worker.unfit = worker.unfit.removeprefix("ImportError: ") + SAME_CODE
             log.warning("%s cannot be started: %s", worker.name, worker.unfit)
         if answer is not PingResult.ALIVE:
             return []

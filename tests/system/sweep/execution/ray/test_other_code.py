@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
@@ -97,7 +98,8 @@ def test_workers_that_run_another_copy_are_refused_with_both_places(
     line = str(refused.value)
     assert re.fullmatch(
         rf"no worker can measure: \S+ runs other code \({hash_code(copy)} in {re.escape(str(copy))}\) than the driver "
-        rf"\({own.hash} in {re.escape(own.folder)}\): install the same erasure-sweep on both, .*",
+        rf"\({own.hash} in {re.escape(own.folder)}\) \(every node needs the same erasure-sweep .*\)",
         line,
     ), line
     assert list((trial.root / "refused").rglob("*.state")) == []
+    assert json.loads((trial.root / "refused" / "manifest.json").read_text())["code_hash"] == own.hash
