@@ -78,7 +78,7 @@ class RayExecutor:
         self._files: dict[str, Any] = {}
         self._unclear: list[LostShard] = []
         """Shards whose worker answers from another node: perhaps the old one is dying, and Ray has not noticed."""
-        self._say, self._said = say, False
+        self._say, self._is_wait_told = say, False
         self._last_seen = time.monotonic()
         cluster.watch()
 
@@ -121,12 +121,12 @@ class RayExecutor:
     def wait(self, timeout_s: float) -> list[ShardReport]:
         self._cluster.check()
         self._ask_again()
-        outcomes = [outcome for worker in self._ready(timeout_s) for outcome in self._report(worker)]
-        outcomes += self._overdue()
-        outcomes += self._judged()
-        if not outcomes:
+        reports = [report for worker in self._ready(timeout_s) for report in self._take_in(worker)]
+        reports += self._overdue()
+        reports += self._settle_losses()
+        if not reports:
             self._check_alive()
-        return outcomes
+        return reports
 
     def _ask_again(self) -> None:
         now = time.monotonic()
@@ -151,19 +151,19 @@ class RayExecutor:
             raise self._cluster.gone() from error
         return [pending[reference] for reference in ready]
 
-    def _report(self, worker: WorkerHandle) -> list[ShardReport]:
+    def _take_in(self, worker: WorkerHandle) -> list[ShardReport]:
         """What a worker has to say: of its shard, or that it is there."""
         if worker.task is None:
-            return self._heard(worker)
-        outcome = worker.collect()
-        if outcome.fate is not ShardFate.LOST:
+            return self._take_answer(worker)
+        report = worker.collect()
+        if report.fate is not ShardFate.LOST:
             self._last_seen = time.monotonic()
         if worker.lacked_files:
             self._files.clear()
-        return [outcome]
+        return [report]
 
-    def _heard(self, worker: WorkerHandle) -> list[ShardReport]:
-        """A worker answered, is still gone, or will never come."""
+    def _take_answer(self, worker: WorkerHandle) -> list[ShardReport]:
+        """What a ping came to: the worker answers, is still gone, or will never come."""
         before = worker.process
         answer = worker.hear()
         if answer is PingResult.NEVER and before is not None:
@@ -199,7 +199,7 @@ class RayExecutor:
         self._unclear.append(loss)
         return []
 
-    def _judged(self) -> list[ShardReport]:
+    def _settle_losses(self) -> list[ShardReport]:
         """Shards lost on a node from which the worker has moved: Ray has noticed by now whether that node is gone."""
         self._unclear += self._pool.take_losses()
         lost = [loss for loss in self._unclear if self._cluster.is_alive(loss.process.node)]
@@ -213,15 +213,15 @@ class RayExecutor:
 
     def _overdue(self) -> list[ShardReport]:
         """Replace workers whose shard is past its deadline."""
-        now, outcomes = time.monotonic(), []
+        now, reports = time.monotonic(), []
         for worker in self._pool:
             if worker.task is None or now <= worker.deadline:
                 continue
             gone = worker.node is not None and not self._cluster.is_alive(worker.node)
             reason = "its node is gone" if gone else f"not measured within {self._deadline_s:g} s (shard_deadline_s)"
-            outcomes.append(ShardReport(worker.task, ShardFate.LOST if gone else ShardFate.FAILED, reason=reason))
+            reports.append(ShardReport(worker.task, ShardFate.LOST if gone else ShardFate.FAILED, reason=reason))
             worker.replace()
-        return outcomes
+        return reports
 
     def _check_alive(self) -> None:
         """See that there is a worker, or may be one soon.
@@ -231,7 +231,7 @@ class RayExecutor:
         """
         workers = list(self._pool)
         if not workers or any(worker.task or (worker.present and not worker.unfit) for worker in workers):
-            self._last_seen, self._said = time.monotonic(), False
+            self._last_seen, self._is_wait_told = time.monotonic(), False
             return
         unfit = [worker.unfit for worker in workers if worker.unfit]
         if len(unfit) == len(workers):
@@ -241,8 +241,8 @@ class RayExecutor:
             raise SweepError(
                 f"no worker has answered for {silent_s:.0f} s: see what this machine is doing, then run again"
             )
-        if not self._cluster.started_here and silent_s > NO_PLACE_S and not self._said:
-            self._said = True
+        if not self._cluster.started_here and silent_s > NO_PLACE_S and not self._is_wait_told:
+            self._is_wait_told = True
             self._say(
                 "no worker has a place on the cluster yet: it is full, or starts machines (`ray status` shows it)"
             )

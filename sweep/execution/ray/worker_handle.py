@@ -121,19 +121,19 @@ class WorkerHandle:
             self.lacked_files = isinstance(error.cause, exceptions.RayError)
             return ShardReport(task, ShardFate.FAILED, reason=describe(error))
         except exceptions.RayActorError as error:
-            return self._lose(task, error, by_worker=True, told=False)
+            return self._lose(task, error, by_worker=True, explained=False)
         except _killed() as error:
-            return self._lose(task, error, by_worker=True, told=True)
+            return self._lose(task, error, by_worker=True, explained=True)
         except exceptions.ObjectLostError as error:
-            return self._lose(task, error, by_worker=False, told=True)
+            return self._lose(task, error, by_worker=False, explained=True)
         except exceptions.RayError as error:
             return ShardReport(task, ShardFate.FAILED, reason=describe(error))
 
-    def _lose(self, task: ShardTask, error: BaseException, by_worker: bool, told: bool) -> ShardReport:
+    def _lose(self, task: ShardTask, error: BaseException, by_worker: bool, explained: bool) -> ShardReport:
         """Its shard is lost: why shows when it answers again."""
         assert self.process is not None, "only a worker that has answered is given shards"
         reason = first_line(error)
-        self.lost = LostShard(task, self.process, reason if told else "", by_worker, time.monotonic())
+        self.lost = LostShard(task, self.process, reason if explained else "", by_worker, time.monotonic())
         self.ask()
         return ShardReport(task, ShardFate.LOST, reason=f"{self.name} is gone, or what it measured: {reason}")
 
