@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,7 +40,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     return config
 
 
-def layout_of(config: dict[str, Any]) -> Layout:
+def layout_of(config: Mapping[str, Any]) -> Layout:
     """Hugging Face's configs name a ``model_type``; TransformerLens' do not."""
     return "hugging_face" if "model_type" in config else "transformer_lens"
 

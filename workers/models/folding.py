@@ -1,4 +1,4 @@
-"""GPT-2's weights → processed weights, a layer at a time, as TransformerLens' ``enable_compatibility_mode`` makes them.
+"""Folding and centring of weights, as TransformerLens' ``enable_compatibility_mode`` does, the same bits on every machine.
 
 A LayerNorm's weight w and bias b go into what reads it, W' = diag(w) W and b' = b_W + bᵀW, and W' loses its mean over
 d_model, which the normalized stream does not have. What writes to the stream loses its mean over d_model, because every
@@ -11,65 +11,8 @@ nor threads change, and a product is rounded before it is added: the same files 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
-
-from jaxtyping import Float32, Float64
+from jaxtyping import Float64
 from torch import Tensor
-
-from erasure_sweep.workers.models.forward import ModelConfig
-
-Read = Callable[[str], Tensor]
-"""A tensor in float64, by transformers' name."""
-
-
-class Part(NamedTuple):
-    """A processed weight, or one layer of it."""
-
-    name: str
-    layer: int | None
-    """None for weights that are not stacked by layer."""
-    values: Float32[Tensor, "*shape"]
-
-
-def processed_gpt2(read: Read, config: ModelConfig) -> Iterator[Part]:
-    """The processed weights of a GPT-2, under the names and in the shapes of ``weight_shapes``.
-
-    Args:
-        read: of the model's files.
-        config: its architecture.
-    """
-    yield Part("W_E", None, centred(read("transformer.wte.weight"), dim=1).float())
-    yield Part("W_pos", None, centred(read("transformer.wpe.weight"), dim=1).float())
-    for layer in range(config.n_layers):
-        block = f"transformer.h.{layer}."
-        for name, values in {**_attention(read, block, config), **_mlp(read, block)}.items():
-            yield Part(name, layer, values.float())
-    w_u, b_u = folded(read("lm_head.weight").T, None, read("transformer.ln_f.weight"), read("transformer.ln_f.bias"))
-    yield Part("W_U", None, centred(w_u, dim=1).float())
-    yield Part("b_U", None, centred(b_u, dim=0).float())
-
-
-def _attention(read: Read, block: str, config: ModelConfig) -> dict[str, Tensor]:
-    """One attention layer's processed weights; queries, keys and values lie side by side in the file."""
-    heads, d_model, d_head = config.n_heads, config.d_model, config.d_head
-    norm = read(f"{block}ln_1.weight"), read(f"{block}ln_1.bias")
-    weight, bias = folded(read(f"{block}attn.c_attn.weight"), read(f"{block}attn.c_attn.bias"), *norm)
-    w = dict(zip("QKV", weight.view(d_model, 3, heads, d_head).permute(1, 2, 0, 3), strict=True))
-    b = dict(zip("QKV", bias.view(3, heads, d_head), strict=True))
-    w_o = centred(read(f"{block}attn.c_proj.weight"), dim=1)
-    from_values = ordered_sum(b["V"].reshape(-1, 1) * w_o, dim=0).squeeze(0)
-    b_o = centred(read(f"{block}attn.c_proj.bias"), dim=0) + from_values
-    read_out = {f"W_{name}": values for name, values in w.items()} | {"b_Q": b["Q"], "b_K": b["K"]}
-    return read_out | {"W_O": w_o.view(heads, d_head, d_model), "b_O": b_o}
-
-
-def _mlp(read: Read, block: str) -> dict[str, Tensor]:
-    """One MLP's processed weights."""
-    norm = read(f"{block}ln_2.weight"), read(f"{block}ln_2.bias")
-    w_in, b_in = folded(read(f"{block}mlp.c_fc.weight"), read(f"{block}mlp.c_fc.bias"), *norm)
-    w_out, b_out = centred(read(f"{block}mlp.c_proj.weight"), dim=1), centred(read(f"{block}mlp.c_proj.bias"), dim=0)
-    return {"W_in": w_in, "b_in": b_in, "W_out": w_out, "b_out": b_out}
 
 
 def folded(

@@ -1,59 +1,104 @@
-"""Whether the trace can express a model, as far as config.json says: asked before its weights are fetched."""
+"""What no model may have: an architecture beyond the forward pass, weights of another shape, numbers that are none.
+
+What one family refuses beside is said in its file of ``architectures``.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from erasure_sweep.workers.errors import DataError, one_line
-from erasure_sweep.workers.models.bridge import HF_KEYS, LOAD_ERRORS, native_config, quiet, refuse_unsupported
-from erasure_sweep.workers.models.file_formats import layout_of
-from erasure_sweep.workers.models.sources import Source
+from erasure_sweep.workers.models.forward import ACTIVATIONS, default_attn_scale
 
-_OLDER_LAYOUTS = ("neel-solu-old", "mingpt")
+_ACTIVATION_ALIASES = {"gelu_pytorch_tanh": "gelu_new", "swish": "silu"}
+LOAD_ERRORS = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError, OSError, EOFError)
+"""What the libraries raise when they cannot load or process a model."""
 
 
-def refuse_unsuitable(name: str, directory: Path, config: dict[str, Any]) -> None:
-    """Refuse a model by its config alone; one that passes may still be refused once its weights are here.
+def unsupported(values: Mapping[str, Any]) -> list[str]:
+    """What the lean trace cannot express in an architecture, given in the words of TransformerLens' config."""
+    n_heads, d_head = values["n_heads"], values["d_head"]
+    positions = str(values.get("positional_embedding_type") or "standard").lower()
+    normalization = str(values.get("normalization_type") or "no")
+    kv_heads = values.get("n_key_value_heads") or n_heads
+    act_fn = values.get("act_fn")
+    scale = float(values.get("attn_scale") or -1.0)
+    caps = [float(values.get(name) or -1.0) for name in ("attn_scores_soft_cap", "output_logits_soft_cap")]
+    d_vocab_out = int(values.get("d_vocab_out") or -1)
+    reasons = {
+        f"{positions} position embeddings": positions != "standard",
+        "shortformer position embeddings": values.get("shortformer_pos"),
+        f"{normalization} normalization": normalization not in ("LN", "LNPre"),
+        "RMS normalization before the unembedding": values.get("final_rms"),
+        "attention and MLP in parallel": values.get("parallel_attn_mlp"),
+        f"grouped-query attention ({n_heads} heads on {kv_heads} keys)": kv_heads != n_heads,
+        "a gated MLP": values.get("gated_mlp"),
+        "a mixture of experts": values.get("num_experts"),
+        f"the activation {act_fn}": not values.get("attn_only") and activation(act_fn) not in ACTIVATIONS,
+        "soft-capped scores or logits": max(caps) > 0,
+        "local attention": values.get("use_local_attn") or values.get("window_size"),
+        "attention that is not causal": values.get("attention_dir", "causal") != "causal",
+        f"attention not scaled by 1/sqrt(d_head = {d_head})": not _is_default_scale(values, scale, d_head),
+        "normalized queries and keys": values.get("use_qk_norm"),
+        "normalization after sublayers or embedding": values.get("use_normalization_before_and_after")
+        or values.get("post_embedding_ln")
+        or values.get("do_layer_norm_before") is False,
+        "cross-attention": values.get("add_cross_attention"),
+        "recurrent layers": values.get("is_stateful"),
+        f"a vocabulary of {d_vocab_out} for output alone": d_vocab_out not in (-1, values["d_vocab"]),
+    }
+    return [reason for reason, holds in reasons.items() if holds]
+
+
+def _is_default_scale(values: Mapping[str, Any], scale: float, d_head: int) -> bool:
+    scaled = values.get("use_attn_scale", True) and values.get("scale_attn_weights", True)
+    by_layer = values.get("scale_attn_by_inverse_layer_idx", False)
+    usual = scale <= 0 or math.isclose(scale, default_attn_scale(d_head), rel_tol=1e-6)
+    return bool(scaled and not by_layer and usual)
+
+
+def activation(name: object) -> str:
+    """An activation as ``forward.ACTIVATIONS`` calls it."""
+    return _ACTIVATION_ALIASES.get(str(name), str(name))
+
+
+def refuse_unsupported(name: str, values: Mapping[str, Any]) -> None:
+    """Refuse an architecture that the lean trace cannot express.
 
     Args:
         name: of the model, as shown.
-        directory: with its config.json.
-        config: what that holds.
+        values: as ``unsupported`` takes them.
 
     Raises:
-        DataError: the trace cannot express it, or its layout is another one, with the reason.
+        DataError: with every reason.
     """
-    if layout_of(config) == "hugging_face":
-        with quiet():
-            refuse_unsupported(name, _hugging_face_values(name, directory))
-        return
-    if config.get("architecture") in _OLDER_LAYOUTS or name.endswith("_old"):
-        raise DataError(f"model {name} cannot be measured: its weights are in a layout older than TransformerLens' own")
-    values = native_config(Source(name, "transformer_lens", directory, config, (), "", "", None))
-    refuse_unsupported(name, config | values)
-
-
-def _hugging_face_values(name: str, directory: Path) -> dict[str, Any]:
-    """What TransformerLens makes of a config in Hugging Face's layout, without a model."""
-    from huggingface_hub.errors import StrictDataclassError
-    from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
-    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
-    from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
     try:
-        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    except (StrictDataclassError, *LOAD_ERRORS) as error:
-        raise DataError(f"model {name}: transformers cannot load it: {one_line(error)}") from error
-    architecture = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
-    if architecture is None:
-        raise DataError(f"model {name} cannot be measured: {config.model_type} is no causal language model")
-    try:
-        found = build_bridge_config_from_hf(config, str(architecture), name, torch.float32)
-        values: dict[str, Any] = vars(ArchitectureAdapterFactory.select_architecture_adapter(found).cfg)
-    except LOAD_ERRORS as error:
-        raise DataError(f"model {name}: TransformerLens cannot load it: {one_line(error)}") from error
-    return values | {key: getattr(config, key) for key in HF_KEYS if hasattr(config, key)}
+        reasons = unsupported(values)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"model {name}: config.json holds a value of another kind: {one_line(error)}") from error
+    if reasons:
+        raise DataError(f"model {name} cannot be measured: it has {', '.join(reasons)}")
+
+
+def refuse_misfit(name: str, problems: Sequence[str]) -> None:
+    """Refuse a model whose weights are not those of its config, if there are problems: the first is said.
+
+    Raises:
+        DataError: there are.
+    """
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise DataError(f"model {name}: weights do not fit config.json: {problems[0]}{more}")
+
+
+def check_finite(name: str, state: Mapping[str, Tensor]) -> None:
+    """Refuse weights that hold NaN or infinity, naming the first tensor that does."""
+    for key, tensor in state.items():
+        bad = int((~torch.isfinite(tensor)).sum()) if tensor.is_floating_point() else 0
+        if bad:
+            raise DataError(f"model {name}: {key} holds NaN or infinity at {bad} of {tensor.numel()} places")

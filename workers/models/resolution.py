@@ -17,10 +17,9 @@ import torch
 from erasure_sweep.workers.errors import DataError, SweepError
 from erasure_sweep.workers.models.catalog import find_entry, locate
 from erasure_sweep.workers.models.checkpoints import SEPARATOR, find_checkpoint, split_point
-from erasure_sweep.workers.models.conversion import convert
+from erasure_sweep.workers.models.conversion import convert, refuse_by_config
 from erasure_sweep.workers.models.forward import LeanModel, ModelConfig
 from erasure_sweep.workers.models.known_names import Remembered, recall, recall_training, remember, staged_path
-from erasure_sweep.workers.models.refusals import refuse_unsuitable
 from erasure_sweep.workers.models.sources import Source, find_source
 from erasure_sweep.workers.models.staged_weights import StagedHeader, find_staged, locked, read_staged
 from erasure_sweep.workers.models.tokenizer import stage_tokenizer
@@ -68,7 +67,7 @@ def resolve_model(spec: str, staging: Path, refresh: bool = False) -> ResolvedMo
     if known is not None and header is not None:
         return _resolved(spec, known, header, staging)
     try:
-        source = find_source(spec, staging, refresh, refuse_unsuitable)
+        source = find_source(spec, staging, refresh, refuse_by_config)
         header = _stage_weights(source, staged_path(staging, source.fingerprint))
     except DataError as error:
         if known is None:

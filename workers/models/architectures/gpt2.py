@@ -1,44 +1,159 @@
-"""GPT-2 in Hugging Face's layout, read a tensor at a time: its config, its tensors, and transformers' own logits.
+"""GPT-2 in Hugging Face's layout, converted a tensor at a time, so that a model of any size needs the memory of its largest.
 
 transformers builds the model without weights, which says every tensor's name and shape. A tensor is read when it is asked
-for and belongs to nobody afterwards, so that a model of any size needs the memory of its largest tensor.
+for and belongs to nobody afterwards. It is folded and centred as TransformerLens would, which itself holds a model several
+times meanwhile; small models are compared with it, larger ones with transformers' own logits.
 """
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Float64, Int
-from safetensors import SafetensorError, safe_open
+from jaxtyping import Float, Float32, Float64, Int
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from erasure_sweep.workers.errors import DataError, one_line
-from erasure_sweep.workers.models.bridge import (
-    ACTIVATION_ALIASES,
+from erasure_sweep.workers.models.architectures.architecture import Architecture, Config
+from erasure_sweep.workers.models.architectures.hugging_face import (
     HF_BUFFERS,
     HF_KEYS,
+    boot_hugging_face,
+    refuse_by_bridge_config,
+)
+from erasure_sweep.workers.models.bridge import bridge_logits, centred_logits, processing_errors
+from erasure_sweep.workers.models.folding import centred, folded, ordered_sum
+from erasure_sweep.workers.models.forward import LeanModel, ModelConfig, default_attn_scale, weight_shapes
+from erasure_sweep.workers.models.logits_check import check_logits, check_tokens
+from erasure_sweep.workers.models.refusals import (
     LOAD_ERRORS,
+    activation,
     check_finite,
-    read_weights,
     refuse_misfit,
     refuse_unsupported,
 )
-from erasure_sweep.workers.models.forward import ModelConfig, default_attn_scale
 from erasure_sweep.workers.models.sources import Source
+from erasure_sweep.workers.models.staged_weights import StagedModel, content_hash
+from erasure_sweep.workers.models.stored_tensors import StoredTensor, stored_tensors
+from erasure_sweep.workers.models.weights_file import WeightsFile
+from erasure_sweep.workers.storage.whole_file import whole_file
 
 EMBED, UNEMBED = "transformer.wte.weight", "lm_head.weight"
+BRIDGE_BYTES = 2**30
+"""Largest GPT-2, in bytes of its processed weights, that TransformerLens processes too, to be compared with: it takes
+about four times these bytes, which any machine has for GPT-2 small and few laptops for the larger ones."""
+
+Read = Callable[[str], Tensor]
+"""A tensor in float64, by transformers' name."""
 
 
-class Stored(NamedTuple):
-    """A tensor in a file."""
+class ProcessedWeight(NamedTuple):
+    """A processed weight, or one layer of it."""
 
-    shape: tuple[int, ...]
-    read: Callable[[], Tensor]
+    name: str
+    layer: int | None
+    """None for weights that are not stacked by layer."""
+    values: Float32[Tensor, "*shape"]
+
+
+def _recognizes(config: Config) -> bool:
+    return config.get("model_type") == "gpt2"
+
+
+def _convert(source: Source, path: Path) -> StagedModel:
+    """A GPT-2, from its files to the staged one, which then is mapped."""
+    gpt2 = Gpt2(source)
+    config = gpt2.config
+    with _temporary(source, path) as temporary:
+        found = _write(gpt2, source.origin, temporary)
+        weights = load_file(temporary)
+        with processing_errors(source.name):
+            expected, whose = _expected_logits(source, gpt2)
+            check_logits(source.name, LeanModel(config, weights), expected, whose)
+    return StagedModel(config, found, weights)
+
+
+def _write(gpt2: Gpt2, origin: str, path: Path) -> str:
+    """Write a GPT-2's processed weights and return their content hash."""
+    config, shapes = gpt2.config, weight_shapes(gpt2.config)
+    metadata = {"config": json.dumps(config.to_json()), "hash": "0" * 32, "origin": origin}
+    with closing(WeightsFile(path, shapes, metadata)) as file:
+        for part in processed_gpt2(gpt2.read, config):
+            check_finite(gpt2.name, {part.name: part.values})
+            file.write(*part)
+        file.sync()
+        metadata["hash"] = content_hash(config, load_file(path))
+        file.replace_metadata(metadata)
+        file.sync()
+    return metadata["hash"]
+
+
+def _expected_logits(source: Source, gpt2: Gpt2) -> tuple[Float[Tensor, "batch pos d_vocab"], str]:
+    """Logits of ``check_tokens`` that are not this project's, centred over the vocabulary, and whose they are."""
+    config, tokens = gpt2.config, check_tokens(gpt2.config)
+    n_bytes = 4 * sum(math.prod(shape) for shape in weight_shapes(config).values())
+    if n_bytes > BRIDGE_BYTES or config.d_mlp == config.d_model:  # which TransformerLens cannot process
+        return centred_logits(gpt2.logits(tokens)), "transformers'"
+    bridge = boot_hugging_face(source)
+    bridge.enable_compatibility_mode(disable_warnings=True)
+    return bridge_logits(bridge, tokens), "TransformerLens'"
+
+
+@contextmanager
+def _temporary(source: Source, path: Path) -> Iterator[Path]:
+    """A path beside the staged file's, whose name it takes in the end."""
+    try:
+        with whole_file(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise DataError(f"cannot stage model {source.name} in {path.parent}: {one_line(error)}") from error
+
+
+def processed_gpt2(read: Read, config: ModelConfig) -> Iterator[ProcessedWeight]:
+    """The processed weights of a GPT-2, under the names and in the shapes of ``weight_shapes``.
+
+    Args:
+        read: of the model's files.
+        config: its architecture.
+    """
+    yield ProcessedWeight("W_E", None, centred(read("transformer.wte.weight"), dim=1).float())
+    yield ProcessedWeight("W_pos", None, centred(read("transformer.wpe.weight"), dim=1).float())
+    for layer in range(config.n_layers):
+        block = f"transformer.h.{layer}."
+        for name, values in {**_attention(read, block, config), **_mlp(read, block)}.items():
+            yield ProcessedWeight(name, layer, values.float())
+    w_u, b_u = folded(read("lm_head.weight").T, None, read("transformer.ln_f.weight"), read("transformer.ln_f.bias"))
+    yield ProcessedWeight("W_U", None, centred(w_u, dim=1).float())
+    yield ProcessedWeight("b_U", None, centred(b_u, dim=0).float())
+
+
+def _attention(read: Read, block: str, config: ModelConfig) -> dict[str, Tensor]:
+    """One attention layer's processed weights; queries, keys and values lie side by side in the file."""
+    heads, d_model, d_head = config.n_heads, config.d_model, config.d_head
+    norm = read(f"{block}ln_1.weight"), read(f"{block}ln_1.bias")
+    weight, bias = folded(read(f"{block}attn.c_attn.weight"), read(f"{block}attn.c_attn.bias"), *norm)
+    w = dict(zip("QKV", weight.view(d_model, 3, heads, d_head).permute(1, 2, 0, 3), strict=True))
+    b = dict(zip("QKV", bias.view(3, heads, d_head), strict=True))
+    w_o = centred(read(f"{block}attn.c_proj.weight"), dim=1)
+    from_values = ordered_sum(b["V"].reshape(-1, 1) * w_o, dim=0).squeeze(0)
+    b_o = centred(read(f"{block}attn.c_proj.bias"), dim=0) + from_values
+    read_out = {f"W_{name}": values for name, values in w.items()} | {"b_Q": b["Q"], "b_K": b["K"]}
+    return read_out | {"W_O": w_o.view(heads, d_head, d_model), "b_O": b_o}
+
+
+def _mlp(read: Read, block: str) -> dict[str, Tensor]:
+    """One MLP's processed weights."""
+    norm = read(f"{block}ln_2.weight"), read(f"{block}ln_2.bias")
+    w_in, b_in = folded(read(f"{block}mlp.c_fc.weight"), read(f"{block}mlp.c_fc.bias"), *norm)
+    w_out, b_out = centred(read(f"{block}mlp.c_proj.weight"), dim=1), centred(read(f"{block}mlp.c_proj.bias"), dim=0)
+    return {"W_in": w_in, "b_in": b_in, "W_out": w_out, "b_out": b_out}
 
 
 class Gpt2:
@@ -56,7 +171,7 @@ class Gpt2:
         self._model = _without_weights(source)
         shapes = {name: tuple(p.shape) for name, p in self._model.named_parameters(remove_duplicate=False)}
         self._stored = _fitting(source, shapes, tied=bool(self._model.config.tie_word_embeddings))
-        self.config = _architecture(self._model.config, shapes)
+        self.config = _model_config(self._model.config, shapes)
 
     def read(self, name: str) -> Float64[Tensor, "*shape"]:
         """A tensor by transformers' name for it.
@@ -124,7 +239,7 @@ def _in_words_of_transformer_lens(config: Any) -> dict[str, Any]:
     return {**shape, **settings, "normalization_type": "LN", "act_fn": config.activation_function}
 
 
-def _architecture(config: Any, shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
+def _model_config(config: Any, shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
     d_head = config.n_embd // config.n_head
     return ModelConfig(
         n_layers=config.n_layer,
@@ -134,16 +249,18 @@ def _architecture(config: Any, shapes: Mapping[str, tuple[int, ...]]) -> ModelCo
         d_mlp=shapes["transformer.h.0.mlp.c_fc.weight"][1],
         n_ctx=config.n_positions,
         d_vocab=config.vocab_size,
-        act_fn=ACTIVATION_ALIASES.get(config.activation_function, config.activation_function),
+        act_fn=activation(config.activation_function),
         attn_only=False,
         eps=float(config.layer_norm_epsilon),
         attn_scale=default_attn_scale(d_head),
     )
 
 
-def _fitting(source: Source, shapes: Mapping[str, tuple[int, ...]], tied: bool) -> dict[str, Stored]:
+def _fitting(source: Source, shapes: Mapping[str, tuple[int, ...]], tied: bool) -> dict[str, StoredTensor]:
     """The files' tensors by transformers' names; refused unless they are exactly those that transformers expects."""
-    in_files = {name: tensor for name, tensor in _stored_tensors(source).items() if not name.endswith(HF_BUFFERS)}
+    in_files = {
+        name: tensor for name, tensor in stored_tensors(source.weights).items() if not name.endswith(HF_BUFFERS)
+    }
     stored = {_full_name(name): tensor for name, tensor in in_files.items()}
     if tied:
         for here, there in ((EMBED, UNEMBED), (UNEMBED, EMBED)):
@@ -164,37 +281,6 @@ def _full_name(name: str) -> str:
     return name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}"
 
 
-def _stored_tensors(source: Source) -> dict[str, Stored]:
-    """Every tensor of the model's files under the name it has there."""
-    stored: dict[str, Stored] = {}
-    for path in source.weights:
-        if path.suffix == ".safetensors":
-            stored |= _in_safetensors(path)
-        elif path.suffix == ".bin":
-            state = read_weights(path, mapped=True)
-            stored |= {
-                name: Stored(tuple(values.shape), partial(torch.detach, values)) for name, values in state.items()
-            }
-    return stored
-
-
-def _in_safetensors(path: Path) -> dict[str, Stored]:
-    with _opened(path) as file:
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    return {name: Stored(shape, partial(_read_safetensors, path, name)) for name, shape in shapes.items()}
-
-
-def _read_safetensors(path: Path, name: str) -> Tensor:
-    """One tensor; the file is mapped for as long as this tensor lives, so that what was read can leave memory."""
-    with _opened(path) as file:
-        tensor: Tensor = file.get_tensor(name)
-    return tensor
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{path} is damaged or cut short: {one_line(error)}") from error
+ARCHITECTURE = Architecture(
+    name="GPT-2", recognizes=_recognizes, refuse=refuse_by_bridge_config, boot=boot_hugging_face, convert=_convert
+)

@@ -15,14 +15,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from erasure_sweep.workers.errors import DataError, SweepError, UsageError
-from erasure_sweep.workers.models import catalog, conversion
+from erasure_sweep.workers.models import catalog
 from erasure_sweep.workers.models import staged_weights as staged
-from erasure_sweep.workers.models.bridge import boot_bridge, quiet
-from erasure_sweep.workers.models.conversion import check_tokens, process_bridge
+from erasure_sweep.workers.models.bridge import process_bridge, quiet
 from erasure_sweep.workers.models.forward import LeanModel, weight_shapes
+from erasure_sweep.workers.models.logits_check import check_tokens
 from erasure_sweep.workers.models.resolution import load_model, resolve_model
 from erasure_sweep.workers.models.sources import find_source
 from erasure_sweep.workers.models.staged_weights import content_hash
+from tests.support.models.bridges import boot_bridge
 from tests.support.models.random_models import (
     random_config,
     random_lean,
@@ -161,7 +162,7 @@ class TestAgainstTransformerLens:
             config, weights = process_bridge(bridge)
             return config, weights | {"W_O": weights["W_O"] * 1.5}
 
-        monkeypatch.setattr(conversion, "process_bridge", skewed)
+        monkeypatch.setattr("erasure_sweep.workers.models.bridge.process_bridge", skewed)
         message = refusal(tl_directory, staging)
         assert "model tiny cannot be measured: the trace's logits differ from TransformerLens' by" in message
 
@@ -210,7 +211,7 @@ class TestStaging:
     def test_same_content_elsewhere_is_not_converted_again(self, tl_directory, tmp_path, staging, monkeypatch):
         first = resolve_model(str(tl_directory), staging)
         moved = tl_directory.rename(tmp_path / "moved")
-        monkeypatch.setattr(conversion, "boot_bridge", None)
+        monkeypatch.setattr("erasure_sweep.workers.models.resolution.convert", None)
         second = resolve_model(str(moved), staging)
         assert (second.name, second.hash, second.weights) == ("moved", first.hash, first.weights)
 

@@ -14,15 +14,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from erasure_sweep.workers.errors import DataError
-from erasure_sweep.workers.models import conversion
-from erasure_sweep.workers.models.architectures.gpt2 import Gpt2
-from erasure_sweep.workers.models.bridge import boot_bridge, quiet
-from erasure_sweep.workers.models.conversion import check_tokens, convert, process_bridge
-from erasure_sweep.workers.models.folding import Part, ordered_sum, processed_gpt2
+from erasure_sweep.workers.models.architectures import gpt2 as gpt2_files
+from erasure_sweep.workers.models.architectures.gpt2 import Gpt2, ProcessedWeight, processed_gpt2
+from erasure_sweep.workers.models.bridge import process_bridge, quiet
+from erasure_sweep.workers.models.conversion import convert
+from erasure_sweep.workers.models.folding import ordered_sum
 from erasure_sweep.workers.models.forward import LeanModel
+from erasure_sweep.workers.models.logits_check import check_tokens
 from erasure_sweep.workers.models.sources import Source, find_source
 from erasure_sweep.workers.models.staged_weights import StagedModel, read_staged
 from erasure_sweep.workers.models.weights_file import WeightsFile
+from tests.support.models.bridges import boot_bridge
 from tests.support.models.random_models import random_config, write_hf_gpt2_directory, write_hf_gpt2_shards
 
 SHAPES = {
@@ -43,7 +45,7 @@ def source(tmp_path: Path) -> Source:
 def checked_against(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Whose logits a conversion is held against: a model is small enough for TransformerLens, or is not."""
     if request.param == "transformers'":
-        monkeypatch.setattr(conversion, "BRIDGE_BYTES", 0)
+        monkeypatch.setattr(gpt2_files, "BRIDGE_BYTES", 0)
     return str(request.param)
 
 
@@ -216,21 +218,21 @@ class TestChecks:
     def test_both_refuse_another_weight(
         self, source: Source, checked_against: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def skewed(*args: object) -> Iterator[Part]:
+        def skewed(*args: object) -> Iterator[ProcessedWeight]:
             for part in processed_gpt2(*args):  # type: ignore[arg-type]
                 yield part._replace(values=part.values * 1.05) if (part.name, part.layer) == ("W_K", 1) else part
 
-        monkeypatch.setattr(conversion, "processed_gpt2", skewed)
+        monkeypatch.setattr(gpt2_files, "processed_gpt2", skewed)
         assert f"model m cannot be measured: the trace's logits differ from {checked_against} by" in refusal(
             source.directory
         )
 
     def test_the_bound_is_of_processed_weights(self, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
         n_bytes = sum(values.nbytes for values in stage(source.directory).weights.values())
-        monkeypatch.setattr(conversion, "boot_bridge", None)  # TransformerLens is asked through it
-        monkeypatch.setattr(conversion, "BRIDGE_BYTES", n_bytes - 1)
+        monkeypatch.setattr(gpt2_files, "boot_hugging_face", None)  # TransformerLens is asked through it
+        monkeypatch.setattr(gpt2_files, "BRIDGE_BYTES", n_bytes - 1)
         stage(source.directory)
-        monkeypatch.setattr(conversion, "BRIDGE_BYTES", n_bytes)
+        monkeypatch.setattr(gpt2_files, "BRIDGE_BYTES", n_bytes)
         with pytest.raises(DataError, match="'NoneType' object is not callable"):
             stage(source.directory)
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from erasure_sweep.workers.models.bridge import quiet
-from erasure_sweep.workers.models.conversion import check_tokens
+from erasure_sweep.workers.models.logits_check import check_tokens
 from erasure_sweep.workers.models.resolution import load_model, resolve_model
 from tests.support.models.random_models import (
     random_config,
@@ -49,7 +49,7 @@ class TestTransformerLensLayout:
         resolved = resolve_model("gelu-1l", tmp_path / "staging")
         assert (resolved.name, resolved.base, resolved.tokenizer) == ("gelu-1l", "gelu-1l", TOKENIZER)
         fetched = [request for request in hub.requests if request.startswith("GET") and "/resolve/" in request]
-        assert fetched == [f"GET /{GELU}/resolve/{repo.sha}/{file}" for file in ("config.json", "model_final.pth")]
+        assert fetched == [f"GET /{GELU}/resolve/{at}" for at in ("main/config.json", f"{repo.sha}/model_final.pth")]
         assert resolved.hash == resolve_model(str(gelu), tmp_path / "other").hash
 
     @pytest.mark.parametrize("spec", ["gelu-1l", GELU, "gelu-1l-new"])

@@ -1,0 +1,67 @@
+"""Which architecture a config.json is of."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from erasure_sweep.workers.errors import DataError
+from erasure_sweep.workers.models import architectures as folder
+from erasure_sweep.workers.models.architectures import registry
+from erasure_sweep.workers.models.architectures.registry import architectures, find_architecture
+from erasure_sweep.workers.models.catalog import bundled_entries
+from erasure_sweep.workers.models.file_formats import read_config
+
+NEW_FAMILY = """
+from dataclasses import replace
+
+from erasure_sweep.workers.models.architectures.gpt2 import ARCHITECTURE as GPT2
+
+ARCHITECTURE = replace(GPT2, name="Llama", recognizes=lambda config: config.get("model_type") == "llama")
+"""
+
+
+@pytest.fixture
+def llama(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A file of another family in the folder of architectures."""
+    (tmp_path / "llama_in_a_test.py").write_text(NEW_FAMILY)
+    monkeypatch.setattr(folder, "__path__", [*folder.__path__, str(tmp_path)])
+    architectures.cache_clear()
+    yield
+    architectures.cache_clear()
+    sys.modules.pop(f"{folder.__name__}.llama_in_a_test", None)
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ({"n_layers": 1, "act_fn": "gelu"}, "TransformerLens"),
+        ({"model_type": "gpt2"}, "GPT-2"),
+        ({"model_type": "llama"}, "Hugging Face"),
+        ({"model_type": "gpt2", "n_layers": 1}, "GPT-2"),
+    ],
+)
+def test_is_found_by_its_config(config: dict[str, object], name: str):
+    assert find_architecture(config).name == name
+    assert sum(each.recognizes(config) for each in architectures() if not each.is_fallback) <= 1
+
+
+def test_bundled_models_are_in_the_layout_of_transformer_lens():
+    assert {find_architecture(read_config(Path(entry.location))).name for entry in bundled_entries()} == {
+        "TransformerLens"
+    }
+
+
+def test_a_new_file_adds_a_family(llama: None):
+    assert find_architecture({"model_type": "llama"}).name == "Llama"
+    assert find_architecture({"model_type": "gpt2"}).name == "GPT-2"
+
+
+def test_what_none_recognizes_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(registry, "architectures", lambda: architectures()[:1])
+    assert architectures()[0].name == "GPT-2"
+    with pytest.raises(DataError, match=r"config.json is of no known architecture \(GPT-2\)"):
+        find_architecture({})

@@ -1,0 +1,38 @@
+"""What the project has to know of a family of models before and while it reads their files.
+
+A file of this folder that holds an ``ARCHITECTURE`` adds a family; the registry finds it. Its weights become those that
+``forward.weight_shapes`` names: norms folded into what reads them, what writes to the stream centred.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from erasure_sweep.workers.models.sources import Source
+from erasure_sweep.workers.models.staged_weights import StagedModel
+
+Config = Mapping[str, Any]
+"""What config.json holds."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A family of models."""
+
+    name: str
+    """As people call it."""
+    recognizes: Callable[[Config], bool]
+    """Whether a config is of this family."""
+    refuse: Callable[[str, Path, Config], None]
+    """Given a model's name, directory and config: raises ``DataError`` where the forward cannot express it, before any weight
+    is read."""
+    boot: Callable[[Source], Any]
+    """TransformerLens' bridge to the model, its weights as the files hold them, in float32 on the CPU. Raises ``DataError``
+    where they are damaged or do not fit their config."""
+    convert: Callable[[Source, Path], StagedModel]
+    """Processes a model, checks its logits and stages it under a path."""
+    is_fallback: bool = False
+    """Whether it is asked only where no other recognizes a config."""

@@ -1,0 +1,116 @@
+"""Any family in Hugging Face's layout that TransformerLens can boot and the forward pass expresses.
+
+A config.json with a ``model_type``, and weights by transformers' names. transformers loads the model, TransformerLens wraps it;
+neither runs code of the model's own.
+"""
+
+from __future__ import annotations
+
+import pickle
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from erasure_sweep.workers.errors import DataError, one_line
+from erasure_sweep.workers.models.architectures.architecture import Architecture, Config
+from erasure_sweep.workers.models.bridge import convert_bridge
+from erasure_sweep.workers.models.file_formats import layout_of
+from erasure_sweep.workers.models.refusals import LOAD_ERRORS, check_finite, refuse_misfit, refuse_unsupported
+from erasure_sweep.workers.models.sources import Source
+
+HF_BUFFERS = (".attn.bias", ".attn.masked_bias")
+"""Causal masks that old files of GPT-2 hold beside the weights."""
+HF_KEYS = ("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "add_cross_attention", "do_layer_norm_before")
+
+
+def _recognizes(config: Config) -> bool:
+    return layout_of(config) == "hugging_face"
+
+
+def refuse_by_bridge_config(name: str, directory: Path, _config: Config) -> None:
+    """Refuse a model by what TransformerLens makes of its config, without a model."""
+    refuse_unsupported(name, _bridge_values(name, directory))
+
+
+def boot_hugging_face(source: Source) -> Any:
+    """TransformerLens' bridge around transformers' model."""
+    model = _load_hugging_face(source)
+    check_finite(source.name, dict(model.named_parameters()))
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+    try:
+        bridge = build_bridge_from_module(
+            model, type(model).__name__, hf_config=model.config, device="cpu", model_name=source.name
+        )
+    except LOAD_ERRORS as error:
+        raise DataError(f"model {source.name}: TransformerLens cannot load it: {one_line(error)}") from error
+    extra = {key: getattr(model.config, key) for key in HF_KEYS if hasattr(model.config, key)}
+    refuse_unsupported(source.name, vars(bridge.cfg) | extra)
+    return bridge.eval()
+
+
+def _load_hugging_face(source: Source) -> Any:
+    """transformers' model in float32, refused where transformers would fill in or leave out weights."""
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            source.directory,
+            local_files_only=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            use_safetensors=source.weights[0].suffix != ".bin",
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except pickle.UnpicklingError as error:
+        raise DataError(f"{source.weights[0]} is not a safe weights file: it holds more than tensors") from error
+    except (SafetensorError, StrictDataclassError, *LOAD_ERRORS) as error:
+        raise DataError(f"model {source.name}: transformers cannot load it: {one_line(error)}") from error
+    problems = [f"{key} is missing" for key in sorted(info["missing_keys"])]
+    problems += [
+        f"{key} has shape {tuple(found)}, expected {tuple(expected)}"
+        for key, found, expected in sorted(info["mismatched_keys"])
+    ]
+    extra = [key for key in sorted(info["unexpected_keys"]) if not key.endswith(HF_BUFFERS)]
+    refuse_misfit(source.name, problems + [f"{key} is not part of such a model" for key in extra])
+    return model
+
+
+def _bridge_values(name: str, directory: Path) -> dict[str, Any]:
+    """What TransformerLens makes of a config in Hugging Face's layout, without a model."""
+    from huggingface_hub.errors import StrictDataclassError
+    from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
+
+    # private: TransformerLens makes a bridge's config without its model nowhere else
+    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except (StrictDataclassError, *LOAD_ERRORS) as error:
+        raise DataError(f"model {name}: transformers cannot load it: {one_line(error)}") from error
+    architecture = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    if architecture is None:
+        raise DataError(f"model {name} cannot be measured: {config.model_type} is no causal language model")
+    try:
+        found = build_bridge_config_from_hf(config, str(architecture), name, torch.float32)
+        values: dict[str, Any] = vars(ArchitectureAdapterFactory.select_architecture_adapter(found).cfg)
+    except LOAD_ERRORS as error:
+        raise DataError(f"model {name}: TransformerLens cannot load it: {one_line(error)}") from error
+    return values | {key: getattr(config, key) for key in HF_KEYS if hasattr(config, key)}
+
+
+ARCHITECTURE = Architecture(
+    name="Hugging Face",
+    recognizes=_recognizes,
+    refuse=refuse_by_bridge_config,
+    boot=boot_hugging_face,
+    convert=partial(convert_bridge, boot=boot_hugging_face),
+    is_fallback=True,
+)
