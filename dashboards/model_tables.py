@@ -8,7 +8,6 @@ nothing was measured, which is the form that every figure starts from.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,9 +19,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from erasure_sweep.workers.errors import DataError
-from erasure_sweep.workers.labels import layer_of
+from erasure_sweep.workers.labels import component_order, state_order
 from erasure_sweep.workers.manifest import Manifest, ManifestEntry, ManifestHead
 from erasure_sweep.workers.tables.files import check_version, read_tables
+from erasure_sweep.workers.tables.values import Floats, numeric, strings, table_of
 
 STATISTICS = ("q12_5", "q25", "median", "q75", "q87_5", "mean", "beta", "beta_centred")
 READING_STATISTICS = (
@@ -30,13 +30,6 @@ READING_STATISTICS = (
     *("beta", "beta_centred"),
 )
 DLA_STATISTICS = ("r", "slope", "low", "high")
-LATER = "later"
-"""The sum of all heads of later layers, as a table of erasers names it."""
-
-_STATE = re.compile(r"resid_(?P<where>pre|mid|post)(?P<layer>\d+)")
-_KIND_ORDER = {"embeddings": 0, "head": 1, "bias": 2, "attention": 3, "MLP": 4, "other": 5}
-
-Floats = NDArray[np.float64]
 
 
 class ModelTables(NamedTuple):
@@ -44,82 +37,6 @@ class ModelTables(NamedTuple):
 
     about: dict[str, Any]
     tables: dict[str, pd.DataFrame]
-
-
-class Place(NamedTuple):
-    """Where a component adds to the stream: sublayer 0 is attention, 1 the MLP; embeddings come before layer 0."""
-
-    layer: int
-    sublayer: int
-
-
-def kind_of(label: str) -> str:
-    """Kind of a component's label: embeddings, head, bias, attention (a layer's sum), MLP, or other."""
-    if label in ("embed", "pos_embed"):
-        return "embeddings"
-    try:
-        layer_of(label)
-    except ValueError:
-        return "other"
-    prefixes = {"L": "head", "b_O": "bias", "attn": "attention", "MLP": "MLP"}
-    return next(kind for prefix, kind in prefixes.items() if label.startswith(prefix))
-
-
-def place_of(label: str) -> Place | None:
-    """Where the component adds to the stream; None for a label that is no component's."""
-    kind = kind_of(label)
-    if kind == "other":
-        return None
-    return Place(-1, 0) if kind == "embeddings" else Place(layer_of(label), int(kind == "MLP"))
-
-
-def state_place(state: str) -> Place | None:
-    """The last sublayer that a state holds; None for a name that is no state's."""
-    match = _STATE.fullmatch(state)
-    if match is None:
-        return None
-    layer = int(match["layer"])
-    return {"pre": Place(layer - 1, 1 if layer else 0), "mid": Place(layer, 0), "post": Place(layer, 1)}[match["where"]]
-
-
-def component_order(labels: Iterable[str]) -> list[str]:
-    """Labels once each, in the order in which components add to the stream; unknown ones last, as they came."""
-
-    def key(item: tuple[int, str]) -> tuple[int, int, int, int]:
-        position, label = item
-        place, kind = place_of(label), kind_of(label)
-        if place is None:
-            return (10**9, 0, 0, position)
-        within = int(label.partition("H")[2]) if kind == "head" else int(label == "pos_embed")
-        return (*place, _KIND_ORDER[kind], within)
-
-    return [label for _, label in sorted(enumerate(dict.fromkeys(labels)), key=key)]
-
-
-def state_order(states: Iterable[str]) -> list[str]:
-    """States once each, in the order of the forward pass; unknown ones last, as they came."""
-    known = {state: state_place(state) for state in dict.fromkeys(states)}
-    return sorted(known, key=lambda state: known[state] or Place(10**9, 0))
-
-
-def numeric(table: pd.DataFrame, column: str) -> Floats:
-    """A column as floats: NaN where it is null or absent, or holds what is no number."""
-    if column not in table:
-        return np.full(len(table), np.nan)
-    return pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-
-
-def strings(table: pd.DataFrame, column: str) -> list[str | None]:
-    """A column as strings: None where it is null or absent."""
-    if column not in table:
-        return [None] * len(table)
-    return [None if pd.isna(value) else str(value) for value in table[column]]
-
-
-def table_of(model: ModelTables, name: str) -> pd.DataFrame:
-    """One of the model's tables; an empty one where the run did not make it, or made it without a ``writer``."""
-    table = model.tables.get(name)
-    return pd.DataFrame({"writer": pd.Series(dtype=str)}) if table is None or "writer" not in table else table
 
 
 @dataclass(frozen=True)
@@ -150,6 +67,10 @@ class Grid:
         """One writer's statistic at every column; all NaN where the writer is not in the table."""
         row = self.row_index.get(writer)
         return np.full(len(self.columns), np.nan) if row is None else self.values[statistic][row]
+
+    def by_column(self, writer: str, statistic: str) -> dict[str, float]:
+        """The same by the columns' names."""
+        return dict(zip(self.columns, self.row(writer, statistic).tolist(), strict=True))
 
 
 def grid_of(table: pd.DataFrame | None, column: str, statistics: Sequence[str] = STATISTICS) -> Grid:
@@ -184,34 +105,12 @@ def reading_of(model: ModelTables) -> Grid:
 
 def dla_of(model: ModelTables, effect: str) -> Grid:
     """How each writer's DLA goes with an eraser's in the scan; ``effect`` is ``full`` or ``v_composition``."""
-    table = table_of(model, "dla_correlation")
+    table = table_of(model.tables, "dla_correlation")
     if "effect" in table:
         # verify has rows of the same names; rows that do not say their stage are the scan's
         scan = [stage in (None, "scan") for stage in strings(table, "stage")]
         table = table[(table["effect"] == effect) & np.array(scan, dtype=bool)]
     return grid_of(table, "eraser", DLA_STATISTICS)
-
-
-def writers_table(model: ModelTables) -> pd.DataFrame:
-    """The model's ``writers`` table by rank, writers without one most opposed first; an empty one if it has none."""
-    table = model.tables.get("writers")
-    if table is None or "writer" not in table:
-        return pd.DataFrame({"writer": pd.Series(dtype=str), "opposed": pd.Series(dtype=float)})
-    # NaN sorts last, so a run that measured no ranks is in the order of what it did measure
-    order = np.lexsort((numeric(table, "opposed"), numeric(table, "rank")))
-    return table.iloc[order].reset_index(drop=True)
-
-
-def is_ranked(writers: pd.DataFrame) -> bool:
-    """Whether this table says what later heads erase because they read it, and ranks writers by that."""
-    return bool(np.isfinite(numeric(writers, "rank")).any())
-
-
-def top_writers(model: ModelTables, n: int | None = None) -> list[str]:
-    """The ``n`` writers (all by default) most erased by reading, or most opposed where reading was not measured."""
-    table = writers_table(model)
-    measured = np.isfinite(numeric(table, "opposed")) | np.isfinite(numeric(table, "rank"))
-    return table["writer"].astype(str)[measured].tolist()[:n]
 
 
 def read_out(out: Path) -> list[ModelTables]:

@@ -24,21 +24,10 @@ from erasure_sweep.dashboards.html.parts import Card, Control, Part
 from erasure_sweep.dashboards.html.render import render
 from erasure_sweep.dashboards.model.reading_cards import reading_cards
 from erasure_sweep.dashboards.model.trust import trust_line, trust_table
-from erasure_sweep.dashboards.model.verified import was_verified
-from erasure_sweep.dashboards.model.verify_cards import verdicts, verify_cards
-from erasure_sweep.dashboards.model.writers_table import first_of, most_erased, strongest_first, writers_in_numbers
+from erasure_sweep.dashboards.model.verify_cards import verdict_list, verify_cards
+from erasure_sweep.dashboards.model.writers_table import first_of, most_erased, writers_in_numbers
 from erasure_sweep.dashboards.model_names import counted, display_names, in_order, name_of
-from erasure_sweep.dashboards.model_tables import (
-    Grid,
-    ModelTables,
-    grid_of,
-    is_ranked,
-    numeric,
-    read_out,
-    reading_of,
-    top_writers,
-    writers_table,
-)
+from erasure_sweep.dashboards.model_tables import Grid, ModelTables, grid_of, read_out, reading_of
 from erasure_sweep.dashboards.plots.heatmaps import MAX_WRITERS, TOP_ROWS, heatmap, plot_heatmap
 from erasure_sweep.dashboards.plots.ledger import ledger, plot_ledger
 from erasure_sweep.dashboards.plots.presence import (
@@ -50,6 +39,9 @@ from erasure_sweep.dashboards.plots.presence import (
     presence,
 )
 from erasure_sweep.dashboards.wording import measured_line, model_line, number
+from erasure_sweep.workers.tables.facts.erasure import erasers_of, is_ranked, top_writers, writers_by_rank
+from erasure_sweep.workers.tables.facts.verified import was_verified
+from erasure_sweep.workers.tables.values import Tables, numeric
 
 __all__ = ["ModelTables", "read_out"]
 __all__ += ["comparison_page_parts", "model_parts", "write_comparison", "write_figures", "write_model_page"]
@@ -81,7 +73,7 @@ def write_model_page(
     """
     name = name_of(model.about)
     shown = model_parts(model) if parts is None else parts
-    intro = _model_intro(model, sweep, writers_table(model))
+    intro = _model_intro(model, sweep, writers_by_rank(model.tables))
     write_document(path, f"Erasure in {name}", intro, shown, {name: home or Home()}, up)
 
 
@@ -122,7 +114,7 @@ def model_parts(model: ModelTables) -> list[Part]:
         _onto_card(read.components, read.offered),
     ]
     first = [part for key in _FIRST for part in figures if part.key == key]
-    unmeasured = [trust] if was_verified(model) and not trust.rows else []
+    unmeasured = [trust] if was_verified(model.tables) and not trust.rows else []
     groups: dict[str, list[Part]] = {
         "At a glance": [*([trust] if trust.rows else []), *first],
         "Writer by writer": [part for part in figures if part.key not in _FIRST],
@@ -152,9 +144,9 @@ class _Read(NamedTuple):
 def _read(model: ModelTables) -> _Read:
     residual = grid_of(model.tables.get("residual_projection"), "state")
     components = grid_of(model.tables.get("component_projection"), "component")
-    writers = writers_table(model)
+    writers = writers_by_rank(model.tables)
     # without a writers table nothing says who is erased: then all measured writers, in stream order
-    top = top_writers(model) or residual.measured or components.measured
+    top = top_writers(model.tables) or residual.measured or components.measured
     # a figure for each of many more writers would make the page slow to write and heavy to open
     offered = top if len(top) <= MAX_OFFERED else top[:TOP_ROWS]
     return _Read(residual, components, reading_of(model), writers, top, offered, most_erased(writers))
@@ -203,29 +195,28 @@ def _model_intro(model: ModelTables, sweep: dict[str, Any], writers: pd.DataFram
         "model_intro.html.j2",
         unfinished=unfinished,
         paragraphs=(_headline(model, writers), trust_line(model)),
-        verdicts=verdicts(model),
+        verdicts=verdict_list(model),
         model=model_line(about),
         measured=measured_line(about, sweep),
     )
 
 
 def _headline(model: ModelTables, writers: pd.DataFrame) -> str:
-    said = _most_erased(writers, reading_of(model))
+    said = _most_erased(model.tables, writers)
     said += _most_opposed(writers, bool(said))
-    if not said and was_verified(model):
+    if not said and was_verified(model.tables):
         # without a scan there is nothing to say of all writers
         return ""
     return " ".join(said) or "No writer was measured in this model."
 
 
-def _most_erased(writers: pd.DataFrame, reading: Grid) -> list[str]:
+def _most_erased(tables: Tables, writers: pd.DataFrame) -> list[str]:
     """What is erased by reading most, in a sentence; none where that was not measured, or nothing is."""
     erased, remaining = numeric(writers, "erased_by_reading"), numeric(writers, "remaining")
     if not is_ranked(writers) or not erased[0] > 0:
         return []
     writer, written = str(writers["writer"].iloc[0]), numeric(writers, "written")[0]
-    erasers = writers["erasers"].iloc[0] if "erasers" in writers else None
-    named = strongest_first(erasers, reading, writer, "beta") if isinstance(erasers, str) else []
+    named = erasers_of(tables, writer)
     by = f" (erasers: {first_of(named)})" if named else ""
     ends = f"in the stream it is at {number(written)} where it writes and at {number(remaining[0])} at the end"
     return [

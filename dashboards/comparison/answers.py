@@ -27,8 +27,9 @@ from erasure_sweep.dashboards.comparison.training import Point, Trained, erased_
 from erasure_sweep.dashboards.html.links import Home, link
 from erasure_sweep.dashboards.html.parts import Prose
 from erasure_sweep.dashboards.model_names import display_names, final_models, is_one_training
-from erasure_sweep.dashboards.model_tables import ModelTables, kind_of
+from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.wording import amount, between, listed, number, rough, with_interval
+from erasure_sweep.workers.labels import is_head
 
 _MOST_LINES = 4
 _MOST_NAMED = 7
@@ -150,7 +151,7 @@ def _of_erased(shown: Sequence[ModelTables], homes: Mapping[str, Home]) -> list[
     if not found:
         measured = any(erased_of(model).by_writer for model in shown)
         return [_paragraph("none: of no writer a hundredth or more." if measured else "not measured.", "Erased")]
-    heads = [one for one in found if kind_of(one.writer) == "head"]
+    heads = [one for one in found if is_head(one.writer)]
     answers = [
         Markup("<p><strong>Most erased:</strong> {}.</p>").format(_erased(writer, homes))
         for writer in found

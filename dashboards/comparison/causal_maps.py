@@ -8,7 +8,7 @@ from erasure_sweep.dashboards.html.parts import Card, Control
 from erasure_sweep.dashboards.model.reading_cards import BETA_TITLE, OUTPUTS, x_title
 from erasure_sweep.dashboards.model.writers_table import first_of
 from erasure_sweep.dashboards.model_names import display_names, is_checkpoint
-from erasure_sweep.dashboards.model_tables import ModelTables, reading_of, top_writers
+from erasure_sweep.dashboards.model_tables import ModelTables, reading_of
 from erasure_sweep.dashboards.plots.causal_map import (
     READING_HOVER,
     Columns,
@@ -19,6 +19,7 @@ from erasure_sweep.dashboards.plots.causal_map import (
     colour_limit,
     plot_map,
 )
+from erasure_sweep.workers.tables.facts.erasure import top_writers
 
 _MAP_SIZE = Size(max_writers=60, top_rows=10)
 _COLUMNS: tuple[tuple[Columns, str], ...] = (("layers", "whole layers"), ("heads", "heads"))
@@ -31,7 +32,7 @@ def causal_maps(models: Sequence[ModelTables]) -> dict[tuple[Columns, str], list
         grid = reading_of(model)
         for columns, _ in _COLUMNS if grid.measured else ():
             maps[columns, name] = [
-                causal_map(grid, top_writers(model), columns, centred=centred, size=_MAP_SIZE)
+                causal_map(grid, top_writers(model.tables), columns, centred=centred, size=_MAP_SIZE)
                 for centred in (False, True)
             ]
     return maps

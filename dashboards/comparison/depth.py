@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from erasure_sweep.dashboards.html.parts import Card
 from erasure_sweep.dashboards.model.writers_table import first_of, most_erased
 from erasure_sweep.dashboards.model_names import count_of, display_names, family_of, is_checkpoint
-from erasure_sweep.dashboards.model_tables import Floats, ModelTables, grid_of, numeric, top_writers, writers_table
+from erasure_sweep.dashboards.model_tables import ModelTables, grid_of
 from erasure_sweep.dashboards.plots.theme import (
     BLUE,
     GREEN,
@@ -28,6 +28,8 @@ from erasure_sweep.dashboards.plots.theme import (
     text,
 )
 from erasure_sweep.dashboards.wording import amount
+from erasure_sweep.workers.tables.facts.erasure import top_writers, writers_by_rank
+from erasure_sweep.workers.tables.values import Floats, numeric
 
 KEPT_SHARE = 0.5
 PALE = 0.3
@@ -61,7 +63,7 @@ def depth_lines(model: ModelTables) -> list[DepthLine]:
     """Presence of the top writer, ``pos_embed`` and ``embed`` through a model's relative depth."""
     residual = grid_of(model.tables.get("residual_projection"), "state")
     depth = np.linspace(0, 1, len(residual.columns)) if len(residual.columns) > 1 else np.zeros(len(residual.columns))
-    top = dict.fromkeys(top_writers(model, 1), most_erased(writers_table(model)))
+    top = dict.fromkeys(top_writers(model.tables, 1), most_erased(writers_by_rank(model.tables)))
     # the top writer first, also where it is an embedding
     roles = top | {writer: top.get(writer, writer) for writer in ("pos_embed", "embed")}
     lines = [DepthLine(writer, role, depth, residual.row(writer, "median")) for writer, role in roles.items()]
@@ -105,7 +107,7 @@ def removed(models: Sequence[ModelTables]) -> list[Removed]:
     """
     found = []
     for name, model in zip(display_names(models), models, strict=True):
-        table = writers_table(model)
+        table = writers_by_rank(model.tables)
         written, remaining = numeric(table, "written"), numeric(table, "remaining")
         counted = np.isfinite(written) & np.isfinite(remaining) & (written > 0)
         share = float((remaining[counted] < KEPT_SHARE * written[counted]).mean()) if counted.any() else float("nan")

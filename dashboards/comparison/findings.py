@@ -5,17 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from erasure_sweep.dashboards.comparison.strongest_writers import by_strength
 from erasure_sweep.dashboards.comparison.training import Trained, erased_of
-from erasure_sweep.dashboards.model.trust import CANCELLED, PARTLY, REVERSED, settled, survival_of, trust_of
 from erasure_sweep.dashboards.model_names import display_names
-from erasure_sweep.dashboards.model_tables import ModelTables, kind_of, numeric, reading_of, strings, writers_table
-from erasure_sweep.dashboards.plots.strips import NOTICEABLE
+from erasure_sweep.dashboards.model_tables import ModelTables
+from erasure_sweep.workers.labels import is_head
+from erasure_sweep.workers.tables.facts.erasure import NOTICEABLE, erased_writers, erasers_of
+from erasure_sweep.workers.tables.facts.trust import CANCELLED, PARTLY, REVERSED, is_settled, survival_of, trust_of
+from erasure_sweep.workers.tables.values import numeric
 
 HALF = 0.5
 _MOST_HEADS = 3
@@ -82,29 +83,24 @@ class Arisen(NamedTuple):
 
 def most_erased_writers(models: Sequence[ModelTables], heads: int = _MOST_HEADS) -> list[ErasedWriter]:
     """The most erased writer of all models, then their most erased heads; none of which less than a hundredth is erased."""
-    found = []
-    for at, model in enumerate(models):
-        shares = numeric(writers_table(model), "erased_by_reading")
-        found += [(float(shares[row]), at, int(row)) for row in np.flatnonzero(np.nan_to_num(shares) >= NOTICEABLE)]
-    found.sort(key=lambda one: -one[0])
-    names = display_names(models)
-    return [_erased_writer(names[at], models[at], row) for _, at, row in _first_heads(found, models, heads)]
+    found = [
+        (model, writer)
+        for name, model in zip(display_names(models), models, strict=True)
+        for writer in _erased_writers(name, model)
+    ]
+    found.sort(key=lambda pair: -pair[1].share)
+    of_heads = [pair for pair in found if is_head(pair[1].writer)][:heads]
+    chosen = [*found[:1], *(pair for pair in of_heads if pair is not found[0])]
+    return [writer._replace(erasers=erasers_of(model.tables, writer.writer) or []) for model, writer in chosen]
 
 
-def _first_heads(
-    found: Sequence[tuple[float, int, int]], models: Sequence[ModelTables], heads: int
-) -> list[tuple[float, int, int]]:
-    of_heads = [one for one in found if kind_of(str(writers_table(models[one[1]])["writer"].iloc[one[2]])) == "head"]
-    return [*found[:1], *(one for one in of_heads[:heads] if one not in found[:1])]
-
-
-def _erased_writer(name: str, model: ModelTables, row: int) -> ErasedWriter:
-    table = writers_table(model)
-    writer = str(table["writer"].iloc[row])
+def _erased_writers(name: str, model: ModelTables) -> Iterator[ErasedWriter]:
+    """A model's, without their erasers."""
+    rows = erased_writers(model.tables, NOTICEABLE)
     columns = ("erased_by_reading", "erased_by_reading_centred", "written", "remaining")
-    share, centred, written, remaining = (float(numeric(table, column)[row]) for column in columns)
-    erasers = by_strength(reading_of(model), writer, strings(table, "erasers")[row]) or []
-    return ErasedWriter(name, writer, share, centred, written, remaining, erasers)
+    numbers = zip(*(numeric(rows, column).tolist() for column in columns), strict=True)
+    for writer, values in zip(rows["writer"].astype(str), numbers, strict=True):
+        yield ErasedWriter(name, writer, *values, erasers=[])
 
 
 def halved(models: Sequence[ModelTables]) -> tuple[int, int]:
@@ -121,17 +117,17 @@ def distrust(models: Sequence[ModelTables], heads: bool | None = None) -> Distru
     told: list[tuple[Distrusted, str]] = []
     absent = []
     for name, model in zip(display_names(models), models, strict=True):
-        words = trust_of(model)
+        words = trust_of(model.tables)
         absent += [] if words else [name]
         told += [
             (Distrusted(name, label, *survival), words[label])
-            for label, survival in survival_of(model).items()
-            if label in words and heads in (None, kind_of(label) == "head")
+            for label, survival in survival_of(model.tables).items()
+            if label in words and heads in (None, is_head(label))
         ]
     told.sort(key=lambda pair: _least(pair[0]))
     bad = [one for one, word in told if word in (CANCELLED, REVERSED)]
     partly = [one for one, word in told if word == PARTLY]
-    return Distrust(len(told), bad, partly, [one for one, _ in told if not settled(one.low, one.high)], absent)
+    return Distrust(len(told), bad, partly, [one for one, _ in told if not is_settled(one.low, one.high)], absent)
 
 
 def _least(one: Distrusted) -> float:

@@ -14,8 +14,8 @@ from erasure_sweep.dashboards.comparison.depth import removed
 from erasure_sweep.dashboards.comparison.training import erased_of
 from erasure_sweep.dashboards.model_names import count_of, display_names, family_of, is_checkpoint
 from erasure_sweep.dashboards.model_tables import ModelTables
-from erasure_sweep.dashboards.plots.strips import NOTICEABLE
 from erasure_sweep.dashboards.wording import amount, number
+from erasure_sweep.workers.tables.facts.erasure import NOTICEABLE
 
 Size = Literal["layers", "width", "parameters"]
 Trend = Literal["grows", "shrinks", "neither"]

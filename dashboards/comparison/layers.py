@@ -19,8 +19,7 @@ from erasure_sweep.dashboards.html.parts import Card, Control
 from erasure_sweep.dashboards.model.reading_cards import OUTPUTS
 from erasure_sweep.dashboards.model.writers_table import first_of
 from erasure_sweep.dashboards.model_names import count_of, display_names, family_of, is_one_training
-from erasure_sweep.dashboards.model_tables import Floats, ModelTables, kind_of, numeric, place_of, table_of
-from erasure_sweep.dashboards.plots.strips import NOTICEABLE
+from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.plots.theme import (
     DASHES,
     GREY,
@@ -34,6 +33,9 @@ from erasure_sweep.dashboards.plots.theme import (
     text,
 )
 from erasure_sweep.dashboards.wording import listed, number
+from erasure_sweep.workers.labels import kind_of, place_of
+from erasure_sweep.workers.tables.facts.erasure import NOTICEABLE
+from erasure_sweep.workers.tables.values import Floats, numeric, table_of
 
 Side = Literal["writers", "erasers"]
 SIDES: tuple[tuple[Side, str], ...] = (("writers", "where erased writers write"), ("erasers", "where it is erased"))
@@ -77,11 +79,11 @@ def shares_by_layer(model: ModelTables, side: Side, centred: bool = False) -> pd
     """
     suffix = "_centred" if centred else ""
     if side == "writers":
-        table = table_of(model, "writers")
+        table = table_of(model.tables, "writers")
         at = [place_of(str(writer)) for writer in table["writer"]]
         share = numeric(table, f"erased_by_reading{suffix}")
     else:
-        table = table_of(model, "v_composition")
+        table = table_of(model.tables, "v_composition")
         erasers = table["eraser"].astype(str) if "eraser" in table else pd.Series("", index=table.index)
         # single heads are left out: a layer's sum holds them
         known = {eraser: place_of(eraser) if kind_of(eraser) == "attention" else None for eraser in erasers.unique()}
@@ -111,7 +113,9 @@ def layer_lines(models: Sequence[ModelTables], side: Side, centred: bool = False
 def _deepest(model: ModelTables) -> int:
     """The last layer that has a writer, measured or not."""
     found = [
-        place_of(str(writer)) for name in ("writers", "v_composition") for writer in table_of(model, name)["writer"]
+        place_of(str(writer))
+        for name in ("writers", "v_composition")
+        for writer in table_of(model.tables, name)["writer"]
     ]
     return max(place.layer for place in found if place)
 

@@ -10,9 +10,10 @@ from markupsafe import escape
 from erasure_sweep.dashboards.html.links import Home, link
 from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable, Sorted
 from erasure_sweep.dashboards.model_names import count_of, display_names, is_checkpoint, is_one_training
-from erasure_sweep.dashboards.model_tables import ModelTables, is_ranked, writers_table
+from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.plots.strips import ERASED, OPPOSED, Measure, strip_points, strongest
 from erasure_sweep.dashboards.wording import OWN, corpora_read, number, of_config, protocol_warnings
+from erasure_sweep.workers.tables.facts.erasure import is_ranked, writers_by_rank
 
 _NAMED_WRITERS = 3
 _ALIKE = ("n_prompts", "prompts", "seq_len", "seed")
@@ -29,7 +30,7 @@ def overview(models: Sequence[ModelTables], homes: Mapping[str, Home]) -> HtmlTa
     Top writers are the most erased by reading; where a model lacks that, all have their most opposed too. Training and
     corpus are there where models differ in them.
     """
-    ranked = [is_ranked(writers_table(model)) for model in models]
+    ranked = [is_ranked(writers_by_rank(model.tables)) for model in models]
     tops = [(ERASED, "most erased by reading: share (written → remaining)")] if any(ranked) else []
     tops += [] if ranked and all(ranked) else [(OPPOSED, "most opposed: written → remaining")]
     counted = {**_SIZES, **_training(models), "n_tokens": "tokens measured"}
@@ -81,7 +82,7 @@ def _top_three(model: ModelTables, measure: Measure) -> str | Sorted | None:
 
     What is erased sorts by the share of the most erased.
     """
-    points = strip_points([("", writers_table(model))], measure)
+    points = strip_points([("", writers_by_rank(model.tables))], measure)
     said = []
     for row in strongest(points, measure, _NAMED_WRITERS).itertuples():
         kept = f"{number(row.written)}\u00a0→\u00a0{number(row.remaining)}"

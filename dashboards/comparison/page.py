@@ -23,7 +23,7 @@ from erasure_sweep.dashboards.html.parts import Card, Control, Part
 from erasure_sweep.dashboards.model.reading_cards import OUTPUTS
 from erasure_sweep.dashboards.model.writers_table import first_of
 from erasure_sweep.dashboards.model_names import display_names, is_checkpoint, representatives
-from erasure_sweep.dashboards.model_tables import ModelTables, writers_table
+from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.plots.strips import (
     DLA_R,
     DLA_SLOPE,
@@ -35,6 +35,7 @@ from erasure_sweep.dashboards.plots.strips import (
     strip_points,
 )
 from erasure_sweep.dashboards.wording import listed
+from erasure_sweep.workers.tables.facts.erasure import writers_by_rank
 
 _FEW_STRIPS_PX = 1000
 _LEAST_STRIP_PX = 24
@@ -95,7 +96,7 @@ def _noted(part: Part, note: str) -> Part:
 
 def named_writers(models: Sequence[ModelTables]) -> list[tuple[str, pd.DataFrame]]:
     """Each model's name and its ``writers`` table: the strips of a figure of writers."""
-    return [(name, writers_table(model)) for name, model in zip(display_names(models), models, strict=True)]
+    return [(name, writers_by_rank(model.tables)) for name, model in zip(display_names(models), models, strict=True)]
 
 
 def _erased_card(models: Sequence[ModelTables]) -> Card:

@@ -11,23 +11,15 @@ from markupsafe import escape
 from erasure_sweep.dashboards.html.links import Home, link
 from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable, Sorted
 from erasure_sweep.dashboards.html.sparkline import sparkline
-from erasure_sweep.dashboards.model.trust import badge, survival_of, trust_of
+from erasure_sweep.dashboards.model.trust import badge
 from erasure_sweep.dashboards.model.writers_table import first_of
 from erasure_sweep.dashboards.model_names import display_names
-from erasure_sweep.dashboards.model_tables import (
-    Floats,
-    Grid,
-    ModelTables,
-    grid_of,
-    is_ranked,
-    numeric,
-    reading_of,
-    strings,
-    top_writers,
-    writers_table,
-)
+from erasure_sweep.dashboards.model_tables import Grid, ModelTables, grid_of
 from erasure_sweep.dashboards.plots.presence import presence
 from erasure_sweep.dashboards.wording import number, with_interval
+from erasure_sweep.workers.tables.facts.erasure import erasers_of, is_ranked, top_writers, writers_by_rank
+from erasure_sweep.workers.tables.facts.trust import survival_of, trust_of
+from erasure_sweep.workers.tables.values import Floats, numeric
 
 PER_MODEL = 5
 _LOWEST, _HIGHEST = -1.0, 2.0
@@ -79,24 +71,23 @@ def strongest_writers(models: Sequence[ModelTables], per_model: int = PER_MODEL)
     found = [
         one
         for name, model in zip(display_names(models), models, strict=True)
-        for one in _strong(name, model, top_writers(model, per_model))
+        for one in _strong(name, model, top_writers(model.tables, per_model))
     ]
     return sorted(found, key=lambda one: -np.nan_to_num(one.numbers["erased_by_reading"], nan=-np.inf))
 
 
 def _strong(name: str, model: ModelTables, top: Sequence[str]) -> list[Strong]:
     """The writers among ``top`` of which anything is erased; all where that was not measured."""
-    table, trust, survives = writers_table(model), trust_of(model), survival_of(model)
-    residual, reading = grid_of(model.tables.get("residual_projection"), "state"), reading_of(model)
+    table, trust, survives = writers_by_rank(model.tables), trust_of(model.tables), survival_of(model.tables)
+    residual = grid_of(model.tables.get("residual_projection"), "state")
     columns = {column: numeric(table, column) for column, *_ in (*_NUMBERS, *_DLA)}
     ranked = is_ranked(table)
-    joined = strings(table, "erasers") if ranked else [None] * len(table)
     rows = {writer: row for row, writer in enumerate(table["writer"].astype(str))}
     return [
         Strong(
             name,
             writer,
-            by_strength(reading, writer, joined[rows[writer]]),
+            erasers_of(model.tables, writer) if ranked else None,
             {column: float(values[rows[writer]]) for column, values in columns.items()},
             trust.get(writer),
             survives.get(writer, (np.nan, np.nan, np.nan)),
@@ -105,14 +96,6 @@ def _strong(name: str, model: ModelTables, top: Sequence[str]) -> list[Strong]:
         for writer in top
         if not ranked or columns["erased_by_reading"][rows[writer]] > 0
     ]
-
-
-def by_strength(reading: Grid, writer: str, joined: str | None) -> list[str] | None:
-    """Erasers as ``writers`` joins them, those first that remove most; None where that was not measured."""
-    if joined is None:
-        return None
-    beta = dict(zip(reading.columns, reading.row(writer, "beta"), strict=True))
-    return sorted((label for label in joined.split("+") if label), key=lambda label: beta.get(label, 0.0))
 
 
 def _presence(residual: Grid, writer: str) -> Floats:

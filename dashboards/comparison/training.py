@@ -15,11 +15,13 @@ import plotly.graph_objects as go
 from erasure_sweep.dashboards.html.parts import Card, Control
 from erasure_sweep.dashboards.model.writers_table import first_of
 from erasure_sweep.dashboards.model_names import count_of, display_names, is_checkpoint, series_of
-from erasure_sweep.dashboards.model_tables import Floats, ModelTables, kind_of, numeric, table_of
+from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.plots.size_axis import Axis, axis_for
-from erasure_sweep.dashboards.plots.strips import NOTICEABLE
 from erasure_sweep.dashboards.plots.theme import BLUE, CYCLE, DASHES, GREEN, SYMBOLS, figure, robust_range, single, text
 from erasure_sweep.dashboards.wording import amount, number
+from erasure_sweep.workers.labels import is_head
+from erasure_sweep.workers.tables.facts.erasure import NOTICEABLE, erased_shares, significant_pairs
+from erasure_sweep.workers.tables.values import Floats
 
 LIMIT = 4.0
 """Where axes of shares end: beyond it are writers that write next to nothing."""
@@ -43,7 +45,7 @@ class Erased(NamedTuple):
     @property
     def heads(self) -> Erased:
         """The attention heads among them."""
-        return Erased({writer: share for writer, share in self.by_writer.items() if kind_of(writer) == "head"})
+        return Erased({writer: share for writer, share in self.by_writer.items() if is_head(writer)})
 
     @property
     def positive(self) -> list[float]:
@@ -58,10 +60,7 @@ class Erased(NamedTuple):
 
 def erased_of(model: ModelTables, centred: bool = False) -> Erased:
     """The finite ``erased_by_reading`` of a model's ``writers``; ``centred``: with means removed."""
-    writers = table_of(model, "writers")
-    shares = numeric(writers, "erased_by_reading_centred" if centred else "erased_by_reading")
-    labels = writers["writer"].astype(str)
-    return Erased({label: float(x) for label, x in zip(labels, shares, strict=True) if np.isfinite(x)})
+    return Erased(erased_shares(model.tables, centred=centred))
 
 
 class Point(NamedTuple):
@@ -112,8 +111,8 @@ def _points(named: Sequence[tuple[str, ModelTables]], unit: Unit) -> list[Point]
     for name, model in named:
         at, erased = count_of(model.about, f"training_{unit}"), erased_of(model)
         if at is not None and at >= 0 and erased.by_writer:
-            counted = numeric(table_of(model, "writers"), "significant_erasers")
-            significant = float(np.nansum(counted)) if np.isfinite(counted).any() else float("nan")
+            pairs = significant_pairs(model.tables)
+            significant = float("nan") if pairs is None else float(pairs.n)
             points.setdefault(at, Point(name, at, erased, significant))
     return [points[at] for at in sorted(points)]
 
@@ -266,7 +265,7 @@ def training_card(models: Sequence[ModelTables]) -> Card:
         [Control("Shown", [shown.name for shown in choices])] if figures else [],
         panels=[] if len(names) < 2 else names if len(names) == 2 else two,
         empty=_why_empty(models),
-        tables=("writers",),
+        tables=("writers", "v_composition"),
     )
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import plotly.graph_objects as go
 
 from erasure_sweep.dashboards.html.parts import Card, Control
 from erasure_sweep.dashboards.model.trust import RANGES, plot_trust, trust_bars
 from erasure_sweep.dashboards.model.writers_table import first_of
 from erasure_sweep.dashboards.model_names import display_names
-from erasure_sweep.dashboards.model_tables import ModelTables, kind_of, numeric, strings, table_of
+from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.plots.theme import BLUE, GREY, figure, model_ticks, shade, text
 from erasure_sweep.dashboards.wording import amount
+from erasure_sweep.workers.tables.facts.erasure import significant_pairs
 
 
 class Significant(NamedTuple):
@@ -26,19 +26,9 @@ class Significant(NamedTuple):
 
 
 def significant(named: Sequence[tuple[str, ModelTables]]) -> list[Significant]:
-    """Models in which pairs were tested.
-
-    Found is the sum of ``significant_erasers`` over ``writers``; tested are the pairs of ``v_composition`` with a p-value.
-    """
-    counted = []
-    for name, model in named:
-        pairs = table_of(model, "v_composition")
-        heads = np.array([kind_of(label or "") == "head" for label in strings(pairs, "eraser")], dtype=bool)
-        tested = int((heads & np.isfinite(numeric(pairs, "p"))).sum())
-        found = numeric(table_of(model, "writers"), "significant_erasers")
-        if tested and np.isfinite(found).any():
-            counted.append(Significant(name, int(np.nansum(found)), tested))
-    return counted
+    """Models in which pairs were tested."""
+    counted = [(name, significant_pairs(model.tables)) for name, model in named]
+    return [Significant(name, pairs.n, pairs.of) for name, pairs in counted if pairs]
 
 
 def plot_significant(shown: Sequence[Significant]) -> go.Figure:

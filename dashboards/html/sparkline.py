@@ -8,7 +8,7 @@ import numpy as np
 from markupsafe import Markup
 
 from erasure_sweep.dashboards.html.render import render
-from erasure_sweep.dashboards.model_tables import Floats
+from erasure_sweep.workers.tables.values import Floats
 
 _WIDTH, _HEIGHT = 96, 24
 _EDGE = 3

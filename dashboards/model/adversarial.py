@@ -17,10 +17,10 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 
 from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable
-from erasure_sweep.dashboards.model.verified import rows_of_writer
-from erasure_sweep.dashboards.model_tables import Floats, ModelTables, numeric, strings, table_of
+from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.plots.theme import BLUE, GREY, ORANGE, figure, shade, single, text
 from erasure_sweep.dashboards.wording import number, percent
+from erasure_sweep.workers.tables.values import Floats, numeric, rows_where, strings, table_of
 
 MOST_PLACES = 24
 SOURCES = {"given": "given for this run", "found": "found in the corpus"}
@@ -82,7 +82,7 @@ def adversarial_places(
     model: ModelTables, writer: str, source: str, inputs: str, most: int = MOST_PLACES
 ) -> Places | None:
     """Prompts that the user gave as they were given, those found in the corpus hardest first; None without one."""
-    table = rows_of_writer(table_of(model, "adversarial"), writer)
+    table = rows_where(table_of(model.tables, "adversarial"), writer=writer)
     if not {"source", "inputs", "role", "prompt", "position"} <= set(table.columns):
         return None
     table = table[(table["source"] == source) & (table["inputs"] == inputs)].dropna(subset=["prompt", "position"])
@@ -232,7 +232,7 @@ def adversarial_table(model: ModelTables, writers: Sequence[str] = ()) -> HtmlTa
     Rows are in the order of the figure: ``writers`` by rank, prompts that were given as they were given, those found
     hardest first.
     """
-    table = _in_order(table_of(model, "adversarial"), writers)
+    table = _in_order(table_of(model.tables, "adversarial"), writers)
     keys = ["writer", "source", "prompt", "position", "role"]
     rows: list[list[Any]] = []
     if {*keys, "inputs"} <= set(table.columns):

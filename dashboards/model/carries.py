@@ -11,13 +11,16 @@ import plotly.graph_objects as go
 
 from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable
 from erasure_sweep.dashboards.model.adversarial import code, token_words
-from erasure_sweep.dashboards.model.verified import Target, rows_of, rows_of_writer
-from erasure_sweep.dashboards.model_tables import Floats, ModelTables, component_order, numeric, strings, table_of
+from erasure_sweep.dashboards.model.verified import pair_name
+from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.plots.presence import band
 from erasure_sweep.dashboards.plots.quartile_points import CLEAN, LIMIT, PATCHED, READ, Quartiles, plot_runs, quartiles
-from erasure_sweep.dashboards.plots.strips import NOTICEABLE
 from erasure_sweep.dashboards.plots.theme import GREY, figure, robust_range, shade, single, text
 from erasure_sweep.dashboards.wording import interval, number, with_interval
+from erasure_sweep.workers.labels import component_order
+from erasure_sweep.workers.tables.facts.erasure import NOTICEABLE
+from erasure_sweep.workers.tables.facts.verified import VerifiedGroup, rows_of
+from erasure_sweep.workers.tables.values import Floats, numeric, rows_where, strings, table_of
 
 MOST_COMPONENTS = 40
 _NAMED = 4
@@ -31,7 +34,7 @@ _ABLATIONS = {
 class Profile(NamedTuple):
     """A target's group in bins of positions, and how much the writer writes there (root mean square of its norm)."""
 
-    target: Target
+    target: VerifiedGroup
     bins: list[str]
     clean: Quartiles
     patched: Quartiles
@@ -50,9 +53,9 @@ class Runs(NamedTuple):
     high: Floats
 
 
-def position_profile(model: ModelTables, target: Target) -> Profile | None:
+def position_profile(model: ModelTables, target: VerifiedGroup) -> Profile | None:
     """The bins in the order of positions; None where nothing was measured."""
-    table = rows_of(table_of(model, "position_profile"), target)
+    table = rows_of(table_of(model.tables, "position_profile"), target)
     first, last = numeric(table, "first_position"), numeric(table, "last_position")
     order = np.argsort(first, kind="stable")
     table, ends = table.iloc[order], zip(first[order], last[order], strict=True)
@@ -125,13 +128,15 @@ def _profile_sentence(shown: Profile) -> str:
 
 def mlp_erasers(model: ModelTables, writer: str) -> Runs | None:
     """Every MLP behind the writer: as it is, without the writer in its input, and what it writes because it reads it."""
-    table = rows_of_writer(table_of(model, "mlp_erasure"), writer)
+    table = rows_where(table_of(model.tables, "mlp_erasure"), writer=writer)
     return _runs(writer, table, ("clean", "patched", "read"), "beta")
 
 
-def later_use(model: ModelTables, target: Target) -> Runs | None:
+def later_use(model: ModelTables, target: VerifiedGroup) -> Runs | None:
     """Every component behind the erasers, as it is and with the erasers patched; the largest of very many."""
-    return _runs(target.writer, rows_of(table_of(model, "later_use"), target), ("clean", "patched"), "clean_beta")
+    return _runs(
+        target.writer, rows_of(table_of(model.tables, "later_use"), target), ("clean", "patched"), "clean_beta"
+    )
 
 
 def _runs(
@@ -195,7 +200,7 @@ def _strongest(shown: Runs, among: np.ndarray[Any, np.dtype[np.bool_]]) -> str:
     )
 
 
-def carries_table(model: ModelTables, targets: Sequence[Target]) -> HtmlTable:
+def carries_table(model: ModelTables, targets: Sequence[VerifiedGroup]) -> HtmlTable:
     """A row per target and part of the writer's output."""
     columns = [
         HtmlColumn("writer ← erasers"),
@@ -219,10 +224,10 @@ def carries_table(model: ModelTables, targets: Sequence[Target]) -> HtmlTable:
     numbers = ("power_share", "variance", "position_share", "token_share", "erased_by_reading")
     rows: list[list[Any]] = []
     for target in targets:
-        table = rows_of(table_of(model, "carries"), target)
+        table = rows_of(table_of(model.tables, "carries"), target)
         for row, part in enumerate(strings(table, "part")):
             values = [float(numeric(table, name)[row]) for name in numbers]
-            rows.append([target.name, _PARTS.get(part or "", part), *values, _count(numeric(table, "n")[row])])
+            rows.append([pair_name(target), _PARTS.get(part or "", part), *values, _count(numeric(table, "n")[row])])
     return HtmlTable(
         "carries",
         "What the writers carry",
@@ -243,7 +248,7 @@ def carries_table(model: ModelTables, targets: Sequence[Target]) -> HtmlTable:
 
 def loss_table(model: ModelTables) -> HtmlTable:
     """A row per writer and way of resampling it."""
-    table = table_of(model, "ablation_loss")
+    table = table_of(model.tables, "ablation_loss")
     columns = [
         HtmlColumn("writer"),
         HtmlColumn("its output replaced by one"),
@@ -286,7 +291,7 @@ def loss_table(model: ModelTables) -> HtmlTable:
 
 def aligned_table(model: ModelTables) -> HtmlTable:
     """A row per writer and token, writers by rank, tokens with the highest logits first."""
-    table = table_of(model, "aligned_tokens")
+    table = table_of(model.tables, "aligned_tokens")
     tokens = zip(strings(table, "token"), numeric(table, "token_id"), strict=True)
     logits, ranks = numeric(table, "mean_direct_logit"), numeric(table, "rank")
     rows = [

@@ -13,10 +13,12 @@ import numpy as np
 import plotly.graph_objects as go
 
 from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable
-from erasure_sweep.dashboards.model.verified import Target, rows_of
-from erasure_sweep.dashboards.model_tables import Floats, ModelTables, numeric, strings, table_of
+from erasure_sweep.dashboards.model.verified import group_name, pair_name
+from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.plots.theme import BLUE, GREY, VERMILLION, figure, shade, single, text
 from erasure_sweep.dashboards.wording import amount, interval, number, with_interval
+from erasure_sweep.workers.tables.facts.verified import VerifiedGroup, rows_of
+from erasure_sweep.workers.tables.values import Floats, numeric, strings, table_of
 
 MOST_POINTS = 1000
 EFFECTS = {
@@ -33,7 +35,7 @@ EFFECTS = {
 class Fit(NamedTuple):
     """The best line of one target and effect over all tokens, with intervals from drawing blocks of prompts again."""
 
-    target: Target
+    target: VerifiedGroup
     effect: str
     n: int
     r: float
@@ -56,9 +58,9 @@ class Cloud(NamedTuple):
     position: Floats
 
 
-def dla_fits(model: ModelTables, target: Target) -> list[Fit]:
+def dla_fits(model: ModelTables, target: VerifiedGroup) -> list[Fit]:
     """What verify measured of the target, effects in the order in which they are offered."""
-    table = rows_of(table_of(model, "dla_correlation"), target)
+    table = rows_of(table_of(model.tables, "dla_correlation"), target)
     verified = np.array([stage == "verify" for stage in strings(table, "stage")], dtype=bool)
     table = table[verified]
     names = ("r", "low", "high", "spearman", "slope", "slope_low", "slope_high", "intercept")
@@ -73,9 +75,9 @@ def dla_fits(model: ModelTables, target: Target) -> list[Fit]:
     return sorted(fits, key=lambda fit: order.get(fit.effect, len(order)))
 
 
-def dla_cloud(model: ModelTables, target: Target, effect: str, most: int = MOST_POINTS) -> Cloud | None:
+def dla_cloud(model: ModelTables, target: VerifiedGroup, effect: str, most: int = MOST_POINTS) -> Cloud | None:
     """What Fig 4 shows; of more than ``most`` tokens an even sample. None without a token."""
-    table = rows_of(table_of(model, "dla_points"), target)
+    table = rows_of(table_of(model.tables, "dla_points"), target)
     table = table[np.array([name == effect for name in strings(table, "effect")], dtype=bool)]
     x, y = numeric(table, "writer_dla"), numeric(table, "eraser_dla")
     keep = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
@@ -93,7 +95,7 @@ def plot_cloud(shown: Cloud) -> go.Figure:
     """Fig 4: tokens, the best line, and the line of perfect erasure."""
     fit = shown.fit
     ends = np.array([min(0.0, shown.x.min()), max(0.0, shown.x.max())])
-    group = text(fit.target.group)
+    group = text(group_name(fit.target))
     data = [
         go.Scatter(
             x=single(shown.x),
@@ -167,7 +169,7 @@ def _taken_back(fit: Fit) -> str:
     return f"The erasers {'take back' if fit.slope <= 0 else 'add'} {number(abs(fit.slope))} of each logit."
 
 
-def dla_effects_table(model: ModelTables, targets: list[Target]) -> HtmlTable:
+def dla_effects_table(model: ModelTables, targets: list[VerifiedGroup]) -> HtmlTable:
     """A row per target and effect."""
     fits = [fit for target in targets for fit in dla_fits(model, target)]
     columns = [
@@ -183,7 +185,7 @@ def dla_effects_table(model: ModelTables, targets: list[Target]) -> HtmlTable:
     ]
     rows = [
         [
-            *(fit.target.name, EFFECTS.get(fit.effect, fit.effect)),
+            *(pair_name(fit.target), EFFECTS.get(fit.effect, fit.effect)),
             *(fit.r, interval(fit.low, fit.high) or None),
             *(fit.slope, interval(fit.slope_low, fit.slope_high) or None),
             *(fit.intercept, fit.spearman, fit.n),
@@ -208,5 +210,5 @@ def dla_effects_table(model: ModelTables, targets: list[Target]) -> HtmlTable:
 
 def effects_drawn(model: ModelTables) -> list[str]:
     """The effects of which there are points, in the order in which they are offered."""
-    found = {effect for effect in strings(table_of(model, "dla_points"), "effect") if effect is not None}
+    found = {effect for effect in strings(table_of(model.tables, "dla_points"), "effect") if effect is not None}
     return [effect for effect in EFFECTS if effect in found]

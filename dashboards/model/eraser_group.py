@@ -15,24 +15,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from erasure_sweep.dashboards.model.verified import (
-    Target,
-    group_row,
-    head_rows,
-    medians_line,
-    rows_of,
-    verdict_line,
-    verdict_of,
-)
-from erasure_sweep.dashboards.model_tables import (
-    Floats,
-    ModelTables,
-    numeric,
-    state_order,
-    state_place,
-    strings,
-    table_of,
-)
+from erasure_sweep.dashboards.model.verified import group_name, medians_line, pair_name, verdict_line
+from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.plots.presence import STATE_TITLE, band
 from erasure_sweep.dashboards.plots.quartile_points import (
     CLEAN,
@@ -49,6 +33,9 @@ from erasure_sweep.dashboards.plots.quartile_points import (
 )
 from erasure_sweep.dashboards.plots.theme import GREY, PURPLE, RATIO_TITLE, figure, robust_range, shade, single, text
 from erasure_sweep.dashboards.wording import number
+from erasure_sweep.workers.labels import state_order, state_place
+from erasure_sweep.workers.tables.facts.verified import VerifiedGroup, head_rows, rows_of, sum_row, verdict_of
+from erasure_sweep.workers.tables.values import Floats, numeric, strings, table_of
 
 MOST_HEADS = 40
 _SPELLED_OUT = 3
@@ -96,7 +83,7 @@ class Group(NamedTuple):
     ``read``: what the group writes because it reads the writer. ``left_out`` counts heads that are not drawn.
     """
 
-    target: Target
+    target: VerifiedGroup
     labels: list[str]
     clean: Quartiles
     patched: Quartiles
@@ -106,9 +93,9 @@ class Group(NamedTuple):
     sentence: str
 
 
-def patched_states(model: ModelTables, target: Target, patch: str, ends: tuple[str, str]) -> States | None:
+def patched_states(model: ModelTables, target: VerifiedGroup, patch: str, ends: tuple[str, str]) -> States | None:
     """What Fig 3a shows; ``patch`` is ``group`` or ``layer``, ``ends`` one of ``BANDS``. None where not measured."""
-    table = rows_of(table_of(model, "patched_residual_projection"), target)
+    table = rows_of(table_of(model.tables, "patched_residual_projection"), target)
     if not len(table) or not {"patch", "state"} <= set(table.columns):
         return None
     table = table[table["patch"] == patch].drop_duplicates("state").set_index("state")
@@ -174,9 +161,9 @@ def _states_sentence(shown: States) -> str:
     return f"Median of {shown.writer} present: {'; '.join(said)}."
 
 
-def eraser_group(model: ModelTables, target: Target, most: int = MOST_HEADS) -> Group | None:
+def eraser_group(model: ModelTables, target: VerifiedGroup, most: int = MOST_HEADS) -> Group | None:
     """What Fig 3b shows; of more than ``most`` heads those that change most. None where nothing was measured."""
-    heads, row = head_rows(model, target), group_row(model, target)
+    heads, row = head_rows(model.tables, target), sum_row(model.tables, target)
     left_out = max(0, len(heads) - most)
     if left_out:
         change = np.abs(numeric(heads, "clean_median") - numeric(heads, "patched_median"))
@@ -199,9 +186,9 @@ def eraser_group(model: ModelTables, target: Target, most: int = MOST_HEADS) -> 
     )
 
 
-def group_nulls(model: ModelTables, target: Target) -> list[Null]:
+def group_nulls(model: ModelTables, target: VerifiedGroup) -> list[Null]:
     """The group's nulls in the order in which they are drawn, what position explains last."""
-    table = rows_of(table_of(model, "nulls"), target)
+    table = rows_of(table_of(model.tables, "nulls"), target)
     values = zip(*quartiles(table), numeric(table, "beta"), strict=True)
     keys = zip(strings(table, "null"), strings(table, "direction"), strings(table, "of"), strict=True)
     found = [
@@ -213,9 +200,11 @@ def group_nulls(model: ModelTables, target: Target) -> list[Null]:
     return sorted(found, key=lambda null: order.index(null.kind))
 
 
-def _group_sentence(model: ModelTables, target: Target, nulls: Sequence[Null]) -> str:
-    found = verdict_of(model, target)
-    said = f"{verdict_line(found)}{medians_line(found)}" if found else f"{target.name}: the group was not measured."
+def _group_sentence(model: ModelTables, target: VerifiedGroup, nulls: Sequence[Null]) -> str:
+    found = verdict_of(model.tables, target)
+    said = (
+        f"{verdict_line(found)}{medians_line(found)}" if found else f"{pair_name(target)}: the group was not measured."
+    )
     read = [
         _beta_words(kind, [n.beta for n in nulls if n.kind == kind and n.of == "v_composed"])
         for kind in _NULL_NAMES
@@ -268,12 +257,12 @@ def plot_group(shown: Group) -> go.Figure:
     )
 
 
-def _group_tick(target: Target) -> str:
+def _group_tick(target: VerifiedGroup) -> str:
     """The group's name under its place: one head to a line where they are few, else how many they are."""
     heads = target.label.split("+")
     if len(heads) > _SPELLED_OUT:
         return f"all {len(heads)}<br>together"
-    return text(target.group).replace("+", "+<br>")
+    return text(group_name(target)).replace("+", "+<br>")
 
 
 def _null_points(nulls: Sequence[Null], kinds: Sequence[str], first: int) -> list[go.Scatter]:

@@ -13,7 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from erasure_sweep.dashboards.html.parts import Card, Control
-from erasure_sweep.dashboards.model_tables import LATER, Grid, ModelTables, dla_of, numeric
+from erasure_sweep.dashboards.model_tables import Grid, ModelTables, dla_of
 from erasure_sweep.dashboards.plots.causal_map import (
     DLA_HOVER,
     READING_HOVER,
@@ -30,6 +30,8 @@ from erasure_sweep.dashboards.plots.clean_and_patched import (
     plot_erased_by_layer,
 )
 from erasure_sweep.dashboards.plots.heatmaps import MAX_WRITERS, TOP_ROWS
+from erasure_sweep.workers.tables.facts.verified import LATER
+from erasure_sweep.workers.tables.values import numeric
 
 OUTPUTS = Control("Outputs", ["as they are", "means removed"])
 BETA_TITLE = "β"

@@ -16,9 +16,10 @@ from markupsafe import Markup
 from erasure_sweep.dashboards.html.parts import Control, Prose
 from erasure_sweep.dashboards.html.render import render
 from erasure_sweep.dashboards.model.adversarial import SOURCES, by_construction, code, token_words
-from erasure_sweep.dashboards.model.verified import first_head, rows_of_writer
-from erasure_sweep.dashboards.model_tables import Floats, ModelTables, numeric, strings, table_of
+from erasure_sweep.dashboards.model.verified import first_head
+from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.wording import listed, number, percent
+from erasure_sweep.workers.tables.values import Floats, numeric, rows_where, strings, table_of
 
 READINGS = {"dla": "as DLA says", "net_dla": "net of what later heads take back"}
 MOST_PROMPTS = 8
@@ -52,7 +53,7 @@ class TokenPrompt(NamedTuple):
 
 def token_prompts(model: ModelTables, writer: str, source: str) -> list[TokenPrompt]:
     """Prompts that the user gave as they were given, those found in the corpus hardest first."""
-    table = rows_of_writer(table_of(model, "adversarial_tokens"), writer)
+    table = rows_where(table_of(model.tables, "adversarial_tokens"), writer=writer)
     if not {"source", "prompt", "place", "position"} <= set(table.columns):
         return []
     table = table[table["source"] == source].dropna(subset=["prompt", "place", "position"])
@@ -69,7 +70,7 @@ def token_prompts(model: ModelTables, writer: str, source: str) -> list[TokenPro
 
 def _tested(model: ModelTables, writer: str, source: str) -> dict[tuple[int, int], pd.DataFrame]:
     """By prompt and place what was found there of the writer, its last input replaced."""
-    table = rows_of_writer(table_of(model, "adversarial"), writer)
+    table = rows_where(table_of(model.tables, "adversarial"), writer=writer)
     if not {"source", "role", "inputs", "prompt", "position"} <= set(table.columns):
         return {}
     table = table[(table["source"] == source) & (table["role"] == "writer") & (table["inputs"] == "last")]

@@ -7,7 +7,6 @@ DLA that survives, and a word says which of four ranges the slope is in. Words h
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,12 +16,20 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 
 from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable
-from erasure_sweep.dashboards.model_tables import ModelTables, numeric, strings, table_of
+from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.plots.theme import BLUE, GREY, ORANGE, SKY, VERMILLION, figure, model_ticks, shade, text
 from erasure_sweep.dashboards.wording import amount, interval, listed
-from erasure_sweep.workers.measures.verify.trust_words import WORDS, trust_word
+from erasure_sweep.workers.tables.facts.trust import (
+    CANCELLED,
+    PARTLY,
+    REVERSED,
+    TRUSTED,
+    WORDS,
+    is_settled,
+    trust_counts,
+)
+from erasure_sweep.workers.tables.values import numeric, strings, table_of
 
-TRUSTED, PARTLY, CANCELLED, REVERSED = WORDS
 UNKNOWN = "not measured"
 RANGES = "trust: slope at least 0.75; partly cancelled: 0.25 to 0.75; cancelled: −0.25 to 0.25; reversed: −0.25 or less"
 AMPLIFIED = 1.25
@@ -62,27 +69,27 @@ _MEASURES = (
 )
 
 
-def trust_counts(model: ModelTables) -> dict[str, int]:
-    """How many components there are of each word, in the order of the words; none where trust was not measured."""
-    found = Counter(word or UNKNOWN for word in strings(table_of(model, "dla_trust"), "trust"))
-    known = {word: found.pop(word) for word in (*WORDS, UNKNOWN) if word in found}
-    return known | dict(found)
+def _counts(model: ModelTables) -> dict[str, int]:
+    """How many components there are of each word, those of which it could not be told last; none where not measured."""
+    counts = trust_counts(model.tables)
+    untold = len(table_of(model.tables, "dla_trust")) - sum(counts.values())
+    return {word: n for word, n in (counts | {UNKNOWN: untold}).items() if n}
 
 
 def trust_line(model: ModelTables) -> str:
     """The counts in a sentence, those named that cannot be trusted; nothing where trust was not measured."""
-    counts = trust_counts(model)
+    counts = _counts(model)
     unknown = counts.pop(UNKNOWN, 0)
     if not counts:
         return ""
-    table = _least_first(table_of(model, "dla_trust"))
+    table = _least_first(table_of(model.tables, "dla_trust"))
     labels, words = strings(table, "writer"), strings(table, "trust")
     verdicts = [f"{amount(n)} {word}{_named(labels, words, word)}" for word, n in counts.items()]
     of_all = sum(counts.values())
     said = f"DLA verdicts of {amount(of_all)} component{'s' if of_all > 1 else ''}: {', '.join(verdicts)}."
     ends = zip(numeric(table, "low"), numeric(table, "high"), strict=True)
     unsettled = [
-        label or "" for label, word, pair in zip(labels, words, ends, strict=True) if word and not settled(*pair)
+        label or "" for label, word, pair in zip(labels, words, ends, strict=True) if word and not is_settled(*pair)
     ]
     if unsettled:
         said += f" Not settled, for the interval spans several words: {listed(unsettled, _MOST_NAMED)}."
@@ -102,16 +109,11 @@ def _least_first(table: pd.DataFrame) -> pd.DataFrame:
     return table.iloc[np.argsort(numeric(table, "effect_slope"), kind="stable")]
 
 
-def settled(low: float, high: float) -> bool:
-    """Whether both ends of the interval of ``effect_slope`` are of one word; an end that is NaN says nothing otherwise."""
-    return bool(np.isnan(low) or np.isnan(high)) or trust_word(low) == trust_word(high)
-
-
 def badge(word: str | None, slope: float = np.nan, low: float = np.nan, high: float = np.nan) -> Markup:
     """A word of trust as a badge; a word that is not known as it is. ``?`` behind a word that is not settled."""
     about = ["amplified: it does more than its DLA says"] if word == TRUSTED and slope > AMPLIFIED else []
     mark = ""
-    if word and not settled(low, high):
+    if word and not is_settled(low, high):
         mark = "?"
         about.append(f"its interval {interval(low, high)} spans several words")
     title = Markup(' title="{}"').format("; ".join(about)) if about else ""
@@ -119,23 +121,9 @@ def badge(word: str | None, slope: float = np.nan, low: float = np.nan, high: fl
     return Markup('<span class="badge{}"{}>{}{}</span>').format(kind, title, word or UNKNOWN, mark)
 
 
-def trust_of(model: ModelTables) -> dict[str, str]:
-    """The word of trust of each component of which it could be told."""
-    table = table_of(model, "dla_trust")
-    words = zip(table["writer"].astype(str), strings(table, "trust"), strict=True)
-    return {writer: word for writer, word in words if word}
-
-
-def survival_of(model: ModelTables) -> dict[str, tuple[float, float, float]]:
-    """Of each component the share of its DLA's effect that survives what comes later, and the ends of its interval."""
-    table = table_of(model, "dla_trust")
-    numbers = zip(*(numeric(table, column).tolist() for column in ("effect_slope", "low", "high")), strict=True)
-    return dict(zip(table["writer"].astype(str), numbers, strict=True))
-
-
 def trust_table(model: ModelTables) -> HtmlTable:
     """A row per component, the least trustworthy first."""
-    table = table_of(model, "dla_trust")
+    table = table_of(model.tables, "dla_trust")
     table = _least_first(table)
     values = {one.name: numeric(table, one.name).tolist() for one in _MEASURES}
     intervals = _intervals(table)
@@ -204,7 +192,7 @@ class TrustBars(NamedTuple):
 
 def trust_bars(named: Sequence[tuple[str, ModelTables]]) -> TrustBars:
     """What the comparison shows of trust: the models in which it was measured."""
-    found = [(name, trust_counts(model)) for name, model in named]
+    found = [(name, _counts(model)) for name, model in named]
     return TrustBars([name for name, counts in found if counts], [counts for _, counts in found if counts])
 
 

@@ -38,17 +38,18 @@ from erasure_sweep.dashboards.model.dla_effects import (
 )
 from erasure_sweep.dashboards.model.eraser_group import BANDS, eraser_group, patched_states, plot_group, plot_states
 from erasure_sweep.dashboards.model.token_text import token_text
-from erasure_sweep.dashboards.model.verified import (
-    Target,
+from erasure_sweep.dashboards.model.verified import first_head, pair_name, verdict_line
+from erasure_sweep.dashboards.model_tables import ModelTables
+from erasure_sweep.dashboards.plots.theme import figure
+from erasure_sweep.workers.tables.facts.erasure import top_writers
+from erasure_sweep.workers.tables.facts.verified import (
     Verdict,
-    first_head,
-    verdict_line,
-    verdict_of,
-    verified_targets,
+    VerifiedGroup,
+    verdicts,
+    verified_groups,
     was_verified,
 )
-from erasure_sweep.dashboards.model_tables import ModelTables, strings, table_of, top_writers
-from erasure_sweep.dashboards.plots.theme import figure
+from erasure_sweep.workers.tables.values import strings, table_of
 
 MOST_TARGETS = 40
 MOST_VERDICTS = 10
@@ -63,9 +64,9 @@ _BAND_NAMES = ("25 to 75 %", "12.5 to 87.5 %")
 Shown = TypeVar("Shown")
 
 
-def verdicts(model: ModelTables) -> Markup:
+def verdict_list(model: ModelTables) -> Markup:
     """The verdicts on the first targets as a list in HTML, for the page's opening; nothing where none was verified."""
-    found = [verdict for target in verified_targets(model) if (verdict := verdict_of(model, target))]
+    found = verdicts(model.tables)
     if not found:
         return Markup("")
     lines = [verdict_line(verdict) for verdict in found[:MOST_VERDICTS]]
@@ -83,9 +84,9 @@ def _verified_on(found: Sequence[Verdict]) -> str:
 
 def verify_cards(model: ModelTables) -> list[Part]:
     """The cards in reading order; one that says so where nothing was verified."""
-    if not was_verified(model):
+    if not was_verified(model.tables):
         return [Card("verify", "Verified writers", "", {}, empty=NOT_VERIFIED)]
-    targets = verified_targets(model)
+    targets = verified_groups(model.tables)
     shown = targets[:MOST_TARGETS]
     return [
         _states_card(model, shown),
@@ -125,7 +126,7 @@ def _drawn(shown: Shown | None, plot: Callable[[Shown], go.Figure]) -> go.Figure
     return nothing("This was not measured.") if shown is None else plot(shown)
 
 
-def _states_card(model: ModelTables, targets: Sequence[Target]) -> Card:
+def _states_card(model: ModelTables, targets: Sequence[VerifiedGroup]) -> Card:
     names: list[str] = []
     figures: dict[str, go.Figure] = {}
     for target in targets:
@@ -133,7 +134,7 @@ def _states_card(model: ModelTables, targets: Sequence[Target]) -> Card:
         if any(view is not None for view in views):
             keys = [f"{len(names)}.{patch}.{ends}" for patch in range(len(_PATCHES)) for ends in range(len(BANDS))]
             figures |= {key: _drawn(view, plot_states) for key, view in zip(keys, views, strict=True)}
-            names.append(target.name)
+            names.append(pair_name(target))
     return Card(
         "patched-states",
         "What is left of a writer when its erasers cannot read it",
@@ -154,7 +155,7 @@ def _states_card(model: ModelTables, targets: Sequence[Target]) -> Card:
     )
 
 
-def _group_card(model: ModelTables, targets: Sequence[Target]) -> Card:
+def _group_card(model: ModelTables, targets: Sequence[VerifiedGroup]) -> Card:
     shown = [group for target in targets if (group := eraser_group(model, target))]
     widest = max((len(group.labels) for group in shown), default=0)
     return Card(
@@ -169,14 +170,14 @@ def _group_card(model: ModelTables, targets: Sequence[Target]) -> Card:
         "siblings are taken out as much, it is not this writer alone that is erased. The star is the writer's output on "
         "another prompt at the same position. It is no null: it shows what position alone explains. The axis ends at ±4.",
         {str(index): plot_group(group) for index, group in enumerate(shown)},
-        [_target_control([group.target.name for group in shown])] if shown else [],
+        [_target_control([pair_name(group.target) for group in shown])] if shown else [],
         min_width=min(1000, 40 * (widest + 5)) if shown else 0,
         empty="This run did not measure it: the table eraser_group is missing or holds none.",
         tables=("eraser_group", "nulls"),
     )
 
 
-def _cloud_card(model: ModelTables, targets: Sequence[Target]) -> Card:
+def _cloud_card(model: ModelTables, targets: Sequence[VerifiedGroup]) -> Card:
     effects = effects_drawn(model)
     most = min(MOST_POINTS, max(100, ALL_POINTS // max(1, len(targets) * len(effects))))
     names: list[str] = []
@@ -185,7 +186,7 @@ def _cloud_card(model: ModelTables, targets: Sequence[Target]) -> Card:
         views = [dla_cloud(model, target, effect, most) for effect in effects]
         if any(view is not None for view in views):
             figures |= {f"{len(names)}.{at}": _drawn(view, plot_cloud) for at, view in enumerate(views)}
-            names.append(target.name)
+            names.append(pair_name(target))
     return Card(
         "dla-points",
         "Whether the erasers take its logits back",
@@ -201,7 +202,7 @@ def _cloud_card(model: ModelTables, targets: Sequence[Target]) -> Card:
 
 
 def _adversarial_card(model: ModelTables) -> Card:
-    table = table_of(model, "adversarial")
+    table = table_of(model.tables, "adversarial")
     sources = [source for source in SOURCES if source in strings(table, "source")]
     inputs = [one for one in INPUTS if one in strings(table, "inputs")]
     names: list[str] = []
@@ -239,7 +240,7 @@ def _adversarial_card(model: ModelTables) -> Card:
     )
 
 
-def _profile_card(model: ModelTables, targets: Sequence[Target]) -> Card:
+def _profile_card(model: ModelTables, targets: Sequence[VerifiedGroup]) -> Card:
     shown = [profile for target in targets if (profile := position_profile(model, target))]
     return Card(
         "position-profile",
@@ -248,7 +249,7 @@ def _profile_card(model: ModelTables, targets: Sequence[Target]) -> Card:
         "medians and quartiles (25 to 75 %) over the tokens of each bin, which doubles in width from one to the next. "
         "Below, how much the writer writes there (root mean square of its norm). The axis ends at ±4.",
         {str(index): plot_profile(profile) for index, profile in enumerate(shown)},
-        [_target_control([profile.target.name for profile in shown])] if shown else [],
+        [_target_control([pair_name(profile.target) for profile in shown])] if shown else [],
         empty="This run did not measure it: the table position_profile is missing or holds none.",
         tables=("position_profile",),
     )
@@ -269,7 +270,7 @@ def _mlp_card(model: ModelTables) -> Card:
     )
 
 
-def _later_card(model: ModelTables, targets: Sequence[Target]) -> Card:
+def _later_card(model: ModelTables, targets: Sequence[VerifiedGroup]) -> Card:
     pairs = [(target, runs) for target in targets if (runs := later_use(model, target))]
     return Card(
         "later-use",
@@ -279,7 +280,7 @@ def _later_card(model: ModelTables, targets: Sequence[Target]) -> Card:
         "the erasers patched, it does so because they erase: it makes up for them. Points are medians over all "
         "measured tokens, bars the quartiles (25 to 75 %). The axis ends at ±4.",
         {str(index): plot_later_use(runs) for index, (_, runs) in enumerate(pairs)},
-        [_target_control([target.name for target, _ in pairs])] if pairs else [],
+        [_target_control([pair_name(target) for target, _ in pairs])] if pairs else [],
         min_width=min(900, 18 * max((len(runs.labels) for _, runs in pairs), default=0)),
         empty="This was not measured, or nothing comes behind the erasers: the table later_use holds none.",
         tables=("later_use",),
@@ -288,6 +289,6 @@ def _later_card(model: ModelTables, targets: Sequence[Target]) -> Card:
 
 def _writers(model: ModelTables, name: str, most: int | None = MOST_TARGETS) -> list[str]:
     """Writers of a table by rank, as many as there are targets with figures."""
-    ranks = {writer: rank for rank, writer in enumerate(top_writers(model))}
-    found = dict.fromkeys(writer for writer in strings(table_of(model, name), "writer") if writer is not None)
+    ranks = {writer: rank for rank, writer in enumerate(top_writers(model.tables))}
+    found = dict.fromkeys(writer for writer in strings(table_of(model.tables, name), "writer") if writer is not None)
     return sorted(found, key=lambda writer: ranks.get(writer, len(ranks)))[:most]

@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 
 from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable
-from erasure_sweep.dashboards.model_tables import Grid, is_ranked, kind_of, numeric
+from erasure_sweep.dashboards.model_tables import Grid
+from erasure_sweep.workers.tables.facts.erasure import is_ranked, strongest_first
+from erasure_sweep.workers.tables.values import numeric
 
 _Cells = tuple[HtmlColumn, Sequence[Any]]
 _NAMED_HEADS = 6
@@ -133,16 +135,7 @@ def _in_words(joined: object, grid: Grid, writer: str, statistic: str) -> str | 
     """None where that was not measured."""
     if not isinstance(joined, str):
         return None
-    return first_of(strongest_first(joined, grid, writer, statistic)) or "none"
-
-
-def strongest_first(joined: str, grid: Grid, writer: str, statistic: str) -> list[str]:
-    """Labels joined by ``+``, those first that the grid's statistic is most negative of."""
-    strengths = dict(zip(grid.columns, grid.row(writer, statistic), strict=True))
-    heads = [label for label in joined.split("+") if label]
-    return sorted(
-        heads, key=lambda label: np.nan_to_num(strengths.get(label, 0.0)) if kind_of(label) == "head" else 0.0
-    )
+    return first_of(strongest_first(joined, grid.by_column(writer, statistic))) or "none"
 
 
 def first_of(heads: Sequence[str]) -> str:

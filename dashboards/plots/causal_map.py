@@ -13,10 +13,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 
-from erasure_sweep.dashboards.model_tables import LATER, Floats, Grid, kind_of, place_of
+from erasure_sweep.dashboards.model_tables import Grid
 from erasure_sweep.dashboards.plots.heatmaps import MAX_WRITERS, TOP_ROWS, column_medians, layer_groups
 from erasure_sweep.dashboards.plots.presence import layer_lines, layer_spans
 from erasure_sweep.dashboards.plots.theme import figure, single, text
+from erasure_sweep.workers.labels import is_head, kind_of, place_of
+from erasure_sweep.workers.tables.facts.verified import LATER
+from erasure_sweep.workers.tables.values import Floats
 
 Columns = Literal["heads", "layers"]
 
@@ -106,7 +109,7 @@ def writer_map(
 
 
 def _is_among(eraser: str, columns: Columns) -> bool:
-    return kind_of(eraser) == "head" if columns == "heads" else kind_of(eraser) == "attention" or eraser == LATER
+    return is_head(eraser) if columns == "heads" else kind_of(eraser) == "attention" or eraser == LATER
 
 
 def _rows(grid: Grid, top: Sequence[str], aggregated: bool, by_rank: bool) -> dict[str, list[int]]:
@@ -165,7 +168,7 @@ def _layers(columns: Sequence[str]) -> list[int | None]:
 
 
 def _all_heads(columns: Sequence[str]) -> bool:
-    return all(kind_of(name) == "head" for name in columns)
+    return all(is_head(name) for name in columns)
 
 
 def _layer_ticks(columns: Sequence[str], names: Sequence[str]) -> dict[str, object]:

@@ -13,13 +13,16 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from erasure_sweep.dashboards.model.writers_table import strongest_first
-from erasure_sweep.dashboards.model_tables import LATER, Grid, kind_of, numeric, place_of
+from erasure_sweep.dashboards.model_tables import Grid
 from erasure_sweep.dashboards.plots.presence import layer_lines, layer_notes, layer_spans, shaded
 from erasure_sweep.dashboards.plots.quartile_points import CLEAN, LIMIT, PATCHED, Quartiles, beside, eraser_name, points
 from erasure_sweep.dashboards.plots.strips import ERASED, plot_strips, strip_points, strongest
 from erasure_sweep.dashboards.plots.theme import figure, robust_range, text
 from erasure_sweep.dashboards.wording import number
+from erasure_sweep.workers.labels import is_head, kind_of, place_of
+from erasure_sweep.workers.tables.facts.erasure import strongest_first
+from erasure_sweep.workers.tables.facts.verified import LATER
+from erasure_sweep.workers.tables.values import numeric
 
 MOST_HEADS = 60
 _NAMED = 6
@@ -64,7 +67,7 @@ def clean_and_patched(
     )
     later = grid.column_index.get(LATER)
     removed = float("nan") if later is None else -float(grid.row(writer, "beta")[later])
-    found = strongest_first(erasers, grid, writer, "beta") if isinstance(erasers, str) else None
+    found = strongest_first(erasers, grid.by_column(writer, "beta")) if isinstance(erasers, str) else None
     return Patched(writer, [grid.columns[i] for i in keep], clean, patched, found, removed, left_out)
 
 
@@ -78,7 +81,7 @@ def plot_clean_and_patched(shown: Patched) -> go.Figure:
     edges = np.concatenate([np.append(values.q25, values.q75) for values in runs])
     at, shifts = np.arange(len(shown.labels), dtype=np.float64), beside(len(shown.labels), len(runs))
     names = [eraser_name(label) for label in shown.labels]
-    heads = all(kind_of(label) == "head" for label in shown.labels)
+    heads = all(is_head(label) for label in shown.labels)
     return figure(
         [
             points(at + shift, names, values, look)

@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 
-from erasure_sweep.dashboards.model_tables import Floats, Grid, kind_of, place_of
+from erasure_sweep.dashboards.model_tables import Grid
 from erasure_sweep.dashboards.plots.theme import figure, single, text
+from erasure_sweep.workers.labels import is_head, kind_of, place_of
+from erasure_sweep.workers.tables.values import Floats
 
 MAX_WRITERS = 200
 TOP_ROWS = 40
@@ -52,7 +54,7 @@ def heatmap(grid: Grid, top: Sequence[str], max_writers: int = MAX_WRITERS) -> H
 
 def _own_layers(grid: Grid) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Where a head meets the sum of its own attention layer, which holds the head itself."""
-    places = [place_of(writer) if kind_of(writer) == "head" else None for writer in grid.writers]
+    places = [place_of(writer) if is_head(writer) else None for writer in grid.writers]
     layers = [f"attn{place.layer}" if place else None for place in places]
     return np.array([[layer == name for name in grid.columns] for layer in layers], dtype=bool).reshape(
         len(grid.writers), len(grid.columns)

@@ -13,9 +13,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from erasure_sweep.dashboards.model_tables import Floats, Grid, Place, kind_of, numeric, place_of
+from erasure_sweep.dashboards.model_tables import Grid
 from erasure_sweep.dashboards.plots.theme import BLUE, GREY, VERMILLION, figure, single, text
 from erasure_sweep.dashboards.wording import number
+from erasure_sweep.workers.labels import StreamPlace, kind_of, place_of
+from erasure_sweep.workers.tables.values import Floats, numeric
 
 _TERM_KINDS = ("head", "bias", "MLP")
 _LARGEST_TERMS = 5
@@ -57,7 +59,7 @@ def _first(values: Floats) -> float:
 
 def _steps(components: Grid, writer: str, betas: Floats) -> list[Step]:
     own = place_of(writer)
-    by_place: dict[Place, list[tuple[str, float]]] = {}
+    by_place: dict[StreamPlace, list[tuple[str, float]]] = {}
     for label, beta in zip(components.columns, betas, strict=True):
         place = place_of(label)
         if own and place and place > own and kind_of(label) in _TERM_KINDS and np.isfinite(beta):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 
-from erasure_sweep.dashboards.model_tables import Floats, Grid, kind_of, place_of, state_place
+from erasure_sweep.dashboards.model_tables import Grid
 from erasure_sweep.dashboards.plots.theme import (
     CYCLE,
     DASHES,
@@ -30,6 +30,8 @@ from erasure_sweep.dashboards.plots.theme import (
     text,
 )
 from erasure_sweep.dashboards.wording import number
+from erasure_sweep.workers.labels import is_head, kind_of, place_of, state_place
+from erasure_sweep.workers.tables.values import Floats
 
 _NAMED_HEADS = 6
 STATE_TITLE = "state of the residual stream"
@@ -189,7 +191,7 @@ def plot_layer(shown: Sequence[Presence]) -> go.Figure:
 def onto_writer(components: Grid, writer: str) -> Onto:
     """What Fig 2 shows: every component but the writer itself, and the sum of its own layer, which holds it."""
     own = place_of(writer)
-    holds_it = {writer, f"attn{own.layer}"} if own and kind_of(writer) == "head" else {writer}
+    holds_it = {writer, f"attn{own.layer}"} if own and is_head(writer) else {writer}
     keep = [index for index, label in enumerate(components.columns) if label not in holds_it]
     labels = [components.columns[index] for index in keep]
     places = [place_of(label) for label in labels]

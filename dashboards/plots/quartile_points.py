@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from erasure_sweep.dashboards.model_tables import LATER, Floats, numeric
 from erasure_sweep.dashboards.plots.causal_map import LATER_NAME
 from erasure_sweep.dashboards.plots.theme import BLUE, GREEN, ORANGE, figure, robust_range, shade, single, text
+from erasure_sweep.workers.tables.facts.verified import LATER
+from erasure_sweep.workers.tables.values import Floats, numeric
 
 LIMIT = 4.0
 """Where the axes of projection ratios end: tails beyond it come from tokens at which the writer writes little."""

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from erasure_sweep.dashboards.model_tables import Floats
 from erasure_sweep.dashboards.plots.theme import GREY, shade
 from erasure_sweep.dashboards.wording import amount
+from erasure_sweep.workers.tables.values import Floats
 
 WIDE = 8.0
 """Numbers further apart than this, from the least to the greatest, stand on a logarithmic axis."""

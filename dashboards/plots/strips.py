@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from erasure_sweep.dashboards.model_tables import kind_of, numeric
 from erasure_sweep.dashboards.plots.theme import (
     GREY,
     KIND_COLOURS,
@@ -25,6 +24,9 @@ from erasure_sweep.dashboards.plots.theme import (
     single,
     text,
 )
+from erasure_sweep.workers.labels import kind_of
+from erasure_sweep.workers.tables.facts.erasure import NOTICEABLE
+from erasure_sweep.workers.tables.values import numeric
 
 MAX_POINTS = 300
 _FEWEST_POINTS = 20
@@ -34,8 +36,6 @@ _OFFSETS = {"embeddings": -0.25, "head": 0.0, "MLP": 0.25, "other": 0.25}
 # within this every value is on the axis; beyond, only where many are
 _ALWAYS_SHOWN = 2.0
 _LEAST_REACH = 0.2
-NOTICEABLE = 0.01
-"""Below this share of its output nothing noteworthy happens to a writer."""
 _LEAST_FOR_QUARTILES = 4
 
 

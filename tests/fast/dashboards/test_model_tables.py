@@ -9,22 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from erasure_sweep.dashboards.model_tables import (
-    ModelTables,
-    component_order,
-    grid_of,
-    kind_of,
-    numeric,
-    place_of,
-    read_out,
-    state_order,
-    top_writers,
-    writers_table,
-)
+from erasure_sweep.dashboards.model_tables import ModelTables, grid_of, read_out
 from erasure_sweep.dashboards.plots.theme import robust_range, text
 from erasure_sweep.dashboards.wording import amount, measured_line, number, protocol_warnings
 from erasure_sweep.workers.errors import DataError
-from erasure_sweep.workers.labels import Layout
+from erasure_sweep.workers.labels import Layout, component_order, kind_of, place_of, state_order
+from erasure_sweep.workers.tables.facts.erasure import top_writers, writers_by_rank
+from erasure_sweep.workers.tables.values import numeric
 from tests.support.fakes.tables import cell, components, fake_manifest, fake_model, residual, write_out
 
 ZERO = "L1H3"
@@ -101,10 +92,10 @@ class TestGrid:
 
     def test_top_writers_are_the_most_opposed_and_skip_the_unmeasured(self, model: ModelTables) -> None:
         opposed = model.tables["writers"].set_index("writer")["opposed"]
-        top = top_writers(model)
+        top = top_writers(model.tables)
         assert top == opposed.dropna().sort_values(kind="stable").index.tolist()
-        assert top_writers(model, 3) == top[:3]
-        assert writers_table(model)["writer"].iloc[-1] == ZERO
+        assert top_writers(model.tables, 3) == top[:3]
+        assert writers_by_rank(model.tables)["writer"].iloc[-1] == ZERO
 
 
 class TestReadOut:

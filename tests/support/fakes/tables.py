@@ -161,6 +161,12 @@ def point(name: str, shares: dict[str, float], **about: object) -> ModelTables:
     return ModelTables({"name": name, "base": name.partition("@")[0], **about}, {"writers": writers})
 
 
+def significant_pairs_table(significant: int | None) -> pd.DataFrame:
+    """A table ``v_composition`` of a few pairs, so many of them significant; None where none was tested."""
+    found: list[bool | None] = [None] if significant is None else [*[True] * significant, False, False]
+    return pd.DataFrame({"writer": "embed", "eraser": "L1H0", "significant": pd.Series(found, dtype=object)})
+
+
 def _grown(table: pd.DataFrame, name: str, midpoint: dict[str, float], progress: float) -> pd.DataFrame:
     """A table of an earlier point of training: what is erased by reading has grown to a part of what it will be."""
     table = table.assign(model=name)

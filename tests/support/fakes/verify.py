@@ -347,7 +347,8 @@ def complete_scan(tables: dict[str, pd.DataFrame], effects: pd.DataFrame, rng: n
     pairs = tables["v_composition"]
     p = np.where(pairs["beta"] < -0.05, 0.001, rng.uniform(0.05, 1.0, size=len(pairs)))
     heads = pairs["eraser"].str.fullmatch(r"L\d+H\d+") & pairs["beta"].notna()
-    tables["v_composition"] = pairs.assign(p=np.where(pairs["beta"].notna(), p, np.nan), significant=heads & (p < 0.01))
+    significant = pd.Series(p < 0.01, dtype=object, index=pairs.index).where(heads, None)
+    tables["v_composition"] = pairs.assign(p=np.where(pairs["beta"].notna(), p, np.nan), significant=significant)
     counts = tables["v_composition"].groupby("writer")["significant"].sum()
     read = tables["writers"]["rank"].notna()
     found = tables["writers"]["writer"].map(counts).where(read)

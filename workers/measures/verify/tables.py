@@ -21,9 +21,9 @@ from erasure_sweep.workers.measures.verify.patched_residual import PATCHES, late
 from erasure_sweep.workers.measures.verify.places import writers_of
 from erasure_sweep.workers.measures.verify.token_texts import Words
 from erasure_sweep.workers.measures.verify.trust import EFFECT, NET, RECOMPUTED
-from erasure_sweep.workers.measures.verify.trust_words import trust_word
 from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.records import Place, State, Target, WriterBlock
+from erasure_sweep.workers.tables.facts.trust import trust_word
 
 Row = dict[str, Any]
 

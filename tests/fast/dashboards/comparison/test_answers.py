@@ -20,7 +20,7 @@ from erasure_sweep.dashboards.comparison.growth import Growth, growths, in_words
 from erasure_sweep.dashboards.comparison.training import trained
 from erasure_sweep.dashboards.html.links import Home
 from erasure_sweep.dashboards.model_tables import ModelTables
-from tests.support.fakes.tables import fake_checkpoints, fake_model, point
+from tests.support.fakes.tables import fake_checkpoints, fake_model, point, significant_pairs_table
 from tests.support.fakes.written_pages import NASTY, broken
 
 
@@ -247,8 +247,8 @@ class TestTraining:
         million = 1_000_000
         shares = {0: 0.1, 2 * million: 1.9, 4 * million + 160_000: 1.0}
         models = [point(f"m@{at}", {"L0H0": share}, training_tokens=at) for at, share in shares.items()]
-        for model, pairs in zip(models, (0.0, 5.0, 12.0), strict=True):
-            model.tables["writers"]["significant_erasers"] = pairs
+        for model, pairs in zip(models, (0, 5, 12), strict=True):
+            model.tables["v_composition"] = significant_pairs_table(pairs)
         text = said(models)
         assert "reached between 0 and 2 million tokens, more on the way (1.90 at 2 million)" in text
         assert "significant pairs of a writer and a later head: 0 → 12" in text

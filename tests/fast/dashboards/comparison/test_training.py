@@ -28,7 +28,7 @@ from erasure_sweep.dashboards.comparison.training import (
 )
 from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.plots.size_axis import axis_for
-from tests.support.fakes.tables import point
+from tests.support.fakes.tables import point, significant_pairs_table
 
 
 def grown() -> list[ModelTables]:
@@ -147,11 +147,11 @@ class TestTraining:
         ]
         assert [(one.name, len(one.points)) for one in trained(models)] == [("m · one", 3), ("m · two", 3)]
 
-    def test_significant_erasers_are_summed(self) -> None:
+    def test_significant_erasers_are_counted(self) -> None:
         models = grown()
-        counts = {"m@0": [0, 0, np.nan, 1], "m@64": [np.nan] * 4, "m": [2, 3, 0, np.nan]}
         for model in models:
-            model.tables["writers"]["significant_erasers"] = counts[model.about["name"]]
+            counted = {"m@0": 1, "m@64": None, "m": 5}[model.about["name"]]
+            model.tables["v_composition"] = significant_pairs_table(counted)
         np.testing.assert_array_equal([p.significant for p in trained(models)[0].points], [1, np.nan, 5])
         card = training_card(models)
         assert list(card.controls[0].options) == [

@@ -53,29 +53,29 @@ from erasure_sweep.dashboards.model.trust import (
     WORDS,
     badge,
     plot_trust,
-    settled,
     trust_bars,
-    trust_counts,
     trust_line,
     trust_table,
 )
-from erasure_sweep.dashboards.model.verified import (
-    VERIFY_TABLES,
-    Target,
-    first_head,
-    verdict_line,
-    verdict_of,
-    verified_targets,
-    was_verified,
-)
-from erasure_sweep.dashboards.model.verify_cards import NOT_VERIFIED, verdicts, verify_cards
+from erasure_sweep.dashboards.model.verified import first_head, pair_name, verdict_line
+from erasure_sweep.dashboards.model.verify_cards import NOT_VERIFIED, verdict_list, verify_cards
 from erasure_sweep.dashboards.model_tables import ModelTables, dla_of
 from erasure_sweep.dashboards.plots.quartile_points import eraser_name
 from erasure_sweep.workers.labels import Layout
+from erasure_sweep.workers.tables import registry
+from erasure_sweep.workers.tables.facts.trust import is_settled
+from erasure_sweep.workers.tables.facts.verified import VerifiedGroup, verdict_of, verified_groups, was_verified
 from tests.support.fakes.tables import fake_model
 
 NAMED = ("L1H0", "L2H1")
-GROUP = Target("L0H1", "L1H0+L2H1")
+
+
+def group_of(writer: str, label: str) -> VerifiedGroup:
+    """A group whose heads stand in their order in the stream."""
+    return VerifiedGroup(writer, label, tuple(label.split("+")))
+
+
+GROUP = group_of("L0H1", "L1H0+L2H1")
 
 
 @pytest.fixture(scope="module")
@@ -109,12 +109,14 @@ def _content(part: Part) -> Any:
     return part.figures if isinstance(part, Card) else part.rows
 
 
+VERIFY_TABLES = [name for name in registry.tables_of("verify") if name != "dla_correlation"]
+
+
 class TestTargets:
     def test_are_by_rank_with_all_groups_of_a_writer(self, model: ModelTables) -> None:
-        targets = verified_targets(model)
-        assert {target._replace(strongest_first="") for target in targets} == set(
-            model.tables["nulls"][["writer", "eraser"]].apply(lambda row: Target(*row), axis=1).tolist()
-        )
+        targets = verified_groups(model.tables)
+        pairs = model.tables["nulls"][["writer", "eraser"]].itertuples(index=False, name=None)
+        assert {target[:2] for target in targets} == set(pairs)
         assert (GROUP.writer, GROUP.label) in [target[:2] for target in targets]
         ranks = model.tables["writers"].set_index("writer")["rank"]
         found = [ranks[target.writer] for target in targets]
@@ -122,20 +124,20 @@ class TestTargets:
 
     def test_are_found_without_the_other_tables(self, model: ModelTables) -> None:
         groups = {"eraser_group": model.tables["eraser_group"]}
-        assert set(verified_targets(ModelTables({}, groups))) == set(verified_targets(model))
+        assert set(verified_groups(groups)) == set(verified_groups(model.tables))
 
     def test_a_scan_has_none(self) -> None:
         scan = fake_model("scan", 2, 2, n_tokens=24, reading=True)
-        assert not was_verified(scan)
-        assert verified_targets(scan) == []
-        assert verdicts(scan) == ""
+        assert not was_verified(scan.tables)
+        assert verified_groups(scan.tables) == []
+        assert verdict_list(scan) == ""
 
     def test_rows_of_verify_do_not_enter_the_scans_correlations(self, model: ModelTables) -> None:
         table = model.tables["dla_correlation"]
         assert set(table["stage"]) == {"scan", "verify"}
         grid = dla_of(model, "full")
         # the named group is in the scan too, those of the rule are not
-        of_rule = {target.label for target in verified_targets(model)} - {GROUP.label}
+        of_rule = {target.label for target in verified_groups(model.tables)} - {GROUP.label}
         assert of_rule
         assert not {label for label in of_rule if "+" in label} & set(grid.columns)
         older = {"dla_correlation": table[table["stage"] == "scan"].drop(columns="stage")}
@@ -178,7 +180,7 @@ class TestVerdicts:
     )
     def test_in_words(self, change: dict[str, Any], said: str) -> None:
         row = VERDICT | change
-        found = verdict_of(tables_of(eraser_group=[row]), Target("L0H2", row["eraser"]))
+        found = verdict_of(tables_of(eraser_group=[row]).tables, group_of("L0H2", row["eraser"]))
         assert found is not None
         assert verdict_line(found) == said
 
@@ -187,8 +189,8 @@ class TestVerdicts:
         rows = [{**head, "group": "L2H2", "chosen": "named"}, head, {**VERDICT, "eraser": "L2H2+L2H3"}]
         null = {"writer": "L0H2", "null": "measured"}
         model = tables_of(eraser_group=rows, nulls=[{**null, "eraser": "L2H2"}, {**null, "eraser": "L2H2+L2H3"}])
-        assert verified_targets(model) == [Target("L0H2", "L2H2"), Target("L0H2", "L2H2+L2H3")]
-        found = verdict_of(model, Target("L0H2", "L2H2"))
+        assert verified_groups(model.tables) == [group_of("L0H2", "L2H2"), group_of("L0H2", "L2H2+L2H3")]
+        found = verdict_of(model.tables, group_of("L0H2", "L2H2"))
         assert found is not None
         assert found.chosen == "named"
 
@@ -209,7 +211,7 @@ class TestVerdicts:
         ends = dict(zip(("beta", "beta_low", "beta_high"), placebo, strict=True))
         rows = [{**null, "null": "placebo", **ends}, {**null, "null": "placebo", "of": "clean", "beta": -9.0}]
         rows += [{**null, "null": "siblings", "beta": beta} for beta in siblings]
-        found = verdict_of(tables_of(eraser_group=[VERDICT], nulls=rows), Target("L0H2", "L2H2+L2H3"))
+        found = verdict_of(tables_of(eraser_group=[VERDICT], nulls=rows).tables, group_of("L0H2", "L2H2+L2H3"))
         assert found is not None
         assert verdict_line(found) == (
             f"L0H2 is erased by L2H2+L2H3: held-out pooled β −0.61 [−0.65, −0.57]{said}; position alone explains "
@@ -219,25 +221,25 @@ class TestVerdicts:
     def test_heads_are_named_strongest_first(self) -> None:
         rows = [VERDICT | {"eraser": head, "beta": beta} for head, beta in (("L2H2", -0.1), ("L2H3", -0.5))]
         model = tables_of(eraser_group=[*rows, VERDICT])
-        (target,) = verified_targets(model)
-        assert (target.label, target.name) == ("L2H2+L2H3", "L0H2 ← L2H3+L2H2")
-        assert "is erased by L2H3+L2H2:" in verdicts(model)
+        (target,) = verified_groups(model.tables)
+        assert (target.label, pair_name(target)) == ("L2H2+L2H3", "L0H2 ← L2H3+L2H2")
+        assert "is erased by L2H3+L2H2:" in verdict_list(model)
 
     def test_a_head_is_shown_before_embeddings(self) -> None:
         assert first_head(["pos_embed", "MLP0", "L1H1", "L0H0"]) == 2
         assert first_head(["pos_embed", "embed"]) == first_head([]) == 0
 
     def test_the_opening_lists_them_and_says_on_what(self, model: ModelTables, block: ModelTables) -> None:
-        said = verdicts(model)
+        said = verdict_list(model)
         assert said.startswith("<p>Verified on prompts that the scan did not see")
-        assert said.count("<li>") == len(verified_targets(model))
-        assert "no verdict on" in verdicts(block)
+        assert said.count("<li>") == len(verified_groups(model.tables))
+        assert "no verdict on" in verdict_list(block)
 
 
 class TestTrust:
     def test_counts_and_line(self, model: ModelTables) -> None:
         table = model.tables["dla_trust"]
-        counts = trust_counts(model)
+        (counts,) = trust_bars([("model", model)]).counts
         assert counts == {**table["trust"].value_counts().to_dict(), "not measured": 1}
         assert list(counts) == [word for word in (*WORDS, "not measured") if word in counts]
         by_hand = tables_of(
@@ -300,7 +302,7 @@ class TestTrust:
         ],
     )
     def test_a_word_is_settled_where_its_interval_has_no_other(self, low: float, high: float, same: bool) -> None:
-        assert settled(low, high) is same
+        assert is_settled(low, high) is same
 
     def test_stacked_bars_by_word(self) -> None:
         words = [["trust", "trust", "cancelled"], ["reversed"]]
@@ -372,7 +374,7 @@ class TestStates:
         np.testing.assert_allclose(figure.data[3].y, shown.patched, rtol=1e-6)
 
     def test_none_where_there_are_no_rows(self, model: ModelTables) -> None:
-        assert patched_states(model, Target("MLP2", "L2H0"), "group", BANDS[0]) is None
+        assert patched_states(model, group_of("MLP2", "L2H0"), "group", BANDS[0]) is None
 
 
 class TestGroup:
@@ -437,7 +439,7 @@ class TestGroup:
             }
             for label, value in moved.items()
         ]
-        shown = eraser_group(tables_of(eraser_group=rows), Target("embed", "later"), most=2)
+        shown = eraser_group(tables_of(eraser_group=rows), group_of("embed", "later"), most=2)
         assert shown is not None
         assert (shown.labels, shown.left_out) == (["L1H1", "L2H0", "later"], 1)
         figure = plot_group(shown)
@@ -447,13 +449,13 @@ class TestGroup:
     def test_a_group_of_many_heads_has_a_short_name(self) -> None:
         label = "L1H0+L1H1+L2H0+L2H1"
         row = {"writer": "embed", "group": label, "eraser": label, "clean_median": -0.4, "patched_median": 0.0}
-        shown = eraser_group(tables_of(eraser_group=[row]), Target("embed", row["eraser"]))
+        shown = eraser_group(tables_of(eraser_group=[row]), group_of("embed", row["eraser"]))
         assert shown is not None
         assert list(plot_group(shown).layout.xaxis.ticktext) == ["<b>all 4<br>together</b>"]
 
     def test_a_single_head_is_its_own_group(self) -> None:
         row = {"writer": "embed", "group": "L1H0", "eraser": "L1H0", "clean_median": -0.4, "patched_median": 0.0}
-        shown = eraser_group(tables_of(eraser_group=[row, row]), Target("embed", "L1H0"))
+        shown = eraser_group(tables_of(eraser_group=[row, row]), group_of("embed", "L1H0"))
         assert shown is not None
         assert shown.labels == ["L1H0"]
 
@@ -490,7 +492,7 @@ class TestDla:
     def test_of_many_points_an_even_sample(self) -> None:
         keys = {"writer": "L0H0", "eraser": "L1H0", "effect": "full"}
         rows = [{**keys, "writer_dla": float(i), "eraser_dla": -i, "prompt": i, "position": 0} for i in range(2001)]
-        shown = dla_cloud(tables_of(dla_points=rows), Target("L0H0", "L1H0"), "full")
+        shown = dla_cloud(tables_of(dla_points=rows), group_of("L0H0", "L1H0"), "full")
         assert shown is not None
         assert shown.x.tolist()[:3] == [0.0, 2.0, 4.0]
         assert (len(shown.x), shown.x[-1]) == (1000, 2000.0)
@@ -520,9 +522,9 @@ class TestDla:
         assert plot_cloud(shown._replace(fit=fit)).layout.meta["sentence"].endswith(said)
 
     def test_table_has_every_effect_of_every_target(self, model: ModelTables, block: ModelTables) -> None:
-        shown = dla_effects_table(model, verified_targets(model))
-        assert len(shown.rows) == len(EFFECTS) * len(verified_targets(model))
-        intervals = {row[3] for row in dla_effects_table(block, verified_targets(block)).rows}
+        shown = dla_effects_table(model, verified_groups(model.tables))
+        assert len(shown.rows) == len(EFFECTS) * len(verified_groups(model.tables))
+        intervals = {row[3] for row in dla_effects_table(block, verified_groups(block.tables)).rows}
         assert intervals == {None}
 
 
@@ -624,7 +626,7 @@ class TestRest:
             {**keys, "component": f"MLP{i}", "clean_median": 0.0, "patched_median": 0.0, "clean_beta": i % 7}
             for i in reversed(range(50))
         ]
-        many = later_use(tables_of(later_use=rows), Target("embed", "L0H0"))
+        many = later_use(tables_of(later_use=rows), group_of("embed", "L0H0"))
         assert many is not None
         assert (len(many.labels), many.left_out) == (40, 10)
         assert [int(label[3:]) for label in many.labels] == sorted(int(label[3:]) for label in many.labels)
@@ -653,8 +655,8 @@ class TestRest:
 
     def test_many_heads_have_short_names(self) -> None:
         seven = [f"L2H{i}" for i in range(7)]
-        assert Target("L0H2", "+".join(seven[:6])).name == "L0H2 ← L2H0+L2H1+L2H2+L2H3+L2H4+L2H5"
-        assert Target("L0H2", "+".join(seven)).name == "L0H2 ← L2H0+…+L2H6 (7 heads)"
+        assert pair_name(group_of("L0H2", "+".join(seven[:6]))) == "L0H2 ← L2H0+L2H1+L2H2+L2H3+L2H4+L2H5"
+        assert pair_name(group_of("L0H2", "+".join(seven))) == "L0H2 ← L2H0+…+L2H6 (7 heads)"
         assert eraser_name("later") == "all later"
 
 
@@ -706,7 +708,7 @@ class TestCards:
         assert isinstance(card, Card)
         said = [figure.layout.annotations[0].text for figure in card.figures.values() if not figure.data]
         assert set(said) == {"This was not measured."}
-        assert len(said) == len({target for target in verified_targets(model) if target.writer != "L0H1"})
+        assert len(said) == len({target for target in verified_groups(model.tables) if target.writer != "L0H1"})
 
     @pytest.mark.parametrize("case", LESS)
     @pytest.mark.parametrize("first", [0, 1])
@@ -716,7 +718,7 @@ class TestCards:
         less = ModelTables(block.about, block.tables | {name: LESS[case](block.tables[name]) for name in changed})
         assert len(verify_cards(less)) == 13
         trust_table(less)
-        verdicts(less)
+        verdict_list(less)
 
     @pytest.mark.parametrize("name", VERIFY_TABLES)
     def test_a_table_alone_is_shown(self, block: ModelTables, name: str) -> None:
@@ -727,7 +729,7 @@ class TestCards:
         keys |= {"patched_residual_projection": ["patched-states"], "mlp_erasure": ["mlp-erasers"]}
         keys |= {"adversarial": ["adversarial", "adversarial-prompts"]}
         assert shown == keys.get(name, [name.replace("_", "-")])
-        verdicts(alone)
+        verdict_list(alone)
 
     def test_figures_are_plain_json(self, block: ModelTables) -> None:
         def refuse(constant: str) -> None:

@@ -11,15 +11,7 @@ from erasure_sweep.dashboards.comparison.depth import depth_lines
 from erasure_sweep.dashboards.comparison.overview import overview
 from erasure_sweep.dashboards.comparison.page import named_writers
 from erasure_sweep.dashboards.model.writers_table import writers_in_numbers
-from erasure_sweep.dashboards.model_tables import (
-    ModelTables,
-    component_order,
-    dla_of,
-    is_ranked,
-    reading_of,
-    top_writers,
-    writers_table,
-)
+from erasure_sweep.dashboards.model_tables import ModelTables, dla_of, reading_of
 from erasure_sweep.dashboards.plots.causal_map import (
     LATER_NAME,
     Look,
@@ -39,7 +31,8 @@ from erasure_sweep.dashboards.plots.clean_and_patched import (
 from erasure_sweep.dashboards.plots.heatmaps import TOP_ROWS
 from erasure_sweep.dashboards.plots.strips import ERASED, plot_strips, strip_points, strip_range, strongest
 from erasure_sweep.dashboards.wording import number, protocol_warnings
-from erasure_sweep.workers.labels import Layout
+from erasure_sweep.workers.labels import Layout, component_order
+from erasure_sweep.workers.tables.facts.erasure import is_ranked, top_writers, writers_by_rank
 from tests.support.fakes.tables import cell, components, fake_model, row_of
 
 ZERO = "L1H3"
@@ -76,18 +69,18 @@ def reading_by_hand(table: pd.DataFrame = BY_HAND) -> ModelTables:
 class TestOrder:
     def test_writers_are_in_the_order_of_their_ranks(self, model: ModelTables) -> None:
         ranks = model.tables["writers"].dropna(subset="rank").sort_values("rank")["writer"].tolist()
-        assert top_writers(model)[: len(ranks)] == ranks
+        assert top_writers(model.tables)[: len(ranks)] == ranks
         # the last layer's writers have no rank, for nothing reads them, and follow in the order of what opposes them
-        rest = top_writers(model)[len(ranks) :]
+        rest = top_writers(model.tables)[len(ranks) :]
         assert {writer[:2] for writer in rest} == {"L3", "ML"}
         opposed = model.tables["writers"].set_index("writer")["opposed"]
         assert rest == opposed[rest].sort_values(kind="stable").index.tolist()
-        assert writers_table(model)["writer"].iloc[-1] == ZERO
+        assert writers_by_rank(model.tables)["writer"].iloc[-1] == ZERO
 
     def test_a_run_without_ranks_is_in_the_order_of_what_is_opposed(self, older: ModelTables) -> None:
-        assert not is_ranked(writers_table(older))
+        assert not is_ranked(writers_by_rank(older.tables))
         opposed = older.tables["writers"].set_index("writer")["opposed"]
-        assert top_writers(older) == opposed.sort_values(kind="stable").index.tolist()
+        assert top_writers(older.tables) == opposed.sort_values(kind="stable").index.tolist()
 
     def test_erasers_are_in_stream_order_with_their_sums(self, model: ModelTables) -> None:
         columns = reading_of(model).columns
@@ -170,7 +163,7 @@ class TestCleanAndPatched:
 
 class TestMaps:
     def test_every_pair_and_nothing_else(self, model: ModelTables) -> None:
-        shown = causal_map(reading_of(model), top_writers(model))
+        shown = causal_map(reading_of(model), top_writers(model.tables))
         assert shown.rows == [writer for writer in Layout(4, 8).writers if writer[:2] != "L3" and writer != "MLP3"]
         assert shown.columns == list(Layout(4, 8).heads)
         at = shown.rows.index("L0H1"), shown.columns.index("L2H5")
@@ -185,18 +178,18 @@ class TestMaps:
         assert np.isnan(shown.values[shown.rows.index(ZERO)]).all()
 
     def test_means_removed_and_whole_layers(self, model: ModelTables) -> None:
-        shown = causal_map(reading_of(model), top_writers(model), "layers", centred=True)
+        shown = causal_map(reading_of(model), top_writers(model.tables), "layers", centred=True)
         assert shown.columns == ["attn0", "attn1", "attn2", "attn3", "later"]
         assert shown.values[shown.rows.index("L0H4"), -1] == -row_of(model, "L0H4")["erased_by_reading_centred"]
 
     def test_rows_by_rank_are_the_most_erased(self, model: ModelTables) -> None:
-        top = top_writers(model)
+        top = top_writers(model.tables)
         shown = causal_map(reading_of(model), top, by_rank=True, size=Size(top_rows=3))
         assert shown.rows == top[:3]
         assert not shown.aggregated
 
     def test_large_models_show_layers_and_top_writers(self, model: ModelTables) -> None:
-        grid, top = reading_of(model), top_writers(model)
+        grid, top = reading_of(model), top_writers(model.tables)
         shown = causal_map(grid, top, "heads", size=Size(max_writers=20))
         assert shown.aggregated
         layers = [f"layer {layer} (median)" for layer in range(3)]
@@ -211,7 +204,7 @@ class TestMaps:
 
     @pytest.mark.parametrize("effect", ["full", "v_composition"])
     def test_dla_is_of_the_chosen_effect(self, model: ModelTables, effect: str) -> None:
-        shown = dla_map(dla_of(model, effect), top_writers(model))
+        shown = dla_map(dla_of(model, effect), top_writers(model.tables))
         table = model.tables["dla_correlation"]
         table = table[table["effect"] == effect]
         at = shown.rows.index("L0H4"), shown.columns.index("L1H5")
@@ -221,7 +214,7 @@ class TestMaps:
         ]
 
     def test_dla_against_what_reads_it_is_in_the_writers_table(self, model: ModelTables) -> None:
-        shown = dla_map(dla_of(model, "v_composition"), top_writers(model), "layers")
+        shown = dla_map(dla_of(model, "v_composition"), top_writers(model.tables), "layers")
         assert shown.values[shown.rows.index("L0H4"), -1] == row_of(model, "L0H4")["dla_r"]
 
     def test_colours_are_centred_and_end_at_a_round_number(self) -> None:
@@ -248,18 +241,18 @@ class TestMaps:
 
 class TestErasedByLayer:
     def test_a_strip_per_layer_holds_its_writers(self, model: ModelTables) -> None:
-        strips = layer_strips(writers_table(model))
+        strips = layer_strips(writers_by_rank(model.tables))
         assert [name for name, _ in strips] == ["embeddings", *(f"layer {layer}" for layer in range(4))]
         assert sorted(strips[2][1]["writer"]) == sorted([*(f"L1H{head}" for head in range(8)), "MLP1"])
         points = strip_points(strips, ERASED)
         assert points.groupby("group").size().to_dict() == {"embeddings": 2, "layer 0": 9, "layer 1": 8, "layer 2": 9}
         first = points[points["group"] == "layer 0"].iloc[0]
         assert first["value"] == row_of(model, first["writer"])["erased_by_reading"]
-        assert first["writer"] == top_writers(model, 1)[0]
+        assert first["writer"] == top_writers(model.tables, 1)[0]
 
     def test_sentence_names_the_strongest_and_what_was_not_measured(self, model: ModelTables) -> None:
-        figure = plot_erased_by_layer(writers_table(model))
-        first = row_of(model, top_writers(model, 1)[0])
+        figure = plot_erased_by_layer(writers_by_rank(model.tables))
+        first = row_of(model, top_writers(model.tables, 1)[0])
         start = f"Most erased by reading: {first['writer']}\u00a0{number(first['erased_by_reading'])}"
         assert figure.layout.meta["sentence"].startswith(start)
         assert figure.layout.meta["sentence"].endswith("No later heads, or not measured: layer 3.")
@@ -295,7 +288,7 @@ class TestCompare:
         assert plain.rows == causal_map(reading_of(model), []).rows
         assert not np.array_equal(plain.values, centred.values, equal_nan=True)
         layers = ["embeddings", *(f"layer {layer} (median)" for layer in range(3))]
-        assert maps["heads", "large"][0].rows == [*layers, *top_writers(large, 10)]
+        assert maps["heads", "large"][0].rows == [*layers, *top_writers(large.tables, 10)]
         assert maps["heads", "large"][0].columns == ["attn0", "attn1", "attn2", "attn3", "later"]
 
     def test_models_without_the_table_have_no_map(self, model: ModelTables, older: ModelTables) -> None:
@@ -306,7 +299,7 @@ class TestCompare:
         assert [column.heading for column in table.columns[5:]] == [
             "most erased by reading: share (written → remaining)"
         ]
-        first = row_of(model, top_writers(model, 1)[0])
+        first = row_of(model, top_writers(model.tables, 1)[0])
         said = f"{first['writer']}\u00a0{number(first['erased_by_reading'])} ("
         assert table.rows[0][5].markup.startswith(said)
         # sorted by the number and not by the name
@@ -319,14 +312,17 @@ class TestCompare:
             "most opposed",
         ]
         assert table.rows[1][5] is None
-        assert table.rows[1][6].startswith(top_writers(older, 1)[0])
+        assert table.rows[1][6].startswith(top_writers(older.tables, 1)[0])
 
     def test_overview_says_none_where_nothing_is_erased(self) -> None:
         writers = pd.DataFrame({"writer": ["embed"], "erased_by_reading": [-0.2], "rank": [1], "opposed": [-0.1]})
         assert overview([ModelTables({"name": "m"}, {"writers": writers})], {}).rows[0][5].markup == "none"
 
     def test_depth_follows_the_most_erased(self, model: ModelTables, older: ModelTables) -> None:
-        assert (depth_lines(model)[0].role, depth_lines(model)[0].writer) == ("most erased", top_writers(model, 1)[0])
+        assert (depth_lines(model)[0].role, depth_lines(model)[0].writer) == (
+            "most erased",
+            top_writers(model.tables, 1)[0],
+        )
         assert depth_lines(older)[0].role == "most opposed"
 
     def test_strips_leave_out_what_was_not_measured(self, model: ModelTables, older: ModelTables) -> None:
@@ -346,13 +342,13 @@ class TestCompare:
 
 class TestWritersTable:
     def test_holds_what_is_erased_by_reading(self, model: ModelTables) -> None:
-        table = writers_in_numbers(writers_table(model), reading_of(model), components(model))
+        table = writers_in_numbers(writers_by_rank(model.tables), reading_of(model), components(model))
         headings = [column.heading for column in table.columns]
         assert headings[:7] == [
             *("writer", "erased by reading", "erased, means removed", "erasers", "V-composition share"),
             *("DLA r", "DLA slope"),
         ]
-        first, expected = table.rows[0], row_of(model, top_writers(model, 1)[0])
+        first, expected = table.rows[0], row_of(model, top_writers(model.tables, 1)[0])
         names = ["erased_by_reading", "erased_by_reading_centred", "v_composition_share", "dla_r", "dla_slope"]
         assert [first[i] for i in (1, 2, 4, 5, 6)] == [expected[name] for name in names]
         betas = model.tables["v_composition"].query("writer == @first[0]").set_index("eraser")["beta"]
@@ -360,13 +356,13 @@ class TestWritersTable:
         assert first[3].startswith(", ".join(strongest_first[:6]))
 
     def test_none_and_not_measured_are_told_apart(self, model: ModelTables) -> None:
-        table = writers_in_numbers(writers_table(model), reading_of(model), components(model))
+        table = writers_in_numbers(writers_by_rank(model.tables), reading_of(model), components(model))
         erasers = {row[0]: row[3] for row in table.rows}
         assert erasers["L0H0"] == "none"
         assert erasers[ZERO] is None
 
     def test_counts_are_whole_numbers(self, model: ModelTables) -> None:
-        writers = writers_table(model).assign(significant_erasers=4.0)
+        writers = writers_by_rank(model.tables).assign(significant_erasers=4.0)
         writers.loc[writers.index[1], "significant_erasers"] = np.nan
         table = writers_in_numbers(writers, reading_of(model), components(model))
         at = [column.heading for column in table.columns].index("significant erasers")
@@ -375,6 +371,6 @@ class TestWritersTable:
         assert "Two tests find erasers" in table.caption
 
     def test_of_an_older_run_it_is_the_ledger_alone(self, older: ModelTables) -> None:
-        table = writers_in_numbers(writers_table(older), reading_of(older), components(older))
+        table = writers_in_numbers(writers_by_rank(older.tables), reading_of(older), components(older))
         assert [column.heading for column in table.columns][:2] == ["writer", "written"]
         assert "another measure" in table.caption

@@ -14,11 +14,7 @@ from erasure_sweep.dashboards.comparison.overview import overview
 from erasure_sweep.dashboards.comparison.page import named_writers
 from erasure_sweep.dashboards.html.links import Home
 from erasure_sweep.dashboards.model_names import display_names
-from erasure_sweep.dashboards.model_tables import (
-    ModelTables,
-    grid_of,
-    top_writers,
-)
+from erasure_sweep.dashboards.model_tables import ModelTables, grid_of
 from erasure_sweep.dashboards.plots.heatmaps import TOP_ROWS, heatmap, plot_heatmap
 from erasure_sweep.dashboards.plots.ledger import ledger, plot_ledger
 from erasure_sweep.dashboards.plots.presence import (
@@ -33,6 +29,7 @@ from erasure_sweep.dashboards.plots.presence import (
 from erasure_sweep.dashboards.plots.strips import OPPOSED, plot_strips, strip_points
 from erasure_sweep.dashboards.wording import number
 from erasure_sweep.workers.labels import Layout
+from erasure_sweep.workers.tables.facts.erasure import top_writers
 from tests.support.fakes.tables import cell, components, fake_model, residual, row_of
 
 ZERO = "L1H3"
@@ -77,9 +74,9 @@ class TestPresence:
         assert "L0H1: median" in figure.layout.meta["sentence"]
 
     def test_together_each_writer_has_one_band_and_one_named_line(self, model: ModelTables) -> None:
-        shown = [presence(residual(model), writer) for writer in top_writers(model, 5)]
+        shown = [presence(residual(model), writer) for writer in top_writers(model.tables, 5)]
         figure = plot_presence(shown)
-        assert [trace.name for trace in figure.data if trace.name] == top_writers(model, 5)
+        assert [trace.name for trace in figure.data if trace.name] == top_writers(model.tables, 5)
         assert len(figure.data) == 10
 
     def test_a_zero_writer_says_so(self, model: ModelTables) -> None:
@@ -205,7 +202,7 @@ class TestLedger:
 
 class TestHeatmap:
     def test_all_writers_when_they_fit(self, model: ModelTables) -> None:
-        shown = heatmap(residual(model), top_writers(model))
+        shown = heatmap(residual(model), top_writers(model.tables))
         assert not shown.aggregated
         assert shown.rows == list(Layout(4, 8).writers)
         assert shown.columns == list(Layout(4, 8).states)
@@ -216,7 +213,7 @@ class TestHeatmap:
         assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (-1, 1)
 
     def test_layers_and_top_writers_when_they_do_not(self, model: ModelTables) -> None:
-        grid, top = components(model), top_writers(model)
+        grid, top = components(model), top_writers(model.tables)
         shown = heatmap(grid, top, max_writers=20)
         assert shown.aggregated
         layers = [f"layer {layer} (median)" for layer in range(4)]
@@ -236,7 +233,7 @@ class TestHeatmap:
 
     def test_a_heads_own_layer_is_blank(self, model: ModelTables) -> None:
         grid = components(model)
-        shown = heatmap(grid, top_writers(model))
+        shown = heatmap(grid, top_writers(model.tables))
         lost = np.isfinite(grid.values["median"]) & ~np.isfinite(shown.median)
         assert {(shown.rows[row], shown.columns[column]) for row, column in np.argwhere(lost)} == {
             (f"L{layer}H{head}", f"attn{layer}")
@@ -260,7 +257,7 @@ class TestCompare:
     def test_of_many_writers_the_most_opposed_stay(self, model: ModelTables) -> None:
         points = strip_points(named_writers([model]), OPPOSED, most=10)
         assert len(points) == 10
-        assert points["writer"].tolist()[:5] == top_writers(model, 5)
+        assert points["writer"].tolist()[:5] == top_writers(model.tables, 5)
         assert points["value"].max() == model.tables["writers"]["opposed"].max()
 
     def test_points_below_the_axis_sit_on_its_edge_and_keep_their_value(self) -> None:
@@ -280,7 +277,7 @@ class TestCompare:
             "most opposed",
             *(n for n in ("pos_embed", "embed") if n != lines[0].writer),
         ]
-        assert lines[0].writer == top_writers(model, 1)[0]
+        assert lines[0].writer == top_writers(model.tables, 1)[0]
         np.testing.assert_allclose(lines[0].depth, np.arange(9) / 8)
         table = model.tables["residual_projection"]
         assert lines[-1].median[-1] == cell(table, "state", lines[-1].writer, "resid_post3", "median")
@@ -311,7 +308,7 @@ class TestCompare:
         assert isinstance(row[0], Markup)
         assert row[0] == '<a href="four/index.html">four</a>'
         assert row[1] == 4
-        first = row_of(model, top_writers(model, 1)[0])
+        first = row_of(model, top_writers(model.tables, 1)[0])
         start = f"{first['writer']} {number(first['written'])} → {number(first['remaining'])}".replace(" ", "\u00a0")
         assert row[5].startswith(start)
         assert row[5].count("→") == 3
