@@ -5,15 +5,23 @@ an experiment's tags, lists the models one by one with their sizes and what is e
 parallel coordinates and with erasure against size. Pages ask for a view by the ``viewStateShareKey`` in their address; the
 button "Views" lists it.
 
-The names of keys are those that MLflow 3.17 writes when somebody saves a view there; a version that does not know one passes
-over it.
+The names of keys are private to MLflow: those that 3.17 writes when somebody saves a view there. A version that does not know
+one passes over it, and a store that refuses the view costs the view alone.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from erasure_sweep.workers.errors import one_line
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
 
 VIEW_KEY = "erasure"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
@@ -45,6 +53,18 @@ def runs_page(experiment_id: str, has_view: bool = True) -> str:
     """Address of an experiment's page below the server's own, opened on the view where the experiment has it."""
     view = f"viewStateShareKey={VIEW_KEY}&" if has_view else ""
     return f"#/experiments/{experiment_id}/runs?{view}workflowType=machine_learning"
+
+
+def save_view(client: MlflowClient, experiment_id: str) -> None:
+    """Give an experiment what it lacks to open well; where that cannot be, its pages open as they come."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        present = client.get_experiment(experiment_id).tags
+        for key, value in experiment_tags(present).items():
+            client.set_experiment_tag(experiment_id, key, value)
+    except (MlflowException, LookupError, TypeError, ValueError) as error:
+        log.warning("MLflow's pages open as they come: no view could be saved (%s)", one_line(error))
 
 
 def experiment_tags(present: Mapping[str, str]) -> dict[str, str]:

@@ -45,7 +45,7 @@ from erasure_sweep.sweep.tracking.mlflow_store import (
     run_url,
     sqlite_path,
 )
-from erasure_sweep.sweep.tracking.saved_view import VIEW_TAG, experiment_tags, runs_page
+from erasure_sweep.sweep.tracking.saved_view import VIEW_TAG, runs_page, save_view
 from erasure_sweep.workers.errors import DataError, SweepError, UsageError
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class Tracker:
         """
         self._sweep_id = sweep_id
         with self._logging():
-            self._tag_experiment(experiment_tags(self._experiment_tags()))
+            save_view(self._client, self._experiment_id)
             run = self._open({"role": "sweep", "sweep_id": sweep_id}, self.experiment)
             self._describe(run, params, tags)
             self._client.log_text(run.info.run_id, json.dumps(dict(params), indent=2, default=str), "sweep.json")

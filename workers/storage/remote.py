@@ -113,13 +113,14 @@ class RemoteStorage:
         if self._is_s3:
             digest = hashlib.md5(content, usedforsecurity=False).digest()
             options |= {"ContentMD5": base64.b64encode(digest).decode(), "chunksize": 2**32}
-        if not self._files.async_impl:
+        put = _put_coroutine(self._files)
+        if put is None:
             self._files.pipe_file(path, content, **options)
             return
         from fsspec.asyn import sync
 
         limit_s = ANSWER_S + len(content) / SLOWEST_PUT
-        sync(self._files.loop, asyncio.wait_for, self._files._pipe_file(path, content, **options), limit_s)
+        sync(self._files.loop, asyncio.wait_for, put(path, content, **options), limit_s)
 
     def get(self, key: str) -> bytes | None:
         path = self._path(key)
@@ -270,9 +271,17 @@ def _missing(scheme: str, error: ImportError) -> str:
     return f"needs the Python package {package}: pip install {package}"
 
 
+def _put_coroutine(files: Any) -> Callable[..., Any] | None:
+    """The coroutine behind fsspec's ``pipe_file``, which takes a limit of time; ``None`` where there is none.
+
+    ``_pipe_file`` is private to fsspec, and named here alone. Without it objects are put all the same, without a limit.
+    """
+    return getattr(files, "_pipe_file", None) if files.async_impl else None
+
+
 def _knows_mode(files: Any) -> bool:
     """Whether its way to put an object can be told to create it only."""
-    put = getattr(files, "_pipe_file", files.pipe_file)
+    put = _put_coroutine(files) or files.pipe_file
     return "mode" in inspect.signature(put).parameters
 
 

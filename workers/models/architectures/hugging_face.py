@@ -32,7 +32,9 @@ def _recognizes(config: Config) -> bool:
 
 def refuse_by_bridge_config(name: str, directory: Path, _config: Config) -> None:
     """Refuse a model by what TransformerLens makes of its config, without a model."""
-    refuse_unsupported(name, _bridge_values(name, directory))
+    values = _bridge_values(name, directory)
+    if values is not None:
+        refuse_unsupported(name, values)
 
 
 def boot_hugging_face(source: Source) -> Any:
@@ -81,13 +83,13 @@ def _load_hugging_face(source: Source) -> Any:
     return model
 
 
-def _bridge_values(name: str, directory: Path) -> dict[str, Any]:
-    """What TransformerLens makes of a config in Hugging Face's layout, without a model."""
+def _bridge_values(name: str, directory: Path) -> dict[str, Any] | None:
+    """What TransformerLens makes of a config in Hugging Face's layout, without a model.
+
+    ``None`` where its builder of configs, which is private to it, is gone: then a model is refused once its weights are here.
+    """
     from huggingface_hub.errors import StrictDataclassError
     from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
-
-    # private: TransformerLens makes a bridge's config without its model nowhere else
-    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -98,6 +100,10 @@ def _bridge_values(name: str, directory: Path) -> dict[str, Any]:
     architecture = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
     if architecture is None:
         raise DataError(f"model {name} cannot be measured: {config.model_type} is no causal language model")
+    try:
+        from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
+    except ImportError:
+        return None
     try:
         found = build_bridge_config_from_hf(config, str(architecture), name, torch.float32)
         values: dict[str, Any] = vars(ArchitectureAdapterFactory.select_architecture_adapter(found).cfg)

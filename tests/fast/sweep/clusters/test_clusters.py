@@ -29,7 +29,7 @@ def pinned_ray() -> str:
 
 
 def launched(path: Path) -> dict[str, Any]:
-    """A launcher's file as Ray completes it, after Ray's own checks."""
+    """A launcher's file as Ray completes it, after Ray's own checks, which are private to it."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     prepared = prepare_config(yaml.safe_load(path.read_text(encoding="utf-8")))

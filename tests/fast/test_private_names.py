@@ -1,0 +1,107 @@
+"""Names that are private to other packages: each stands in one place, is what is needed there, and costs one feature."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from erasure_sweep.sweep.tracking.saved_view import KIND_TAG, VIEW_TAG, experiment_tags, save_view
+from erasure_sweep.workers.errors import DataError
+from erasure_sweep.workers.models.architectures.hugging_face import refuse_by_bridge_config
+from erasure_sweep.workers.storage.shard_storage import open_storage
+from tests.support.paths import ROOT
+
+PRIVATE = re.compile(
+    r"^ *(?:from|import) +([a-z][\w.]*\._[a-z][\w.]*)|getattr\(\w+, \"(_[a-z]\w*)\"|_do_request", re.MULTILINE
+)
+BUILDER = "transformer_lens.model_bridge.sources._bridge_builder"
+
+
+def sources() -> Iterator[Path]:
+    for folder in ("sweep", "workers", "dashboards", "tests"):
+        yield from (ROOT / folder).rglob("*.py")
+
+
+def test_each_stands_in_one_place():
+    uses = {
+        (path.relative_to(ROOT).as_posix(), match[1] or match[2] or match[0])
+        for path in sources()
+        for match in PRIVATE.finditer(path.read_text(encoding="utf-8"))
+        if path != Path(__file__)
+    }
+    assert uses == {
+        ("sweep/execution/ray/jobs.py", "_do_request"),
+        ("tests/fast/sweep/clusters/test_clusters.py", "ray.autoscaler._private.util"),
+        ("workers/models/architectures/hugging_face.py", BUILDER),
+        ("workers/storage/remote.py", "_pipe_file"),
+    }
+
+
+class TestPutOfFsspec:
+    def test_s3_creates_only_and_is_awaited(self):
+        s3fs = pytest.importorskip("s3fs")
+        put = s3fs.S3FileSystem._pipe_file
+        assert inspect.iscoroutinefunction(put)
+        assert "mode" in inspect.signature(put).parameters
+
+    def test_without_it_objects_are_put_all_the_same(self, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(MemoryFileSystem, "async_impl", True)
+        assert not hasattr(MemoryFileSystem, "_pipe_file")
+        storage = open_storage("memory://private-names")
+        storage.put("a", b"content")
+        assert storage.get("a") == b"content"
+
+
+class TestViewOfMlflow:
+    def test_what_it_is_made_of(self):
+        view = json.loads(experiment_tags({})[VIEW_TAG])
+        assert set(view) == {"name", "createdAt", "updatedAt", "state"}
+
+    @pytest.mark.parametrize("fault", ["refused", "gone"])
+    def test_one_that_cannot_be_saved_is_a_line_in_the_log(self, fault: str, caplog: pytest.LogCaptureFixture):
+        from mlflow.exceptions import MlflowException
+
+        def refuse(*_: object) -> None:
+            raise MlflowException("tag value too long\nsecond line")
+
+        found = None if fault == "gone" else SimpleNamespace(tags={KIND_TAG: "any"})
+        client: Any = SimpleNamespace(get_experiment=lambda _: found or refuse(), set_experiment_tag=refuse)
+        with caplog.at_level(logging.WARNING, logger="erasure_sweep"):
+            save_view(client, "1")
+        assert [record.getMessage() for record in caplog.records] == [
+            "MLflow's pages open as they come: no view could be saved (tag value too long)"
+        ]
+
+
+class TestBuilderOfTransformerLens:
+    def test_what_it_takes(self):
+        from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
+
+        assert len(inspect.signature(build_bridge_config_from_hf).parameters) >= 4
+
+    def test_without_it_a_model_is_refused_once_its_weights_are_here(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        config = {"model_type": "gpt2", "n_layer": 1, "n_head": 1, "n_embd": 4, "scale_attn_weights": False}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(DataError, match="attention not scaled"):
+            refuse_by_bridge_config("m", tmp_path, config)
+        monkeypatch.setitem(sys.modules, BUILDER, None)
+        refuse_by_bridge_config("m", tmp_path, config)
+
+
+def test_questions_of_rays_client_of_jobs():
+    """What ``sweep.execution.ray.jobs`` gives limits of time to."""
+    from ray.job_submission import JobSubmissionClient
+
+    assert list(inspect.signature(JobSubmissionClient._do_request).parameters)[:3] == ["self", "method", "endpoint"]
