@@ -51,10 +51,14 @@ class Built(NamedTuple):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """Made from a copy of what git would give, because a build leaves folders in the checkout."""
+    """Both made from a copy of the checkout, in which 0.1.0 was built once."""
     folder = tmp_path_factory.mktemp("wheel")
     copy_checkout(folder / "source")
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(folder / "source")]
+    left = folder / "source" / "build" / "lib" / "sweep" / "cli.py"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    command = [sys.executable, "-m", "build", "--no-isolation", "--sdist", "--wheel"]
+    command += ["--outdir", str(folder), str(folder / "source")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return Built(next(folder.glob("*.whl")), next(folder.glob("*.tar.gz")))
@@ -82,7 +86,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_no_other(built: Built):
     assert {name for name in names if not name.startswith(f"erasure_sweep-{version}.dist-info/")} == own_files()
 
 
-def test_the_source_archive_builds_the_same_package(built: Built):
+def test_the_source_archive_holds_all_that_a_wheel_is_built_from(built: Built):
     with tarfile.open(built.sdist) as archive:
         names = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
     assert {f"erasure_sweep/{name}" for name in names} >= own_files()
