@@ -53,7 +53,8 @@ def run_probe(
         What it found, and ``total_s``, the process' own life from start to end.
     """
     command = [sys.executable, "-m", "tests.benchmarks.probe", kind, json.dumps(request)]
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads), **(environment or {})}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    variables = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads), **(environment or {})}
     start = time.perf_counter()
     done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
     total_s = time.perf_counter() - start
