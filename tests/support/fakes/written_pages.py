@@ -109,6 +109,11 @@ class Opened:
         self.page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
         self.page.wait_for_selector(".plot:not([data-drawn])", state="detached")
 
+    def wait_until(self, condition: Callable[[], object]) -> None:
+        """As its scripts and styles go on; the page's own policy forbids evaluating strings in it."""
+        while not condition():
+            self.page.wait_for_timeout(20)
+
     def wait_drawn(self, card: str, key: str) -> None:
         self.page.wait_for_selector(f'.plot[data-card="{card}"][data-drawn="{key}"]')
 

@@ -140,29 +140,33 @@ class TestNarrow:
 
 class TestEdges:
     @staticmethod
-    def marks(page: Opened, part: str) -> set[str]:
+    def wait_for(page: Opened, **marks: set[str]) -> None:
+        """Which edges of each part are marked, once the page has seen to it."""
         page.page.wait_for_timeout(150)
-        return set(page.page.locator(f"#{part} .edges").get_attribute("class").split()) - {"edges"}
+        found = {part: page.page.locator(f"#{part} .edges") for part in marks}
+        page.wait_until(
+            lambda: {key: set(each.get_attribute("class").split()) - {"edges"} for key, each in found.items()} == marks
+        )
 
     def test_of_a_wide_figure(self, opened: Any) -> None:
         page = opened(**PHONE)
         hint = "getComputedStyle(document.querySelector('#broad .edges'), '::before').content"
-        assert (self.marks(page, "one"), self.marks(page, "broad")) == (set(), {"right"})
+        self.wait_for(page, one=set(), broad={"right"})
         assert "scroll" in page.page.evaluate(hint)
         page.page.evaluate("document.querySelector('#broad .scroll').scrollLeft = 100")
-        assert self.marks(page, "broad") == {"left", "right"}
+        self.wait_for(page, broad={"left", "right"})
         assert page.page.evaluate(hint) == "none"
         page.page.evaluate("document.querySelector('#broad .scroll').scrollLeft = 9999")
-        assert self.marks(page, "broad") == {"left"}
+        self.wait_for(page, broad={"left"})
 
     def test_of_tables(self, opened: Any) -> None:
         page = opened(viewport={"width": 1300, "height": 700})
-        assert (self.marks(page, "short"), self.marks(page, "long")) == (set(), {"below"})
+        self.wait_for(page, short=set(), long={"below"})
         page.page.evaluate("document.querySelector('#long .table').scrollTop = 99999")
-        assert self.marks(page, "long") == set()
+        self.wait_for(page, long=set())
         page.page.evaluate("document.querySelector('#long .table').scrollTop = 0")
         page.page.fill("#long input", "row 59")
-        assert self.marks(page, "long") == set()
+        self.wait_for(page, long=set())
 
     def test_nothing_of_it_on_paper(self, opened: Any) -> None:
         page = opened(**PHONE)

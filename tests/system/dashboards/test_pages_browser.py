@@ -197,13 +197,8 @@ def test_colours_follow_the_scheme(opened: Any, name: str) -> None:
     ink = "getComputedStyle(document.querySelector('.plot .xtick text')).fill"
     light = page.page.evaluate(ink)
     page.page.emulate_media(color_scheme="dark")
-    # the page's own policy forbids evaluating strings in it, so the waiting is done here
-    for _ in range(100):
-        dark = page.page.evaluate(ink)
-        if dark != light:
-            break
-        page.page.wait_for_timeout(100)
-    assert (light, dark) == ("rgb(27, 31, 36)", "rgb(230, 232, 235)")
+    page.wait_until(lambda: page.page.evaluate(ink) != light)
+    assert (light, page.page.evaluate(ink)) == ("rgb(27, 31, 36)", "rgb(230, 232, 235)")
 
 
 @pytest.mark.parametrize("name", ["model", "odd", "compare", "deeper"])

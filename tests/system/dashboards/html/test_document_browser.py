@@ -109,12 +109,10 @@ class TestAWriterForThePage:
     @pytest.mark.parametrize(("writer", "card"), [("embed", "two"), ("MLP0", "one")])
     def test_an_address_leads_to_the_first_figure_of_it(self, opened: Any, writer: str, card: str) -> None:
         page = opened(f"#writer={writer}", viewport={"width": 1000, "height": 500})
-        page.page.wait_for_timeout(300)
-        assert under_the_bar(page, card)
+        page.wait_until(lambda: under_the_bar(page, card))
         assert page.page.locator(".bar label.told").count() == 1
         page.page.evaluate("location.hash = '#writer=L0H1'")
-        page.page.wait_for_timeout(300)
-        assert under_the_bar(page, "one")
+        page.wait_until(lambda: under_the_bar(page, "one"))
 
     def test_choosing_it_does_not_scroll(self, opened: Any) -> None:
         page = opened(viewport={"width": 1000, "height": 500})
