@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,10 @@ _own_folder = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 def pytest_configure(config: pytest.Config) -> None:
     """Set the environment before anything that reads it on import is imported."""
     config.stash[_own_folder] = folder = tempfile.TemporaryDirectory(prefix="erasure-sweep-tests-")
+    if (
+        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):  # of a job in a shell's background: what tests interrupt would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(QUIET)
     os.environ["HF_HOME"] = str(Path(folder.name, "huggingface"))
     for variable in ("RAY_ADDRESS", "HF_ENDPOINT", "HF_HUB_CACHE", "HF_DATASETS_CACHE"):
