@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from erasure_sweep.dashboards.model_names import count_of, is_checkpoint, series_of
+from erasure_sweep.workers.tables.facts.verified import LATER
 
 OWN = "own"
 """The value of the config's ``corpus`` by which each model reads the mix that it was trained on."""
+LATER_NAME = "all later"
+"""What the sum of all heads of later layers is called."""
 _MISSING = "—"
+_SPELLED_OUT = 6
+_NAMED_HEADS = 6
 _MOST_LISTED = 8
 _LARGE = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
 
@@ -76,7 +81,21 @@ def listed(words: Sequence[str], most: int | None = None) -> str:
     return f"{', '.join(before)} and {last}" if before else last
 
 
-def of_config(sweep: dict[str, Any], key: str) -> Any:
+def first_of(heads: Sequence[str]) -> str:
+    """The first few of many heads, and how many more there are."""
+    more = len(heads) - _NAMED_HEADS
+    return ", ".join(heads[:_NAMED_HEADS]) + (f" and {more} more" if more > 0 else "")
+
+
+def eraser_name(label: str) -> str:
+    """A head or layer by its label, a named group of many heads by its ends."""
+    heads = label.split("+")
+    if len(heads) > _SPELLED_OUT:
+        return f"{heads[0]}+…+{heads[-1]} ({len(heads)} heads)"
+    return LATER_NAME if label == LATER else label
+
+
+def of_config(sweep: Mapping[str, Any], key: str) -> Any:
     """A field of the sweep's config, or of the manifest itself; None where neither has it."""
     config = sweep.get("config")
     value = config.get(key) if isinstance(config, dict) else None
@@ -105,7 +124,7 @@ def _trained(about: dict[str, Any]) -> str:
     return f", trained on {amount(tokens)} tokens" + (f" in {amount(steps)} steps" if steps else "")
 
 
-def measured_line(about: dict[str, Any], sweep: dict[str, Any]) -> str:
+def measured_line(about: dict[str, Any], sweep: Mapping[str, Any]) -> str:
     """What was measured, in one line: prompts, length, positions, corpus, seed, precision, version.
 
     Of models that each read their own corpus, ``about`` says which; without it that they did is all there is to say.

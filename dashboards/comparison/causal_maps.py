@@ -4,28 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from erasure_sweep.dashboards.cards import card
+from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
 from erasure_sweep.dashboards.html.parts import Card, Control
-from erasure_sweep.dashboards.model.reading_cards import BETA_TITLE, OUTPUTS, x_title
-from erasure_sweep.dashboards.model.writers_table import first_of
+from erasure_sweep.dashboards.model.map_choices import OUTPUTS
 from erasure_sweep.dashboards.model_names import display_names, is_checkpoint
 from erasure_sweep.dashboards.model_tables import ModelTables, reading_of
-from erasure_sweep.dashboards.plots.causal_map import (
+from erasure_sweep.dashboards.plots.writer_maps import (
+    BETA_TITLE,
     READING_HOVER,
-    Columns,
-    Look,
-    Map,
-    Size,
+    MapColumns,
+    MapSize,
+    MapStyle,
+    WriterMap,
     causal_map,
     colour_limit,
     plot_map,
+    x_title,
 )
+from erasure_sweep.dashboards.wording import first_of
 from erasure_sweep.workers.tables.facts.erasure import top_writers
 
-_MAP_SIZE = Size(max_writers=60, top_rows=10)
-_COLUMNS: tuple[tuple[Columns, str], ...] = (("layers", "whole layers"), ("heads", "heads"))
+_MAP_SIZE = MapSize(max_writers=60, top_rows=10)
+_COLUMNS: tuple[tuple[MapColumns, str], ...] = (("layers", "whole layers"), ("heads", "heads"))
 
 
-def causal_maps(models: Sequence[ModelTables]) -> dict[tuple[Columns, str], list[Map]]:
+def causal_maps(models: Sequence[ModelTables]) -> dict[tuple[MapColumns, str], list[WriterMap]]:
     """Per choice of columns and model, its causal map as it is and with means removed; models without one left out."""
     maps = {}
     for name, model in zip(display_names(models), models, strict=True):
@@ -38,8 +42,10 @@ def causal_maps(models: Sequence[ModelTables]) -> dict[tuple[Columns, str], list
     return maps
 
 
-def causal_card(models: Sequence[ModelTables]) -> Card:
+@card(COMPARISON, "causal", order=90)
+def causal_card(view: ComparisonView) -> Card:
     """A map per model, whole layers or heads, as it is and with means removed."""
+    models = view.models
     maps = causal_maps(models)
     names = list(dict.fromkeys(name for _, name in maps))
     large = [name for name in names if maps["heads", name][0].aggregated]
@@ -47,10 +53,10 @@ def causal_card(models: Sequence[ModelTables]) -> Card:
     figures = {}
     for choice, (columns, _) in enumerate(offered):
         alike = [one for name in names for one in maps[columns, name]]
-        look = Look(BETA_TITLE, colour_limit(alike), READING_HOVER)
+        style = MapStyle(BETA_TITLE, colour_limit(alike), READING_HOVER)
         for at, name in enumerate(names):
             for centred, one in enumerate(maps[columns, name]):
-                plot = plot_map(one, look, x_title=x_title(one.columns), least_height=380)
+                plot = plot_map(one, style, x_title=x_title(one.columns), least_height=380)
                 figures[f"{centred}.{choice}.{at}" if len(offered) > 1 else f"{centred}.{at}"] = plot
     shown = display_names(models)
     absent = [name for name in shown if name not in names]
@@ -60,7 +66,6 @@ def causal_card(models: Sequence[ModelTables]) -> Card:
     two = [Control("Model", names, chosen=at) for at in sorted(deepest)]
     controls = [OUTPUTS, Control("Erasers", [title for _, title in offered])]
     return Card(
-        "causal",
         "The causal maps of erasure",
         "What each later attention layer, or head, (column) writes along each writer (row) because it read it: β of "
         "its V-composed part, a share of the writer's output. Red removes, blue adds; all maps share their colours. "

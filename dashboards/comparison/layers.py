@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.comparison.training import LIMIT
+from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
 from erasure_sweep.dashboards.html.parts import Card, Control
-from erasure_sweep.dashboards.model.reading_cards import OUTPUTS
-from erasure_sweep.dashboards.model.writers_table import first_of
+from erasure_sweep.dashboards.model.map_choices import OUTPUTS
 from erasure_sweep.dashboards.model_names import count_of, display_names, family_of, is_one_training
 from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.plots.theme import (
@@ -32,7 +33,7 @@ from erasure_sweep.dashboards.plots.theme import (
     single,
     text,
 )
-from erasure_sweep.dashboards.wording import listed, number
+from erasure_sweep.dashboards.wording import first_of, listed, number
 from erasure_sweep.workers.labels import kind_of, place_of
 from erasure_sweep.workers.tables.facts.erasure import NOTICEABLE
 from erasure_sweep.workers.tables.values import Floats, numeric, table_of
@@ -291,7 +292,7 @@ def _look(colour: str, dash: str, symbol: str) -> dict[str, Any]:
     }
 
 
-class _Measured(NamedTuple):
+class _SideLines(NamedTuple):
     """The lines of one side, outputs as they are and with means removed."""
 
     side: Side
@@ -299,10 +300,12 @@ class _Measured(NamedTuple):
     lines: list[list[LayerLine]]
 
 
-def layers_card(models: Sequence[ModelTables]) -> Card:
+@card(COMPARISON, "layers", order=60)
+def layers_card(view: ComparisonView) -> Card:
     """The figures by depth, side, statistic and outputs."""
+    models = view.shown
     measured = [
-        _Measured(side, title, [_most(layer_lines(models, side, centred)) for centred in (False, True)])
+        _SideLines(side, title, [_most(layer_lines(models, side, centred)) for centred in (False, True)])
         for side, title in SIDES
     ]
     measured = [one for one in measured if one.lines[0]]
@@ -327,9 +330,8 @@ def layers_card(models: Sequence[ModelTables]) -> Card:
         OUTPUTS,
     ]
     return Card(
-        "layers",
         "Erasure layer by layer",
-        _caption(models, shown, several),
+        f"{_caption(models, shown, several)}{view.note}",
         figures,
         controls if figures else [],
         # a legend of many lines leaves a narrow figure no room

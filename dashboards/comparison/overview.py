@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from markupsafe import escape
 
+from erasure_sweep.dashboards.cards import card
+from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
 from erasure_sweep.dashboards.html.links import Home, link
 from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable, Sorted
 from erasure_sweep.dashboards.model_names import count_of, display_names, is_checkpoint, is_one_training
 from erasure_sweep.dashboards.model_tables import ModelTables
-from erasure_sweep.dashboards.plots.strips import ERASED, OPPOSED, Measure, strip_points, strongest
+from erasure_sweep.dashboards.plots.writer_strips import ERASED, OPPOSED, StripColumn, strip_points, strongest_points
 from erasure_sweep.dashboards.wording import OWN, corpora_read, number, of_config, protocol_warnings
 from erasure_sweep.workers.tables.facts.erasure import is_ranked, writers_by_rank
 
@@ -22,7 +24,8 @@ _TITLES = {"n_params": "weights of attention and MLPs, without embeddings, biase
 _TRAINING = {"training_tokens": "training tokens", "training_steps": "training steps"}
 
 
-def overview(models: Sequence[ModelTables], homes: Mapping[str, Home]) -> HtmlTable:
+@card(COMPARISON, "models", order=50)
+def overview(view: ComparisonView) -> HtmlTable:
     """The table of models: name (a link where there is a page), shape, training, tokens, corpus, the top writers.
 
     Checkpoints stand after the models, but for those of one training alone, which stay in its order.
@@ -30,6 +33,7 @@ def overview(models: Sequence[ModelTables], homes: Mapping[str, Home]) -> HtmlTa
     Top writers are the most erased by reading; where a model lacks that, all have their most opposed too. Training and
     corpus are there where models differ in them.
     """
+    models, homes = view.models, view.homes
     ranked = [is_ranked(writers_by_rank(model.tables)) for model in models]
     tops = [(ERASED, "most erased by reading: share (written → remaining)")] if any(ranked) else []
     tops += [] if ranked and all(ranked) else [(OPPOSED, "most opposed: written → remaining")]
@@ -48,7 +52,6 @@ def overview(models: Sequence[ModelTables], homes: Mapping[str, Home]) -> HtmlTa
         rows[-1] += [_top_three(model, measure) for measure, _ in tops]
     erased = "most erased because later heads read them" if any(ranked) else "that later components opposed most"
     return HtmlTable(
-        "models",
         "The models",
         f"The three writers {erased}, with the share of their output in the stream where they write and at the end. "
         "A model's name leads to its page.",
@@ -77,14 +80,14 @@ def _training(models: Sequence[ModelTables]) -> dict[str, str]:
     return {key: heading for key, heading in _TRAINING.items() if shown[key]}
 
 
-def _top_three(model: ModelTables, measure: Measure) -> str | Sorted | None:
+def _top_three(model: ModelTables, measure: StripColumn) -> str | Sorted | None:
     """The model's strongest writers by one measure, in words; None where it was not measured.
 
     What is erased sorts by the share of the most erased.
     """
     points = strip_points([("", writers_by_rank(model.tables))], measure)
     said = []
-    for row in strongest(points, measure, _NAMED_WRITERS).itertuples():
+    for row in strongest_points(points, measure, _NAMED_WRITERS).itertuples():
         kept = f"{number(row.written)}\u00a0→\u00a0{number(row.remaining)}"
         said.append(
             f"{row.writer}\u00a0{number(row.value)} ({kept})" if measure is ERASED else f"{row.writer}\u00a0{kept}"

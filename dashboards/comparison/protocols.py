@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from erasure_sweep.dashboards.cards import card
+from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
 from erasure_sweep.dashboards.html.links import Home, link
 from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable
 from erasure_sweep.dashboards.model_names import display_names
@@ -19,7 +21,7 @@ _KEPT = ("corpus_name", "n_prompts", "positions", "version")
 """Fields that have a column also where all models are alike in them."""
 
 
-class Field(NamedTuple):
+class ProtocolField(NamedTuple):
     """Something that models can be measured differently in.
 
     Attributes:
@@ -48,21 +50,23 @@ def _digits(value: object) -> str:
 
 
 FIELDS = (
-    Field("corpus_name", "corpus", "the text that was read", of_sweep="corpus"),
-    Field("corpus_fingerprint", "fingerprint", "of the tokens read: with the same digits they are the same", _digits),
-    Field("n_prompts", "prompts", "how many prompts", amount, "prompts"),
-    Field("seq_len", "length", "tokens of a prompt", amount),
-    Field("positions", "positions", "how many positions of each prompt are measured", _positions),
-    Field("n_tokens", "tokens measured", "prompts times positions", amount),
-    Field("seed", "seed", "what prompts and positions are drawn with"),
-    Field("dtype", "precision", "of the numbers that the model computes with"),
-    Field("device_type", "device", "what it computes on"),
-    Field("ln", "LayerNorm", "its scale in patched runs: that of the run as it is, or computed anew"),
-    Field("stages", "stages", "what is measured", _stages, "stage"),
-    Field("tau", "τ", "the share of a writer's output from which on a head is an eraser"),
-    Field("version", "version", "of erasure-sweep"),
-    Field("git_commit", "commit", "of erasure-sweep's code, where it ran from a working tree", _digits),
-    Field("schema_version", "schema", "of the tables"),
+    ProtocolField("corpus_name", "corpus", "the text that was read", of_sweep="corpus"),
+    ProtocolField(
+        "corpus_fingerprint", "fingerprint", "of the tokens read: with the same digits they are the same", _digits
+    ),
+    ProtocolField("n_prompts", "prompts", "how many prompts", amount, "prompts"),
+    ProtocolField("seq_len", "length", "tokens of a prompt", amount),
+    ProtocolField("positions", "positions", "how many positions of each prompt are measured", _positions),
+    ProtocolField("n_tokens", "tokens measured", "prompts times positions", amount),
+    ProtocolField("seed", "seed", "what prompts and positions are drawn with"),
+    ProtocolField("dtype", "precision", "of the numbers that the model computes with"),
+    ProtocolField("device_type", "device", "what it computes on"),
+    ProtocolField("ln", "LayerNorm", "its scale in patched runs: that of the run as it is, or computed anew"),
+    ProtocolField("stages", "stages", "what is measured", _stages, "stage"),
+    ProtocolField("tau", "τ", "the share of a writer's output from which on a head is an eraser"),
+    ProtocolField("version", "version", "of erasure-sweep"),
+    ProtocolField("git_commit", "commit", "of erasure-sweep's code, where it ran from a working tree", _digits),
+    ProtocolField("schema_version", "schema", "of the tables"),
 )
 
 
@@ -73,13 +77,13 @@ class Protocol(NamedTuple):
     values: dict[str, str | None]
 
 
-def protocols(models: Sequence[ModelTables], sweep: dict[str, Any]) -> list[Protocol]:
+def protocols(models: Sequence[ModelTables], sweep: Mapping[str, Any]) -> list[Protocol]:
     """What each model says of itself, else what the sweep says of all."""
     named = zip(display_names(models), models, strict=True)
-    return [Protocol(name, {field.key: _said(field, model.about, sweep) for field in FIELDS}) for name, model in named]
+    return [Protocol(name, {field.key: _words(field, model.about, sweep) for field in FIELDS}) for name, model in named]
 
 
-def _said(field: Field, about: Mapping[str, Any], sweep: dict[str, Any]) -> str | None:
+def _words(field: ProtocolField, about: Mapping[str, Any], sweep: Mapping[str, Any]) -> str | None:
     value = about.get(field.key)
     value = of_config(sweep, field.of_sweep or field.key) if value is None else value
     if field.key == "corpus_name" and value == OWN:
@@ -87,23 +91,25 @@ def _said(field: Field, about: Mapping[str, Any], sweep: dict[str, Any]) -> str 
     return None if value is None or value == "" else field.written(value)
 
 
-def differing(found: Sequence[Protocol]) -> list[Field]:
+def differing(found: Sequence[Protocol]) -> list[ProtocolField]:
     """Fields in which models are known to differ."""
     values = {field: {one.values[field.key] for one in found} - {None} for field in FIELDS}
     return [field for field in FIELDS if len(values[field]) > 1]
 
 
-def _alike(found: Sequence[Protocol]) -> dict[Field, str]:
+def _alike(found: Sequence[Protocol]) -> dict[ProtocolField, str]:
     """Fields of which the same is known of all models, with what that is."""
     values = {field: {one.values[field.key] for one in found} for field in FIELDS}
     return {field: value for field, of in values.items() if len(of) == 1 and (value := next(iter(of))) is not None}
 
 
-def protocols_table(models: Sequence[ModelTables], homes: Mapping[str, Home], sweep: dict[str, Any]) -> HtmlTable:
+@card(COMPARISON, "protocol", order=170)
+def protocols_table(view: ComparisonView) -> HtmlTable:
     """A row per model; columns in which models differ say so, and what is unusual in them is bold.
 
     What is the same in all stands in a sentence, but for what it is that was read.
     """
+    models, homes, sweep = view.models, view.homes, view.sweep
     found = protocols(models, sweep)
     apart, alike = differing(found), _alike(found)
     said_once = alike if len(found) > 1 else {}
@@ -123,7 +129,6 @@ def protocols_table(models: Sequence[ModelTables], homes: Mapping[str, Home], sw
         ]
         rows.append([link(home.page, one.model), *cells, *([_run(home)] if runs else [])])
     return HtmlTable(
-        "protocol",
         "How each model was measured",
         _caption(found, apart, {field: value for field, value in said_once.items() if field not in known}),
         [
@@ -150,7 +155,7 @@ def _run(home: Home) -> Markup | None:
     return link(home.run, "open") if home.run else None
 
 
-def _caption(found: Sequence[Protocol], apart: Sequence[Field], alike: Mapping[Field, str]) -> str:
+def _caption(found: Sequence[Protocol], apart: Sequence[ProtocolField], alike: Mapping[ProtocolField, str]) -> str:
     if len(found) < 2:
         return "What the numbers of this page rest on. — means not known."
     unknown = [

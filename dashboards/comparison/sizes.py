@@ -11,15 +11,15 @@ from typing import NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 
-from erasure_sweep.dashboards.comparison.depth import PALE
+from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.comparison.training import LIMIT, Erased, erased_of
+from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
 from erasure_sweep.dashboards.html.parts import Card, Control
-from erasure_sweep.dashboards.model.writers_table import first_of
 from erasure_sweep.dashboards.model_names import count_of, display_names, family_of, is_checkpoint, series_of
 from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.plots.size_axis import axis_for
-from erasure_sweep.dashboards.plots.theme import DASHES, GREY, figure, look_of, robust_range, shade, text
-from erasure_sweep.dashboards.wording import amount, number
+from erasure_sweep.dashboards.plots.theme import DASHES, GREY, PALE, figure, look_of, robust_range, shade, text
+from erasure_sweep.dashboards.wording import amount, first_of, number
 
 _KEPT = (0.0, 0.2)
 
@@ -38,7 +38,7 @@ class Sized(NamedTuple):
     erased: Erased
 
 
-class Choice(NamedTuple):
+class SizeAxis(NamedTuple):
     """What the x axis can be: its title, a model's place on it, what models on one line have in common, and in words."""
 
     title: str
@@ -47,13 +47,13 @@ class Choice(NamedTuple):
     said: Callable[[Sized], str]
 
 
-LAYERS = Choice("layers", lambda one: one.layers, lambda one: one.width, lambda one: f"width {amount(one.width)}")
-WIDTH = Choice("width", lambda one: one.width, lambda one: one.layers, lambda one: f"{amount(one.layers)} layers")
-PARAMETERS = Choice("parameters", lambda one: one.parameters, lambda one: one.width, LAYERS.said)
-TOKENS = Choice("training tokens", lambda one: one.tokens, lambda one: one.series, lambda one: one.series)
+LAYERS = SizeAxis("layers", lambda one: one.layers, lambda one: one.width, lambda one: f"width {amount(one.width)}")
+WIDTH = SizeAxis("width", lambda one: one.width, lambda one: one.layers, lambda one: f"{amount(one.layers)} layers")
+PARAMETERS = SizeAxis("parameters", lambda one: one.parameters, lambda one: one.width, LAYERS.said)
+TOKENS = SizeAxis("training tokens", lambda one: one.tokens, lambda one: one.series, lambda one: one.series)
 CHOICES = (LAYERS, WIDTH, PARAMETERS, TOKENS)
-ALL_WRITERS, HEADS = "all writers, with embeddings and MLPs", "attention heads"
-_NOUNS = {ALL_WRITERS: "writer", HEADS: "head"}
+OF_ALL_WRITERS, HEADS = "all writers, with embeddings and MLPs", "attention heads"
+_NOUNS = {OF_ALL_WRITERS: "writer", HEADS: "head"}
 
 
 def of_heads(measured: Sequence[Sized]) -> list[Sized]:
@@ -75,12 +75,12 @@ def sized(models: Sequence[ModelTables]) -> list[Sized]:
     return found
 
 
-def against(models: Sequence[Sized], choice: Choice) -> list[Sized]:
+def against(models: Sequence[Sized], choice: SizeAxis) -> list[Sized]:
     """Models that have a place on this axis: checkpoints only where it is the tokens of their training."""
     return [one for one in models if choice.place(one) is not None and (choice is TOKENS or not one.checkpoint)]
 
 
-def strands(models: Sequence[Sized], choice: Choice) -> list[list[Sized]]:
+def strands(models: Sequence[Sized], choice: SizeAxis) -> list[list[Sized]]:
     """Models of one family as lines along an axis.
 
     A line has one model at each of its places. Where a family has several at one place, those on a line are alike in
@@ -99,17 +99,19 @@ def strands(models: Sequence[Sized], choice: Choice) -> list[list[Sized]]:
     ]
 
 
-def _is_line(models: Sequence[Sized], choice: Choice) -> bool:
+def _is_line(models: Sequence[Sized], choice: SizeAxis) -> bool:
     return len({choice.place(one) for one in models}) == len(models)
 
 
-def _is_mixed(models: Sequence[Sized], choice: Choice) -> bool:
+def _is_mixed(models: Sequence[Sized], choice: SizeAxis) -> bool:
     """Whether one line would lead through several of what is held: trainings, or widths where some models share one."""
     held = len({choice.held(one) for one in models})
     return choice is TOKENS or (choice is PARAMETERS and 1 < held < len(models))
 
 
-def plot_sizes(models: Sequence[Sized], choice: Choice, families: Sequence[str], kind: str = ALL_WRITERS) -> go.Figure:
+def plot_sizes(
+    models: Sequence[Sized], choice: SizeAxis, families: Sequence[str], kind: str = OF_ALL_WRITERS
+) -> go.Figure:
     """Filled: the most erased writer. Hollow: the mean over writers of which anything is erased."""
     shown = against(models, choice)
     axis = axis_for(choice.title, [choice.place(one) or 0 for one in shown], whole=choice in (LAYERS, WIDTH))
@@ -120,8 +122,8 @@ def plot_sizes(models: Sequence[Sized], choice: Choice, families: Sequence[str],
         names = _names(lines, choice)
         for index, (line, name) in enumerate(zip(lines, names, strict=True)):
             x = axis.places(choice.place(one) or 0 for one in line)
-            look = _Look(at, index, name, named=name not in names[:index])
-            data += [_trace(line, x, look, hollow) for hollow in (True, False)]
+            strand = _Strand(at, index, name, named=name not in names[:index])
+            data += [_trace(line, x, strand, hollow) for hollow in (True, False)]
     values = np.array([value for one in shown for value in (one.erased.strongest[1], one.erased.mean)])
     return figure(
         [*data, *(_key(hollow, _NOUNS[kind]) for hollow in (False, True))],
@@ -136,37 +138,37 @@ def plot_sizes(models: Sequence[Sized], choice: Choice, families: Sequence[str],
     )
 
 
-class _Look(NamedTuple):
+class _Strand(NamedTuple):
     """A line's family and its place within that, and what the legend calls it, once where several have one name."""
 
     family: int
-    strand: int
+    place: int
     name: str
     named: bool
 
 
-def _names(lines: Sequence[Sequence[Sized]], choice: Choice) -> list[str]:
+def _names(lines: Sequence[Sequence[Sized]], choice: SizeAxis) -> list[str]:
     """Families by name, and where one has several lines what is the same along each."""
     several = sum(len(line) > 1 for line in lines) > 1
     return [f"{line[0].family}, {choice.said(line[0])}" if several else line[0].family for line in lines]
 
 
-def _trace(line: Sequence[Sized], x: Sequence[float], look: _Look, hollow: bool) -> go.Scatter:
-    colour, symbol = look_of(look.family)
+def _trace(line: Sequence[Sized], x: Sequence[float], strand: _Strand, hollow: bool) -> go.Scatter:
+    colour, symbol = look_of(strand.family)
     # a second line of a family has a pale fill and a dot in what is hollow, so that the legend tells them apart
-    first = look.strand % 2 == 0
+    first = strand.place % 2 == 0
     open_symbol = f"{symbol}-open" if first else f"{symbol}-open-dot"
     return go.Scatter(
         x=x,
         y=[one.erased.mean if hollow else one.erased.strongest[1] for one in line],
-        name=text(look.name),
-        legendgroup=text(look.name),
-        showlegend=look.named and not hollow,
+        name=text(strand.name),
+        legendgroup=text(strand.name),
+        showlegend=strand.named and not hollow,
         # a file of what is drawn tells the two apart
         meta={"series": "mean" if hollow else "most erased"},
         hovertext=[_hover(one, hollow) for one in line],
         mode="lines+markers" if len(line) > 1 else "markers",
-        line={"color": shade(colour, 0.6), "dash": DASHES[look.strand % len(DASHES)], "width": 1.5},
+        line={"color": shade(colour, 0.6), "dash": DASHES[strand.place % len(DASHES)], "width": 1.5},
         marker={
             "symbol": open_symbol if hollow else symbol,
             "color": colour if first or hollow else shade(colour, PALE),
@@ -214,8 +216,10 @@ def _sentence(shown: Sequence[Sized], noun: str) -> str:
     )
 
 
-def size_card(models: Sequence[ModelTables]) -> Card:
+@card(COMPARISON, "size", order=30)
+def size_card(view: ComparisonView) -> Card:
     """A figure per choice of the x axis on which any model has a place."""
+    models = view.models
     measured = sized(models)
     offered = [choice for choice in CHOICES if against(measured, choice)]
     # to begin with the first axis on which models stand apart
@@ -225,12 +229,11 @@ def size_card(models: Sequence[ModelTables]) -> Card:
     heads = of_heads(measured)
     # embeddings are erased in models of any size: heads alone show best what size does
     of = [(HEADS, heads)] if offered and all(against(heads, choice) for choice in offered) else []
-    of += [(ALL_WRITERS, measured)]
+    of += [(OF_ALL_WRITERS, measured)]
     several = len(of) > 1
     controls = [Control("Against", [choice.title for choice in offered], chosen=chosen)]
     controls += [Control("Of", [kind for kind, _ in of])] if several else []
     return Card(
-        "size",
         "Erasure against size",
         "Filled: how much later heads write against a model's most erased head, or writer of any kind, because they read "
         "it, as a share of its output; 1 is all of it, above 1 more than it wrote. Hollow: the mean of that share over the "

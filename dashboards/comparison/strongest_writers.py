@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from markupsafe import escape
 
+from erasure_sweep.dashboards.cards import card
+from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
 from erasure_sweep.dashboards.html.links import Home, link
 from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable, Sorted
 from erasure_sweep.dashboards.html.sparkline import sparkline
+from erasure_sweep.dashboards.model.presence import presence
 from erasure_sweep.dashboards.model.trust import badge
-from erasure_sweep.dashboards.model.writers_table import first_of
 from erasure_sweep.dashboards.model_names import display_names
 from erasure_sweep.dashboards.model_tables import Grid, ModelTables, grid_of
-from erasure_sweep.dashboards.plots.presence import presence
-from erasure_sweep.dashboards.wording import number, with_interval
+from erasure_sweep.dashboards.wording import first_of, number, with_interval
 from erasure_sweep.workers.tables.facts.erasure import erasers_of, is_ranked, top_writers, writers_by_rank
 from erasure_sweep.workers.tables.facts.trust import survival_of, trust_of
 from erasure_sweep.workers.tables.values import Floats, numeric
@@ -105,8 +106,10 @@ def _presence(residual: Grid, writer: str) -> Floats:
     return np.where(np.arange(len(one.states)) >= since, one.median, np.nan)
 
 
-def strongest_table(models: Sequence[ModelTables], homes: Mapping[str, Home]) -> HtmlTable:
+@card(COMPARISON, "strongest", order=80)
+def strongest_table(view: ComparisonView) -> HtmlTable:
     """A row per writer, its name a link to it on its model's page."""
+    models, homes = view.shown, view.homes
     found = strongest_writers(models)
     low, high = _reach(found)
     rows = []
@@ -125,7 +128,6 @@ def strongest_table(models: Sequence[ModelTables], homes: Mapping[str, Home]) ->
         )
     numbers_of = [HtmlColumn(heading, title, True) for _, heading, title in _NUMBERS]
     return HtmlTable(
-        "strongest",
         "The strongest writers of each model",
         f"The {PER_MODEL} writers of each model of which most is erased by reading, fewer where nothing is erased of the "
         "others; of models in which that was not measured the most opposed. Erased by reading is how much later heads write "
@@ -135,7 +137,7 @@ def strongest_table(models: Sequence[ModelTables], homes: Mapping[str, Home]) ->
         "Erasers stand strongest first. Its DLA (a word with ? is not settled) and the share that survives are from a rerun "
         "with the writer resampled, in which MLPs, patterns and all that is later answer; taken back by later heads is, "
         "without a rerun, only what these write because they read it (near −1 with r near −1: all of its direct effect), so "
-        "the two differ.",
+        f"the two differ.{view.note}",
         [
             HtmlColumn("writer", width="narrow"),
             HtmlColumn("model", width="narrow"),

@@ -12,13 +12,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 
+from erasure_sweep.dashboards.cards import card
+from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
 from erasure_sweep.dashboards.html.parts import Card, Control
-from erasure_sweep.dashboards.model.writers_table import first_of
 from erasure_sweep.dashboards.model_names import count_of, display_names, is_checkpoint, series_of
 from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.plots.size_axis import Axis, axis_for
 from erasure_sweep.dashboards.plots.theme import BLUE, CYCLE, DASHES, GREEN, SYMBOLS, figure, robust_range, single, text
-from erasure_sweep.dashboards.wording import amount, number
+from erasure_sweep.dashboards.wording import amount, first_of, number
 from erasure_sweep.workers.labels import is_head
 from erasure_sweep.workers.tables.facts.erasure import NOTICEABLE, erased_shares, significant_pairs
 from erasure_sweep.workers.tables.values import Floats
@@ -63,7 +64,7 @@ def erased_of(model: ModelTables, centred: bool = False) -> Erased:
     return Erased(erased_shares(model.tables, centred=centred))
 
 
-class Point(NamedTuple):
+class TrainingPoint(NamedTuple):
     """A model at one point of its training: after ``at`` tokens or steps.
 
     ``significant``: pairs of a writer and a head that are significant, NaN where that was not tested.
@@ -80,10 +81,10 @@ class Trained(NamedTuple):
 
     name: str
     unit: Unit
-    points: list[Point]
+    points: list[TrainingPoint]
 
 
-class Line(NamedTuple):
+class WriterLine(NamedTuple):
     """A writer's share erased at every point; NaN where it was not measured."""
 
     writer: str
@@ -106,23 +107,23 @@ def trained(models: Sequence[ModelTables]) -> list[Trained]:
     return found
 
 
-def _points(named: Sequence[tuple[str, ModelTables]], unit: Unit) -> list[Point]:
-    points: dict[int, Point] = {}
+def _points(named: Sequence[tuple[str, ModelTables]], unit: Unit) -> list[TrainingPoint]:
+    points: dict[int, TrainingPoint] = {}
     for name, model in named:
         at, erased = count_of(model.about, f"training_{unit}"), erased_of(model)
         if at is not None and at >= 0 and erased.by_writer:
             pairs = significant_pairs(model.tables)
             significant = float("nan") if pairs is None else float(pairs.n)
-            points.setdefault(at, Point(name, at, erased, significant))
+            points.setdefault(at, TrainingPoint(name, at, erased, significant))
     return [points[at] for at in sorted(points)]
 
 
-def writer_lines(one: Trained, most: int = _LINES) -> list[Line]:
+def writer_lines(one: Trained, most: int = _LINES) -> list[WriterLine]:
     """The writers most erased at the last point, the strongest first; none of which next to nothing is erased there."""
     last = one.points[-1].erased.by_writer
     strongest = [writer for writer in sorted(last, key=lambda writer: -last[writer]) if last[writer] >= NOTICEABLE]
     return [
-        Line(writer, np.array([point.erased.by_writer.get(writer, np.nan) for point in one.points]))
+        WriterLine(writer, np.array([point.erased.by_writer.get(writer, np.nan) for point in one.points]))
         for writer in strongest[:most]
     ]
 
@@ -214,7 +215,7 @@ def _plot(axis: Axis, data: list[go.Scatter], y_axis: dict[str, Any], y_title: s
     )
 
 
-class _Shown(NamedTuple):
+class _TrainingFigure(NamedTuple):
     """A choice of what stands on the y axis: what it is called, its range over all models, how one model is drawn."""
 
     name: str
@@ -222,7 +223,7 @@ class _Shown(NamedTuple):
     plot: Callable[[Trained, list[float]], go.Figure]
 
 
-def _choices(found: Sequence[Trained]) -> list[_Shown]:
+def _choices(found: Sequence[Trained]) -> list[_TrainingFigure]:
     """What was measured of any model; all models share an axis."""
     lines = [line.shares for one in found for line in writer_lines(one)]
     points = [point for one in found for point in one.points]
@@ -231,17 +232,26 @@ def _choices(found: Sequence[Trained]) -> list[_Shown]:
     shares = robust_range(np.concatenate(lines) if lines else np.array([]), np.array([]), keep=_KEPT, limit=LIMIT)
     mean_range = robust_range(means, np.array([]), keep=(0.0, 0.1), limit=LIMIT)
     choices = [
-        _Shown("most erased writers", shares, plot_writers),
-        _Shown("all writers: mean share erased", mean_range, plot_mean),
+        _TrainingFigure("most erased writers", shares, plot_writers),
+        _TrainingFigure("all writers: mean share erased", mean_range, plot_mean),
     ]
     if np.isfinite(counts).any():
         high = 1.06 * max(1.0, float(np.nanmax(counts)))
-        choices.append(_Shown("significant erasers", [-0.04 * high, high], plot_significant))
+        choices.append(_TrainingFigure("significant erasers", [-0.04 * high, high], plot_significant))
     return choices
 
 
-def training_card(models: Sequence[ModelTables]) -> Card:
+def _place(view: ComparisonView) -> tuple[str, int]:
+    """Before size where most models are checkpoints, behind it where some are, and late where nothing was measured."""
+    if 2 * sum(is_checkpoint(model.about) for model in view.models) > len(view.models):
+        return "", 20
+    return "", 40 if trained(view.models) else 120
+
+
+@card(COMPARISON, "training", _place)
+def training_card(view: ComparisonView) -> Card:
     """A model alone says in a sentence what it shows; two stand side by side, and of more two are chosen."""
+    models = view.models
     found = trained(models)
     names = [one.name for one in found]
     choices = _choices(found)
@@ -252,7 +262,6 @@ def training_card(models: Sequence[ModelTables]) -> Card:
     }
     two = [Control("Model", names, chosen=at) for at in (0, 1)]
     return Card(
-        "training",
         "How erasure arises in training",
         f"{', '.join(names[:1]) if len(names) == 1 else 'Each model'} at points of its training, from the checkpoints "
         "measured here. Erased by reading is how much all later heads together write against a writer because they read "
@@ -275,7 +284,7 @@ def _untrained(found: Sequence[Trained]) -> str:
     return " A dotted line stands where the logarithmic axis begins, left of it are models before any training."
 
 
-def _without_significance(choices: Sequence[_Shown]) -> str:
+def _without_significance(choices: Sequence[_TrainingFigure]) -> str:
     return (
         ""
         if any(shown.plot is plot_significant for shown in choices)

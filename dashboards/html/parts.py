@@ -61,7 +61,6 @@ class Card:
     the page's list of them.
     """
 
-    key: str
     title: str
     caption: str
     figures: dict[str, go.Figure]
@@ -70,7 +69,8 @@ class Card:
     min_width: int = 0
     empty: str = "The tables hold nothing to draw here."
     tables: Sequence[str] = ()
-    group: str = ""
+    key: str = field(default="", kw_only=True)
+    group: str = field(default="", kw_only=True)
 
     @property
     def is_empty(self) -> bool:
@@ -81,14 +81,14 @@ class Card:
 class Prose:
     """Text in HTML, one body or one per choice, by the same keys as a card's figures; only the chosen one is shown."""
 
-    key: str
     title: str
     caption: str
     bodies: Mapping[str, Markup]
     controls: Sequence[Control] = ()
     tables: Sequence[str] = ()
     empty: str = "The tables hold nothing to show here."
-    group: str = ""
+    key: str = field(default="", kw_only=True)
+    group: str = field(default="", kw_only=True)
 
     @property
     def is_empty(self) -> bool:
@@ -116,7 +116,6 @@ class HtmlTable:
     ``filter_by``: what a long table's filter looks for. ``tables`` are the names of the tables that the numbers are from.
     """
 
-    key: str
     title: str
     caption: str
     columns: Sequence[HtmlColumn]
@@ -124,7 +123,8 @@ class HtmlTable:
     empty: str = "The tables hold no rows to show here."
     filter_by: str = "name"
     tables: Sequence[str] = ()
-    group: str = ""
+    key: str = field(default="", kw_only=True)
+    group: str = field(default="", kw_only=True)
 
     @property
     def is_empty(self) -> bool:

@@ -1,4 +1,4 @@
-"""Whose direct logit attribution (DLA) to trust: the table that opens a model's page, and models beside each other.
+"""Whose direct logit attribution (DLA) to trust: the table that opens a model's page.
 
 A component's DLA says what its output does to the difference of the two most likely next tokens if nothing later reads
 it. Resampling the component shows what it really does; the slope of that effect on the direct change is the share of its
@@ -12,22 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 from markupsafe import Markup
 
+from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable
+from erasure_sweep.dashboards.model.view import GLANCE, MODEL, VERIFIED, ModelView
 from erasure_sweep.dashboards.model_tables import ModelTables
-from erasure_sweep.dashboards.plots.theme import BLUE, GREY, ORANGE, SKY, VERMILLION, figure, model_ticks, shade, text
 from erasure_sweep.dashboards.wording import amount, interval, listed
-from erasure_sweep.workers.tables.facts.trust import (
-    CANCELLED,
-    PARTLY,
-    REVERSED,
-    TRUSTED,
-    WORDS,
-    is_settled,
-    trust_counts,
-)
+from erasure_sweep.workers.tables.facts.trust import CANCELLED, PARTLY, REVERSED, TRUSTED, is_settled, trust_counts
 from erasure_sweep.workers.tables.values import numeric, strings, table_of
 
 UNKNOWN = "not measured"
@@ -35,15 +27,10 @@ RANGES = "trust: slope at least 0.75; partly cancelled: 0.25 to 0.75; cancelled:
 AMPLIFIED = 1.25
 """Above this slope a component does more than its DLA says, for later ones write more of the same."""
 _MOST_NAMED = 4
-_LEAST_NUMBERED = 0.025
-"""How high a segment must be for its number, as a share of the highest bar."""
 _CLASSES = {TRUSTED: "trusted", PARTLY: "partly", CANCELLED: "cancelled", REVERSED: "reversed"}
-_COLOURS = {TRUSTED: BLUE, PARTLY: SKY, CANCELLED: ORANGE, REVERSED: VERMILLION, UNKNOWN: GREY}
-_OVERLAY = {"fillmode": "overlay", "fgcolor": "#ffffff", "fgopacity": 0.4, "solidity": 0.15, "size": 9}
-_PATTERNS = {TRUSTED: "", PARTLY: "/", CANCELLED: "x", REVERSED: "-", UNKNOWN: "."}
 
 
-class _Measure(NamedTuple):
+class _NumberColumn(NamedTuple):
     """A column of ``dla_trust``, its heading and what explains it."""
 
     name: str
@@ -51,25 +38,29 @@ class _Measure(NamedTuple):
     title: str
 
 
-_MEASURES = (
-    _Measure("effect_slope", "share that survives", "slope of the effect of resampling it on the change of its DLA"),
-    _Measure("effect_r", "r", "correlation of the same two over tokens"),
-    _Measure(
+_NUMBERS = (
+    _NumberColumn(
+        "effect_slope", "share that survives", "slope of the effect of resampling it on the change of its DLA"
+    ),
+    _NumberColumn("effect_r", "r", "correlation of the same two over tokens"),
+    _NumberColumn(
         "effect_slope_recomputed", "final scale recomputed", "the slope with the final LayerNorm's scale recomputed"
     ),
-    _Measure(
+    _NumberColumn(
         "net_slope", "net slope", "slope of its net DLA on its DLA: what survives the heads that read it directly"
     ),
-    _Measure("net_r", "net r", "correlation of its net DLA with its DLA"),
-    _Measure("dla_mean_abs", "mean |DLA|", "mean size of its DLA, in logits"),
-    _Measure("net_mean_abs", "mean |net DLA|", "mean size of its DLA with what later heads write because they read it"),
-    _Measure(
+    _NumberColumn("net_r", "net r", "correlation of its net DLA with its DLA"),
+    _NumberColumn("dla_mean_abs", "mean |DLA|", "mean size of its DLA, in logits"),
+    _NumberColumn(
+        "net_mean_abs", "mean |net DLA|", "mean size of its DLA with what later heads write because they read it"
+    ),
+    _NumberColumn(
         "effect_mean_abs", "mean |effect|", "mean size of the change of the logit difference when it is resampled"
     ),
 )
 
 
-def _counts(model: ModelTables) -> dict[str, int]:
+def word_counts(model: ModelTables) -> dict[str, int]:
     """How many components there are of each word, those of which it could not be told last; none where not measured."""
     counts = trust_counts(model.tables)
     untold = len(table_of(model.tables, "dla_trust")) - sum(counts.values())
@@ -78,7 +69,7 @@ def _counts(model: ModelTables) -> dict[str, int]:
 
 def trust_line(model: ModelTables) -> str:
     """The counts in a sentence, those named that cannot be trusted; nothing where trust was not measured."""
-    counts = _counts(model)
+    counts = word_counts(model)
     unknown = counts.pop(UNKNOWN, 0)
     if not counts:
         return ""
@@ -121,13 +112,23 @@ def badge(word: str | None, slope: float = np.nan, low: float = np.nan, high: fl
     return Markup('<span class="badge{}"{}>{}{}</span>').format(kind, title, word or UNKNOWN, mark)
 
 
-def trust_table(model: ModelTables) -> HtmlTable:
+def _is_shown(view: ModelView) -> bool:
+    return view.was_verified or bool(word_counts(view.model))
+
+
+def _place(view: ModelView) -> tuple[str, int]:
+    """It opens the page; where it was not measured, it stands behind what else was verified."""
+    return (GLANCE, 10) if word_counts(view.model) else (VERIFIED, 200)
+
+
+@card(MODEL, "trust", _place, when=_is_shown)
+def trust_table(view: ModelView) -> HtmlTable:
     """A row per component, the least trustworthy first."""
-    table = table_of(model.tables, "dla_trust")
+    table = table_of(view.model.tables, "dla_trust")
     table = _least_first(table)
-    values = {one.name: numeric(table, one.name).tolist() for one in _MEASURES}
+    values = {one.name: numeric(table, one.name).tolist() for one in _NUMBERS}
     intervals = _intervals(table)
-    slope, *others = _MEASURES
+    slope, *others = _NUMBERS
     columns = [
         HtmlColumn("component"),
         HtmlColumn("its DLA", "what resampling it says of its DLA", width="narrow"),
@@ -159,7 +160,6 @@ def trust_table(model: ModelTables) -> HtmlTable:
         for row, label in enumerate(strings(table, "writer"))
     ]
     return HtmlTable(
-        "trust",
         "Whose DLA to trust",
         "Direct logit attribution (DLA) is a component's own share of the difference of the logits of the two most "
         "likely next tokens. It misleads where later components take back what the component wrote. So each component's "
@@ -181,66 +181,3 @@ def trust_table(model: ModelTables) -> HtmlTable:
 def _intervals(table: pd.DataFrame) -> list[str | None]:
     ends = zip(numeric(table, "low"), numeric(table, "high"), strict=True)
     return [interval(low, high) or None for low, high in ends]
-
-
-class TrustBars(NamedTuple):
-    """Per model, how many of its components have each word; a model without the table has none."""
-
-    models: list[str]
-    counts: list[dict[str, int]]
-
-
-def trust_bars(named: Sequence[tuple[str, ModelTables]]) -> TrustBars:
-    """What the comparison shows of trust: the models in which it was measured."""
-    found = [(name, _counts(model)) for name, model in named]
-    return TrustBars([name for name, counts in found if counts], [counts for _, counts in found if counts])
-
-
-def plot_trust(shown: TrustBars, as_share: bool = False) -> go.Figure:
-    """Stacked bars, a word's share or number of each model's components; the numbers stand in the bars."""
-    totals = [sum(counts.values()) for counts in shown.counts]
-    highest = 1 if as_share else max(totals, default=1)
-    words = dict.fromkeys([*WORDS, UNKNOWN, *(word for counts in shown.counts for word in counts)])
-    data = []
-    for word in words:
-        numbers = [counts.get(word, 0) for counts in shown.counts]
-        if not any(numbers):
-            continue
-        colour = _COLOURS.get(word, GREY)
-        heights = [n / total if as_share else n for n, total in zip(numbers, totals, strict=True)]
-        data.append(
-            go.Bar(
-                x=[text(name) for name in shown.models],
-                y=heights,
-                name=text(word),
-                text=[
-                    str(n) if n and height >= _LEAST_NUMBERED * highest else ""
-                    for n, height in zip(numbers, heights, strict=True)
-                ],
-                textposition="inside",
-                # a number that is shrunk into a low segment cannot be read
-                constraintext="none",
-                insidetextfont={"size": 10},
-                insidetextanchor="middle",
-                textangle=0,
-                customdata=[[n, total] for n, total in zip(numbers, totals, strict=True)],
-                marker={
-                    "color": colour,
-                    "pattern": {**_OVERLAY, "shape": _PATTERNS.get(word, "|")},
-                    "line": {"color": shade(GREY, 0.8), "width": 1},
-                },
-                hovertemplate=f"<b>%{{x}}</b><br>{text(word)}: %{{customdata[0]}} of %{{customdata[1]}}<extra></extra>",
-            )
-        )
-    return figure(
-        data,
-        x_title="model",
-        y_title="share of components" if as_share else "components",
-        height=520,
-        barmode="stack",
-        bargap=0.35,
-        xaxis={"type": "category", "showgrid": False, **model_ticks(shown.models)},
-        yaxis={"tickformat": ".0%", "range": [0, 1]} if as_share else {"rangemode": "tozero"},
-        showlegend=True,
-        legend={"traceorder": "normal"},
-    )

@@ -6,10 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from erasure_sweep.dashboards.plots.quartile_points import eraser_name
-from erasure_sweep.dashboards.wording import number, percent, with_interval
+from erasure_sweep.dashboards.wording import eraser_name, number, percent, with_interval
 from erasure_sweep.workers.labels import is_head
 from erasure_sweep.workers.tables.facts.verified import Verdict, VerifiedGroup
+
+VERIFY_TABLES = (
+    *("eraser_group", "nulls", "patched_residual_projection", "dla_points", "mlp_erasure", "aligned_tokens"),
+    *("adversarial", "adversarial_tokens", "ablation_loss", "carries", "position_profile", "later_use", "dla_trust"),
+)
+_BY_TARGET = ("nulls", "patched_residual_projection", "position_profile", "later_use", "dla_points", "carries")
 
 
 def group_name(group: VerifiedGroup) -> str:

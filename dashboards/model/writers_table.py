@@ -8,18 +8,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable
+from erasure_sweep.dashboards.model.view import ALL_WRITERS, MODEL, ModelView
 from erasure_sweep.dashboards.model_tables import Grid
+from erasure_sweep.dashboards.wording import first_of
 from erasure_sweep.workers.tables.facts.erasure import is_ranked, strongest_first
 from erasure_sweep.workers.tables.values import numeric
 
 _Cells = tuple[HtmlColumn, Sequence[Any]]
-_NAMED_HEADS = 6
 _RULE = "median ≤ −τ (0.05 by default) and upper quartile < 0"
 _CENTRED = "each component's mean over tokens taken out first: what is left of it is information, not a constant"
 
 
-class _Measure(NamedTuple):
+class _NumberColumn(NamedTuple):
     """A column of ``writers``, its heading and what explains it."""
 
     name: str
@@ -28,36 +30,44 @@ class _Measure(NamedTuple):
 
 
 _ERASED = (
-    _Measure(
+    _NumberColumn(
         "erased_by_reading",
         "erased by reading",
         "pooled share that all later heads together take out because they read it, on the scan's prompts",
     ),
-    _Measure("erased_by_reading_centred", "erased, means removed", f"the same, {_CENTRED}"),
+    _NumberColumn("erased_by_reading_centred", "erased, means removed", f"the same, {_CENTRED}"),
 )
+
+
 _SIGNIFICANT = (
-    _Measure(
+    _NumberColumn(
         "significant_erasers",
         "significant erasers",
         "how many later heads take out more than τ of it by a test over blocks of prompts, false discoveries kept to 5 %",
     ),
 )
+
+
 _ERASERS = (
-    _Measure(
+    _NumberColumn(
         "v_composition_share",
         "V-composition share",
         "of what the erasers write against it, the share that they write because they read it; above 1 they write along "
         "it for other reasons and so oppose it less; — where on the whole they do not oppose it",
     ),
-    _Measure("dla_r", "DLA r", "correlation of its DLA with the later heads': near −1 its DLA misleads"),
-    _Measure("dla_slope", "DLA slope", "slope of the later heads' DLA on its DLA"),
+    _NumberColumn("dla_r", "DLA r", "correlation of its DLA with the later heads': near −1 its DLA misleads"),
+    _NumberColumn("dla_slope", "DLA slope", "slope of the later heads' DLA on its DLA"),
 )
+
+
 _LEDGER = (
-    _Measure("written", "written", "pooled β in the stream where it writes: the first state with the writer's output"),
-    _Measure("remaining", "remaining", "pooled β in the stream at the end, the last state"),
-    _Measure("reinforced", "reinforced", "sum of later components' positive β"),
-    _Measure("opposed", "opposed", "sum of later components' negative β"),
-    _Measure("opposed_centred", "opposed, means removed", f"the same, {_CENTRED}"),
+    _NumberColumn(
+        "written", "written", "pooled β in the stream where it writes: the first state with the writer's output"
+    ),
+    _NumberColumn("remaining", "remaining", "pooled β in the stream at the end, the last state"),
+    _NumberColumn("reinforced", "reinforced", "sum of later components' positive β"),
+    _NumberColumn("opposed", "opposed", "sum of later components' negative β"),
+    _NumberColumn("opposed_centred", "opposed, means removed", f"the same, {_CENTRED}"),
 )
 
 
@@ -66,23 +76,24 @@ def most_erased(writers: pd.DataFrame) -> str:
     return "most erased" if is_ranked(writers) else "most opposed"
 
 
-def writers_in_numbers(writers: pd.DataFrame, reading: Grid, components: Grid) -> HtmlTable:
+@card(MODEL, "writers", ALL_WRITERS, order=20)
+def writers_in_numbers(view: ModelView) -> HtmlTable:
     """A row per writer, in the order of ``writers``; erasers and opposing heads strongest first."""
+    writers = view.writers
     ranked = is_ranked(writers)
     labels = writers["writer"].astype(str).tolist()
     ledger = _numbers(writers, _LEDGER)
-    opposing = _heads(components, writers, "median", "opposing")
+    opposing = _heads(view.components, writers, "median", "opposing")
     about = f"later heads with {_RULE}{', erasers left out' if ranked else ''}"
     cells: list[_Cells] = [*ledger, (HtmlColumn("opposing heads", about), opposing)]
     if ranked:
-        erasers = _heads(reading, writers, "beta", "erasers")
+        erasers = _heads(view.reading, writers, "beta", "erasers")
         read = (HtmlColumn("erasers", f"later heads whose V-composed part has {_RULE}"), erasers)
         tested = _counts(writers, _SIGNIFICANT) if "significant_erasers" in writers else []
         cells = [*_numbers(writers, _ERASED), read, *tested, *_numbers(writers, _ERASERS), *cells]
     columns = [HtmlColumn("writer"), *(column for column, _ in cells)]
     rows = [[label, *(values[row] for _, values in cells)] for row, label in enumerate(labels)]
     return HtmlTable(
-        "writers",
         "Every writer in numbers",
         _caption(ranked),
         columns,
@@ -113,14 +124,14 @@ def _caption(ranked: bool) -> str:
     )
 
 
-def _numbers(writers: pd.DataFrame, measures: Sequence[_Measure]) -> list[_Cells]:
-    return [(HtmlColumn(one.heading, one.title, True), numeric(writers, one.name).tolist()) for one in measures]
+def _numbers(writers: pd.DataFrame, columns: Sequence[_NumberColumn]) -> list[_Cells]:
+    return [(HtmlColumn(one.heading, one.title, True), numeric(writers, one.name).tolist()) for one in columns]
 
 
-def _counts(writers: pd.DataFrame, measures: Sequence[_Measure]) -> list[_Cells]:
+def _counts(writers: pd.DataFrame, columns: Sequence[_NumberColumn]) -> list[_Cells]:
     return [
         (column, [None if np.isnan(value) else int(value) for value in values])
-        for column, values in _numbers(writers, measures)
+        for column, values in _numbers(writers, columns)
     ]
 
 
@@ -136,9 +147,3 @@ def _in_words(joined: object, grid: Grid, writer: str, statistic: str) -> str | 
     if not isinstance(joined, str):
         return None
     return first_of(strongest_first(joined, grid.by_column(writer, statistic))) or "none"
-
-
-def first_of(heads: Sequence[str]) -> str:
-    """The first few of many heads, and how many more there are."""
-    more = len(heads) - _NAMED_HEADS
-    return ", ".join(heads[:_NAMED_HEADS]) + (f" and {more} more" if more > 0 else "")

@@ -49,6 +49,8 @@ KIND_NAMES = {
 
 RATIO_TITLE = "projection ratio (share of the writer's output present)"
 _MOST_LETTERS = 70
+PALE = 0.3
+"""How strong the fill of a family's other widths is."""
 BLANK = "#dcdcdc"
 """The ground of a map, seen where a cell has no value; no colour of the scale is like it, that of zero least."""
 ON_DARK = {

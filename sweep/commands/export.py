@@ -14,8 +14,9 @@ from erasure_sweep.sweep.commands.options import FigureChoice, debug_option
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from erasure_sweep.dashboards.export.choices import FinishedModels, Offer
     from erasure_sweep.sweep.commands.output import Kind
-    from erasure_sweep.sweep.export.export import Offer
+    from erasure_sweep.sweep.comparison import Compared
 
 _OFFERED = 6
 """How many options of a choice are listed."""
@@ -49,19 +50,39 @@ def export(
     **image: Any,
 ) -> None:
     """Write figures of finished sweeps as image files for papers."""
+    from erasure_sweep.dashboards.export import choices as exporting
     from erasure_sweep.sweep.commands.output import console, print_line
-    from erasure_sweep.sweep.export import export as exporting
+    from erasure_sweep.sweep.comparison import gather
     from erasure_sweep.workers.errors import UsageError
 
     if experiments and to is None and not only_list:
         raise UsageError("of an experiment say where the files go: --to DIR")
     asked = exporting.Asked(figures, models, writers, choices)
     with finished_folders(folders, experiments, tracking_uri) as all_folders:
-        if only_list:
-            console.print(_offers_table(exporting.offers(all_folders, asked)))
+        root = to or (all_folders[0] if len(all_folders) == 1 else None)
+        if root is None and not only_list:
+            raise UsageError("of several sweeps say where the files go: --to DIR")
+        compared = gather(all_folders, root or Path())
+        finished = _finished_models(compared, single=len(all_folders) == 1)
+        if root is None or only_list:
+            console.print(_offers_table(exporting.offers(finished, asked)))
             return
-        for line in exporting.export(all_folders, asked, to, lambda path: print_line(f"wrote {path}"), **image):
+        exporting.export(finished, asked, root, lambda path: print_line(f"wrote {path}"), **image)
+        for line in compared.left_out:
             print_line(line)
+
+
+def _finished_models(compared: Compared, *, single: bool) -> FinishedModels:
+    """The models, and where their figures go; a single sweep's models have their folders already."""
+    from erasure_sweep.dashboards.export.choices import FinishedModels
+    from erasure_sweep.dashboards.model_tables import folder_of
+    from erasure_sweep.sweep.run_folder import FIGURES, folder_names
+
+    names = [model.about["name"] for model in compared.models]
+    own = {model.about["name"]: folder_of(model.about) for model in compared.models}
+    folders = own if single else folder_names(names, {})
+    places = {"": Path(FIGURES), **{name: Path(folders[name], FIGURES) for name in names}}
+    return FinishedModels(compared.models, compared.sweep, places)
 
 
 def _offers_table(offers: Sequence[Offer]) -> Table:

@@ -64,7 +64,7 @@ def _write(settings: Settings, folder: Path) -> tuple[dict[str, Path], dict[str,
         for seed in range(shape.n_models)
     ]
     sweep = fake_manifest(models)
-    alone = Card("alone", "One figure", "", {"0": figure([go.Scatter(x=[0, 1], y=[0, 1])], x_title="", y_title="")})
+    alone = Card("One figure", "", {"0": figure([go.Scatter(x=[0, 1], y=[0, 1])], x_title="", y_title="")}, key="alone")
     pages = {name: folder / f"{name}.html" for name in ("comparison", "model", "plotly.js")}
     writers: dict[str, Callable[[], object]] = {
         "comparison": lambda: write_comparison(models, pages["comparison"], sweep, {}),

@@ -9,6 +9,7 @@ from erasure_sweep.dashboards.model_names import counted, display_names, family_
 from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.wording import between, measured_line, model_line, protocol_warnings
 from tests.support.fakes.tables import fake_checkpoints, fake_manifest, fake_model, point
+from tests.support.fakes.views import comparison_view
 
 POINTS = (0, 65536, 1048576, 16777216)
 
@@ -85,7 +86,7 @@ class TestLineup:
 
 class TestOverview:
     def test_checkpoints_stand_after_the_models(self, checkpoints: list[ModelTables]) -> None:
-        table = overview([point("x", {}), *checkpoints, point("z", {})], {})
+        table = overview(comparison_view([point("x", {}), *checkpoints, point("z", {})]))
         assert [row[0] for row in table.rows] == ["x", "toy-gelu-2l", "z", *(f"toy-gelu-2l@{at}" for at in POINTS[:-1])]
         title = next(column.title for column in table.columns if column.heading == "parameters")
         assert "without embeddings" in title
@@ -93,25 +94,25 @@ class TestOverview:
     def test_what_is_erased_sorts_by_the_number(self) -> None:
         one = point("a", {"L0H0": 0.25, "embed": 0.5})
         one.tables["writers"]["rank"] = [2, 1]
-        cell = overview([one], {}).rows[0][-1]
+        cell = overview(comparison_view([one])).rows[0][-1]
         assert (cell.value, cell.markup.startswith("embed\u00a00.50")) == (0.5, True)
 
     def test_training_and_corpus_are_there_where_models_differ(self, checkpoints: list[ModelTables]) -> None:
-        table = overview(checkpoints, {})
+        table = overview(comparison_view(checkpoints))
         at = [column.heading for column in table.columns].index("training tokens")
         assert [row[at] for row in table.rows] == list(POINTS)
         assert not {"corpus", "training steps"} & {column.heading for column in table.columns}
         other = ModelTables({**checkpoints[0].about, "corpus_name": "gelu-mix"}, {})
-        table = overview([other, *checkpoints[1:]], {})
+        table = overview(comparison_view([other, *checkpoints[1:]]))
         at = [column.heading for column in table.columns].index("corpus")
         assert [row[at] for row in table.rows] == ["gelu-mix", "stdlib", "stdlib", "stdlib"]
 
     def test_models_trained_alike_have_no_column_of_it(self) -> None:
         alike = [point(name, {}, training_tokens=16777216) for name in ("a", "b")]
-        headings = [column.heading for column in overview([*alike, point("c", {})], {}).columns]
+        headings = [column.heading for column in overview(comparison_view([*alike, point("c", {})])).columns]
         assert not {"corpus", "training tokens", "training steps"} & set(headings)
         steps = [point(f"a@{n}", {}, training_steps=n) for n in (1, 2)]
-        headings = [column.heading for column in overview(steps, {}).columns]
+        headings = [column.heading for column in overview(comparison_view(steps)).columns]
         assert "training steps" in headings
         assert "training tokens" not in headings
 

@@ -58,30 +58,32 @@ def parts() -> list[Part]:
     ]
     return [
         Card(
-            "one",
             "First",
             "c",
             {str(k): line([k, k]) for k in range(3)},
             [Control("Writer", ["the 2 most erased", "L0H1", "MLP0"])],
+            key="one",
         ),
         Card(
-            *("two", "Second", "c", {f"{w}.{o}": line([w, o]) for w in range(2) for o in range(2)}),
+            *("Second", "c", {f"{w}.{o}": line([w, o]) for w in range(2) for o in range(2)}),
             [Control("Writer ← erasers", ["L0H1 ← L2H0", "embed ← L1H1+L2H0"]), OUTPUTS],
+            key="two",
         ),
         Prose(
             *(
-                "words",
                 "Words",
                 "Said below.",
                 {f"{w}.{o}": Markup(f"<p>body {w} {o}</p>") for w in range(2) for o in range(2)},
             ),
             [Control("Writer", ["L0H1", "embed"]), OUTPUTS],
+            key="words",
         ),
-        Card("maps", "Maps", "c", {"0": heat(), "1": heat()}, panels=["toy", NASTY]),
-        Card("places", "Places", "c", {"0": places()}, min_width=900, tables=("writers",)),
+        Card("Maps", "c", {"0": heat(), "1": heat()}, panels=["toy", NASTY], key="maps"),
+        Card("Places", "c", {"0": places()}, min_width=900, tables=("writers",), key="places"),
         Card(
-            *("layers", "Layers", "c", {str(k): line([k, k]) for k in range(3)}),
+            *("Layers", "c", {str(k): line([k, k]) for k in range(3)}),
             [Control("Layer", ["embeddings", "layer 0", "layer 1"], "range", 2)],
+            key="layers",
         ),
-        HtmlTable("table", "Numbers", "c", columns, rows),
+        HtmlTable("Numbers", "c", columns, rows, key="table"),
     ]

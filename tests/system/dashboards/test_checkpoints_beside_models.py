@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from erasure_sweep.dashboards.comparison.page import comparison_parts
+from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
 from erasure_sweep.dashboards.model_names import display_names, final_models, representatives
 from erasure_sweep.dashboards.model_tables import ModelTables
 from tests.support.fakes.tables import fake_checkpoints, fake_model
@@ -106,7 +106,7 @@ class TestCheckpointsBesideModels:
         assert representatives(models[:1]) == final_models(models[:1]) == models[:1]
 
     def test_figures_show_it_and_captions_say_so(self, models: list[ModelTables]) -> None:
-        parts = {part.key: part for part in comparison_parts(models, {}, {})}
+        parts = {part.key: part for part in COMPARISON.parts(ComparisonView.of(models, {}, {}))}
         assert list(parts)[:4] == ["answers", "training", "size", "models"]
         final = ["toy-3l", "toy-2l", "half-2l@4096"]
         for key in ("erased", "opposed", "dla"):
@@ -123,18 +123,18 @@ class TestCheckpointsBesideModels:
 
     def test_training_stands_behind_size_where_most_are_models(self, models: list[ModelTables]) -> None:
         others = [fake_model(f"other-{at}", 2, 2, seed=at, n_tokens=16, d_model=16, reading=True) for at in range(4)]
-        keys = [part.key for part in comparison_parts([*models[:3], *others], {}, {})]
+        keys = [part.key for part in COMPARISON.parts(ComparisonView.of([*models[:3], *others], {}, {}))]
         assert keys[:4] == ["answers", "size", "training", "models"]
         # where there is nothing of it, it says so further down
-        keys = [part.key for part in comparison_parts(others, {}, {})]
+        keys = [part.key for part in COMPARISON.parts(ComparisonView.of(others, {}, {}))]
         assert keys.index("training") == keys.index("opposed") - 1
 
     def test_every_part_says_which_tables_it_is_from(self, models: list[ModelTables]) -> None:
-        parts = comparison_parts(models, {}, {})
+        parts = COMPARISON.parts(ComparisonView.of(models, {}, {}))
         assert [part.key for part in parts if not part.tables] == ["protocol"]
 
     def test_models_keep_their_names_where_some_are_shown(self, models: list[ModelTables]) -> None:
         twice = [*models[1:4], ModelTables({**models[3].about, "folder": "again"}, models[3].tables)]
-        parts = {part.key: part for part in comparison_parts(twice, {}, {})}
+        parts = {part.key: part for part in COMPARISON.parts(ComparisonView.of(twice, {}, {}))}
         assert [row[0] for row in parts["models"].rows][:2] == ["toy-2l (toy-2l)", "toy-2l (again)"]
         assert {row[1] for row in parts["strongest"].rows} <= {row[0] for row in parts["models"].rows}

@@ -38,14 +38,14 @@ def long_table(key: str, n_rows: int) -> HtmlTable:
         HtmlColumn("a name that is rather long for a column"),
         *(HtmlColumn(f"number {n}", "", True) for n in range(9)),
     ]
-    return HtmlTable(key, key, "c", columns, [[f"a long name of row {row}", *range(9)] for row in range(n_rows)])
+    return HtmlTable(key, "c", columns, [[f"a long name of row {row}", *range(9)] for row in range(n_rows)], key=key)
 
 
 def parts() -> list[Part]:
     return [
-        Card("one", "One", "c", {"0": coloured()}),
-        Card("map", "Map", "c", {"0": heat()}, [Control("Of", ["all"])]),
-        Card("broad", "Broad", "c", {"0": coloured()}, min_width=900),
+        Card("One", "c", {"0": coloured()}, key="one"),
+        Card("Map", "c", {"0": heat()}, [Control("Of", ["all"])], key="map"),
+        Card("Broad", "c", {"0": coloured()}, min_width=900, key="broad"),
         long_table("short", 20),
         long_table("long", 60),
     ]

@@ -14,8 +14,8 @@ import pytest
 from markupsafe import escape
 
 from erasure_sweep.dashboards.html.links import Home
+from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.pages import (
-    ModelTables,
     comparison_page_parts,
     model_parts,
     write_comparison,

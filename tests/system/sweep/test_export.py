@@ -15,9 +15,9 @@ from xml.etree import ElementTree
 import plotly.graph_objects as go
 import pytest
 
+from erasure_sweep.dashboards.export.choices import Asked, drawings
 from erasure_sweep.dashboards.html.parts import Card, Control
 from erasure_sweep.sweep.commands import main
-from erasure_sweep.sweep.export.export import Asked, drawings
 from tests.support.fakes.tables import fake_model, write_out
 from tests.support.fakes.written_pages import NASTY
 
@@ -69,14 +69,14 @@ class TestWhichFigures:
         """Writers by outputs; each figure is as high as its choice."""
         figures = {f"{writer}.{output}": plot(100 + 10 * writer + output) for writer in range(4) for output in range(2)}
         controls = [Control("Writer", WRITERS), Control("Outputs", ["as they are", "means removed"], chosen=1)]
-        return Card("ledger", "The ledger", "", figures, controls)
+        return Card("The ledger", "", figures, controls, key="ledger")
 
     @pytest.fixture
     def side_by_side(self) -> Card:
         models = ["a", "b", "c"]
         figures = {f"{output}.{model}": plot(100 + 10 * output + model) for output in range(2) for model in range(3)}
         panels = [Control("Model", models, chosen=0), Control("Model", models, chosen=2)]
-        return Card("causal", "Maps", "", figures, [Control("Outputs", ["as they are", "means removed"])], panels)
+        return Card("Maps", "", figures, [Control("Outputs", ["as they are", "means removed"])], panels, key="causal")
 
     def found(self, card: Card, **asked: object) -> dict[int, tuple[str, ...]]:
         """What was chosen, by the figures' heights."""
@@ -85,7 +85,7 @@ class TestWhichFigures:
     def test_as_the_page_starts(self, card: Card, side_by_side: Card) -> None:
         assert self.found(card) == {101: ()}
         assert self.found(side_by_side) == {100: ("a",), 102: ("c",)}
-        assert self.found(Card("one", "", "", {"0": plot(77)})) == {77: ()}
+        assert self.found(Card("", "", {"0": plot(77)}, key="one")) == {77: ()}
 
     def test_choices(self, card: Card, side_by_side: Card) -> None:
         assert self.found(card, choices=[("outputs", "As they are")]) == {100: ("as they are",)}
@@ -103,11 +103,11 @@ class TestWhichFigures:
         assert self.found(card, choices=[("Outputs", "squared")]) == {}
         assert self.found(card, choices=[("Erasers", "heads")]) == {}
         assert self.found(side_by_side, writers=["embed"]) == {}
-        rows = Card("map", "", "", {"0": plot()}, [Control("Writers", ["all, in stream order"])])
+        rows = Card("", "", {"0": plot()}, [Control("Writers", ["all, in stream order"])], key="map")
         assert self.found(rows, writers=["all"]) == {}
 
     def test_panels_under_names_of_their_own(self) -> None:
-        card = Card("depth", "", "", {str(at): plot(100 + at) for at in range(3)}, panels=["a", "b", "c"])
+        card = Card("", "", {str(at): plot(100 + at) for at in range(3)}, panels=["a", "b", "c"], key="depth")
         assert self.found(card) == {100: ("a",), 101: ("b",), 102: ("c",)}
         assert self.found(card, choices=[("Panel", "b")]) == {101: ("b",)}
 

@@ -8,19 +8,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from erasure_sweep.dashboards.comparison.answers import answers
-from erasure_sweep.dashboards.comparison.findings import (
+from erasure_sweep.dashboards.comparison.answers.at_a_glance import answers
+from erasure_sweep.dashboards.comparison.answers.findings import (
     arisen,
     distrust,
     halved,
     least_trusted_heads,
     most_erased_writers,
 )
-from erasure_sweep.dashboards.comparison.growth import Growth, growths, in_words, trend, verdict
+from erasure_sweep.dashboards.comparison.answers.growth import Growth, growths, in_words, trend, verdict
 from erasure_sweep.dashboards.comparison.training import trained
 from erasure_sweep.dashboards.html.links import Home
 from erasure_sweep.dashboards.model_tables import ModelTables
 from tests.support.fakes.tables import fake_checkpoints, fake_model, point, significant_pairs_table
+from tests.support.fakes.views import comparison_view
 from tests.support.fakes.written_pages import NASTY, broken
 
 
@@ -41,7 +42,7 @@ def family() -> list[ModelTables]:
 
 def said(models: list[ModelTables], homes: dict[str, Home] | None = None) -> str:
     """The answers without their markup, all spaces alike."""
-    bodies = answers(models, homes or {}).bodies
+    bodies = answers(comparison_view(models, homes or {})).bodies
     return re.sub(r"\s+", " ", re.sub(r"<.*?>", "", bodies["0"])) if bodies else ""
 
 
@@ -239,7 +240,7 @@ class TestTraining:
         assert "mean over erased writers: 0.00 (0 of 2 writers) → 0.85 (2 of 2 writers)" in text
         assert "on the way" not in text
         assert "significant" not in text
-        assert "Answers 1 and 2 use final weights." in answers(models, {}).caption
+        assert "Answers 1 and 2 use final weights." in answers(comparison_view(models)).caption
         assert "depth and width are the same in all" in text
         assert "m@8" not in text
 
@@ -277,7 +278,7 @@ class TestTraining:
 
 class TestAnswers:
     def test_every_writer_leads_to_its_place_on_its_models_page(self) -> None:
-        body = answers(family(), {"toy-3l": Home(page="toy-3l/index.html")}).bodies["0"]
+        body = answers(comparison_view(family(), {"toy-3l": Home(page="toy-3l/index.html")})).bodies["0"]
         assert '<a href="toy-3l/index.html#writer=L0H0">L0H0</a> of toy-3l' in body
         assert re.findall('href="#(.*?)"', body) == ["size", "layers", "removed", "strongest", "causal"]
 
@@ -310,7 +311,7 @@ class TestAnswers:
     def test_names_are_escaped(self) -> None:
         models = [sized(NASTY, {"L0H0": 0.5, NASTY: 0.9}, 2, 8), point(f"{NASTY}@1", {"L0H0": 0.1}, training_tokens=1)]
         models.append(verified(f"{NASTY}2", {NASTY: "cancelled"}))
-        body = answers(models, {NASTY: Home(page='x"><img src=y>')}).bodies["0"]
+        body = answers(comparison_view(models, {NASTY: Home(page='x"><img src=y>')})).bodies["0"]
         assert "<img" not in body
         assert "<script" not in body
         assert "&lt;img" in body
@@ -323,4 +324,4 @@ class TestAnswers:
             assert "nan" not in said(models)
 
     def test_no_models_have_no_answers(self) -> None:
-        assert answers([], {}).bodies == {}
+        assert answers(comparison_view([])).bodies == {}

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from erasure_sweep.dashboards.comparison.depth import removed_card
 from erasure_sweep.dashboards.comparison.layers import (
     MOST_LINES,
     layer_lines,
@@ -17,8 +16,10 @@ from erasure_sweep.dashboards.comparison.layers import (
     plot_layers,
     shares_by_layer,
 )
+from erasure_sweep.dashboards.comparison.mostly_gone import removed_card
 from erasure_sweep.dashboards.model_tables import ModelTables
 from tests.support.fakes.tables import fake_checkpoints, fake_model, point
+from tests.support.fakes.views import comparison_view
 from tests.support.fakes.written_pages import broken
 
 
@@ -135,7 +136,7 @@ class TestFigure:
         models = [model(name, base="m") for name in ("m@0", "m@5", "m")]
         colours = [look["line"]["color"] for look in looks_of(models).values()]
         assert len(set(colours)) == 3
-        assert "earlier in training" in layers_card(models).caption
+        assert "earlier in training" in layers_card(comparison_view(models)).caption
 
 
 class TestGone:
@@ -148,7 +149,7 @@ class TestGone:
                 {"writer": [f"L0H{head}" for head in range(5)], "written": 1.0, "remaining": [0.1, *[0.9] * 4]}
             )
             models.append(ModelTables({"name": name, "n_layers": 2, "d_model": width}, {"writers": rows}))
-        figure = removed_card(models).figures["0"]
+        figure = removed_card(comparison_view(models)).figures["0"]
         assert [trace.name for trace in figure.data] == ["a, width 8", "a, width 16", "b"]
         one, other, _ = (trace.marker for trace in figure.data)
         assert one.symbol == other.symbol
@@ -158,7 +159,7 @@ class TestGone:
 
 class TestCard:
     def test_every_choice_has_a_figure(self) -> None:
-        card = layers_card([model("a-3l"), model("a-2l", layers=2)])
+        card = layers_card(comparison_view([model("a-3l"), model("a-2l", layers=2)]))
         assert [len(control.options) for control in card.controls] == [2, 2, 2, 2]
         keys = {f"{a}.{b}.{c}.{d}" for a in (0, 1) for b in (0, 1) for c in (0, 1) for d in (0, 1)}
         assert set(card.figures) == keys
@@ -166,21 +167,21 @@ class TestCard:
         np.testing.assert_allclose(np.array(erasers.y, dtype=float), [0.35, 0.15, 0.3], rtol=1e-6)
 
     def test_models_of_one_depth_have_one_axis(self) -> None:
-        card = layers_card([model("a-3l")])
+        card = layers_card(comparison_view([model("a-3l")]))
         assert [control.label for control in card.controls] == ["Layers", "Share of", "Outputs"]
         assert set(card.figures) == {f"{a}.{b}.{c}" for a in (0, 1) for b in (0, 1) for c in (0, 1)}
 
     def test_models_that_are_not_drawn_are_named(self) -> None:
-        card = layers_card([model(), ModelTables({"name": "lost"}, {})])
+        card = layers_card(comparison_view([model(), ModelTables({"name": "lost"}, {})]))
         assert card.caption.endswith("lost.")
         many = [point(f"m{at}", {"L0H0": at / 10}, n_layers=2) for at in range(MOST_LINES + 1)]
-        card = layers_card(many)
+        card = layers_card(comparison_view(many))
         assert card.caption.endswith("others are erased more: m0.")
         assert {len(figure.data) for figure in card.figures.values()} == {MOST_LINES, 0}
 
     @pytest.mark.parametrize("case", list(broken(fake_model("x", 1, 1, n_tokens=4))))
     def test_tables_that_hold_less(self, case: str) -> None:
         whole = fake_checkpoints("toy-2l", [0, 4096], n_layers=2, n_heads=2, n_tokens=12, d_model=16)[1]
-        card = layers_card([ModelTables(whole.about, broken(whole)[case])])
+        card = layers_card(comparison_view([ModelTables(whole.about, broken(whole)[case])]))
         assert bool(card.figures) == (case in ("only writers", "all null", "infinite"))
         assert card.empty

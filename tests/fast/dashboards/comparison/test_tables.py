@@ -13,6 +13,7 @@ from erasure_sweep.dashboards.html.links import Home
 from erasure_sweep.dashboards.html.parts import Sorted
 from erasure_sweep.dashboards.model_tables import ModelTables
 from tests.support.fakes.tables import fake_manifest, fake_model, point
+from tests.support.fakes.views import comparison_view
 from tests.support.fakes.written_pages import NASTY, broken
 
 
@@ -58,7 +59,7 @@ class TestStrongest:
         assert (one.erasers, one.trust) == (["L1H1", "L1H0"], "reversed")
         # before it writes, a ratio is about its absence
         np.testing.assert_array_equal(one.presence, [np.nan, 1.25, 0.75, 0.5])
-        table = strongest_table([full()], {"m": Home(page="m/index.html")})
+        table = strongest_table(comparison_view([full()], {"m": Home(page="m/index.html")}))
         headings = [column.heading for column in table.columns]
         row = dict(zip(headings, table.rows[0], strict=True))
         numbers = {"erased by reading": 0.5, "means removed": 0.25, "written": 1.5, "remaining": 0.5}
@@ -77,18 +78,18 @@ class TestStrongest:
         assert "median 1.25 where it writes, 0.50 at the end" in row["presence"].markup
 
     def test_without_homes_names_are_text(self) -> None:
-        row = strongest_table([full()], {}).rows[0]
+        row = strongest_table(comparison_view([full()])).rows[0]
         assert row[:2] == ["L0H0", "m"]
 
     @pytest.mark.parametrize("case", list(broken(fake_model("x", 1, 1, n_tokens=4))))
     def test_tables_that_hold_less(self, case: str) -> None:
         whole = fake_model("toy", 2, 2, n_tokens=12, d_model=16, verify=True)
-        table = strongest_table([ModelTables(whole.about, broken(whole)[case])], {})
+        table = strongest_table(comparison_view([ModelTables(whole.about, broken(whole)[case])]))
         assert bool(table.rows) == (case in ("only writers", "all null", "infinite"))
 
     def test_names_are_escaped(self) -> None:
         model = ranked(NASTY, {NASTY: 0.5})
-        row = strongest_table([model], {NASTY: Home(page="p.html")}).rows[0]
+        row = strongest_table(comparison_view([model], {NASTY: Home(page="p.html")})).rows[0]
         assert "<img" not in "".join(str(cell) for cell in row[:2])
 
 
@@ -129,7 +130,7 @@ class TestProtocols:
 
     def test_columns_that_differ_are_marked_and_what_few_have_is_bold(self) -> None:
         models = [measured("a", seed=0, dtype="float32"), measured("b", seed=0), measured("c", seed=7, dtype="float32")]
-        table = protocols_table(models, {}, {})
+        table = protocols_table(comparison_view(models))
         assert [column.heading for column in table.columns] == ["model", "seed (differs)", "precision"]
         assert table.rows == [["a", "0", "float32"], ["b", "0", None], ["c", "<strong>7</strong>", "float32"]]
         assert table.caption.startswith("Models differ in seed: ")
@@ -139,23 +140,23 @@ class TestProtocols:
         models = [fake_model(name, 1, 1, n_tokens=4) for name in ("a", "b")]
         sweep = fake_manifest(models)
         assert differing(protocols(models, sweep)) == []
-        table = protocols_table(models, {}, sweep)
+        table = protocols_table(comparison_view(models, {}, sweep))
         assert "measured alike in everything that is listed" in table.caption
         # what is the same in all is said once, but for what was read
         assert f"; seed {sweep['config']['seed']}; precision float32;" in table.caption
         assert [column.heading for column in table.columns] == ["model", "corpus", "prompts", "positions", "version"]
-        assert "seed" in [column.heading for column in protocols_table(models[:1], {}, sweep).columns]
+        assert "seed" in [column.heading for column in protocols_table(comparison_view(models[:1], {}, sweep)).columns]
         assert len({field.key for field in FIELDS}) == len(FIELDS)
 
     def test_runs_and_pages_are_linked(self) -> None:
         homes = {"a": Home(page="a/index.html", run="http://host/#/experiments/1/runs/2")}
-        table = protocols_table([measured("a", seed=0), measured("b", seed=0)], homes, {})
+        table = protocols_table(comparison_view([measured("a", seed=0), measured("b", seed=0)], homes))
         assert [row[0] for row in table.rows] == ['<a href="a/index.html">a</a>', "b"]
         assert [row[-1] for row in table.rows] == ['<a href="http://host/#/experiments/1/runs/2">open</a>', None]
-        assert "run" not in [column.heading for column in protocols_table([measured("a")], {}, {}).columns]
+        assert "run" not in [column.heading for column in protocols_table(comparison_view([measured("a")])).columns]
 
     def test_values_are_escaped(self) -> None:
         table = protocols_table(
-            [measured("a", version="1"), measured("b", version="1"), measured("c", version=NASTY)], {}, {}
+            comparison_view([measured("a", version="1"), measured("b", version="1"), measured("c", version=NASTY)])
         )
         assert "<img" not in table.rows[2][1]

@@ -29,6 +29,7 @@ from erasure_sweep.dashboards.comparison.training import (
 from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.plots.size_axis import axis_for
 from tests.support.fakes.tables import point, significant_pairs_table
+from tests.support.fakes.views import comparison_view
 
 
 def grown() -> list[ModelTables]:
@@ -153,7 +154,7 @@ class TestTraining:
             counted = {"m@0": 1, "m@64": None, "m": 5}[model.about["name"]]
             model.tables["v_composition"] = significant_pairs_table(counted)
         np.testing.assert_array_equal([p.significant for p in trained(models)[0].points], [1, np.nan, 5])
-        card = training_card(models)
+        card = training_card(comparison_view(models))
         assert list(card.controls[0].options) == [
             "most erased writers",
             "all writers: mean share erased",
@@ -165,7 +166,7 @@ class TestTraining:
         )
 
     def test_a_choice_of_which_nothing_was_measured_is_not_offered(self) -> None:
-        card = training_card(grown())
+        card = training_card(comparison_view(grown()))
         assert len(card.controls[0].options) == len(card.figures) == 2
         assert "Significant erasers were not counted" in card.caption
 
@@ -176,7 +177,7 @@ class TestTraining:
             for at in range(n)
             for name, tokens in (("m@0", 0), ("m", 10))
         ]
-        card = training_card(models)
+        card = training_card(comparison_view(models))
         assert len(card.panels) == panels
         assert len(card.figures) == 2 * n
         # all models share an axis
@@ -197,7 +198,7 @@ class TestTraining:
         ],
     )
     def test_without_two_points_the_card_says_why(self, models: list[ModelTables], said: str) -> None:
-        card = training_card(models)
+        card = training_card(comparison_view(models))
         assert card.figures == {}
         assert said in card.empty
 
@@ -205,18 +206,18 @@ class TestTraining:
         lost = ModelTables({"name": "m@7", "base": "m", "training_tokens": 7}, {})
         twice = point("m@4096", {"a": 0.1}, training_tokens=4096)
         other = point("other", {"a": 0.1}, training_tokens=1)
-        caption = training_card([*grown(), lost, twice, other]).caption
+        caption = training_card(comparison_view([*grown(), lost, twice, other])).caption
         assert caption.endswith("stands at the same point: m@7, m@4096.")
-        assert "Not drawn" not in training_card(grown()).caption
-        assert "before any training" in training_card(grown()).caption
+        assert "Not drawn" not in training_card(comparison_view(grown())).caption
+        assert "before any training" in training_card(comparison_view(grown())).caption
         assert (
             "before any training"
-            not in training_card([model for model in grown() if model.about["name"] != "m@0"]).caption
+            not in training_card(comparison_view([model for model in grown() if model.about["name"] != "m@0"])).caption
         )
 
     def test_nothing_erased_is_said(self) -> None:
         models = [point("m@1", {"a": 0.5}, training_tokens=1), point("m", {"a": -0.5}, training_tokens=2)]
-        figure = training_card(models).figures["0"]
+        figure = training_card(comparison_view(models)).figures["0"]
         assert figure.layout.meta["sentence"] == "No writer is erased by reading in m."
 
 
@@ -287,7 +288,9 @@ class TestSizes:
 
     def test_the_axis_begins_with_what_differs(self) -> None:
         card = size_card(
-            [point(f"m-w{width}", {"a": 0.5}, n_layers=2, d_model=width, n_params=width) for width in (64, 1024)]
+            comparison_view(
+                [point(f"m-w{width}", {"a": 0.5}, n_layers=2, d_model=width, n_params=width) for width in (64, 1024)]
+            )
         )
         assert list(card.controls[0].options) == ["layers", "width", "parameters"]
         assert card.controls[0].chosen == 1
@@ -304,7 +307,7 @@ class TestSizes:
         ],
     )
     def test_without_a_model_of_known_size_the_card_says_so(self, models: list[ModelTables]) -> None:
-        card = size_card(models)
+        card = size_card(comparison_view(models))
         assert card.figures == {}
         assert "measured in no model of known size" in card.empty
 
@@ -314,7 +317,7 @@ class TestSizes:
             point("b", {"x": 0.5}, n_layers=2, d_model=4, n_params=9),
             ModelTables({"name": "c", "n_layers": 2}, {}),
         ]
-        caption = size_card(models).caption
+        caption = size_card(comparison_view(models)).caption
         assert "not measured: c." in caption
         assert "not drawn against training tokens: b." in caption
         assert "against layers" not in caption

@@ -38,12 +38,12 @@ def drawn() -> go.Figure:
 
 def card(key: str, *controls: Control, **options: Any) -> Card:
     keys = [str(index) for index in range(len(controls[0].options))] if controls else ["0"]
-    return Card(key, f"Card {key}", "Said.", {one: drawn() for one in keys}, controls, **options)
+    return Card(f"Card {key}", "Said.", {one: drawn() for one in keys}, controls, **options, key=key)
 
 
 def table(n_rows: int) -> HtmlTable:
     return HtmlTable(
-        "t", "T", "Said.", [HtmlColumn("name"), HtmlColumn("n", "", True)], [[f"row {n}", n] for n in range(n_rows)]
+        "T", "Said.", [HtmlColumn("name"), HtmlColumn("n", "", True)], [[f"row {n}", n] for n in range(n_rows)], key="t"
     )
 
 
@@ -118,8 +118,8 @@ class TestWhereTheNumbersAre:
     def test_under_each_part_that_shows_something(self, tmp_path: Path) -> None:
         parts: list[Part] = [
             card("one", tables=("writers",)),
-            Card("two", "Two", "", {}, tables=("writers",), empty="Nothing."),
-            Prose("three", "Three", "", {"0": Markup("<p>x</p>")}, tables=("writers",)),
+            Card("Two", "", {}, tables=("writers",), empty="Nothing.", key="two"),
+            Prose("Three", "", {"0": Markup("<p>x</p>")}, tables=("writers",), key="three"),
             card("four"),
         ]
         shown = page(tmp_path, parts, homes={"a": HERE})
@@ -139,7 +139,7 @@ class TestParts:
     def test_one_body_of_a_text_is_shown(self, tmp_path: Path) -> None:
         control = Control("Writer", ["a", "b"], chosen=1)
         prose = Prose(
-            "p", "P <b>", "Said.", {"0": Markup("<p>x</p>"), "1": Markup("<p>y</p>")}, [control], empty="None <b>."
+            "P <b>", "Said.", {"0": Markup("<p>x</p>"), "1": Markup("<p>y</p>")}, [control], empty="None <b>.", key="p"
         )
         shown = page(tmp_path, [prose])
         bodies = re.findall(r'<(?:div|p)[^>]*data-body="(.?)"( hidden)?>(.*?)</', shown)
@@ -148,7 +148,7 @@ class TestParts:
 
     def test_a_text_with_nothing_says_so(self, tmp_path: Path) -> None:
         assert '<p class="note">None &lt;b&gt;.</p>' in page(
-            tmp_path, [Prose("p", "P", "Said.", {}, empty="None <b>.")]
+            tmp_path, [Prose("P", "Said.", {}, empty="None <b>.", key="p")]
         )
 
     @pytest.mark.parametrize(("n_rows", "filters"), [(7, 0), (8, 1)])
@@ -169,7 +169,7 @@ class TestParts:
             ["<w>", None, Markup("<u>v</u>"), Sorted(Markup("<s>u</s>"), 1e-9)],
             ["n", "m", "l", None],
         ]
-        shown = page(tmp_path, [HtmlTable("t", "T", "", columns, rows)])
+        shown = page(tmp_path, [HtmlTable("T", "", columns, rows, key="t")])
         assert re.findall(r"<tr>(.*)</tr>\n?", shown.split("<tbody>")[1]) == [
             '<th scope="row" data-value="2.5"><i>x</i></th><td class="wide" data-filtered data-value=""><b>y</b></td>'
             '<td class="narrow">&lt;z&gt;</td><td class="number" data-value="0.3333333333333333">0.333</td>',
@@ -191,7 +191,11 @@ class TestOneWriterForThePage:
     def test_is_offered_where_two_parts_choose_one(self, tmp_path: Path) -> None:
         one = card("one", Control("Writer", ["all of them", "L0H1"]))
         two = Prose(
-            "two", "Two", "", {"0": Markup("x"), "1": Markup("y")}, [Control("Writer ← erasers", ["e<", "L0H1 ← L1H0"])]
+            "Two",
+            "",
+            {"0": Markup("x"), "1": Markup("y")},
+            [Control("Writer ← erasers", ["e<", "L0H1 ← L1H0"])],
+            key="two",
         )
         assert "page-writer" not in page(tmp_path, [one, table(1)])
         shown = page(tmp_path, [one, two, card("three", Control("Writers", ["a", "b"]))])

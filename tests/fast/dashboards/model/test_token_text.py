@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 
 from erasure_sweep.dashboards.html.parts import Prose
-from erasure_sweep.dashboards.model.token_text import (
+from erasure_sweep.dashboards.model.verify.token_text import (
     READINGS,
     TokenPrompt,
-    colour_limit,
-    strongest,
+    strongest_tokens,
+    token_colour_limit,
     token_prompts,
     token_text,
 )
@@ -135,19 +135,19 @@ class TestPrompts:
 )
 def test_colours_end_at_a_round_number(values: list[float], expected: float) -> None:
     prompt = TokenPrompt(0, 0, np.arange(1.0), [], dict.fromkeys(READINGS, np.array(values)), "", "", 0.0, 0.0)
-    assert colour_limit([prompt]) == pytest.approx(expected)
-    assert colour_limit([]) == 1.0
+    assert token_colour_limit([prompt]) == pytest.approx(expected)
+    assert token_colour_limit([]) == 1.0
 
 
 def test_wild_values_do_not_stretch_the_colours() -> None:
     values = np.append(np.full(99, 0.9), 60.0)
     prompt = TokenPrompt(0, 0, np.arange(1.0), [], {"dla": values, "net_dla": values}, "", "", 0.0, 0.0)
-    assert colour_limit([prompt]) == 1.0
+    assert token_colour_limit([prompt]) == 1.0
 
 
 def test_the_strongest_are_farthest_from_zero() -> None:
-    assert strongest(np.array([0.1, -3.0, np.nan, 2.0, 0.0, -0.2])) == [1, 3, 5]
-    assert strongest(np.array([0.0, 0.0, 1.0])) == [2]
+    assert strongest_tokens(np.array([0.1, -3.0, np.nan, 2.0, 0.0, -0.2])) == [1, 3, 5]
+    assert strongest_tokens(np.array([0.0, 0.0, 1.0])) == [2]
 
 
 class TestText:

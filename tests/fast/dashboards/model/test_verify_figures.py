@@ -12,60 +12,34 @@ import pandas as pd
 import pytest
 from markupsafe import Markup
 
-from erasure_sweep.dashboards.comparison.verify import Significant, plot_significant, significant
+from erasure_sweep.dashboards.comparison.significant_erasers import SignificantPairs, plot_significant, significant
+from erasure_sweep.dashboards.comparison.trust import plot_trust, trust_bars
 from erasure_sweep.dashboards.html.parts import Card, Part, Prose
-from erasure_sweep.dashboards.model.adversarial import (
-    adversarial_places,
-    adversarial_table,
-    by_construction,
-    plot_places,
-    tail_words,
-    token_words,
-)
-from erasure_sweep.dashboards.model.carries import (
-    aligned_table,
-    carries_table,
-    later_use,
-    loss_table,
-    mlp_erasers,
-    plot_later_use,
-    plot_mlps,
-    plot_profile,
-    position_profile,
-)
-from erasure_sweep.dashboards.model.dla_effects import (
-    EFFECTS,
-    dla_cloud,
-    dla_effects_table,
-    dla_fits,
-    line_words,
-    plot_cloud,
-)
-from erasure_sweep.dashboards.model.eraser_group import (
-    BANDS,
-    eraser_group,
-    group_nulls,
-    patched_states,
-    plot_group,
-    plot_states,
-)
-from erasure_sweep.dashboards.model.trust import (
-    WORDS,
-    badge,
-    plot_trust,
-    trust_bars,
-    trust_line,
-    trust_table,
-)
+from erasure_sweep.dashboards.model.trust import badge, trust_line, trust_table
 from erasure_sweep.dashboards.model.verified import first_head, pair_name, verdict_line
-from erasure_sweep.dashboards.model.verify_cards import NOT_VERIFIED, verdict_list, verify_cards
+from erasure_sweep.dashboards.model.verify.ablation_loss import loss_table
+from erasure_sweep.dashboards.model.verify.adversarial import adversarial_places, plot_places
+from erasure_sweep.dashboards.model.verify.adversarial_prompts import adversarial_table
+from erasure_sweep.dashboards.model.verify.aligned_tokens import aligned_table
+from erasure_sweep.dashboards.model.verify.carries import carries_table
+from erasure_sweep.dashboards.model.verify.dla_effects import dla_effects_table
+from erasure_sweep.dashboards.model.verify.dla_points import EFFECTS, dla_cloud, dla_fits, line_words, plot_cloud
+from erasure_sweep.dashboards.model.verify.eraser_group import eraser_group, group_nulls, plot_group
+from erasure_sweep.dashboards.model.verify.later_use import later_use, plot_later_use
+from erasure_sweep.dashboards.model.verify.mlp_erasers import mlp_erasers, plot_mlps
+from erasure_sweep.dashboards.model.verify.patched_states import BANDS, patched_states, plot_states
+from erasure_sweep.dashboards.model.verify.position_profile import plot_profile, position_profile
+from erasure_sweep.dashboards.model.verify.prompt_words import by_construction, tail_words, token_words
+from erasure_sweep.dashboards.model.verify.verdicts import NOT_VERIFIED, verdict_list
+from erasure_sweep.dashboards.model.view import MODEL, ModelView
 from erasure_sweep.dashboards.model_tables import ModelTables, dla_of
-from erasure_sweep.dashboards.plots.quartile_points import eraser_name
+from erasure_sweep.dashboards.wording import eraser_name
 from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.tables import registry
-from erasure_sweep.workers.tables.facts.trust import is_settled
+from erasure_sweep.workers.tables.facts.trust import WORDS, is_settled
 from erasure_sweep.workers.tables.facts.verified import VerifiedGroup, verdict_of, verified_groups, was_verified
 from tests.support.fakes.tables import fake_model
+from tests.support.fakes.views import verify_cards
 
 NAMED = ("L1H0", "L2H1")
 
@@ -259,7 +233,7 @@ class TestTrust:
         assert trust_line(tables_of()) == ""
 
     def test_a_row_per_component_the_least_trustworthy_first(self, model: ModelTables) -> None:
-        shown, table = trust_table(model), model.tables["dla_trust"]
+        shown, table = trust_table(ModelView(model)), model.tables["dla_trust"]
         slopes = [row[2] for row in shown.rows]
         assert slopes[:-1] == sorted(table["effect_slope"].dropna())
         assert np.isnan(slopes[-1])
@@ -270,7 +244,7 @@ class TestTrust:
         assert shown.rows[0][-1] == 96
 
     def test_one_block_has_no_intervals(self, block: ModelTables) -> None:
-        assert {row[3] for row in trust_table(block).rows} == {None}
+        assert {row[3] for row in trust_table(ModelView(block)).rows} == {None}
 
     def test_badges_are_told_apart_without_colour_and_escaped(self) -> None:
         badges = [badge(word) for word in (*WORDS, None, "<b>")]
@@ -337,8 +311,8 @@ class TestSignificant:
         readers = [w for w in layout.writers if w != "L1H1" and len(set(layout.heads) & set(_later(layout, w)))]
         pairs = sum(len(set(layout.heads) & set(_later(layout, writer))) for writer in readers)
         shown = significant([("m", model), ("older", fake_model("o", 2, 2, n_tokens=24, reading=True))])
-        assert shown == [Significant("m", int(model.tables["v_composition"]["significant"].sum()), pairs)]
-        figure = plot_significant([Significant("m", 12, 320)])
+        assert shown == [SignificantPairs("m", int(model.tables["v_composition"]["significant"].sum()), pairs)]
+        figure = plot_significant([SignificantPairs("m", 12, 320)])
         assert figure.data[0].y == (12 / 320,)
         assert figure.data[0].text == ("12 of 320",)
 
@@ -522,9 +496,9 @@ class TestDla:
         assert plot_cloud(shown._replace(fit=fit)).layout.meta["sentence"].endswith(said)
 
     def test_table_has_every_effect_of_every_target(self, model: ModelTables, block: ModelTables) -> None:
-        shown = dla_effects_table(model, verified_groups(model.tables))
+        shown = dla_effects_table(ModelView(model))
         assert len(shown.rows) == len(EFFECTS) * len(verified_groups(model.tables))
-        intervals = {row[3] for row in dla_effects_table(block, verified_groups(block.tables)).rows}
+        intervals = {row[3] for row in dla_effects_table(ModelView(block)).rows}
         assert intervals == {None}
 
 
@@ -560,19 +534,19 @@ class TestAdversarial:
         assert token_words(None, 17.0) == "#17"
         assert tail_words("a" * 300) == "… " + "a" * 240
         assert tail_words(None) == ""
-        table = adversarial_table(model)
+        table = adversarial_table(ModelView(model))
         assert len(table.rows) == len(model.tables["adversarial"]) // 2
         texts = [row[4] for row in table.rows]
         assert not any("<i>" in shown for shown in texts)
         assert any("&lt;i&gt;" in shown for shown in texts)
-        assert {row[4] for row in adversarial_table(block).rows} == {None}
+        assert {row[4] for row in adversarial_table(ModelView(block)).rows} == {None}
 
     def test_the_table_has_the_order_of_the_figure(self, model: ModelTables) -> None:
-        writers = sorted(set(model.tables["adversarial"]["writer"]), reverse=True)
         shuffled = model.tables["adversarial"].sample(frac=1, random_state=0)
         given = shuffled["source"] == "given"
         model = ModelTables({}, {"adversarial": pd.concat([shuffled[~given], shuffled[given]])})
-        rows = [(row[0], row[2]) for row in adversarial_table(model, writers).rows if row[1] == "writer"]
+        writers = dict.fromkeys(model.tables["adversarial"]["writer"])
+        rows = [(row[0], row[2]) for row in adversarial_table(ModelView(model)).rows if row[1] == "writer"]
         expected = []
         for writer in writers:
             for source in ("given", "found"):
@@ -633,7 +607,8 @@ class TestRest:
         assert "the 40 with the largest β; 10 others" in plot_later_use(many).layout.meta["sentence"]
 
     def test_tables(self, model: ModelTables) -> None:
-        carried = carries_table(model, [GROUP]).rows
+        (named,) = (group for group in verified_groups(model.tables) if group[:2] == GROUP[:2])
+        carried = [row for row in carries_table(ModelView(model)).rows if row[0] == pair_name(named)]
         assert [row[1] for row in carried] == [
             "its whole output",
             "read from the first token",
@@ -648,8 +623,8 @@ class TestRest:
             96,
         ]
         writers = set(model.tables["nulls"]["writer"])
-        assert {row[0] for row in loss_table(model).rows} == writers
-        aligned = aligned_table(model).rows
+        assert {row[0] for row in loss_table(ModelView(model)).rows} == writers
+        aligned = aligned_table(ModelView(model)).rows
         assert len(aligned) == 30 * len(writers)
         assert not any("<b>" in row[2] for row in aligned)
 
@@ -717,13 +692,13 @@ class TestCards:
         changed = [*VERIFY_TABLES, "dla_correlation"][first::2]
         less = ModelTables(block.about, block.tables | {name: LESS[case](block.tables[name]) for name in changed})
         assert len(verify_cards(less)) == 13
-        trust_table(less)
+        trust_table(ModelView(less))
         verdict_list(less)
 
     @pytest.mark.parametrize("name", VERIFY_TABLES)
     def test_a_table_alone_is_shown(self, block: ModelTables, name: str) -> None:
         alone = ModelTables(block.about, {name: block.tables[name]})
-        parts = [*verify_cards(alone), trust_table(alone)]
+        parts = [*verify_cards(alone), *MODEL.parts(ModelView(alone), {"trust"})]
         shown = [part.key for part in parts if _content(part)]
         keys = {"eraser_group": ["eraser-group"], "nulls": ["eraser-group"], "dla_trust": ["trust"]}
         keys |= {"patched_residual_projection": ["patched-states"], "mlp_erasure": ["mlp-erasers"]}

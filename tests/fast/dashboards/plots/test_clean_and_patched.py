@@ -9,34 +9,30 @@ import pytest
 from erasure_sweep.dashboards.comparison.causal_maps import causal_maps
 from erasure_sweep.dashboards.comparison.depth import depth_lines
 from erasure_sweep.dashboards.comparison.overview import overview
-from erasure_sweep.dashboards.comparison.page import named_writers
+from erasure_sweep.dashboards.comparison.strip_cards import named_writers
+from erasure_sweep.dashboards.model.clean_and_patched import clean_and_patched, plot_clean_and_patched
+from erasure_sweep.dashboards.model.dla_map import dla_map
+from erasure_sweep.dashboards.model.erased_by_layer import layer_strips, plot_erased_by_layer
+from erasure_sweep.dashboards.model.view import ModelView
 from erasure_sweep.dashboards.model.writers_table import writers_in_numbers
 from erasure_sweep.dashboards.model_tables import ModelTables, dla_of, reading_of
-from erasure_sweep.dashboards.plots.causal_map import (
-    LATER_NAME,
-    Look,
-    Map,
-    Size,
-    causal_map,
-    colour_limit,
-    dla_map,
-    plot_map,
+from erasure_sweep.dashboards.plots.layer_rows import TOP_ROWS
+from erasure_sweep.dashboards.plots.writer_maps import MapSize, MapStyle, WriterMap, causal_map, colour_limit, plot_map
+from erasure_sweep.dashboards.plots.writer_strips import (
+    ERASED,
+    plot_strips,
+    strip_points,
+    strip_range,
+    strongest_points,
 )
-from erasure_sweep.dashboards.plots.clean_and_patched import (
-    clean_and_patched,
-    layer_strips,
-    plot_clean_and_patched,
-    plot_erased_by_layer,
-)
-from erasure_sweep.dashboards.plots.heatmaps import TOP_ROWS
-from erasure_sweep.dashboards.plots.strips import ERASED, plot_strips, strip_points, strip_range, strongest
-from erasure_sweep.dashboards.wording import number, protocol_warnings
+from erasure_sweep.dashboards.wording import LATER_NAME, number, protocol_warnings
 from erasure_sweep.workers.labels import Layout, component_order
 from erasure_sweep.workers.tables.facts.erasure import is_ranked, top_writers, writers_by_rank
-from tests.support.fakes.tables import cell, components, fake_model, row_of
+from tests.support.fakes.tables import cell, fake_model, row_of
+from tests.support.fakes.views import comparison_view
 
 ZERO = "L1H3"
-LOOK = Look("β", 0.5, "")
+LOOK = MapStyle("β", 0.5, "")
 
 
 @pytest.fixture(scope="module")
@@ -183,14 +179,14 @@ class TestMaps:
         assert shown.values[shown.rows.index("L0H4"), -1] == -row_of(model, "L0H4")["erased_by_reading_centred"]
 
     def test_rows_by_rank_are_the_most_erased(self, model: ModelTables) -> None:
-        top = top_writers(model.tables)
-        shown = causal_map(reading_of(model), top, by_rank=True, size=Size(top_rows=3))
+        top = top_writers(model)
+        shown = causal_map(reading_of(model), top, by_rank=True, size=MapSize(top_rows=3))
         assert shown.rows == top[:3]
         assert not shown.aggregated
 
     def test_large_models_show_layers_and_top_writers(self, model: ModelTables) -> None:
-        grid, top = reading_of(model), top_writers(model.tables)
-        shown = causal_map(grid, top, "heads", size=Size(max_writers=20))
+        grid, top = reading_of(model), top_writers(model)
+        shown = causal_map(grid, top, "heads", size=MapSize(max_writers=20))
         assert shown.aggregated
         layers = [f"layer {layer} (median)" for layer in range(3)]
         ranked = [writer for writer in top[:TOP_ROWS] if writer in grid.row_index]
@@ -219,7 +215,7 @@ class TestMaps:
 
     def test_colours_are_centred_and_end_at_a_round_number(self) -> None:
         values = np.array([[-0.15, 0.01, np.nan], [0.0, 0.02, -0.1]])
-        shown = Map(["L0H0", "L0H1"], ["L1H0", "L1H1", "L2H0"], values, np.zeros((2, 3, 2)), False)
+        shown = WriterMap(["L0H0", "L0H1"], ["L1H0", "L1H1", "L2H0"], values, np.zeros((2, 3, 2)), False)
         assert colour_limit([shown]) == 0.2
         assert colour_limit([shown._replace(values=np.full((2, 3), np.nan))]) == 1.0
         figure = plot_map(shown, LOOK, x_title="later head")
@@ -229,11 +225,11 @@ class TestMaps:
 
     def test_a_few_wild_values_do_not_set_the_colours(self) -> None:
         values = np.append(np.full(197, 0.04), [30.0, -30.0, 3.0]).reshape(10, 20)
-        assert colour_limit([Map([], [], values, np.zeros((10, 20, 2)), False)]) == 0.05
+        assert colour_limit([WriterMap([], [], values, np.zeros((10, 20, 2)), False)]) == 0.05
 
     def test_many_heads_are_named_by_their_layers(self) -> None:
         columns = [f"L{layer}H{head}" for layer in range(1, 6) for head in range(12)]
-        shown = Map(["L0H0"], columns, np.zeros((1, 60)), np.zeros((1, 60, 2)), False)
+        shown = WriterMap(["L0H0"], columns, np.zeros((1, 60)), np.zeros((1, 60, 2)), False)
         axis = plot_map(shown, LOOK, x_title="later head").layout.xaxis
         assert list(axis.ticktext) == [f"layer {layer}" for layer in range(1, 6)]
         assert list(axis.tickvals) == [f"L{layer}H5" for layer in range(1, 6)]
@@ -260,7 +256,7 @@ class TestErasedByLayer:
     def test_only_noticeable_writers_are_named(self) -> None:
         rows = pd.DataFrame({"writer": ["L0H0", "L0H1", "L0H2"], "erased_by_reading": [0.001, 0.6, -0.4]})
         points = strip_points([("layer 0", rows)], ERASED)
-        assert strongest(points, ERASED, 5)["writer"].tolist() == ["L0H1"]
+        assert strongest_points(points, ERASED, 5)["writer"].tolist() == ["L0H1"]
         figure = plot_strips(points, ["layer 0"], ERASED, named=5)
         assert sorted(name for trace in figure.data[1:] for name in trace.text) == ["", "", "L0H1"]
 
@@ -295,7 +291,7 @@ class TestCompare:
         assert {name for _, name in causal_maps([older, model])} == {"four"}
 
     def test_overview_ranks_by_what_is_erased_by_reading(self, model: ModelTables) -> None:
-        table = overview([model], {})
+        table = overview(comparison_view([model]))
         assert [column.heading for column in table.columns[5:]] == [
             "most erased by reading: share (written → remaining)"
         ]
@@ -306,7 +302,7 @@ class TestCompare:
         assert table.rows[0][5].value == first["erased_by_reading"]
 
     def test_overview_of_older_runs_beside_newer_ones(self, model: ModelTables, older: ModelTables) -> None:
-        table = overview([model, older], {})
+        table = overview(comparison_view([model, older]))
         assert [column.heading.split(":")[0] for column in table.columns[5:]] == [
             "most erased by reading",
             "most opposed",
@@ -316,7 +312,7 @@ class TestCompare:
 
     def test_overview_says_none_where_nothing_is_erased(self) -> None:
         writers = pd.DataFrame({"writer": ["embed"], "erased_by_reading": [-0.2], "rank": [1], "opposed": [-0.1]})
-        assert overview([ModelTables({"name": "m"}, {"writers": writers})], {}).rows[0][5].markup == "none"
+        assert overview(comparison_view([ModelTables({"name": "m"}, {"writers": writers})])).rows[0][5].markup == "none"
 
     def test_depth_follows_the_most_erased(self, model: ModelTables, older: ModelTables) -> None:
         assert (depth_lines(model)[0].role, depth_lines(model)[0].writer) == (
@@ -342,7 +338,7 @@ class TestCompare:
 
 class TestWritersTable:
     def test_holds_what_is_erased_by_reading(self, model: ModelTables) -> None:
-        table = writers_in_numbers(writers_by_rank(model.tables), reading_of(model), components(model))
+        table = writers_in_numbers(ModelView(model))
         headings = [column.heading for column in table.columns]
         assert headings[:7] == [
             *("writer", "erased by reading", "erased, means removed", "erasers", "V-composition share"),
@@ -356,7 +352,7 @@ class TestWritersTable:
         assert first[3].startswith(", ".join(strongest_first[:6]))
 
     def test_none_and_not_measured_are_told_apart(self, model: ModelTables) -> None:
-        table = writers_in_numbers(writers_by_rank(model.tables), reading_of(model), components(model))
+        table = writers_in_numbers(ModelView(model))
         erasers = {row[0]: row[3] for row in table.rows}
         assert erasers["L0H0"] == "none"
         assert erasers[ZERO] is None
@@ -364,13 +360,13 @@ class TestWritersTable:
     def test_counts_are_whole_numbers(self, model: ModelTables) -> None:
         writers = writers_by_rank(model.tables).assign(significant_erasers=4.0)
         writers.loc[writers.index[1], "significant_erasers"] = np.nan
-        table = writers_in_numbers(writers, reading_of(model), components(model))
+        table = writers_in_numbers(ModelView(ModelTables(model.about, {**model.tables, "writers": writers})))
         at = [column.heading for column in table.columns].index("significant erasers")
         cells = [row[at] for row in table.rows]
         assert cells[:3] == [4, None, 4] and isinstance(cells[0], int)
         assert "Two tests find erasers" in table.caption
 
     def test_of_an_older_run_it_is_the_ledger_alone(self, older: ModelTables) -> None:
-        table = writers_in_numbers(writers_by_rank(older.tables), reading_of(older), components(older))
+        table = writers_in_numbers(ModelView(older))
         assert [column.heading for column in table.columns][:2] == ["writer", "written"]
         assert "another measure" in table.caption

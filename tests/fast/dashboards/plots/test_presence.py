@@ -9,28 +9,26 @@ import pandas as pd
 import pytest
 from markupsafe import Markup
 
-from erasure_sweep.dashboards.comparison.depth import depth_lines, plot_depth, plot_removed, removed
+from erasure_sweep.dashboards.comparison.depth import depth_lines, plot_depth
+from erasure_sweep.dashboards.comparison.mostly_gone import mostly_gone, plot_removed
 from erasure_sweep.dashboards.comparison.overview import overview
-from erasure_sweep.dashboards.comparison.page import named_writers
+from erasure_sweep.dashboards.comparison.strip_cards import named_writers
 from erasure_sweep.dashboards.html.links import Home
+from erasure_sweep.dashboards.model.heatmaps import heatmap, plot_heatmap
+from erasure_sweep.dashboards.model.layer_presence import layer_steps, plot_layer
+from erasure_sweep.dashboards.model.ledger import ledger, plot_ledger
+from erasure_sweep.dashboards.model.onto_writer import onto_writer, plot_onto
+from erasure_sweep.dashboards.model.presence import plot_presence, presence
 from erasure_sweep.dashboards.model_names import display_names
 from erasure_sweep.dashboards.model_tables import ModelTables, grid_of
-from erasure_sweep.dashboards.plots.heatmaps import TOP_ROWS, heatmap, plot_heatmap
-from erasure_sweep.dashboards.plots.ledger import ledger, plot_ledger
-from erasure_sweep.dashboards.plots.presence import (
-    layer_spans,
-    layer_steps,
-    onto_writer,
-    plot_layer,
-    plot_onto,
-    plot_presence,
-    presence,
-)
-from erasure_sweep.dashboards.plots.strips import OPPOSED, plot_strips, strip_points
+from erasure_sweep.dashboards.plots.layer_axis import layer_spans
+from erasure_sweep.dashboards.plots.layer_rows import TOP_ROWS
+from erasure_sweep.dashboards.plots.writer_strips import OPPOSED, plot_strips, strip_points
 from erasure_sweep.dashboards.wording import number
 from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.tables.facts.erasure import top_writers
 from tests.support.fakes.tables import cell, components, fake_model, residual, row_of
+from tests.support.fakes.views import comparison_view
 
 ZERO = "L1H3"
 
@@ -291,17 +289,17 @@ class TestCompare:
                 "remaining": [0.9, 0.1, 0.9, -2.0, np.nan],
             }
         )
-        shown = removed([ModelTables({"name": "m", "n_layers": 1}, {"writers": writers})])
+        shown = mostly_gone([ModelTables({"name": "m", "n_layers": 1}, {"writers": writers})])
         assert shown[0][:4] == ("m", 1, 3, pytest.approx(2 / 3))
         assert plot_removed(shown).data[0].y[0] == pytest.approx(2 / 3)
 
     def test_removed_without_writers_is_nan(self) -> None:
-        shown = removed([ModelTables({"name": "m"}, {})])
+        shown = mostly_gone([ModelTables({"name": "m"}, {})])
         assert shown[0][:3] == ("m", None, 0)
         assert np.isnan(shown[0].share)
 
     def test_overview_links_and_names_the_three_most_opposed(self, model: ModelTables) -> None:
-        table = overview([model], {"four": Home("four/index.html")})
+        table = overview(comparison_view([model], {"four": Home("four/index.html")}))
         row = table.rows[0]
         assert "opposed" in table.caption
         assert table.columns[-1].heading == "most opposed: written → remaining"
@@ -312,7 +310,9 @@ class TestCompare:
         start = f"{first['writer']} {number(first['written'])} → {number(first['remaining'])}".replace(" ", "\u00a0")
         assert row[5].startswith(start)
         assert row[5].count("→") == 3
-        assert overview([ModelTables({}, {})], {}).rows == [["unnamed model", None, None, None, None, None]]
+        assert overview(comparison_view([ModelTables({}, {})])).rows == [
+            ["unnamed model", None, None, None, None, None]
+        ]
 
     def test_names_are_told_apart(self, model: ModelTables) -> None:
         other = ModelTables({**model.about, "folder": "four-2"}, {})

@@ -1,0 +1,1 @@
+"""The three answers that open a comparison."""

@@ -1,0 +1,23 @@
+"""How much of the writers is erased by reading, model by model."""
+
+from __future__ import annotations
+
+from erasure_sweep.dashboards.cards import card
+from erasure_sweep.dashboards.comparison.strip_cards import strip_card
+from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
+from erasure_sweep.dashboards.html.parts import Card
+from erasure_sweep.dashboards.plots.writer_strips import ERASED
+
+
+@card(COMPARISON, "erased", order=70)
+def erased_card(view: ComparisonView) -> Card:
+    return strip_card(
+        view,
+        ERASED,
+        "How much of the writers is erased by reading",
+        "Each point is a writer: how much all later heads together write against it because they read it, as a share of its "
+        "output, pooled over all tokens (−β of their V-composed part: 1 is all of it, above 1 more than it wrote; below 0 "
+        "they add to it).",
+        "Without a writer for which this was measured",
+        "This was not measured in any model, or none has a writer with a later attention layer.",
+    )

@@ -1,0 +1,74 @@
+"""What opens the page of a model, in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from erasure_sweep.dashboards.html.render import render
+from erasure_sweep.dashboards.model.trust import trust_line
+from erasure_sweep.dashboards.model.verify.verdicts import verdict_list
+from erasure_sweep.dashboards.model_tables import ModelTables
+from erasure_sweep.dashboards.wording import first_of, measured_line, model_line, number
+from erasure_sweep.workers.tables.facts.erasure import erasers_of, is_ranked
+from erasure_sweep.workers.tables.facts.verified import was_verified
+from erasure_sweep.workers.tables.values import Tables, numeric
+
+
+def model_intro(model: ModelTables, sweep: dict[str, Any], writers: pd.DataFrame) -> Markup:
+    about = model.about
+    unfinished = ""
+    if about.get("state") not in (None, "FINISHED"):
+        reason = f": {about['reason']}" if about.get("reason") else ""
+        unfinished = f"This model was not measured in full ({str(about['state']).lower()}{reason})."
+    return render(
+        "model_intro.html.j2",
+        unfinished=unfinished,
+        paragraphs=(_headline(model, writers), trust_line(model)),
+        verdicts=verdict_list(model),
+        model=model_line(about),
+        measured=measured_line(about, sweep),
+    )
+
+
+def _headline(model: ModelTables, writers: pd.DataFrame) -> str:
+    sentences = _most_erased_words(model.tables, writers)
+    sentences += _most_opposed_words(writers, bool(sentences))
+    if not sentences and was_verified(model.tables):
+        # without a scan there is nothing to say of all writers
+        return ""
+    return " ".join(sentences) or "No writer was measured in this model."
+
+
+def _most_erased_words(tables: Tables, writers: pd.DataFrame) -> list[str]:
+    """What is erased by reading most, in a sentence; none where that was not measured, or nothing is."""
+    erased, remaining = numeric(writers, "erased_by_reading"), numeric(writers, "remaining")
+    if not is_ranked(writers) or not erased[0] > 0:
+        return []
+    writer, written = str(writers["writer"].iloc[0]), numeric(writers, "written")[0]
+    named = erasers_of(tables, writer)
+    by = f" (erasers: {first_of(named)})" if named else ""
+    ends = f"in the stream it is at {number(written)} where it writes and at {number(remaining[0])} at the end"
+    return [
+        f"Most erased by reading: {writer}. Later heads take out {number(erased[0])} of it because they read it{by}. "
+        f"That is not the net change: {ends}. Other components, and the same heads for other reasons, can write it back."
+    ]
+
+
+def _most_opposed_words(writers: pd.DataFrame, is_also_erased: bool) -> list[str]:
+    """What is opposed most; in a few words where the sentence before was of the same writer, the first."""
+    opposed = numeric(writers, "opposed")
+    if not np.isfinite(opposed).any():
+        return []
+    row = int(np.nanargmin(opposed))
+    against = f"later components opposed {number(-opposed[row])} in sum"
+    if is_also_erased and row == 0:
+        return [f"It is also the most opposed: {against}."]
+    written, remaining = numeric(writers, "written")[row], numeric(writers, "remaining")[row]
+    return [
+        f"Most opposed: {writers['writer'].iloc[row]}, with {number(written)} of its output in the stream where it "
+        f"writes and {number(remaining)} at the end ({against})."
+    ]

@@ -1,0 +1,1 @@
+"""What a model's page shows of its verified writers."""
