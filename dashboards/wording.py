@@ -130,19 +130,19 @@ def measured_line(about: dict[str, Any], sweep: Mapping[str, Any]) -> str:
     Of models that each read their own corpus, ``about`` says which; without it that they did is all there is to say.
     """
 
-    def said(key: str) -> Any:
+    def value_of(key: str) -> Any:
         return about[key] if about.get(key) is not None else of_config(sweep, key)
 
     prompts = about.get("n_prompts") or of_config(sweep, "prompts")
-    positions = said("positions")
+    positions = value_of("positions")
     where = "every position" if positions in ("all", None) else f"{positions} positions of each"
     tokens = f" ({amount(about['n_tokens'])} tokens)" if about.get("n_tokens") is not None else ""
     facts = [
-        f"Measured on {amount(prompts)} prompts of {amount(said('seq_len'))} tokens, {where}{tokens}",
-        _corpus(about, said("corpus"), of_config(sweep, "corpus") == OWN),
-        f"seed {_MISSING if said('seed') is None else said('seed')}",
+        f"Measured on {amount(prompts)} prompts of {amount(value_of('seq_len'))} tokens, {where}{tokens}",
+        _corpus(about, value_of("corpus"), of_config(sweep, "corpus") == OWN),
+        f"seed {_MISSING if value_of('seed') is None else value_of('seed')}",
     ]
-    facts += [str(said("dtype"))] if said("dtype") else []
+    facts += [str(value_of("dtype"))] if value_of("dtype") else []
     facts += [f"on {sweep['device_type']}"] if sweep.get("device_type") else []
     facts += [f"erasure-sweep {sweep['version']}"] if sweep.get("version") else []
     return ", ".join(facts) + "."
@@ -171,7 +171,7 @@ def protocol_warnings(abouts: Sequence[dict[str, Any]], names: Sequence[str]) ->
         warnings.append(
             f"Models were measured on different corpora ({read}): differences between them may come from the text."
         )
-    for key, what in (
+    for key, how in (
         ("n_prompts", "on different numbers of prompts"),
         ("n_tokens", "on different numbers of measured tokens"),
         *([] if len(corpora) > 1 else [("corpus", "on different corpora")]),
@@ -187,7 +187,7 @@ def protocol_warnings(abouts: Sequence[dict[str, Any]], names: Sequence[str]) ->
     ):
         values = {name: about[key] for name, about in zip(names, abouts, strict=True) if about.get(key) is not None}
         if len({str(value) for value in values.values()}) > 1:
-            warnings.append(f"Models were measured {what}: {_who(key, values)}.")
+            warnings.append(f"Models were measured {how}: {_who(key, values)}.")
     prints = {about["corpus_fingerprint"] for about in abouts if about.get("corpus_fingerprint")}
     if len(prints) > 1:
         warnings.append(
@@ -200,10 +200,10 @@ def protocol_warnings(abouts: Sequence[dict[str, Any]], names: Sequence[str]) ->
 def _who(key: str, values: dict[str, Any]) -> str:
     """What each model has of a field; of many models each value and the first that have it."""
     if len(values) <= _MOST_LISTED:
-        return ", ".join(f"{name} {_shown(key, value)}" for name, value in values.items())
+        return ", ".join(f"{name} {_in_words(key, value)}" for name, value in values.items())
     having: dict[str, list[str]] = {}
     for name, value in values.items():
-        having.setdefault(_shown(key, value), []).append(name)
+        having.setdefault(_in_words(key, value), []).append(name)
     return "; ".join(f"{value}: {listed(names, _MOST_LISTED // 2)}" for value, names in having.items())
 
 
@@ -230,7 +230,7 @@ def _reason(about: dict[str, Any]) -> str:
     return f": {about['reason']}" if about.get("reason") else ""
 
 
-def _shown(key: str, value: object) -> str:
+def _in_words(key: str, value: object) -> str:
     # a seed is a name, not a quantity
     is_count = isinstance(value, int | float) and not isinstance(value, bool) and key not in ("seed", "tau")
     return amount(value) if is_count else str(value)

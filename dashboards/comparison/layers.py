@@ -148,6 +148,9 @@ def plot_layers(
     """A line per model; embeddings apart from it, left of a dotted line."""
     values = np.concatenate([np.zeros(1), *(line.mean if mean else line.strongest for line in lines)])
     embedded = any(EMBEDDINGS in line.layers for line in lines)
+    at = -_GAP / 2 if relative else -0.5
+    dotted = {"color": shade(GREY, 0.8), "width": 1, "dash": "dot"}
+    before_layer_0 = {"type": "line", "y0": 0, "y1": 1, "yref": "paper", "line": dotted}
     whose = "of the writers of a layer" if side == "writers" else "by a layer's heads"
     return figure(
         [_trace(line, looks[line.model], side, mean, relative) for line in lines],
@@ -157,23 +160,23 @@ def plot_layers(
         sentence=_sentence(lines, side, mean),
         xaxis=_axis(lines, side, relative, embedded),
         yaxis={"range": robust_range(values, np.array([]), keep=_KEPT, limit=LIMIT)},
-        shapes=[_before(-_GAP / 2 if relative else -0.5)] if embedded else [],
+        shapes=[{**before_layer_0, "x0": at, "x1": at}] if embedded else [],
         showlegend=True,
     )
 
 
 def _trace(line: LayerLine, look: dict[str, Any], side: Side, mean: bool, relative: bool) -> go.Scatter:
     at, values = places(line, relative), line.mean if mean else line.strongest
-    said = [_hover(line, index, side, mean) for index in range(len(at))]
+    hover_texts = [_hover(line, index, side, mean) for index in range(len(at))]
     if line.layers[0] == EMBEDDINGS:
         # a gap, so that no line leads from embeddings to layer 0
         at, values = np.insert(at, 1, np.nan), np.insert(values, 1, np.nan)
-        said.insert(1, "")
+        hover_texts.insert(1, "")
     return go.Scatter(
         x=single(at),
         y=single(values),
         name=text(line.model),
-        hovertext=said,
+        hovertext=hover_texts,
         mode="lines+markers",
         connectgaps=False,
         hovertemplate=f"<b>{text(line.model)}</b>, %{{hovertext}}<extra></extra>",
@@ -211,11 +214,6 @@ def _axis(lines: Sequence[LayerLine], side: Side, relative: bool, embedded: bool
     }
 
 
-def _before(at: float) -> dict[str, Any]:
-    line = {"color": shade(GREY, 0.8), "width": 1, "dash": "dot"}
-    return {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper", "line": line}
-
-
 def peaks(lines: Sequence[LayerLine], mean: bool) -> dict[int, int]:
     """By layer, ``EMBEDDINGS`` first, in how many models most is erased there.
 
@@ -238,7 +236,7 @@ def _sentence(lines: Sequence[LayerLine], side: Side, mean: bool) -> str:
         return "No layer stands out: next to nothing is erased."
     if len(lines) == 1:
         return _alone(lines[0], side, mean)
-    said = {
+    beginning = {
         ("writers", False): "The most erased writer is in",
         ("writers", True): "The mean share erased of writers is greatest in",
         ("erasers", False): "The heads that erase most of a writer are in",
@@ -248,7 +246,7 @@ def _sentence(lines: Sequence[LayerLine], side: Side, mean: bool) -> str:
     places_of = [f"{_place(layer)} in {counted[layer]}" for layer in sorted(common)]
     others = sum(counted.values()) - sum(counted[layer] for layer in common)
     places_of += [f"other layers in {others}"] if others else []
-    return f"{said} {listed(places_of)} of {len(lines)} models."
+    return f"{beginning} {listed(places_of)} of {len(lines)} models."
 
 
 def _place(layer: int) -> str:

@@ -58,7 +58,13 @@ def plot_removed(shown: Sequence[MostlyGone], widths: Mapping[str, int | None] |
     families = list(dict.fromkeys(family for family, _ in members))
     having = {family: [width for other, width in members if other == family] for family in families}
     data = [
-        _trace(several, families.index(family), having[family].index(width), _title(family, width, having[family]))
+        _trace(
+            several,
+            families.index(family),
+            having[family].index(width),
+            # the width where the family has several
+            family if len(having[family]) == 1 else f"{family}, width {amount(width)}",
+        )
         for (family, width), several in members.items()
     ]
     layers = sorted({one.n_layers for one in shown if one.n_layers is not None})
@@ -73,11 +79,6 @@ def plot_removed(shown: Sequence[MostlyGone], widths: Mapping[str, int | None] |
         yaxis={"range": [-0.03 * max(highest, _LEAST_SHARE), 1.08 * max(highest, _LEAST_SHARE)], "tickformat": ".0%"},
         showlegend=True,
     )
-
-
-def _title(family: str, width: int | None, widths: Sequence[int | None]) -> str:
-    """The family's name, and the width where the family has several."""
-    return family if len(widths) == 1 else f"{family}, width {amount(width)}"
 
 
 def _trace(members: Sequence[MostlyGone], family: int, width: int, name: str) -> go.Scatter:

@@ -86,13 +86,13 @@ def _top_three(model: ModelTables, measure: StripColumn) -> str | Sorted | None:
     What is erased sorts by the share of the most erased.
     """
     points = strip_points([("", writers_by_rank(model.tables))], measure)
-    said = []
+    strongest = []
     for row in strongest_points(points, measure, _NAMED_WRITERS).itertuples():
         kept = f"{number(row.written)}\u00a0→\u00a0{number(row.remaining)}"
-        said.append(
+        strongest.append(
             f"{row.writer}\u00a0{number(row.value)} ({kept})" if measure is ERASED else f"{row.writer}\u00a0{kept}"
         )
-    shown = (", ".join(said) or "none") if len(points) else None
+    shown = (", ".join(strongest) or "none") if len(points) else None
     if shown is None or measure is not ERASED:
         return shown
     return Sorted(escape(shown), float(points["value"].max()))

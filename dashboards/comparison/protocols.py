@@ -127,7 +127,9 @@ def protocols_table(view: ComparisonView) -> HtmlTable:
             _cell(one.values[field.key], bold=field in usual and one.values[field.key] != usual[field])
             for field in known
         ]
-        rows.append([link(home.page, one.model), *cells, *([_run(home)] if runs else [])])
+        rows.append(
+            [link(home.page, one.model), *cells, *([link(home.run, "open") if home.run else None] if runs else [])]
+        )
     return HtmlTable(
         "How each model was measured",
         _caption(found, apart, {field: value for field, value in said_once.items() if field not in known}),
@@ -151,10 +153,6 @@ def _cell(value: str | None, bold: bool) -> str | None:
     return Markup("<strong>{}</strong>").format(value) if bold and value is not None else value
 
 
-def _run(home: Home) -> Markup | None:
-    return link(home.run, "open") if home.run else None
-
-
 def _caption(found: Sequence[Protocol], apart: Sequence[ProtocolField], alike: Mapping[ProtocolField, str]) -> str:
     if len(found) < 2:
         return "What the numbers of this page rest on. — means not known."
@@ -163,11 +161,11 @@ def _caption(found: Sequence[Protocol], apart: Sequence[ProtocolField], alike: M
         for field in FIELDS
         if len({one.values[field.key] is None for one in found}) > 1 and field not in apart
     ]
-    said = (
+    sentences = (
         f"Models differ in {listed([field.heading for field in apart])}: these columns are marked, with what few have in "
         "bold. Differences between such models may come from how they were measured."
         if apart
         else "All models were measured alike in everything that is listed here."
     )
-    said += f" All: {'; '.join(f'{field.heading} {value}' for field, value in alike.items())}." if alike else ""
-    return said + (f" Not known of every model: {listed(unknown)}." if unknown else "") + " — means not known."
+    sentences += f" All: {'; '.join(f'{field.heading} {value}' for field, value in alike.items())}." if alike else ""
+    return sentences + (f" Not known of every model: {listed(unknown)}." if unknown else "") + " — means not known."

@@ -44,12 +44,12 @@ class SizeAxis(NamedTuple):
     title: str
     place: Callable[[Sized], int | None]
     held: Callable[[Sized], object]
-    said: Callable[[Sized], str]
+    words: Callable[[Sized], str]
 
 
 LAYERS = SizeAxis("layers", lambda one: one.layers, lambda one: one.width, lambda one: f"width {amount(one.width)}")
 WIDTH = SizeAxis("width", lambda one: one.width, lambda one: one.layers, lambda one: f"{amount(one.layers)} layers")
-PARAMETERS = SizeAxis("parameters", lambda one: one.parameters, lambda one: one.width, LAYERS.said)
+PARAMETERS = SizeAxis("parameters", lambda one: one.parameters, lambda one: one.width, LAYERS.words)
 TOKENS = SizeAxis("training tokens", lambda one: one.tokens, lambda one: one.series, lambda one: one.series)
 CHOICES = (LAYERS, WIDTH, PARAMETERS, TOKENS)
 OF_ALL_WRITERS, HEADS = "all writers, with embeddings and MLPs", "attention heads"
@@ -150,7 +150,7 @@ class _Strand(NamedTuple):
 def _names(lines: Sequence[Sequence[Sized]], choice: SizeAxis) -> list[str]:
     """Families by name, and where one has several lines what is the same along each."""
     several = sum(len(line) > 1 for line in lines) > 1
-    return [f"{line[0].family}, {choice.said(line[0])}" if several else line[0].family for line in lines]
+    return [f"{line[0].family}, {choice.words(line[0])}" if several else line[0].family for line in lines]
 
 
 def _trace(line: Sequence[Sized], x: Sequence[float], strand: _Strand, hollow: bool) -> go.Scatter:
@@ -199,12 +199,12 @@ def _hover(one: Sized, hollow: bool) -> str:
         for value, name in ((one.layers, "layers"), (one.parameters, "parameters"), (one.tokens, "training tokens"))
         if value is not None
     ]
-    said = (
+    share_words = (
         f"mean share erased {number(one.erased.mean, 3)}, of {n_erased} of {n_measured} measured writers"
         if hollow
         else f"most erased: {text(writer)}, {number(share, 3)}"
     )
-    return f"<b>{text(one.model)}</b><br>{said}<br>{', '.join(sizes)}"
+    return f"<b>{text(one.model)}</b><br>{share_words}<br>{', '.join(sizes)}"
 
 
 def _sentence(shown: Sequence[Sized], noun: str) -> str:
@@ -257,8 +257,8 @@ def _unknown(models: Sequence[ModelTables], measured: Sequence[Sized]) -> str:
     """Models that have no place in a figure, in words."""
     known = {one.model for one in measured}
     absent = [name for name in display_names(models) if name not in known]
-    said = [f" Erasing by reading was not measured: {first_of(absent)}."] if absent else []
+    sentences = [f" Erasing by reading was not measured: {first_of(absent)}."] if absent else []
     for choice in CHOICES:
         without = [one.model for one in measured if choice.place(one) is None and not one.checkpoint]
-        said += [f" Not known, so not drawn against {choice.title}: {first_of(without)}."] if without else []
-    return "".join(said)
+        sentences += [f" Not known, so not drawn against {choice.title}: {first_of(without)}."] if without else []
+    return "".join(sentences)

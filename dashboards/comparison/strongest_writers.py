@@ -171,5 +171,5 @@ def _spark(one: Strong, low: float, high: float) -> Sorted | None:
     measured = one.presence[np.isfinite(one.presence)]
     if not len(measured):
         return None
-    said = f"presence of {one.writer}: median {number(measured[0])} where it writes, {number(measured[-1])} at the end"
-    return Sorted(sparkline(np.clip(one.presence, low, high), low, high, said), float(measured[-1]))
+    label = f"presence of {one.writer}: median {number(measured[0])} where it writes, {number(measured[-1])} at the end"
+    return Sorted(sparkline(np.clip(one.presence, low, high), low, high, label), float(measured[-1]))

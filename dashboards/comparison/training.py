@@ -137,8 +137,10 @@ def plot_writers(one: Trained, y_range: list[float]) -> go.Figure:
         for at, line in enumerate(lines)
     ]
     listed = [f"{line.writer}\u00a0{number(line.shares[0])}\u00a0→\u00a0{number(line.shares[-1])}" for line in lines]
-    said = f"Most erased by reading at the end, with their shares after {when(one, 0)} → {when(one, -1)}: "
-    sentence = f"{said}{', '.join(listed)}." if lines else f"No writer is erased by reading in {one.points[-1].model}."
+    beginning = f"Most erased by reading at the end, with their shares after {when(one, 0)} → {when(one, -1)}: "
+    sentence = (
+        f"{beginning}{', '.join(listed)}." if lines else f"No writer is erased by reading in {one.points[-1].model}."
+    )
     return _plot(axis, data, {"range": y_range}, "erased by reading<br>(share of the writer's output)", sentence)
 
 
@@ -148,11 +150,11 @@ def plot_mean(one: Trained, y_range: list[float]) -> go.Figure:
     means = np.array([point.erased.mean for point in one.points])
     counts = [f"{len(point.erased.positive)} of {len(point.erased.by_writer)}" for point in one.points]
     data = [_line(one, axis, means, "mean", (BLUE, 0), "%{y:.3f}, mean of %{customdata} writers", counts)]
-    said = (
+    sentence = (
         f"Mean share erased: {number(means[0])} after {when(one, 0)} ({counts[0]} measured writers), "
         f"{number(means[-1])} after {when(one, -1)} ({counts[-1]})."
     )
-    return _plot(axis, data, {"range": y_range}, "mean share erased<br>(of writers with any)", said)
+    return _plot(axis, data, {"range": y_range}, "mean share erased<br>(of writers with any)", sentence)
 
 
 def plot_significant(one: Trained, y_range: list[float]) -> go.Figure:
@@ -161,8 +163,8 @@ def plot_significant(one: Trained, y_range: list[float]) -> go.Figure:
     counts = np.array([point.significant for point in one.points])
     data = [_line(one, axis, counts, "significant erasers", (GREEN, 0), "%{y:,.0f} significant erasers")]
     known = np.flatnonzero(np.isfinite(counts))
-    said = [f"{amount(counts[at])} after {when(one, at)}" for at in known[[0, -1][: len(known)]]] if len(known) else []
-    sentence = f"Significant erasers: {', '.join(said)}." if said else f"Not tested in {one.name}."
+    ends = [f"{amount(counts[at])} after {when(one, at)}" for at in known[[0, -1][: len(known)]]] if len(known) else []
+    sentence = f"Significant erasers: {', '.join(ends)}." if ends else f"Not tested in {one.name}."
     # few whole numbers have whole ticks
     y_axis = {"range": y_range, **({"dtick": 1} if y_range[1] < _FEW else {})}
     return _plot(axis, data, y_axis, "significant erasers<br>(pairs of writer and head)", sentence)

@@ -54,7 +54,7 @@ def writers_of(control: Control) -> list[str]:
 
 @dataclass(frozen=True)
 class Card:
-    """One figure, or one per choice; ``empty`` is said where there is none.
+    """One figure, or one per choice; ``empty`` stands where there is none.
 
     ``panels`` stand side by side: a name has the figures of its place in the row, a ``Control`` those that it chooses.
     ``tables`` are the names of the tables that the numbers are from. ``group`` is the heading of neighbouring parts in

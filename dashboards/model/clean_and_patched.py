@@ -82,6 +82,7 @@ def plot_clean_and_patched(shown: Patched) -> go.Figure:
     edges = np.concatenate([np.append(values.q25, values.q75) for values in runs])
     at, shifts = np.arange(len(shown.labels), dtype=np.float64), beside(len(shown.labels), len(runs))
     names = [eraser_name(label) for label in shown.labels]
+    ticks = [f"<b>{text(name)}</b>" if index in erasers else text(name) for index, name in enumerate(names)]
     heads = all(is_head(label) for label in shown.labels)
     return figure(
         [
@@ -94,7 +95,7 @@ def plot_clean_and_patched(shown: Patched) -> go.Figure:
         sentence=_sentence(shown),
         xaxis={
             **{"tickmode": "array", "tickvals": list(range(len(shown.labels)))},
-            **{"ticktext": [_tick(label, index in set(erasers)) for index, label in enumerate(shown.labels)]},
+            **{"ticktext": ticks},
             **{"tickangle": -90, "tickfont": {"size": 10}, "showgrid": False, "zeroline": False},
             **{"range": [-0.6, len(shown.labels) - 0.4]},
         },
@@ -104,11 +105,6 @@ def plot_clean_and_patched(shown: Patched) -> go.Figure:
         showlegend=True,
         legend={"y": 1.08},
     )
-
-
-def _tick(label: str, is_eraser: bool) -> str:
-    name = text(eraser_name(label))
-    return f"<b>{name}</b>" if is_eraser else name
 
 
 def _sentence(shown: Patched) -> str:

@@ -158,11 +158,7 @@ def ledger_card(view: ModelView) -> Card:
         "not a constant.",
         figures,
         [Control("Writer", names), Control("Outputs", ["as they are", "means removed"])] if names else [],
-        min_width=min(800, 24 * _most_steps(figures)),
+        min_width=min(800, 24 * max((len(plot.data[0].x) for plot in figures.values()), default=0)),
         empty="The ledger needs the tables component_projection and writers with a measured writer.",
         tables=("component_projection", "writers"),
     )
-
-
-def _most_steps(figures: dict[str, go.Figure]) -> int:
-    return max((len(figure.data[0].x) for figure in figures.values()), default=0)

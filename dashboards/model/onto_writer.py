@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
@@ -11,7 +11,7 @@ from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.html.parts import Card, Control
 from erasure_sweep.dashboards.model.view import MODEL, WRITER_BY_WRITER, ModelView
 from erasure_sweep.dashboards.model_tables import Grid
-from erasure_sweep.dashboards.plots.layer_axis import LayerSpan, layer_dividers, layer_notes, layer_spans, shaded
+from erasure_sweep.dashboards.plots.layer_axis import layer_dividers, layer_notes, layer_spans, shaded
 from erasure_sweep.dashboards.plots.theme import (
     KIND_COLOURS,
     KIND_NAMES,
@@ -64,6 +64,7 @@ def plot_onto(shown: Onto) -> go.Figure:
     data = [_points(shown, kind) for kind in KIND_NAMES if kind in shown.kinds]
     quartiles = np.concatenate([shown.q25, shown.q75])
     spans = layer_spans(shown.layers)
+    after = [index for index, later in enumerate(shown.later) if later]
     dense = len(shown.components) > 60
     return figure(
         data,
@@ -77,7 +78,7 @@ def plot_onto(shown: Onto) -> go.Figure:
             **({"showgrid": False} if dense else {"dtick": 1, "tickmode": "linear"}),
         },
         yaxis={"range": robust_range(shown.median, quartiles, keep=(-0.2, 0.2), limit=4.0)},
-        shapes=_shapes(shown, spans),
+        shapes=[*layer_dividers(spans), *([shaded(after[0], after[-1])] if after else [])],
         annotations=layer_notes(spans),
         showlegend=True,
         legend={"y": 1.08},
@@ -101,11 +102,6 @@ def _points(shown: Onto, kind: str) -> go.Scatter:
         marker={"color": colour, "symbol": KIND_SYMBOLS[kind], "size": 7, "line": {"color": colour, "width": 1.5}},
         hovertemplate="%{x}: %{y:.3f} (%{customdata[0]:.3f} to %{customdata[1]:.3f})<extra></extra>",
     )
-
-
-def _shapes(shown: Onto, spans: list[LayerSpan]) -> list[dict[str, Any]]:
-    after = [index for index, later in enumerate(shown.later) if later]
-    return layer_dividers(spans) + ([shaded(after[0], after[-1])] if after else [])
 
 
 def _onto_sentence(shown: Onto) -> str:

@@ -77,14 +77,14 @@ def trust_line(model: ModelTables) -> str:
     labels, words = strings(table, "writer"), strings(table, "trust")
     verdicts = [f"{amount(n)} {word}{_named(labels, words, word)}" for word, n in counts.items()]
     of_all = sum(counts.values())
-    said = f"DLA verdicts of {amount(of_all)} component{'s' if of_all > 1 else ''}: {', '.join(verdicts)}."
+    sentence = f"DLA verdicts of {amount(of_all)} component{'s' if of_all > 1 else ''}: {', '.join(verdicts)}."
     ends = zip(numeric(table, "low"), numeric(table, "high"), strict=True)
     unsettled = [
         label or "" for label, word, pair in zip(labels, words, ends, strict=True) if word and not is_settled(*pair)
     ]
     if unsettled:
-        said += f" Not settled, for the interval spans several words: {listed(unsettled, _MOST_NAMED)}."
-    return f"{said} Of {amount(unknown)} more it could not be told." if unknown else said
+        sentence += f" Not settled, for the interval spans several words: {listed(unsettled, _MOST_NAMED)}."
+    return f"{sentence} Of {amount(unknown)} more it could not be told." if unknown else sentence
 
 
 def _named(labels: Sequence[str | None], words: Sequence[str | None], word: str) -> str:
@@ -127,7 +127,8 @@ def trust_table(view: ModelView) -> HtmlTable:
     table = table_of(view.model.tables, "dla_trust")
     table = _least_first(table)
     values = {one.name: numeric(table, one.name).tolist() for one in _NUMBERS}
-    intervals = _intervals(table)
+    ends = zip(numeric(table, "low"), numeric(table, "high"), strict=True)
+    intervals = [interval(low, high) or None for low, high in ends]
     slope, *others = _NUMBERS
     columns = [
         HtmlColumn("component"),
@@ -176,8 +177,3 @@ def trust_table(view: ModelView) -> HtmlTable:
         filter_by="component or word",
         tables=("dla_trust",),
     )
-
-
-def _intervals(table: pd.DataFrame) -> list[str | None]:
-    ends = zip(numeric(table, "low"), numeric(table, "high"), strict=True)
-    return [interval(low, high) or None for low, high in ends]

@@ -62,17 +62,17 @@ def verdict_line(found: Verdict) -> str:
 
 def _beside_nulls(found: Verdict) -> str:
     """How far β is beyond what the same heads would be found to read of a placebo, and of the writer's siblings."""
-    said = ""
+    nulls = ""
     if np.isfinite([found.beta.low, found.beta.high, *found.placebo]).all():
         # the end nearer to 0, for either sign, against the farther one of the placebo
         _, low, high = found.beta
         nearest = min(abs(low), abs(high)) if low * high > 0 else 0.0
         beyond = nearest > max(abs(end) for end in found.placebo)
-        said += f", {'clearly' if beyond else 'not clearly'} beyond the placebo's {number(found.placebo.value)}"
+        nulls += f", {'clearly' if beyond else 'not clearly'} beyond the placebo's {number(found.placebo.value)}"
     if np.isfinite(found.siblings) and found.beta.value < 0:
         reach = f"siblings reach up to {percent(found.siblings / found.beta.value)} of it"
-        said += f"; {reach if found.siblings < 0 else 'no sibling is taken out'}"
-    return said
+        nulls += f"; {reach if found.siblings < 0 else 'no sibling is taken out'}"
+    return nulls
 
 
 def medians_line(found: Verdict) -> str:

@@ -48,7 +48,7 @@ def quartiles(table: pd.DataFrame, run: str = "") -> Quartiles:
 def median_points(
     at: Floats, names: Sequence[str], values: Quartiles, style: RunStyle, about: Sequence[str] = ()
 ) -> go.Scatter:
-    """Medians with bars over the quartiles; ``about`` is said of each point under the pointer, after its numbers."""
+    """Medians with bars over the quartiles; ``about`` are words on each point under the pointer, after its numbers."""
     up, down = values.q75 - values.median, values.median - values.q25
     notes = [f"<br>{text(note)}" if note else "" for note in about] or [""] * len(names)
     return go.Scatter(

@@ -1,6 +1,6 @@
 """What the answers at the top of a comparison say, as plain data: who is erased, whose DLA not to trust, what arose when.
 
-``dashboards/comparison/answers.py`` puts it into words.
+``dashboards/comparison/answers/at_a_glance.py`` puts it into words.
 """
 
 from __future__ import annotations
@@ -114,20 +114,20 @@ def distrust(models: Sequence[ModelTables], heads: bool | None = None) -> Distru
 
     ``heads``: attention heads alone, or all others alone; None for all.
     """
-    told: list[tuple[Distrusted, str]] = []
+    judged: list[tuple[Distrusted, str]] = []
     absent = []
     for name, model in zip(display_names(models), models, strict=True):
         words = trust_of(model.tables)
         absent += [] if words else [name]
-        told += [
+        judged += [
             (Distrusted(name, label, *survival), words[label])
             for label, survival in survival_of(model.tables).items()
             if label in words and heads in (None, is_head(label))
         ]
-    told.sort(key=lambda pair: _least(pair[0]))
-    bad = [one for one, word in told if word in (CANCELLED, REVERSED)]
-    partly = [one for one, word in told if word == PARTLY]
-    return Distrust(len(told), bad, partly, [one for one, _ in told if not is_settled(one.low, one.high)], absent)
+    judged.sort(key=lambda pair: _least(pair[0]))
+    bad = [one for one, word in judged if word in (CANCELLED, REVERSED)]
+    partly = [one for one, word in judged if word == PARTLY]
+    return Distrust(len(judged), bad, partly, [one for one, _ in judged if not is_settled(one.low, one.high)], absent)
 
 
 def _least(one: Distrusted) -> float:

@@ -19,7 +19,13 @@ def aligned_table(view: ModelView) -> HtmlTable:
     tokens = zip(strings(table, "token"), numeric(table, "token_id"), strict=True)
     logits, ranks = numeric(table, "mean_direct_logit"), numeric(table, "rank")
     rows = [
-        [writer, count_cell(ranks[row]), code(token_words(token, token_id)), _id(token_id), float(logits[row])]
+        [
+            writer,
+            count_cell(ranks[row]),
+            code(token_words(token, token_id)),
+            str(int(token_id)) if np.isfinite(token_id) else None,
+            float(logits[row]),
+        ]
         for row, (writer, (token, token_id)) in enumerate(zip(strings(table, "writer"), tokens, strict=True))
     ]
     return HtmlTable(
@@ -38,8 +44,3 @@ def aligned_table(view: ModelView) -> HtmlTable:
         filter_by="writer or token",
         tables=("aligned_tokens",),
     )
-
-
-def _id(value: float) -> str | None:
-    """A token's number, a name rather than a quantity."""
-    return str(int(value)) if np.isfinite(value) else None

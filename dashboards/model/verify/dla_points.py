@@ -150,8 +150,10 @@ def _equation(fit: DlaFit) -> list[dict[str, object]]:
     if not np.isfinite([fit.slope, fit.intercept]).all():
         return []
     box = {"xref": "paper", "yref": "paper", "x": 0.99, "y": 0.99, "xanchor": "right", "yanchor": "top"}
-    said = f"y = {line_words(fit)}<br>r = {number(fit.r)}"
-    return [{**box, "text": said, "showarrow": False, "align": "right", "bgcolor": shade(GREY, 0.15), "borderpad": 4}]
+    equation = f"y = {line_words(fit)}<br>r = {number(fit.r)}"
+    return [
+        {**box, "text": equation, "showarrow": False, "align": "right", "bgcolor": shade(GREY, 0.15), "borderpad": 4}
+    ]
 
 
 def line_words(fit: DlaFit) -> str:

@@ -123,7 +123,7 @@ def group_nulls(model: ModelTables, target: VerifiedGroup) -> list[GroupNull]:
 
 def _group_sentence(model: ModelTables, target: VerifiedGroup, nulls: Sequence[GroupNull]) -> str:
     found = verdict_of(model.tables, target)
-    said = (
+    sentence = (
         f"{verdict_line(found)}{medians_line(found)}" if found else f"{pair_name(target)}: the group was not measured."
     )
     read = [
@@ -132,7 +132,7 @@ def _group_sentence(model: ModelTables, target: VerifiedGroup, nulls: Sequence[G
         if kind != POSITION
     ]
     listed = ", ".join(words for words in read if words)
-    return f"{said} β of the nulls of the part read, pooled: {listed}." if listed else said
+    return f"{sentence} β of the nulls of the part read, pooled: {listed}." if listed else sentence
 
 
 def _beta_words(kind: str, betas: list[float]) -> str:

@@ -104,11 +104,11 @@ def _states_sentence(shown: PatchedStates) -> str:
     if not np.isfinite(apart).any() or None in places:
         return ""
     widest = int(np.nanargmax(apart))
-    said = [
+    medians = [
         f"{number(shown.clean[at])} at {shown.states[at]}, {number(shown.patched[at])} without reading the writer"
         for at in dict.fromkeys([widest, len(shown.states) - 1])
     ]
-    return f"Median of {shown.writer} present: {'; '.join(said)}."
+    return f"Median of {shown.writer} present: {'; '.join(medians)}."
 
 
 @card(MODEL, "patched-states", VERIFIED, order=10, when=is_verified)

@@ -26,11 +26,11 @@ def tail_words(shown: str | None, most: int = TAIL) -> str:
 
 def by_construction(writer: str) -> str:
     """What replacing inputs can show of an embedding, which reads no other position; nothing of any other writer."""
-    said = {
+    reasons = {
         "pos_embed": "has no input from the text: at a position it is the same in every prompt, 0\u00a0% by construction",
         "embed": "reads nothing but the token at the position itself: replaced there or everywhere is the same",
     }
-    return f" {writer} {said[writer]}." if writer in said else ""
+    return f" {writer} {reasons[writer]}." if writer in reasons else ""
 
 
 def code(shown: str) -> Markup:
