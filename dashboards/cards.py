@@ -68,12 +68,15 @@ class Page(Generic[View]):
 
     def parts(self, view: View, keys: Collection[str] | None = None) -> list[Part]:
         """The page's parts in reading order; only those of ``keys``, where these are given."""
-        found = [one for one in self.entries() if (keys is None or one.key in keys) and one.when(view)]
-        placed = sorted(
-            (self.sections.index(section), order, one.key) for one in found for section, order in [one.place(view)]
-        )
-        by_key = {one.key: one for one in found}
-        return [replace(by_key[key].make(view), key=key, group=self.sections[at]) for at, _, key in placed]
+        placed = []
+        for entry in self.entries():
+            if (keys is None or entry.key in keys) and entry.when(view):
+                section, order = entry.place(view)
+                placed.append((self.sections.index(section), order, entry))
+        return [
+            replace(entry.make(view), key=entry.key, group=self.sections[at])
+            for at, _, entry in sorted(placed, key=lambda place: place[:2])
+        ]
 
 
 def card(
@@ -91,6 +94,8 @@ def card(
     """
 
     def register(make: Callable[[View], Part]) -> Callable[[View], Part]:
+        if not callable(section) and section not in page.sections:
+            raise ValueError(f"{page.package} has no section {section!r}")
         place = section if callable(section) else lambda view: (section, order)
         page.add(Entry(key, place, make, when, alone))
         return make

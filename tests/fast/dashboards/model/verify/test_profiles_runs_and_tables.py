@@ -1,0 +1,115 @@
+"""Where a writer is erased, which MLPs erase it, what comes after, and the tables of what it carries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from erasure_sweep.dashboards.model.verified import pair_name
+from erasure_sweep.dashboards.model.verify.ablation_loss import loss_table
+from erasure_sweep.dashboards.model.verify.aligned_tokens import aligned_table
+from erasure_sweep.dashboards.model.verify.carries import carries_table
+from erasure_sweep.dashboards.model.verify.later_use import later_use, plot_later_use
+from erasure_sweep.dashboards.model.verify.mlp_erasers import mlp_erasers, plot_mlps
+from erasure_sweep.dashboards.model.verify.position_profile import plot_profile, position_profile
+from erasure_sweep.dashboards.model.view import ModelView
+from erasure_sweep.dashboards.model_tables import ModelTables
+from erasure_sweep.dashboards.wording import eraser_name
+from erasure_sweep.workers.tables.facts.verified import VerifiedGroup, verified_groups
+from tests.support.fakes.tables import fake_model
+
+NAMED = ("L1H0", "L2H1")
+
+
+def group_of(writer: str, label: str) -> VerifiedGroup:
+    """A group whose heads stand in their order in the stream."""
+    return VerifiedGroup(writer, label, tuple(label.split("+")))
+
+
+GROUP = group_of("L0H1", "L1H0+L2H1")
+
+
+@pytest.fixture(scope="module")
+def model() -> ModelTables:
+    """Eight prompts of twelve tokens in two blocks; of L0H1 a named group, and what the rule finds."""
+    return fake_model("m", 3, 3, seed=3, n_tokens=96, d_model=40, zero=("L1H1",), verify=True, groups={"L0H1": NAMED})
+
+
+def only(table: pd.DataFrame, **keys: Any) -> pd.Series:
+    """The one row with these keys."""
+    wanted = np.logical_and.reduce([table[name] == value for name, value in keys.items()])
+    assert wanted.sum() == 1
+    return table[wanted].iloc[0]
+
+
+def tables_of(**rows: list[dict[str, Any]]) -> ModelTables:
+    """A model with these rows alone."""
+    return ModelTables({}, {name: pd.DataFrame(found) for name, found in rows.items()})
+
+
+class TestRest:
+    def test_profile_is_in_bins(self, model: ModelTables) -> None:
+        shown = position_profile(model, GROUP)
+        assert shown is not None
+        assert shown.bins == ["0", "1", "2–3", "4–7", "8–11"]
+        row = only(model.tables["position_profile"], writer="L0H1", eraser=GROUP.label, first_position=4)
+        assert (shown.patched.median[3], shown.norm[3]) == (row["patched_median"], row["writer_norm"])
+        *lines, bars = plot_profile(shown).data
+        assert {trace.yaxis for trace in lines} == {"y2"}
+        np.testing.assert_allclose(bars.y, shown.norm, rtol=1e-6)
+
+    def test_mlps_behind_the_writer(self, model: ModelTables) -> None:
+        shown = mlp_erasers(model, "L0H1")
+        assert shown is not None
+        assert shown.labels == ["MLP0", "MLP1", "MLP2"]
+        row = only(model.tables["mlp_erasure"], writer="L0H1", component="MLP1")
+        assert (shown.runs["read"].q25[1], shown.beta[1]) == (row["read_q25"], row["beta"])
+        assert [trace.name for trace in plot_mlps(shown).data][2] == "the part read from the writer"
+        nothing = shown._replace(beta=np.array([0.1, -0.001, np.nan]))
+        assert plot_mlps(nothing).layout.meta["sentence"] == "No MLP writes against L0H1 because it reads it."
+
+    def test_later_use_is_in_stream_order_and_bounded(self, model: ModelTables) -> None:
+        shown = later_use(model, GROUP)
+        assert shown is not None
+        assert shown.labels == ["MLP2"]
+        keys = {"writer": "embed", "eraser": "L0H0"}
+        rows = [
+            {**keys, "component": f"MLP{i}", "clean_median": 0.0, "patched_median": 0.0, "clean_beta": i % 7}
+            for i in reversed(range(50))
+        ]
+        many = later_use(tables_of(later_use=rows), group_of("embed", "L0H0"))
+        assert many is not None
+        assert (len(many.labels), many.left_out) == (40, 10)
+        assert [int(label[3:]) for label in many.labels] == sorted(int(label[3:]) for label in many.labels)
+        assert "the 40 with the largest β; 10 others" in plot_later_use(many).layout.meta["sentence"]
+
+    def test_tables(self, model: ModelTables) -> None:
+        (named,) = (group for group in verified_groups(model.tables) if group[:2] == GROUP[:2])
+        carried = [row for row in carries_table(ModelView(model)).rows if row[0] == pair_name(named)]
+        assert [row[1] for row in carried] == [
+            "its whole output",
+            "read from the first token",
+            "read from all other tokens",
+        ]
+        whole = only(model.tables["carries"], writer="L0H1", eraser=GROUP.label, part="all")
+        assert carried[0][2:] == [
+            *(
+                whole[name]
+                for name in ("power_share", "variance", "position_share", "token_share", "erased_by_reading")
+            ),
+            96,
+        ]
+        writers = set(model.tables["nulls"]["writer"])
+        assert {row[0] for row in loss_table(ModelView(model)).rows} == writers
+        aligned = aligned_table(ModelView(model)).rows
+        assert len(aligned) == 30 * len(writers)
+        assert not any("<b>" in row[2] for row in aligned)
+
+    def test_many_heads_have_short_names(self) -> None:
+        seven = [f"L2H{i}" for i in range(7)]
+        assert pair_name(group_of("L0H2", "+".join(seven[:6]))) == "L0H2 ← L2H0+L2H1+L2H2+L2H3+L2H4+L2H5"
+        assert pair_name(group_of("L0H2", "+".join(seven))) == "L0H2 ← L2H0+…+L2H6 (7 heads)"
+        assert eraser_name("later") == "all later"
