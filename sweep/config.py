@@ -20,8 +20,8 @@ from erasure_sweep.workers.errors import UsageError, nearest
 from erasure_sweep.workers.models.catalog import find_entry
 from erasure_sweep.workers.records import Group, VerifyRequest
 
-RESULTS_VERSION = 4
-"""Raised by hand whenever the same shard would give another result."""
+RESULTS_VERSION = 5
+"""Raised by hand whenever the same shard would give another result, or keep it in another way."""
 
 PRESETS = resources.files("erasure_sweep.sweep") / "presets"
 

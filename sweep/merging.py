@@ -16,16 +16,16 @@ from erasure_sweep.dashboards.pages import model_parts, write_comparison, write_
 from erasure_sweep.sweep.comparison import home_of
 from erasure_sweep.sweep.helper_tasks import PageRequest, PlaceSearch, ScanMerge, VerifyMerge
 from erasure_sweep.sweep.run_folder import RunFolder
-from erasure_sweep.workers.measures.measure import Block, Setting
+from erasure_sweep.workers.corpora.token_texts import TokenTexts
+from erasure_sweep.workers.measures.measure import Block, Columns, Setting
 from erasure_sweep.workers.measures.tables import merge_states, stage_tables
-from erasure_sweep.workers.measures.verify.places import found_places
-from erasure_sweep.workers.measures.verify.tables import Told, verify_tables
+from erasure_sweep.workers.measures.verify.high_places import HighPlaces, found_places
 from erasure_sweep.workers.measures.verify.targets import choose_targets
 from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.models.resolution import load_model
-from erasure_sweep.workers.records import Place, ScanWork, State, Target, Work
+from erasure_sweep.workers.records import AdversarialWork, GroupWork, Place, ScanWork, State, Target, TrustWork, Work
 from erasure_sweep.workers.storage.shard_storage import Storage, open_storage
-from erasure_sweep.workers.storage.states import decode_state, decode_states
+from erasure_sweep.workers.storage.states import decode_state
 from erasure_sweep.workers.storage.whole_file import write_error
 from erasure_sweep.workers.tables.files import read_tables, write_tables
 
@@ -43,31 +43,25 @@ def finish_scan(request: ScanMerge) -> tuple[Target, ...]:
 def find_places(request: PlaceSearch) -> tuple[Place, ...]:
     """Where the verified writers have their highest attributions, from the shards of the substage ``group``."""
     with open_storage(request.store).local(request.keys) as paths:
-        states = [{"places": decode_state(path.read_bytes(), "places")} for path in paths]
-        return found_places(states, request.targets, request.n_places)
+        return found_places(_of_measure(paths, HighPlaces.name), request.targets, request.n_places)
 
 
 def finish_verify(request: VerifyMerge) -> None:
     """Merge what verify measured of a model and write its tables."""
-    model, shards, storage = request.model, request.shards, open_storage(request.store)
-    told = Told(
-        request.targets,
-        model.held_out,
-        request.tau,
-        model.seq_len,
-        request.places,
-        model.given,
-        model.tokens,
-        model.tokenizer,
-    )
-    columns = verify_tables(
-        load_model(Path(model.weights))[1],
-        told,
-        _states(storage, shards.group),
-        [(writers, _states(storage, keys)) for writers, keys in shards.trust],
-        _states(storage, shards.adversarial),
-    )
-    write_tables(columns, model.name, "verify", request.tables)
+    model, shards = request.model, request.shards
+    group, places = GroupWork(request.targets, 0), AdversarialWork(request.places, model.given, (), False)
+    blocks: dict[str, list[tuple[Work, list[str]]]] = {
+        "group": [(group, shards.group)],
+        "trust": [(TrustWork(writers), keys) for writers, keys in shards.trust],
+        "adversarial": [(places, shards.adversarial)],
+    }
+    lean, storage = load_model(Path(model.weights))[1], open_storage(request.store)
+    setting = Setting(request.tau, model.held_out, TokenTexts(model.tokenizer, model.tokens, model.given))
+    tables: dict[str, Columns] = {}
+    for stage, work in blocks.items():
+        measured = ((each, keys) for each, keys in work if keys)
+        tables |= stage_tables(stage, _merged(stage, lean, storage, measured), setting)
+    write_tables(tables, model.name, "verify", request.tables)
 
 
 def write_page(request: PageRequest) -> None:
@@ -98,11 +92,6 @@ def _merged(
 
 def _of_measure(paths: list[Path], measure: str) -> Iterator[State]:
     return (decode_state(path.read_bytes(), measure) for path in paths)
-
-
-def _states(storage: Storage, keys: list[str]) -> list[dict[str, State]]:
-    with storage.local(keys) as paths:
-        return [decode_states(path.read_bytes()) for path in paths]
 
 
 def compare_models(out: Path) -> None:

@@ -25,17 +25,23 @@ from erasure_sweep.sweep.config import SweepConfig, build_config
 from erasure_sweep.sweep.plan import DONORS, blocks, draw_donors, given_places
 from erasure_sweep.workers.labels import Layout, layer_of
 from erasure_sweep.workers.measures.interventions.prompt_view import PromptView
+from erasure_sweep.workers.measures.interventions.verified_prompt import WriterPrompt, writers_of
 from erasure_sweep.workers.measures.scan.composition import head_of
-from erasure_sweep.workers.measures.stages import STAGES
-from erasure_sweep.workers.measures.statistics.ratios import RatioRecorder
-from erasure_sweep.workers.measures.verify.patched_residual import PATCHES, later_components, record_patched
-from erasure_sweep.workers.measures.verify.places import writers_of
+from erasure_sweep.workers.measures.stages import measure_shard
+from erasure_sweep.workers.measures.verify.patched_residual import (
+    CLEAN,
+    PATCHES,
+    PatchedResidualAccumulator,
+    WrittenRow,
+    later_components,
+)
 from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.records import (
     AdversarialWork,
     GroupWork,
     Place,
     ShardTask,
+    State,
     Target,
     TrustWork,
     Work,
@@ -130,7 +136,7 @@ class Shards:
         task = ShardTask(
             "", stage, "", "", "", 0, self._n_prompts, positions, self.config.seed, work, batch, "cpu", "float32"
         )
-        STAGES[stage](self._model, task, self._tokens, batch)
+        measure_shard(self._model, task, self._tokens, batch)
 
 
 def measure_verify(settings: Settings) -> Iterator[Row]:
@@ -201,34 +207,28 @@ def _literal_row(settings: Settings, model: LeanModel, bridge: Any) -> Row:
 
 
 @torch.inference_mode()
-def patched_pass(model: LeanModel, prompt: Tensor, target: Target) -> RatioRecorder:
+def patched_pass(model: LeanModel, prompt: Tensor, target: Target) -> State:
     """What verify records of one target's patched passes, from a clean pass of its own."""
-    ratios = RatioRecorder()
+    accumulator = PatchedResidualAccumulator()
     view = PromptView(model, model.trace(prompt, keep_resid=True), 0, 0, 0, prompt[0])
-    record_patched(ratios, view, target, 0)
-    ratios.end_prompt()
-    return ratios
+    accumulator.update(WriterPrompt(view, target.writer, [target]))
+    return accumulator.export()
 
 
 @torch.no_grad()
-def literal_patched_pass(
-    bridge: Any, layout: Layout, prompt: Tensor, target: Target
-) -> dict[tuple[str, str, str], Tensor]:
+def literal_patched_pass(bridge: Any, layout: Layout, prompt: Tensor, target: Target) -> dict[WrittenRow, Tensor]:
     """Projection ratios onto a writer at every token [batch, pos]: of every state, clean and under each patch, and of every
     component behind the erasers, clean and with the group patched.
-
-    Returns:
-        Under (``state``, patch or ``clean``, state) and (``later``, ``clean`` or ``patched``, component).
     """
     clean = literal_clean(bridge, layout, prompt)
     writer = clean.vectors[target.writer]
     runs = {patch: _patched_vectors(bridge, layout, clean, prompt, target, patch) for patch in PATCHES}
-    found = {("state", "clean", state): clean.vectors[state] for state in layout.states}
-    found |= {("state", patch, state): run[state] for patch, run in runs.items() for state in layout.states}
-    for name, run in (("clean", clean.vectors), ("patched", runs[PATCHES[0]])):
-        found |= {("later", name, label): run[label] for label in later_components(layout, target)}
+    found = {WrittenRow(0, CLEAN, state): clean.vectors[state] for state in layout.states}
+    found |= {WrittenRow(0, patch, state): run[state] for patch, run in runs.items() for state in layout.states}
+    for name, run in ((CLEAN, clean.vectors), (PATCHES[0], runs[PATCHES[0]])):
+        found |= {WrittenRow(0, name, label): run[label] for label in later_components(layout, target)}
     norm_sq = writer.square().sum(dim=-1)
-    return {key: (vector * writer).sum(dim=-1) / norm_sq for key, vector in found.items()}
+    return {row: (vector * writer).sum(dim=-1) / norm_sq for row, vector in found.items()}
 
 
 def _patched_vectors(

@@ -19,7 +19,6 @@ import numpy as np
 
 from erasure_sweep.sweep.execution.helper_process import Background
 from erasure_sweep.workers.measures.registry import table_names
-from erasure_sweep.workers.measures.verify import tables as verify
 from tests.support.helper_process import lending
 from tests.support.models.random_models import write_tl_directory
 
@@ -151,7 +150,7 @@ def assert_finished(ran: Ran, *models: str) -> None:
     assert ran.code == 0, ran.stderr
     assert ran.states == dict.fromkeys(models, "FINISHED")
     assert set(models) <= set(ran.runs) and set(ran.runs.values()) == {"FINISHED"}
-    tables = {*table_names("scan"), *verify.TABLES}
+    tables = {*table_names("scan"), *table_names("group", "trust", "adversarial")}
     assert {path.stem for path in map(Path, ran.tables())} == tables
     assert len(ran.tables()) == len(tables) * len(models)
     assert (ran.out / "compare.html").exists()

@@ -54,7 +54,7 @@ class Texts(Protocol):
 
 @dataclass(frozen=True)
 class Block(Generic[WorkT]):
-    """Shards that are merged into one state: they measured the same work on different prompts."""
+    """What is measured at once: some work on a model, by shards that differ in their prompts, and merge into one state."""
 
     model: LeanModel
     work: WorkT
@@ -66,6 +66,22 @@ class Block(Generic[WorkT]):
         return self.model.config.layout
 
 
+class NoTexts:
+    """Where texts are not shown."""
+
+    def token(self, token_id: int) -> str | None:
+        """None."""
+        return None
+
+    def tokens(self, token_ids: Sequence[int]) -> Sequence[str | None]:
+        """None of any."""
+        return [None] * len(token_ids)
+
+    def text(self, place: Place) -> str | None:
+        """None."""
+        return None
+
+
 class Setting(NamedTuple):
     """What tables depend on beside states."""
 
@@ -73,7 +89,7 @@ class Setting(NamedTuple):
     """How much of a writer a head has to take away before it counts as its eraser."""
     held_out: bool = True
     """Whether verify's prompts are others than those that the erasers were chosen on."""
-    texts: Texts | None = None
+    texts: Texts = NoTexts()
 
 
 @runtime_checkable
@@ -143,3 +159,21 @@ class DerivedTable(ABC):
 def stack(parts: Sequence[Columns]) -> Columns:
     """One table from tables of the same columns."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+Row = dict[str, Any]
+"""One row of a table, by column."""
+
+
+def columns_of(tables: Mapping[str, Sequence[Row]]) -> dict[str, Columns]:
+    """Tables made row by row as columns; those without rows are left out."""
+    return {name: _as_columns(rows) for name, rows in tables.items() if rows}
+
+
+def _as_columns(rows: Sequence[Row]) -> Columns:
+    columns: Columns = {}
+    for name in rows[0]:
+        values = [row[name] for row in rows]
+        plain = all(isinstance(value, int | float | np.number) and not isinstance(value, bool) for value in values)
+        columns[name] = np.array(values) if plain else np.array(values, dtype=object)
+    return columns

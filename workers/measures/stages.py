@@ -14,14 +14,14 @@ from jaxtyping import Int, Integer
 from torch import Tensor
 
 from erasure_sweep.workers.errors import DataError
-from erasure_sweep.workers.measures.interventions.prompt_view import positions_of
+from erasure_sweep.workers.measures.interventions.place_runs import place_runs
+from erasure_sweep.workers.measures.interventions.prompt_view import positions_of, views
+from erasure_sweep.workers.measures.interventions.verified_prompt import by_writer
+from erasure_sweep.workers.measures.measure import Block
 from erasure_sweep.workers.measures.registry import measures
 from erasure_sweep.workers.measures.scan.products import ProductReader, PromptProducts
-from erasure_sweep.workers.measures.verify.adversarial import measure_adversarial
-from erasure_sweep.workers.measures.verify.group_stage import measure_group
-from erasure_sweep.workers.measures.verify.trust import measure_trust
 from erasure_sweep.workers.models.forward import LeanModel
-from erasure_sweep.workers.records import ScanWork, ShardTask, State
+from erasure_sweep.workers.records import AdversarialWork, GroupWork, ScanWork, ShardTask, State, TrustWork
 
 
 class Opened(NamedTuple):
@@ -37,17 +37,13 @@ Tokens = Integer[np.ndarray, "corpus_prompt pos"]
 """Of the whole corpus."""
 
 
+@torch.inference_mode()
 def measure_shard(model: LeanModel, task: ShardTask, tokens: Tokens, batch: int) -> dict[str, State]:
     """States of one shard, by measure.
 
     Args:
         batch: how many prompts go through a forward pass at once.
     """
-    return _OLD[task.stage](model, task, tokens, batch) if task.stage in _OLD else _measure(model, task, tokens, batch)
-
-
-@torch.inference_mode()
-def _measure(model: LeanModel, task: ShardTask, tokens: Tokens, batch: int) -> dict[str, State]:
     opened = STAGES[task.stage](model, task, tokens, batch)
     accumulators = {measure.name: measure.start(opened.shard) for measure in measures(task.stage)}
     for products in opened.products:
@@ -85,15 +81,29 @@ def own_prompts(task: ShardTask, tokens: Tokens) -> Int[Tensor, "prompt pos"]:
     return torch.from_numpy(block.astype(np.int64))
 
 
-def _on_block(measure: Any) -> Any:
-    return lambda model, task, tokens, batch: measure(model, task, own_prompts(task, tokens), batch)
+def open_group(model: LeanModel, task: ShardTask, tokens: Tokens, batch: int) -> Opened:
+    """Every prompt, verified writer by verified writer."""
+    assert isinstance(task.work, GroupWork)
+    prompts = views(model, task, own_prompts(task, tokens), batch)
+    return Opened(Block(model, task.work), by_writer(prompts, task.work.targets))
 
 
-_OLD: Mapping[str, Any] = {
-    "group": _on_block(measure_group),
-    "trust": _on_block(measure_trust),
-    "adversarial": measure_adversarial,
-}
+def open_trust(model: LeanModel, task: ShardTask, tokens: Tokens, batch: int) -> Opened:
+    """Every prompt with its partner."""
+    assert isinstance(task.work, TrustWork)
+    return Opened(Block(model, task.work), views(model, task, own_prompts(task, tokens), batch))
+
+
+def open_adversarial(model: LeanModel, task: ShardTask, tokens: Tokens, batch: int) -> Opened:
+    """The runs at the places, then those of the donors."""
+    assert isinstance(task.work, AdversarialWork)
+    return Opened(Block(model, task.work), place_runs(model, task.work, tokens, batch))
+
 
 Open = Callable[[LeanModel, ShardTask, Tokens, int], Opened]
-STAGES: Mapping[str, Open] = {"scan": open_scan}
+STAGES: Mapping[str, Open] = {
+    "scan": open_scan,
+    "group": open_group,
+    "trust": open_trust,
+    "adversarial": open_adversarial,
+}

@@ -18,7 +18,8 @@ from rich.console import Console
 from erasure_sweep.sweep.config import build_config
 from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.measures.scan.products import PromptProducts
-from erasure_sweep.workers.measures.statistics.ratios import Ratios
+from erasure_sweep.workers.measures.statistics.ratios import Ratios, merge_ratios
+from erasure_sweep.workers.measures.verify.patched_residual import WrittenRow
 from erasure_sweep.workers.models.forward import LeanModel
 from tests.benchmarks import __main__ as command
 from tests.benchmarks import probe, timing
@@ -233,12 +234,14 @@ def test_hooks_and_verify_record_the_same_patched_passes() -> None:
     vectors = literal_clean(bridge, config.layout, prompt).vectors
     for target in verified_targets(config.layout):
         literal = literal_patched_pass(bridge, config.layout, prompt, target)
-        ours, norm_sq = Ratios([patched_pass(model, prompt, target).export()]), vectors[target.writer].square().sum(-1)
-        for (kind, run, label), ratios in literal.items():
+        ours = Ratios(WrittenRow, merge_ratios([patched_pass(model, prompt, target)]))
+        norm_sq = vectors[target.writer].square().sum(-1)
+        assert set(ours.rows) == set(literal)
+        for row, ratios in literal.items():
             pooled = float((ratios * norm_sq).sum() / norm_sq.sum())
-            assert ours.beta((kind, "0", run, label)) == pytest.approx(pooled, rel=1e-3, abs=1e-4)
-        group, layer = (literal["state", patch, "resid_post2"] for patch in ("group", "layer"))
-        assert not torch.allclose(group, literal["state", "clean", "resid_post2"], atol=1e-3)
+            assert ours.beta(row) == pytest.approx(pooled, rel=1e-3, abs=1e-4)
+        group, layer, clean = (literal[WrittenRow(0, run, "resid_post2")] for run in ("group", "layer", "clean"))
+        assert not torch.allclose(group, clean, atol=1e-3)
         assert torch.allclose(group, layer, atol=1e-3) == (len(target.erasers) == config.n_heads)
 
 

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import torch
 
+from erasure_sweep.workers.corpora.token_texts import TokenTexts
+from erasure_sweep.workers.measures import stages
+from erasure_sweep.workers.measures.interventions.verified_prompt import writers_of
 from erasure_sweep.workers.measures.measure import Block, Setting
 from erasure_sweep.workers.measures.registry import measures
 from erasure_sweep.workers.measures.scan.products import ProductReader
 from erasure_sweep.workers.measures.tables import merge_states, stage_tables
-from erasure_sweep.workers.measures.verify.adversarial import measure_adversarial
-from erasure_sweep.workers.measures.verify.group_stage import measure_group
-from erasure_sweep.workers.measures.verify.places import Place, found_places, writers_of
-from erasure_sweep.workers.measures.verify.tables import Told, verify_tables
-from erasure_sweep.workers.measures.verify.trust import measure_trust
+from erasure_sweep.workers.measures.verify.high_places import found_places
 from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.records import (
     AdversarialWork,
     Group,
     GroupWork,
+    Place,
     ScanOptions,
     ScanWork,
     ShardTask,
@@ -55,7 +57,7 @@ def measure_tables(
             for i in range(0, len(tokens), block)
         ]
         merged_block = Block(model, ScanWork(span, options))
-        states = merge_states("scan", merged_block, lambda name, shards=shards: [shard[name] for shard in shards])
+        states = merge_states("scan", merged_block, partial(states_of, shards))
         merged.append((merged_block, states))
     return {name: pd.DataFrame(columns) for name, columns in stage_tables("scan", merged, Setting(tau)).items()}
 
@@ -118,32 +120,41 @@ def measure_verify(
     size = writers or n_writers
     spans = [WriterBlock(start, min(start + size, n_writers)) for start in range(0, n_writers, size)]
 
-    def task(stage: str, prompts: range, work: Work) -> ShardTask:
-        return ShardTask(
-            "id", stage, "", "", "", prompts.start, len(prompts), positions, seed, work, batch, "cpu", "float32"
-        )
+    def measured(stage: str, work: Work, prompts: range) -> dict[str, State]:
+        span = (prompts.start, len(prompts))
+        task = ShardTask("id", stage, "", "", "", *span, positions, seed, work, batch, "cpu", "float32")
+        return stages.measure_shard(model, task, tokens, batch)
 
-    def shards(stage: str, measure, work: Work, n: int | None) -> list[dict[str, State]]:
+    def shards(stage: str, work: Work, n: int | None) -> list[dict[str, State]]:
         stop = len(tokens) if n is None else min(len(tokens), first_prompt + n)
-        return [
-            measure(
-                model, task(stage, span, work), torch.from_numpy(tokens[span.start : span.stop].astype(np.int64)), batch
-            )
-            for span in paired_blocks(first_prompt, stop, block)
-        ]
+        return [measured(stage, work, span) for span in paired_blocks(first_prompt, stop, block)]
 
-    group = shards("group", measure_group, GroupWork(targets, places), None) if targets else []
-    trust = [(span, shards("trust", measure_trust, TrustWork(span), trust_prompts)) for span in spans]
-    tested = found_places(group, targets, places) if targets else ()
+    blocks = [("trust", work, shards("trust", work, trust_prompts)) for work in map(TrustWork, spans)]
+    tested: tuple[Place, ...] = ()
+    if targets:
+        blocks.append(("group", GroupWork(targets, places), group := shards("group", GroupWork(targets, places), None)))
+        tested = found_places([states["high_places"] for states in group], targets, places)
     tested += tuple(Place(w, "given", i, len(p) - 1) for w in writers_of(targets) for i, p in enumerate(given))
     chosen = tuple(range(len(tokens))) if donors is None else donors
-    blocks = [chosen[start : start + donor_block] for start in range(0, len(chosen), donor_block)]
-    adversarial = [
-        measure_adversarial(model, task("adversarial", range(0), work), tokens, batch)
-        for work in [AdversarialWork(tested, given, part, part is blocks[0]) for part in (blocks if tested else [])]
-    ]
-    told = Told(targets, held_out, tau, tokens.shape[1], tested, given, None, tokenizer)
-    return {n: pd.DataFrame(c) for n, c in verify_tables(model, told, group, trust, adversarial).items()}
+    parts = [chosen[start : start + donor_block] for start in range(0, len(chosen), donor_block)]
+    if tested:
+        works = [AdversarialWork(tested, given, part, part is parts[0]) for part in parts]
+        blocks.append(("adversarial", works[0], [measured("adversarial", work, range(len(tokens))) for work in works]))
+    setting = Setting(tau, held_out, TokenTexts(tokenizer, None, given))
+    tables: dict[str, pd.DataFrame] = {}
+    for stage in ("group", "trust", "adversarial"):
+        merged = (
+            (Block(model, work), merge_states(stage, Block(model, work), partial(states_of, states)))
+            for name, work, states in blocks
+            if name == stage
+        )
+        tables |= {name: pd.DataFrame(columns) for name, columns in stage_tables(stage, merged, setting).items()}
+    return tables
+
+
+def states_of(shards: list[dict[str, State]], measure: str) -> list[State]:
+    """One measure's states; empty where a shard has none, as where they are read from a store."""
+    return [shard[measure] for shard in shards]
 
 
 def paired_blocks(start: int, stop: int, size: int) -> list[range]:

@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 
 from erasure_sweep.workers.measures.registry import table_names
-from erasure_sweep.workers.measures.verify import tables as verify
 from erasure_sweep.workers.records import ShardResult, ShardTask
 from tests.support.bad_input import D_VOCAB, Bench, Ran, assert_finished, assert_refused
 from tests.support.models.random_models import write_tl_directory
 
-SCAN_ONLY = set(table_names("scan")) - set(verify.TABLES)
-VERIFY_ONLY = set(verify.TABLES) - set(table_names("scan"))
+SCAN_ONLY = set(table_names("scan")) - set(table_names("group", "trust", "adversarial"))
+VERIFY_ONLY = set(table_names("group", "trust", "adversarial")) - set(table_names("scan"))
 
 
 class Verifying(Bench):

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from erasure_sweep.workers.measures.cost import Cost, SharedProduct
 from erasure_sweep.workers.measures.interventions.rerun import Sublayer, next_sublayer, own_sublayer
 from erasure_sweep.workers.measures.scan.composition import attention_pattern, output
 from erasure_sweep.workers.measures.scan.products import NEGLIGIBLE
@@ -168,3 +169,6 @@ def _trace(
     tokens = prompts[rows.start : rows.stop].to(model.device)
     trace = model.trace(tokens, positions, keep_resid=True)
     return [PromptView(model, trace, i, task.first_prompt + row, task.seed, tokens[i]) for i, row in enumerate(rows)]
+
+
+CLEAN_PASS = SharedProduct("clean pass", lambda size: Cost(passes=size.n_prompts))

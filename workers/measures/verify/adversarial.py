@@ -7,29 +7,48 @@ lose its attribution; one whose attribution stays as it is writes the same whate
 3.5). The same is done for the other head whose attribution is highest there.
 
 With all inputs replaced, a head's output is the donor's own at that position, so that a donor costs one forward pass
-whatever the number of places. The clean runs are made anew by every shard; the attributions token by token
-(``workers.measures.verify.token_dla``), which need no donors, come from one of them.
+whatever the number of places. The clean runs are made anew by every shard.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Integer
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
 from erasure_sweep.workers.labels import layer_of
+from erasure_sweep.workers.measures.cost import Cost, ShardSize
+from erasure_sweep.workers.measures.interventions.place_runs import (
+    CLEAN_RUNS,
+    DONOR_RUNS,
+    CleanRun,
+    DonorRun,
+    adversarial_work,
+)
+from erasure_sweep.workers.measures.measure import Block, Columns, Measure, Row, Setting, Texts, columns_of
 from erasure_sweep.workers.measures.scan.composition import head_of, output
-from erasure_sweep.workers.measures.verify.token_dla import TokenDla, token_dla, tokens_state
+from erasure_sweep.workers.measures.statistics.quantile_sketch import QUANTILES
 from erasure_sweep.workers.models.forward import LeanModel, Trace, top_two
-from erasure_sweep.workers.records import AdversarialWork, Place, ShardTask, State
+from erasure_sweep.workers.records import AdversarialWork, Place, State
 
 INPUTS = ("last", "all")
 ROLES = ("writer", "other")
+
+COLUMNS = (
+    *("writer", "source", "prompt", "position", "text", "top_id", "top", "second_id", "second", "logit_diff"),
+    *("component", "role", "clean", "inputs", *QUANTILES, "change", "rank", "n"),
+)
+
+DECIMALS = 4
+"""Changes that are alike up to these go by the attribution, the higher first: what is left is rounding."""
+
+STORED_BYTES_PER_TRIAL = 16
+"""For each place and donor, on disk."""
 
 
 class _Head(NamedTuple):
@@ -60,50 +79,44 @@ class _Scene(NamedTuple):
     """Of the top two tokens' logit difference, over the final scale."""
     tested: tuple[_Tested, ...]
     """In the order of ``ROLES``; the writer alone where no other head is there."""
-    tokens: TokenDla | None
-    """Where they are asked for."""
 
 
-@torch.inference_mode()
-def measure_adversarial(
-    model: LeanModel, task: ShardTask, tokens: Integer[np.ndarray, "prompt pos"], batch: int
-) -> dict[str, State]:
-    """States of one shard: a block of donors.
+class AdversarialAccumulator:
+    """Attributions at every place, clean and with the inputs of each donor of the shard."""
 
-    Args:
-        tokens: of the whole corpus.
-        batch: donors in one forward pass.
-    """
-    work = task.work
-    assert isinstance(work, AdversarialWork)
-    scenes = [_scene(model, place, _ids(place, work, tokens), work.tokens) for place in work.places]
-    patched = np.full((len(scenes), len(ROLES), len(INPUTS), len(work.donors)), np.nan)
-    longest = max(place.position for place in work.places) + 1
-    for start in range(0, len(work.donors), batch):
-        donors = work.donors[start : start + batch]
-        ids = torch.from_numpy(np.ascontiguousarray(tokens[list(donors), :longest], dtype=np.int64)).to(model.device)
-        trace = model.trace(ids, torch.zeros_like(ids[:, :1]), keep_resid=True)
-        for row, scene in enumerate(scenes):
+    def __init__(self, block: Block[AdversarialWork]) -> None:
+        self._model, work = block.model, block.work
+        self._scenes: list[_Scene] = []
+        self._patched = np.full((len(work.places), len(ROLES), len(INPUTS), len(work.donors)), np.nan)
+
+    def update(self, products: CleanRun | DonorRun) -> None:
+        """Take in the clean run of a place, or donors once all places are there."""
+        if isinstance(products, CleanRun):
+            self._scenes.append(_scene(self._model, products))
+            return
+        first, donors, trace = products
+        for row, scene in enumerate(self._scenes):
             own = [scene.place.source == "found" and donor == scene.place.prompt for donor in donors]
             for role, tested in enumerate(scene.tested):
-                values = _replaced(model, trace, scene, tested).cpu().numpy().astype(np.float64)
+                values = _replaced(self._model, trace, scene, tested).cpu().numpy().astype(np.float64)
                 values[:, own] = np.nan
-                patched[row, role, :, start : start + len(donors)] = values
-    states = {"places": _export(scenes), "patched": {"patched": patched}}
-    shown = [scene.tokens for scene in scenes if scene.tokens is not None]
-    return {**states, "tokens": tokens_state(shown)} if shown else states
+                self._patched[row, role, :, first : first + len(donors)] = values
+
+    def export(self) -> State:
+        """The clean runs, the same in every shard, and what its donors did: [place, role, input, donor]."""
+        tested = [[*scene.tested, *[_Tested("", np.nan, None)] * (2 - len(scene.tested))] for scene in self._scenes]
+        return {
+            "top": np.array([scene.top.tolist() for scene in self._scenes]),
+            "logit_diff": np.array([scene.logit_diff for scene in self._scenes]),
+            "clean": np.array([[each.clean for each in row] for row in tested]),
+            "component": np.array([[each.label for each in row] for row in tested]),
+            "patched": self._patched,
+        }
 
 
-def _ids(place: Place, work: AdversarialWork, tokens: Integer[np.ndarray, "prompt pos"]) -> Int[Tensor, "cut"]:
-    """A place's prompt, up to the place."""
-    prompt = work.given[place.prompt] if place.source == "given" else tokens[place.prompt]
-    return torch.from_numpy(np.array(prompt[: place.position + 1], dtype=np.int64))
-
-
-def _scene(model: LeanModel, place: Place, ids: Int[Tensor, "pos"], with_tokens: bool) -> _Scene:
+def _scene(model: LeanModel, run: CleanRun) -> _Scene:
     """The clean run at a place."""
-    last = torch.tensor([[place.position]], device=model.device)
-    trace = model.trace(ids.to(model.device)[None], last, keep_resid=True)
+    place, trace = run.place, run.trace
     assert trace.resid_pre is not None
     final = trace.resid_pre[-1, 0, -1:]
     # The very product that the trace takes its top two from: near ties must not be decided otherwise here.
@@ -113,8 +126,7 @@ def _scene(model: LeanModel, place: Place, ids: Int[Tensor, "pos"], with_tokens:
     dla = torch.einsum("lhe,lhed,d->lh", trace.z[:, 0, -1], model.weights["W_O"], direction)
     labels = [place.writer, *_strongest_other(model, dla, place.writer)]
     tested = tuple(_tested(model, trace, direction, label) for label in labels)
-    shown = token_dla(model, trace, place, ids) if with_tokens else None
-    return _Scene(place, top, float(logits[0, top[0]] - logits[0, top[1]]), direction, tested, shown)
+    return _Scene(place, top, float(logits[0, top[0]] - logits[0, top[1]]), direction, tested)
 
 
 def _strongest_other(model: LeanModel, dla: Float[Tensor, "layer head"], writer: str) -> list[str]:
@@ -159,11 +171,92 @@ def _last_replaced(model: LeanModel, trace: Trace, position: int, head: _Head) -
     return weights[:, :-1] @ head.values + weights[:, -1:] * value
 
 
-def _export(scenes: Sequence[_Scene]) -> State:
-    """The clean runs, the same in every shard."""
+class Adversarial(Measure[AdversarialWork, Block[AdversarialWork], CleanRun | DonorRun]):
+    """Which high attributions are there whatever the component reads."""
+
+    stage, name = "adversarial", "adversarial"
+    needs = (CLEAN_RUNS, DONOR_RUNS)
+    tables = ("adversarial",)
+
+    def start(self, shard: Block[AdversarialWork]) -> AdversarialAccumulator:
+        """An empty state for one shard."""
+        return AdversarialAccumulator(shard)
+
+    def merge(self, block: Block[AdversarialWork], states: Iterable[State]) -> State:
+        """The clean runs of the first shard, and the donors of all."""
+        parts = list(states)
+        return parts[0] | {"patched": np.concatenate([state["patched"] for state in parts], axis=-1)}
+
+    def columns(
+        self, block: Block[AdversarialWork], states: Mapping[str, State], setting: Setting
+    ) -> dict[str, Columns]:
+        """Every place, its writer and the strongest other head, with the last and with all inputs replaced."""
+        return columns_of({self.name: list(_rows(block.work.places, states[self.name], setting.texts))})
+
+    def cost(self, size: ShardSize) -> Cost:
+        """Next to nothing beside the runs."""
+        work = adversarial_work(size)
+        return Cost(stored_bytes=STORED_BYTES_PER_TRIAL * len(work.places) * len(work.donors))
+
+
+def _rows(places: Sequence[Place], state: State, texts: Texts) -> Iterator[Row]:
+    """Places are ranked among those of one writer and source: first is the one whose attribution the last position's input
+    changes least."""
+    spread, clean = _quantiles(state["patched"]), state["clean"]
+    change = _change(clean[..., None], spread[..., list(QUANTILES).index("median")])
+    ranks = _ranks(places, np.round(change[:, 0, 0], DECIMALS), clean[:, 0])
+    donors = np.isfinite(state["patched"]).sum(axis=-1)
+    for index, place in enumerate(places):
+        about = _about(place, index, state, texts) | {"rank": ranks[index]}
+        for role, name in enumerate(ROLES):
+            label = str(state["component"][index, role])
+            tested = about | {"component": label, "role": name, "clean": float(clean[index, role])}
+            for number, inputs in enumerate(INPUTS if label else ()):
+                at = (index, role, number)
+                values = dict(zip(QUANTILES, spread[at].tolist(), strict=True))
+                row = tested | {"inputs": inputs, **values, "change": float(change[at]), "n": int(donors[at])}
+                yield {column: row[column] for column in COLUMNS}
+
+
+def _quantiles(patched: Float[np.ndarray, "place role input donor"]) -> Float[np.ndarray, "place role input q"]:
+    """Quantiles over the donors that count; NaN where none does."""
+    found = np.full((*patched.shape[:-1], len(QUANTILES)), np.nan)
+    for at in np.ndindex(patched.shape[:-1]):
+        known = patched[at][np.isfinite(patched[at])]
+        if len(known):
+            found[at] = np.quantile(known, list(QUANTILES.values()))
+    return found
+
+
+def _about(place: Place, index: int, state: State, texts: Texts) -> Row:
+    first, second = (int(token) for token in state["top"][index])
     return {
-        "top": np.array([scene.top.tolist() for scene in scenes]),
-        "logit_diff": np.array([scene.logit_diff for scene in scenes]),
-        "clean": np.array([[t.clean for t in scene.tested] + [np.nan] * (2 - len(scene.tested)) for scene in scenes]),
-        "component": np.array([[t.label for t in scene.tested] + [""] * (2 - len(scene.tested)) for scene in scenes]),
+        "writer": place.writer,
+        "source": place.source,
+        "prompt": place.prompt,
+        "position": place.position,
+        "text": texts.text(place),
+        "top_id": first,
+        "top": texts.token(first),
+        "second_id": second,
+        "second": texts.token(second),
+        "logit_diff": float(state["logit_diff"][index]),
     }
+
+
+def _change(
+    clean: Float[np.ndarray, "place role one"], median: Float[np.ndarray, "place role input"]
+) -> Float[np.ndarray, "place role input"]:
+    """How far the replaced input moves an attribution, relative to it."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.abs(median - clean) / np.abs(clean))
+
+
+def _ranks(places: Sequence[Place], change: Float[np.ndarray, "place"], clean: Float[np.ndarray, "place"]) -> list[int]:
+    ranks = [0] * len(places)
+    for group in dict.fromkeys((place.writer, place.source) for place in places):
+        members = [i for i, place in enumerate(places) if (place.writer, place.source) == group]
+        order = sorted(members, key=lambda i: (np.isnan(change[i]), change[i], -clean[i], i))
+        for rank, index in enumerate(order, start=1):
+            ranks[index] = rank
+    return ranks

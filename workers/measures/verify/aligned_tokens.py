@@ -6,40 +6,75 @@ final LayerNorm's scale of each token.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from torch import Tensor
 
-from erasure_sweep.workers.measures.interventions.prompt_view import PromptView
+from erasure_sweep.workers.measures.cost import Cost, ShardSize
+from erasure_sweep.workers.measures.interventions.prompt_view import CLEAN_PASS
+from erasure_sweep.workers.measures.interventions.verified_prompt import WriterPrompt, targets_of, writers_of
+from erasure_sweep.workers.measures.measure import Block, Columns, Measure, Row, Setting, columns_of
 from erasure_sweep.workers.models.forward import LeanModel
-from erasure_sweep.workers.records import State
+from erasure_sweep.workers.records import GroupWork, State
 
 SHOWN = 30
 """How many tokens are listed."""
 
 
-class DirectSums:
-    """Sums of some writers' outputs over the final scale."""
+class AlignedTokensAccumulator:
+    """Sums of each writer's output over the final scale."""
 
-    def __init__(self, writers: Sequence[str]) -> None:
-        self._writers = writers
-        self._sum: torch.Tensor | None = None
-        self._n = 0
+    def __init__(self) -> None:
+        self._sums: dict[str, Float[Tensor, "d_model"]] = {}
+        self._n: dict[str, int] = {}
 
-    def add(self, view: PromptView) -> None:
-        """Take in one prompt."""
-        scale = view.final_scale[:, None]
-        total = torch.stack([(view.written(writer) / scale).double().sum(dim=0) for writer in self._writers])
-        self._sum = total if self._sum is None else self._sum + total
-        self._n += len(scale)
+    def update(self, products: WriterPrompt) -> None:
+        """Take in one writer at one prompt."""
+        view, writer = products.view, products.writer
+        total = (view.written(writer) / view.final_scale[:, None]).double().sum(dim=0)
+        self._sums[writer] = self._sums[writer] + total if writer in self._sums else total
+        self._n[writer] = self._n.get(writer, 0) + len(view.positions)
 
     def export(self) -> State:
-        """The sums [writer, d_model] and the number of tokens."""
-        assert self._sum is not None
-        return {"sum": self._sum.cpu().numpy(), "n": np.array(self._n)}
+        """The sums [writer, d_model] and the numbers of tokens [writer]."""
+        return {"sum": torch.stack(list(self._sums.values())).cpu().numpy(), "n": np.array(list(self._n.values()))}
+
+
+class AlignedTokens(Measure[GroupWork, Block[GroupWork], WriterPrompt]):
+    """The tokens that each verified writer raises most, on average."""
+
+    stage, name = "group", "aligned_tokens"
+    needs = (CLEAN_PASS,)
+    tables = ("aligned_tokens",)
+
+    def start(self, shard: Block[GroupWork]) -> AlignedTokensAccumulator:
+        """An empty state for one shard."""
+        return AlignedTokensAccumulator()
+
+    def merge(self, block: Block[GroupWork], states: Iterable[State]) -> State:
+        """Sums over all shards."""
+        parts = list(states)
+        return {name: np.sum([state[name] for state in parts], axis=0) for name in ("sum", "n")}
+
+    def columns(self, block: Block[GroupWork], states: Mapping[str, State], setting: Setting) -> dict[str, Columns]:
+        """The tokens of each writer, the highest first."""
+        merged, rows = states[self.name], list[Row]()
+        means = merged["sum"] / merged["n"][:, None]
+        for writer, mean in zip(writers_of(block.work.targets), means, strict=True):
+            aligned = aligned_with(block.model, mean)
+            for rank, (token_id, logit) in enumerate(zip(*aligned, strict=True), start=1):
+                row = {"writer": writer, "rank": rank, "token_id": int(token_id)}
+                row |= {"token": setting.texts.token(int(token_id)), "mean_direct_logit": float(logit)}
+                rows.append(row)
+        return columns_of({self.name: rows})
+
+    def cost(self, size: ShardSize) -> Cost:
+        """Next to nothing."""
+        return Cost(stored_bytes=8 * size.shape["d_model"] * len(writers_of(targets_of(size))))
 
 
 class Aligned(NamedTuple):
@@ -49,14 +84,10 @@ class Aligned(NamedTuple):
     mean_direct_logit: Float[np.ndarray, "token"]
 
 
-def aligned_tokens(model: LeanModel, states: Sequence[State]) -> list[Aligned]:
-    """Tokens of each writer, the highest first; the lower id goes first among equals."""
-    mean = np.sum([state["sum"] for state in states], axis=0) / sum(int(state["n"]) for state in states)
-    found = []
+def aligned_with(model: LeanModel, mean: Float[np.ndarray, "d_model"]) -> Aligned:
+    """Tokens of a mean output, the highest first; the lower id goes first among equals."""
     unembedding = model.weights["W_U"]
-    for vector in mean:
-        centred = torch.from_numpy(vector - vector.mean()).to(unembedding.device, unembedding.dtype)
-        logits = (centred @ unembedding).double().cpu().numpy()
-        ids = np.argsort(-logits, kind="stable")[:SHOWN]
-        found.append(Aligned(ids, logits[ids]))
-    return found
+    centred = torch.from_numpy(mean - mean.mean()).to(unembedding.device, unembedding.dtype)
+    logits = (centred @ unembedding).double().cpu().numpy()
+    ids = np.argsort(-logits, kind="stable")[:SHOWN]
+    return Aligned(ids, logits[ids])

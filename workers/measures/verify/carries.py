@@ -8,7 +8,8 @@ position (BOS) and from all others, as the paper's authors did.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,15 +17,36 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from erasure_sweep.workers.labels import layer_of
-from erasure_sweep.workers.measures.interventions.prompt_view import PromptView
-from erasure_sweep.workers.measures.interventions.value_reading import GroupReader
+from erasure_sweep.workers.measures.cost import Cost, ShardSize
+from erasure_sweep.workers.measures.interventions.prompt_view import CLEAN_PASS, PromptView
+from erasure_sweep.workers.measures.interventions.verified_prompt import (
+    TargetPrompt,
+    WriterPrompt,
+    targets_of,
+    writers_of,
+)
+from erasure_sweep.workers.measures.measure import Block, Columns, Measure, Row, Setting, columns_of
 from erasure_sweep.workers.measures.scan.composition import head_of, head_output
-from erasure_sweep.workers.measures.statistics.ratios import RatioRecorder
-from erasure_sweep.workers.records import State, Target
+from erasure_sweep.workers.measures.statistics.moments import Union
+from erasure_sweep.workers.measures.statistics.ratios import (
+    STORED_BYTES_PER_RATIO,
+    RatioRecorder,
+    Ratios,
+    merge_ratios,
+)
+from erasure_sweep.workers.records import GroupWork, State
 
 ROUNDING = 1e-12
 """Share of the squares below which nothing varies."""
 WHOLE, BOS, NON_BOS = "all", "bos", "non_bos"
+
+
+class PartRow(NamedTuple):
+    """A part of a target's writer: its share of the writer's ``power``, or what the group takes back because it ``read`` it."""
+
+    target: int
+    part: str
+    kind: str
 
 
 def parts_of(writer: str) -> tuple[str, ...]:
@@ -48,33 +70,53 @@ def _from_first(view: PromptView, writer: str) -> Float[Tensor, "pos d_model"]:
     return view.pattern(layer, head)[:, :1] * (first @ head_output(view.model, writer))
 
 
-class CarriesRecorder:
-    """Outputs of some writers over one shard."""
+class CarriesAccumulator:
+    """Outputs of the writers over one shard, and what their groups read of them."""
 
-    def __init__(self, writers: Sequence[str]) -> None:
-        self._parts: dict[str, list[Tensor]] = {writer: [] for writer in writers}
-        self._positions: list[Tensor] = []
-        self._tokens: list[Tensor] = []
+    def __init__(self) -> None:
+        self._outputs: dict[str, list[_Output]] = {}
+        self._ratios: RatioRecorder[PartRow] = RatioRecorder()
 
-    def add(self, view: PromptView, parts: dict[str, Float[Tensor, "part pos d_model"]]) -> None:
-        """Take in a prompt's parts of every writer."""
-        self._positions.append(view.positions)
-        self._tokens.append(view.tokens[view.positions])
-        for writer, vectors in parts.items():
-            self._parts[writer].append(vectors[:, view.positions])
+    def update(self, products: WriterPrompt) -> None:
+        """Take in one writer at one prompt."""
+        view, writer = products.view, products.writer
+        parts = writer_parts(view, writer)
+        at = view.positions
+        self._outputs.setdefault(writer, []).append(_Output(at, view.tokens[at], parts[:, at]))
+        for target in products.targets:
+            self._record_parts(target, parts)
+
+    def _record_parts(self, products: TargetPrompt, parts: Float[Tensor, "part pos d_model"]) -> None:
+        """How much of the writer each part is, and how much of each the group takes back because it reads it."""
+        own = parts[:, products.view.positions]
+        norm_sq, whole = own.square().sum(dim=-1), own[0]
+        read = products.reader.along(products.reader.read(parts), own).sum(dim=1)
+        everywhere = torch.ones_like(norm_sq[0], dtype=torch.bool)
+        for row, part in enumerate(parts_of(products.target.writer)):
+            power, reading = (PartRow(products.index, part, kind) for kind in ("power", "read"))
+            self._ratios.add(power, (own[row] * whole).sum(dim=-1), norm_sq[0], everywhere)
+            self._ratios.add(reading, read[row], norm_sq[row], everywhere)
 
     def export(self) -> State:
-        """Sums of squares, [writer_part, …], in the order of writers and their parts."""
-        # On the CPU, where sums have one order.
-        by_position, by_token = torch.cat(self._positions).cpu(), torch.cat(self._tokens).cpu()
+        """Ratios of parts, and sums of squares [writer_part, …] in the order of writers and their parts."""
         rows, means = [], []
-        for vectors in (torch.cat(chunks, dim=1) for chunks in self._parts.values()):
-            for part in vectors.cpu().double():
+        for outputs in self._outputs.values():
+            # On the CPU, where sums have one order.
+            positions, tokens = (torch.cat(labels).cpu() for labels in list(zip(*outputs, strict=True))[:2])
+            for part in torch.cat([output.parts for output in outputs], dim=1).cpu().double():
                 mean = part.mean(dim=0)
                 means.append(mean)
-                cells = [number for labels in (by_position, by_token) for number in _within(part, labels)]
+                cells = [number for labels in (positions, tokens) for number in _within(part, labels)]
                 rows.append([float(len(part)), float((part - mean).square().sum()), float(part.square().sum()), *cells])
-        return {"sums": np.array(rows), "mean": torch.stack(means).cpu().numpy()}
+        return {**self._ratios.export(), "sums": np.array(rows), "mean": torch.stack(means).cpu().numpy()}
+
+
+class _Output(NamedTuple):
+    """A writer's output at the measured tokens of one prompt."""
+
+    positions: Int[Tensor, "token"]
+    tokens: Int[Tensor, "token"]
+    parts: Float[Tensor, "part token d_model"]
 
 
 def _within(vectors: Float[Tensor, "token d_model"], labels: Int[Tensor, "token"]) -> tuple[float, float]:
@@ -85,53 +127,70 @@ def _within(vectors: Float[Tensor, "token d_model"], labels: Int[Tensor, "token"
     return float((vectors - mean[cell]).square().sum()), float(len(vectors) - len(names))
 
 
-class Carried:
-    """Shares of variance from the shards' sums; one row for each part of each writer.
+class Carries(Measure[GroupWork, Block[GroupWork], WriterPrompt]):
+    """What each verified writer carries, and what of that its erasers take back."""
 
-    Args:
-        states: of the shards, in plan order.
-    """
+    stage, name = "group", "carries"
+    needs = (CLEAN_PASS,)
+    tables = ("carries",)
 
-    def __init__(self, states: Sequence[State]) -> None:
-        n, mean, total = 0.0, np.zeros(1), np.zeros(1)
-        for state in states:
-            count, squares = state["sums"][0, 0], state["sums"][:, 1]
-            apart = state["mean"] - mean
-            between = (apart**2).sum(axis=1) * (n * count / (n + count))
-            total = total + squares + between
-            mean = mean + apart * (count / (n + count))
-            n += count
-        self.n = int(n)
-        sums = np.sum([state["sums"] for state in states], axis=0)
-        self.variance = total / n
-        varies = total > ROUNDING * sums[:, 2]
-        self.position_share, self.token_share = (
-            _share(sums[:, 3 + 2 * kind], sums[:, 4 + 2 * kind], np.where(varies, total, np.nan), n) for kind in (0, 1)
-        )
+    def start(self, shard: Block[GroupWork]) -> CarriesAccumulator:
+        """An empty state for one shard."""
+        return CarriesAccumulator()
+
+    def merge(self, block: Block[GroupWork], states: Iterable[State]) -> State:
+        """Ratios of all shards, and the sums of squares about the mean of all."""
+        parts = list(states)
+        n, mean, squares = 0.0, np.zeros(1), np.zeros(1)
+        for state in parts:
+            union = Union.of(n, state["sums"][0, 0])
+            between = ((state["mean"] - mean) ** 2).sum(axis=1) * union.weight
+            squares = squares + state["sums"][:, 1] + between
+            mean, n = union.mean(mean, state["mean"]), union.n
+        sums = np.sum([state["sums"] for state in parts], axis=0)
+        return {"squares": squares, "sums": sums, **{f"part_{k}": v for k, v in merge_ratios(parts).items()}}
+
+    def columns(self, block: Block[GroupWork], states: Mapping[str, State], setting: Setting) -> dict[str, Columns]:
+        """One row for each target and part of its writer."""
+        state, targets = states[self.name], block.work.targets
+        prefix = "part_"
+        ratios = Ratios(PartRow, {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+        variances = dict(zip(_writer_parts(writers_of(targets)), _variances(state), strict=True))
+        rows: list[Row] = []
+        for index, target in enumerate(targets):
+            for part in parts_of(target.writer):
+                power, read = (PartRow(index, part, kind) for kind in ("power", "read"))
+                row = {"writer": target.writer, "eraser": target.label, "part": part, "power_share": ratios.beta(power)}
+                row |= variances[target.writer, part] | {"erased_by_reading": -ratios.beta(read)}
+                rows.append(row | {"n": int(state["sums"][0, 0])})
+        return columns_of({self.name: rows})
+
+    def cost(self, size: ShardSize) -> Cost:
+        """Next to nothing."""
+        parts = [parts_of(target.writer) for target in targets_of(size)]
+        values = 4 * size.shape["d_model"] + 2 * STORED_BYTES_PER_RATIO
+        return Cost(stored_bytes=values * sum(map(len, parts)))
+
+
+def _writer_parts(writers: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Every part of every writer, in the order of a state's sums."""
+    return ((writer, part) for writer in writers for part in parts_of(writer))
+
+
+def _variances(state: State) -> list[Row]:
+    """Variance of each part of each writer, and shares of it."""
+    sums, squares = state["sums"], state["squares"]
+    n = float(sums[0, 0])
+    varies = squares > ROUNDING * sums[:, 2]
+    by_position, by_token = (
+        _share(sums[:, 3 + 2 * kind], sums[:, 4 + 2 * kind], np.where(varies, squares, np.nan), n) for kind in (0, 1)
+    )
+    names = ("variance", "position_share", "token_share")
+    return [
+        dict(zip(names, map(float, row), strict=True)) for row in zip(squares / n, by_position, by_token, strict=True)
+    ]
 
 
 def _share(within: np.ndarray, dof: np.ndarray, total: np.ndarray, n: float) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(dof > 0, 1.0 - (within / dof) / (total / (n - 1)), np.nan)
-
-
-def record_parts(
-    ratios: RatioRecorder,
-    view: PromptView,
-    target: Target,
-    index: int,
-    reader: GroupReader,
-    parts: Float[Tensor, "part pos d_model"],
-) -> None:
-    """How much of the writer each part is, and how much of each part the group takes back because it reads it.
-
-    Args:
-        index: of the target, for the keys.
-    """
-    own = parts[:, view.positions]
-    norm_sq, whole = own.square().sum(dim=-1), own[0]
-    read = reader.along(reader.read(parts), own).sum(dim=1)
-    everywhere = torch.ones_like(norm_sq[0], dtype=torch.bool)
-    for row, name in enumerate(parts_of(target.writer)):
-        ratios.add(("part", str(index), name, "power"), (own[row] * whole).sum(dim=-1), norm_sq[0], everywhere)
-        ratios.add(("part", str(index), name, "read"), read[row], norm_sq[row], everywhere)

@@ -8,20 +8,60 @@ from siblings. The partner's output at the same position is no null: it is what 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-import torch
+import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from erasure_sweep.workers.labels import Layout, layer_of
-from erasure_sweep.workers.measures.interventions.prompt_view import PromptView
-from erasure_sweep.workers.measures.interventions.value_reading import GroupReader
-from erasure_sweep.workers.measures.statistics.ratios import RatioRecorder
-from erasure_sweep.workers.records import Target
+from erasure_sweep.workers.labels import Layout
+from erasure_sweep.workers.measures.cost import Cost, ShardSize
+from erasure_sweep.workers.measures.interventions.prompt_view import CLEAN_PASS, PromptView
+from erasure_sweep.workers.measures.interventions.verified_prompt import (
+    READING,
+    TargetPrompt,
+    WriterPrompt,
+    siblings,
+    targets_of,
+)
+from erasure_sweep.workers.measures.measure import Block, Columns, Measure, Row, Setting, columns_of
+from erasure_sweep.workers.measures.statistics.ratios import (
+    STORED_BYTES_PER_RATIO,
+    RatioRecorder,
+    Ratios,
+    interval_columns,
+    merge_ratios,
+)
+from erasure_sweep.workers.records import GroupWork, State, Target
 
 SUM = "sum"
-"""Key of the group as a whole."""
+"""The group as a whole, among its erasers."""
+WRITER = "writer"
+KINDS = ("clean", "patched", "v_composed")
+NULLS = (
+    *(("shuffled", "clean"), ("shuffled", "v_composed"), ("random_direction", "clean"), ("placebo", "v_composed")),
+    *(("position", "clean"), ("position", "v_composed")),
+)
+"""Nulls, each with the number that it questions; ``position`` is none, but what position alone explains."""
+
+
+class GroupRow(NamedTuple):
+    """A projection of an eraser, or of the whole group, onto the writer or onto a null."""
+
+    target: int
+    eraser: str
+    onto: str
+    """``writer``, or the null."""
+    sibling: str
+    """Which, where the null is ``siblings``."""
+    kind: str
+    """Of the output, ``clean`` or ``patched``, or of the part that reads, ``v_composed``."""
+
+
+def whole(target: int, kind: str, onto: str = WRITER, sibling: str = "") -> GroupRow:
+    """A row of the group as a whole."""
+    return GroupRow(target, SUM, onto, sibling, kind)
 
 
 class _Onto(NamedTuple):
@@ -31,57 +71,48 @@ class _Onto(NamedTuple):
     valid: Bool[Tensor, "token"]
 
 
-def siblings(layout: Layout, writer: str) -> tuple[str, ...]:
-    """Components of a writer's kind at its place: a head's layer, the other embedding; an MLP has none."""
-    if writer in ("embed", "pos_embed"):
-        return ("pos_embed" if writer == "embed" else "embed",)
-    if writer.startswith("MLP"):
-        return ()
-    return tuple(label for label in layout.heads if layer_of(label) == layer_of(writer) and label != writer)
+class EraserGroupAccumulator:
+    """Each eraser and their sum, clean, patched and read, and the sum's nulls."""
 
+    def __init__(self) -> None:
+        self._ratios: RatioRecorder[GroupRow] = RatioRecorder()
 
-def bins(seq_len: int) -> list[tuple[int, int]]:
-    """Bins of positions, first and last: 0, 1, 2–3, 4–7, …"""
-    starts = [0, *(2**power for power in range((seq_len - 1).bit_length()))]
-    return [
-        (start, min(stop, seq_len) - 1)
-        for start, stop in zip(starts, [*starts[1:], seq_len], strict=True)
-        if start < seq_len
-    ]
+    def update(self, products: WriterPrompt) -> None:
+        """Take in one writer at one prompt."""
+        for target in products.targets:
+            self._record_erasers(target)
+            self._record_nulls(target)
 
+    def _record_erasers(self, products: TargetPrompt) -> None:
+        reading = products.reading
+        norm_sq, valid = reading.norm_sq[0], reading.valid
+        outputs = [
+            (label, reading.clean[0, row], reading.read[0, row]) for row, label in enumerate(products.target.erasers)
+        ]
+        outputs.append((SUM, reading.clean.sum(dim=1)[0], reading.read.sum(dim=1)[0]))
+        for label, clean, read in outputs:
+            for kind, product in zip(KINDS, (clean, clean - read, read), strict=True):
+                self._ratios.add(GroupRow(products.index, label, WRITER, "", kind), product, norm_sq, valid)
 
-def record_group(ratios: RatioRecorder, view: PromptView, target: Target, index: int, reader: GroupReader) -> None:
-    """Each eraser and their sum, clean, patched and read; the sum by position; its nulls.
+    def _record_nulls(self, products: TargetPrompt) -> None:
+        view, index, reading = products.view, products.index, products.reading
+        clean, read = reading.clean.sum(dim=1), reading.read.sum(dim=1)
+        kin = siblings(view.model.config.layout, products.target.writer)
+        for row, label in enumerate(kin, start=1):
+            there = view.valid(label)[view.positions]
+            self._ratios.add(whole(index, "clean", "siblings", label), clean[row], reading.norm_sq[row], there)
+            self._ratios.add(whole(index, "v_composed", "siblings", label), read[row], reading.norm_sq[row], there)
+        self._ratios.add(whole(index, "v_composed", "placebo"), read[-1], reading.norm_sq[0], reading.valid)
+        self._ratios.add(whole(index, "clean", "random_direction"), clean[-1], reading.norm_sq[-1], reading.valid)
+        own_part = [part[:1] for part in reading.parts]
+        for null, onto in _others(view, products.target.writer).items():
+            for kind, written in (("clean", reading.outputs), ("v_composed", own_part)):
+                product = products.reader.along(written, onto.vectors[None]).sum(dim=1)[0]
+                self._ratios.add(whole(index, kind, null), product, onto.vectors.square().sum(dim=-1), onto.valid)
 
-    Args:
-        index: of the target, for the keys.
-    """
-    writer, name = target.writer, str(index)
-    kin = siblings(view.model.config.layout, writer)
-    placebo = view.random_directions(writer)
-    fields = torch.stack([view.output(writer), *(view.output(label) for label in kin), placebo])
-    at = view.positions
-    own = fields[:, at]
-    norms, valid = own.square().sum(dim=-1), view.valid(writer)[at]
-    # A placebo's part is still projected onto the writer.
-    parts, outputs = reader.read(fields), reader.outputs()
-    read = reader.along(parts, torch.cat([own[:-1], own[:1]]))
-    clean = reader.along(outputs, own)
-    for row, label in enumerate(target.erasers):
-        _record(ratios, ("group", name, label), clean[0, row], read[0, row], norms[0], valid)
-    whole, part = clean.sum(dim=1), read.sum(dim=1)
-    _record(ratios, ("group", name, SUM), whole[0], part[0], norms[0], valid)
-    _record_bins(ratios, view, name, whole[0], part[0], norms[0], valid)
-    for row, label in enumerate(kin, start=1):
-        there = view.valid(label)[at]
-        ratios.add(("null", name, "siblings", label, "clean"), whole[row], norms[row], there)
-        ratios.add(("null", name, "siblings", label, "v_composed"), part[row], norms[row], there)
-    ratios.add(("null", name, "placebo", "", "v_composed"), part[-1], norms[0], valid)
-    ratios.add(("null", name, "random_direction", "", "clean"), whole[-1], norms[-1], valid)
-    for null, onto in _others(view, writer).items():
-        for of, written in (("clean", outputs), ("v_composed", [part[:1] for part in parts])):
-            product = reader.along(written, onto.vectors[None]).sum(dim=1)[0]
-            ratios.add(("null", name, null, "", of), product, onto.vectors.square().sum(dim=-1), onto.valid)
+    def export(self) -> State:
+        """The rows."""
+        return self._ratios.export()
 
 
 def _others(view: PromptView, writer: str) -> dict[str, _Onto]:
@@ -91,21 +122,85 @@ def _others(view: PromptView, writer: str) -> dict[str, _Onto]:
     return {"shuffled": _Onto(output[shuffled], valid[shuffled]), "position": _Onto(output[at], valid[at])}
 
 
-def _record(
-    ratios: RatioRecorder, key: tuple[str, ...], clean: Tensor, read: Tensor, norm_sq: Tensor, valid: Tensor
-) -> None:
-    ratios.add((*key, "clean"), clean, norm_sq, valid)
-    ratios.add((*key, "patched"), clean - read, norm_sq, valid)
-    ratios.add((*key, "v_composed"), read, norm_sq, valid)
+class EraserGroup(Measure[GroupWork, Block[GroupWork], WriterPrompt]):
+    """Whether the heads that were found to erase a writer do so on these prompts, beyond what a placebo does."""
+
+    stage, name = "group", "eraser_group"
+    needs = (CLEAN_PASS, READING)
+    tables = ("eraser_group", "nulls")
+
+    def start(self, shard: Block[GroupWork]) -> EraserGroupAccumulator:
+        """An empty state for one shard."""
+        return EraserGroupAccumulator()
+
+    def merge(self, block: Block[GroupWork], states: Iterable[State]) -> State:
+        """Rows of all shards."""
+        return merge_ratios(states)
+
+    def columns(self, block: Block[GroupWork], states: Mapping[str, State], setting: Setting) -> dict[str, Columns]:
+        """Each eraser and the whole group of each target, and its nulls."""
+        ratios = Ratios(GroupRow, states[self.name])
+        rows: dict[str, list[Row]] = {name: [] for name in self.tables}
+        for index, target in enumerate(block.work.targets):
+            rows["eraser_group"] += _erasers(ratios, target, index, setting)
+            about = {"writer": target.writer, "eraser": target.label}
+            rows["nulls"] += [about | row for row in _nulls(ratios, block.layout, target, index)]
+        return columns_of(rows)
+
+    def cost(self, size: ShardSize) -> Cost:
+        """Next to nothing beside the reading."""
+        n_rows = sum(
+            len(KINDS) * (len(target.erasers) + 1) + len(NULLS) + 2 * len(siblings(size.layout, target.writer))
+            for target in targets_of(size)
+        )
+        return Cost(stored_bytes=STORED_BYTES_PER_RATIO * n_rows)
 
 
-def _record_bins(
-    ratios: RatioRecorder, view: PromptView, name: str, clean: Tensor, read: Tensor, norm_sq: Tensor, valid: Tensor
-) -> None:
-    for first, last in bins(view.seq_len):
-        inside = (view.positions >= first) & (view.positions <= last)
-        key = ("position", name, f"{first}-{last}")
-        ratios.add((*key, "clean"), clean, norm_sq, valid, inside)
-        ratios.add((*key, "patched"), clean - read, norm_sq, valid, inside)
-        # |w|² per token of the bin, as a pooled coefficient.
-        ratios.add((*key, "norm_sq"), norm_sq, torch.ones_like(norm_sq), torch.ones_like(valid), inside)
+def _erasers(ratios: Ratios[GroupRow], target: Target, index: int, setting: Setting) -> Iterator[Row]:
+    single = target.erasers if target.label not in target.erasers else ()
+    for label, eraser in (*((head, head) for head in single), (target.label, SUM)):
+        clean, patched, read = (GroupRow(index, eraser, WRITER, "", kind) for kind in KINDS)
+        row: Row = {"writer": target.writer, "group": target.label, "eraser": label}
+        row |= {"chosen": target.chosen, "held_out": setting.held_out}
+        for kind, of in zip(KINDS, (clean, patched, read), strict=True):
+            row |= ratios.quantiles(of, f"{kind}_")
+        row |= interval_columns("clean_median", ratios.median_interval(clean))
+        row |= interval_columns("patched_median", ratios.median_interval(patched))
+        row |= {"beta": ratios.beta(read), **interval_columns("beta", ratios.beta_interval(read))}
+        row["position_share"] = _position_share(ratios, index) if eraser == SUM else np.nan
+        row["verdict"] = _verdict(ratios, target, index, setting.tau) if eraser == SUM else None
+        yield row | {"n": ratios.n(read)}
+
+
+def _position_share(ratios: Ratios[GroupRow], index: int) -> float:
+    read = ratios.beta(whole(index, "v_composed"))
+    return ratios.beta(whole(index, "v_composed", "position")) / read if read else np.nan
+
+
+def _verdict(ratios: Ratios[GroupRow], target: Target, index: int, tau: float) -> str | None:
+    """Whether what was found on the scan's prompts holds on these, and exceeds what a placebo patch does."""
+    _, high = ratios.beta_interval(whole(index, "v_composed"))
+    low, _ = ratios.beta_interval(whole(index, "v_composed", "placebo"))
+    if np.isnan(high) or np.isnan(low):
+        return None
+    return "erased" if target.chosen != "all" and high < -tau and high < low else "not found"
+
+
+def _nulls(ratios: Ratios[GroupRow], layout: Layout, target: Target, index: int) -> Iterator[Row]:
+    measured = [("measured", whole(index, kind)) for kind in ("clean", "v_composed")]
+    nulls = [(null, whole(index, kind, null)) for null, kind in NULLS]
+    kin = [
+        ("siblings", whole(index, kind, "siblings", label))
+        for label in siblings(layout, target.writer)
+        for kind in ("clean", "v_composed")
+    ]
+    for null, row in (*measured, *nulls, *kin):
+        yield {
+            "null": null,
+            "direction": row.sibling,
+            "of": row.kind,
+            **ratios.quantiles(row),
+            "beta": ratios.beta(row),
+            **interval_columns("beta", ratios.beta_interval(row)),
+            "n": ratios.n(row),
+        }

@@ -6,20 +6,41 @@ patch are those of the patched run. Once for the group, once for every head of i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from erasure_sweep.workers.labels import Layout, layer_of
-from erasure_sweep.workers.measures.interventions.prompt_view import PromptView
+from erasure_sweep.workers.measures.cost import Cost, ShardSize
+from erasure_sweep.workers.measures.interventions.prompt_view import CLEAN_PASS, PromptView
 from erasure_sweep.workers.measures.interventions.rerun import Step, Sublayer, run_on
+from erasure_sweep.workers.measures.interventions.verified_prompt import TargetPrompt, WriterPrompt, targets_of
+from erasure_sweep.workers.measures.measure import Block, Columns, Measure, Row, Setting, columns_of
 from erasure_sweep.workers.measures.scan.composition import head_of, head_output
-from erasure_sweep.workers.measures.statistics.ratios import RatioRecorder
-from erasure_sweep.workers.records import Target
+from erasure_sweep.workers.measures.statistics.ratios import (
+    STORED_BYTES_PER_RATIO,
+    RatioRecorder,
+    Ratios,
+    interval_columns,
+    merge_ratios,
+)
+from erasure_sweep.workers.records import GroupWork, State, Target
 
+CLEAN = "clean"
 PATCHES = ("group", "layer")
+
+
+class WrittenRow(NamedTuple):
+    """How much of a target's writer is in a state, or in what a later component writes."""
+
+    target: int
+    run: str
+    """``clean``, or the patch; of components the first patch alone."""
+    label: str
+    """Of the state or the component."""
 
 
 def value_shifts(view: PromptView, target: Target) -> dict[int, Float[Tensor, "patch pos head d_head"]]:
@@ -35,33 +56,107 @@ def value_shifts(view: PromptView, target: Target) -> dict[int, Float[Tensor, "p
     return shifts
 
 
-def record_patched(ratios: RatioRecorder, view: PromptView, target: Target, index: int) -> None:
-    """Presence of the writer in every state, and what is written along it later, clean and under each patch.
+class PatchedResidualAccumulator:
+    """Presence of each writer in every state, and what is written along it later, clean and under each patch."""
 
-    Args:
-        index: of the target, for the keys.
-    """
-    name, writer = str(index), view.written(target.writer)
-    norm_sq, valid = writer.square().sum(dim=-1), view.valid(target.writer)[view.positions]
-    layout = view.model.config.layout
-    erasing = [layer_of(label) for label in target.erasers]
-    for state, stream in _clean_states(view, layout):
-        present = _dot(stream[view.positions], writer)
-        ratios.add(("state", name, "clean", state), present, norm_sq, valid)
-        if layout.states.index(state) < _state_behind(layout, Sublayer(min(erasing), False)):
-            for patch in PATCHES:  # what comes before the patch is as it was
-                ratios.add(("state", name, patch, state), present, norm_sq, valid)
-    for label in later_components(layout, target):
-        ratios.add(("later", name, "clean", label), _clean_product(view, label, writer), norm_sq, valid)
-    start = Sublayer(min(erasing), False)
-    resid = view.input_of(start).expand(len(PATCHES), -1, -1)
-    for step in run_on(view.model, resid, start, value_shifts(view, target)):
-        state = layout.states[_state_behind(layout, step.sublayer)]
-        for patch, stream in zip(PATCHES, step.resid, strict=True):
-            ratios.add(("state", name, patch, state), _dot(stream[view.positions], writer), norm_sq, valid)
-        if step.sublayer > Sublayer(max(erasing), False):
-            for label, product in _products(view, step, writer):
-                ratios.add(("later", name, "patched", label), product, norm_sq, valid)
+    def __init__(self) -> None:
+        self._ratios: RatioRecorder[WrittenRow] = RatioRecorder()
+
+    def update(self, products: WriterPrompt) -> None:
+        """Take in one writer at one prompt."""
+        for target in products.targets:
+            self._record(target)
+
+    def _record(self, products: TargetPrompt) -> None:
+        view, target, index = products.view, products.target, products.index
+        writer = view.written(target.writer)
+        norm_sq, valid = writer.square().sum(dim=-1), view.valid(target.writer)[view.positions]
+        layout = view.model.config.layout
+        erasing = [layer_of(label) for label in target.erasers]
+        for state, stream in _clean_states(view, layout):
+            present = _dot(stream[view.positions], writer)
+            self._ratios.add(WrittenRow(index, CLEAN, state), present, norm_sq, valid)
+            if layout.states.index(state) < _state_behind(layout, Sublayer(min(erasing), False)):
+                for patch in PATCHES:  # what comes before the patch is as it was
+                    self._ratios.add(WrittenRow(index, patch, state), present, norm_sq, valid)
+        for label in later_components(layout, target):
+            self._ratios.add(WrittenRow(index, CLEAN, label), _clean_product(view, label, writer), norm_sq, valid)
+        start = Sublayer(min(erasing), False)
+        resid = view.input_of(start).expand(len(PATCHES), -1, -1)
+        for step in run_on(view.model, resid, start, value_shifts(view, target)):
+            state = layout.states[_state_behind(layout, step.sublayer)]
+            for patch, stream in zip(PATCHES, step.resid, strict=True):
+                self._ratios.add(WrittenRow(index, patch, state), _dot(stream[view.positions], writer), norm_sq, valid)
+            if step.sublayer > Sublayer(max(erasing), False):
+                for label, product in _products(view, step, writer):
+                    self._ratios.add(WrittenRow(index, PATCHES[0], label), product, norm_sq, valid)
+
+    def export(self) -> State:
+        """The rows."""
+        return self._ratios.export()
+
+
+class PatchedResidual(Measure[GroupWork, Block[GroupWork], WriterPrompt]):
+    """What remains of a writer, and what is written along it, once its erasers no longer read it."""
+
+    stage, name = "group", "patched_residual"
+    needs = (CLEAN_PASS,)
+    tables = ("patched_residual_projection", "later_use")
+
+    def start(self, shard: Block[GroupWork]) -> PatchedResidualAccumulator:
+        """An empty state for one shard."""
+        return PatchedResidualAccumulator()
+
+    def merge(self, block: Block[GroupWork], states: Iterable[State]) -> State:
+        """Rows of all shards."""
+        return merge_ratios(states)
+
+    def columns(self, block: Block[GroupWork], states: Mapping[str, State], setting: Setting) -> dict[str, Columns]:
+        """States under each patch, and later components with the group patched."""
+        ratios = Ratios(WrittenRow, states[self.name])
+        rows: dict[str, list[Row]] = {name: [] for name in self.tables}
+        for index, target in enumerate(block.work.targets):
+            about = {"writer": target.writer, "eraser": target.label}
+            for patch in PATCHES:
+                rows["patched_residual_projection"] += [
+                    about | {"patch": patch} | _state(ratios, index, patch, state) for state in block.layout.states
+                ]
+            later = later_components(block.layout, target)
+            rows["later_use"] += [about | _component(ratios, index, label) for label in later]
+        return columns_of(rows)
+
+    def cost(self, size: ShardSize) -> Cost:
+        """A rerun for each patch of each target."""
+        targets = targets_of(size)
+        states, later = len(size.layout.states), [len(later_components(size.layout, target)) for target in targets]
+        n_rows = (1 + len(PATCHES)) * states * len(targets) + 2 * sum(later)
+        passes = size.n_prompts * len(PATCHES) * len(targets) / 2
+        return Cost(passes, stored_bytes=STORED_BYTES_PER_RATIO * n_rows)
+
+
+def _state(ratios: Ratios[WrittenRow], index: int, patch: str, state: str) -> Row:
+    clean, patched = (WrittenRow(index, run, state) for run in (CLEAN, patch))
+    return {
+        "state": state,
+        **ratios.quantiles(clean, "clean_"),
+        **ratios.quantiles(patched, "patched_"),
+        "clean_beta": ratios.beta(clean),
+        "patched_beta": ratios.beta(patched),
+        "n": ratios.n(clean),
+    }
+
+
+def _component(ratios: Ratios[WrittenRow], index: int, label: str) -> Row:
+    clean, patched = (WrittenRow(index, run, label) for run in (CLEAN, PATCHES[0]))
+    return {
+        "component": label,
+        **ratios.quantiles(clean, "clean_"),
+        **ratios.quantiles(patched, "patched_"),
+        "clean_beta": ratios.beta(clean),
+        **interval_columns("clean_beta", ratios.beta_interval(clean)),
+        "patched_beta": ratios.beta(patched),
+        "n": ratios.n(clean),
+    }
 
 
 def later_components(layout: Layout, target: Target) -> tuple[str, ...]:

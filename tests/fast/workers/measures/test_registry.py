@@ -16,9 +16,20 @@ from erasure_sweep.workers.measures.registry import (
     sorted_entries,
     table_names,
 )
-from erasure_sweep.workers.records import ScanOptions, ScanWork, WriterBlock
+from erasure_sweep.workers.records import (
+    AdversarialWork,
+    GroupWork,
+    Place,
+    ScanOptions,
+    ScanWork,
+    Target,
+    TrustWork,
+    Work,
+    WriterBlock,
+)
+from erasure_sweep.workers.tables.registry import tables_of
 
-SHAPE = {"n_layers": 3, "n_heads": 2, "d_head": 8, "d_model": 16, "d_vocab": 100, "attn_only": False}
+SHAPE = {"n_layers": 3, "n_heads": 2, "d_head": 8, "d_model": 16, "d_vocab": 100, "d_mlp": 64, "attn_only": False}
 
 
 def scan_size(start: int = 0, stop: int = 11, n_prompts: int = 8) -> ShardSize:
@@ -42,7 +53,16 @@ class Other(Named):
 def test_what_lies_in_the_folders_is_found() -> None:
     assert [measure.name for measure in measures("scan")] == ["dla", "projection", "v_composition"]
     assert [table.name for table in derived_tables("scan")] == ["writers"]
-    assert {"component_projection", "dla_correlation", "v_composition", "writers"} < set(table_names("scan"))
+    assert [measure.name for measure in measures("trust")] == ["trust"]
+    assert [measure.name for measure in measures("adversarial")] == ["adversarial", "adversarial_tokens"]
+    group = [measure.name for measure in measures("group")]
+    assert group == sorted(group)
+    assert {"eraser_group", "high_places", "position_profile"} < set(group)
+
+
+def test_the_tables_of_measures_are_those_that_are_declared() -> None:
+    assert set(table_names("scan")) == set(tables_of("scan"))
+    assert set(table_names("group", "trust", "adversarial")) == set(tables_of("verify"))
 
 
 def test_two_of_one_name_are_rejected() -> None:
@@ -68,3 +88,29 @@ def test_blocks_of_writers_share_what_grows_with_writers() -> None:
     assert sum(part.passes for part in parts) == 2 * whole.passes
     assert whole.flops < sum(part.flops for part in parts) < 2 * whole.flops
     assert all(part > Cost() for part in parts)
+
+
+TARGETS = (
+    Target("L0H0", ("L1H0", "L2H1"), "rule"),
+    Target("L0H1", ("L1H0",), "named"),
+    Target("L0H1", ("L2H0",), "rule"),
+)
+PLACES = (Place("L0H0", "found", 3, 20), Place("L0H1", "found", 4, 9))
+
+
+@pytest.mark.parametrize(
+    ("stage", "work", "passes"),
+    [
+        # Each prompt once; three reruns of each of two writers, two patches and one layer's input of each of three targets.
+        ("group", GroupWork(TARGETS, 2), 8 * (1 + (3 * 2 + 2 * 3 + 3) / 2)),
+        ("trust", TrustWork(WriterBlock(2, 5)), 8 * (1 + 3 / 2)),
+        ("adversarial", AdversarialWork(PLACES, (), tuple(range(5)), True), 2 + 5),
+    ],
+)
+def test_passes_of_verify(stage: str, work: Work, passes: float) -> None:
+    cost = shard_cost(stage, ShardSize(work, SHAPE, 8, 32, 16))
+    assert cost.passes == passes
+    assert cost.stored_bytes > 0
+    longer = shard_cost(stage, ShardSize(work, SHAPE, 16, 32, 16))
+    assert longer.passes >= cost.passes
+    assert longer.flops == pytest.approx(2 * cost.flops)

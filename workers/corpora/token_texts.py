@@ -14,7 +14,7 @@ SHOWN_TOKENS = 60
 """How many tokens of a prompt, the last, are shown as its text."""
 
 
-class Words:
+class TokenTexts:
     """Texts of tokens and places.
 
     Args:

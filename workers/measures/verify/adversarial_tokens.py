@@ -1,0 +1,116 @@
+"""A writer's attribution token by token, up to a place: as DLA says, and net of what later heads take back.
+
+At every token the difference is that of its own two most likely next tokens, over the final scale there. Net, the
+V-composed parts of all later heads from the writer are added, as in ``dla_trust``. The clean run of the place serves: it
+kept the stream, from which the queries and logits of more tokens than the last one are had without another pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from erasure_sweep.workers.measures.cost import Cost, ShardSize
+from erasure_sweep.workers.measures.interventions.place_runs import CLEAN_RUNS, CleanRun, DonorRun
+from erasure_sweep.workers.measures.measure import Block, Columns, Measure, Setting, columns_of
+from erasure_sweep.workers.measures.scan.composition import Composer, output
+from erasure_sweep.workers.models.forward import LeanModel, Trace
+from erasure_sweep.workers.records import AdversarialWork, ScanOptions, State, WriterBlock
+
+SHOWN = 128
+"""How many tokens of a prompt, the last."""
+
+
+class TokenDla(NamedTuple):
+    """The last tokens of a place's prompt, DLA in logits."""
+
+    position: Int[np.ndarray, "token"]
+    token_id: Int[np.ndarray, "token"]
+    dla: Float[np.ndarray, "token"]
+    net_dla: Float[np.ndarray, "token"]
+
+
+def token_dla(model: LeanModel, run: CleanRun) -> TokenDla:
+    """A place's tokens."""
+    place, ids, trace = run
+    start = max(0, place.position + 1 - SHOWN)
+    shown = _measured_from(model, trace, start)
+    writer = model.config.layout.writers.index(place.writer)
+    composer = Composer(model, WriterBlock(writer, writer + 1), ScanOptions())
+    direct = (output(model, trace, 0, place.writer)[start:] * shown.logit_direction[0]).sum(dim=-1)
+    taken_back = composer.parts(shown, 0).dla[composer.rows.later(0)]
+    values = (shown.positions[0], ids[start:], direct.double(), (direct + taken_back).double())
+    return TokenDla(*(value.cpu().numpy() for value in values))
+
+
+def _measured_from(model: LeanModel, trace: Trace, start: int) -> Trace:
+    """What of the trace the V-composed parts need, with all positions from ``start`` on measured."""
+    assert trace.resid_pre is not None
+    stream = trace.resid_pre[:, :, start:]
+    queries = torch.stack([model.attend(layer, stream[layer]).q for layer in range(model.config.n_layers)])
+    # Near ties at the place itself must not be decided otherwise here than where its attribution was tested.
+    direction = torch.cat([model.logit_direction(stream[-1])[:, :-1], trace.logit_direction], dim=1)
+    positions = torch.arange(start, trace.resid_pre.shape[2], device=model.device)[None]
+    return trace._replace(positions=positions, q=queries, logit_direction=direction)
+
+
+class AdversarialTokensAccumulator:
+    """The tokens of every place, in the one shard of a model that is asked for them."""
+
+    def __init__(self, block: Block[AdversarialWork]) -> None:
+        self._model, self._asked = block.model, block.work.tokens
+        self._places: list[TokenDla] = []
+
+    def update(self, products: CleanRun | DonorRun) -> None:
+        """Take in the clean run of a place."""
+        if self._asked and isinstance(products, CleanRun):
+            self._places.append(token_dla(self._model, products))
+
+    def export(self) -> State:
+        """The tokens of all places behind one another, each with the index of its place; nothing in other shards."""
+        if not self._asked:
+            return {}
+        lengths = [len(tokens.position) for tokens in self._places]
+        joined = {name: np.concatenate([getattr(tokens, name) for tokens in self._places]) for name in TokenDla._fields}
+        return {"place": np.repeat(np.arange(len(lengths)), lengths), **joined}
+
+
+class AdversarialTokens(Measure[AdversarialWork, Block[AdversarialWork], CleanRun | DonorRun]):
+    """A writer's attribution at the tokens up to a place."""
+
+    stage, name = "adversarial", "adversarial_tokens"
+    needs = (CLEAN_RUNS,)
+    tables = ("adversarial_tokens",)
+
+    def start(self, shard: Block[AdversarialWork]) -> AdversarialTokensAccumulator:
+        """An empty state for one shard."""
+        return AdversarialTokensAccumulator(shard)
+
+    def merge(self, block: Block[AdversarialWork], states: Iterable[State]) -> State:
+        """That of the one shard that has the tokens."""
+        return next(state for state in states if state)
+
+    def columns(
+        self, block: Block[AdversarialWork], states: Mapping[str, State], setting: Setting
+    ) -> dict[str, Columns]:
+        """Every place's tokens, up to the place."""
+        state, places = states[self.name], block.work.places
+        texts = setting.texts.tokens(state["token_id"].tolist())
+        numbers = [state[name].tolist() for name in ("place", *TokenDla._fields)]
+        rows = [
+            {
+                **{"writer": places[index].writer, "source": places[index].source, "prompt": places[index].prompt},
+                **{"place": places[index].position, "position": position, "token_id": token_id, "token": text},
+                **{"dla": dla, "net_dla": net_dla},
+            }
+            for index, position, token_id, dla, net_dla, text in zip(*numbers, texts, strict=True)
+        ]
+        return columns_of({self.name: rows})
+
+    def cost(self, size: ShardSize) -> Cost:
+        """Next to nothing beside the runs."""
+        return Cost()
