@@ -17,7 +17,7 @@ from erasure_sweep.sweep.comparison import home_of
 from erasure_sweep.sweep.helper_tasks import PageRequest, PlaceSearch, ScanMerge, VerifyMerge
 from erasure_sweep.sweep.run_folder import RunFolder
 from erasure_sweep.workers.corpora.token_texts import TokenTexts
-from erasure_sweep.workers.measures.measure import Block, Columns, Setting
+from erasure_sweep.workers.measures.measure import Block, Setting
 from erasure_sweep.workers.measures.tables import merge_states, stage_tables
 from erasure_sweep.workers.measures.verify.high_places import HighPlaces, found_places
 from erasure_sweep.workers.measures.verify.targets import choose_targets
@@ -27,6 +27,7 @@ from erasure_sweep.workers.records import AdversarialWork, GroupWork, Place, Sca
 from erasure_sweep.workers.storage.shard_storage import Storage, open_storage
 from erasure_sweep.workers.storage.states import decode_state
 from erasure_sweep.workers.storage.whole_file import write_error
+from erasure_sweep.workers.tables.columns import Columns
 from erasure_sweep.workers.tables.files import read_tables, write_tables
 
 

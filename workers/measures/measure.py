@@ -16,15 +16,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 
 from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.measures.cost import Cost, ShardSize, SharedProduct
 from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.records import Place, ScanOptions, State
-
-Columns = dict[str, npt.NDArray[Any]]
-"""A table by column; NaN and ``None`` are what was not measured."""
+from erasure_sweep.workers.tables.columns import Columns
 
 WorkT = TypeVar("WorkT")
 """What the shards of the measure's stage are told to measure."""

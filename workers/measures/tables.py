@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from erasure_sweep.workers.measures.measure import Block, Columns, Setting, stack
+from erasure_sweep.workers.measures.measure import Block, Setting, stack
 from erasure_sweep.workers.measures.registry import derived_tables, measures
 from erasure_sweep.workers.records import State
+from erasure_sweep.workers.tables.columns import Columns
 
 
 def merge_states(stage: str, block: Block[Any], read: Callable[[str], Iterable[State]]) -> dict[str, State]:

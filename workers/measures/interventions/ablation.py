@@ -14,8 +14,8 @@ from torch import Tensor
 from erasure_sweep.workers.measures.interventions.prompt_view import PromptView
 from erasure_sweep.workers.measures.interventions.rerun import run_on
 
-REMOVED, EQUAL_POSITION, RANDOM_POSITION = "removed", "equal_position", "random_position"
-RESAMPLED = (EQUAL_POSITION, RANDOM_POSITION)
+RESAMPLED = ("equal_position", "random_position")
+"""Where the partner's output is taken from."""
 
 
 class Ablated(NamedTuple):

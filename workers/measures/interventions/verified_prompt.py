@@ -26,8 +26,8 @@ class GroupReading(NamedTuple):
 
     outputs: list[Float[Tensor, "one _ token d_head"]]
     """The heads' clean outputs, before W_O, layer by layer."""
-    parts: list[Float[Tensor, "field _ token d_head"]]
-    """What of them each field gives, if it is in the value input."""
+    parts: list[Float[Tensor, "one _ token d_head"]]
+    """What of them is there because the writer is in the value input."""
     clean: Float[Tensor, "field head token"]
     """Products of the outputs with the fields."""
     read: Float[Tensor, "field head token"]
@@ -63,7 +63,7 @@ class TargetPrompt:
         parts, outputs = reader.read(everywhere), reader.outputs()
         return GroupReading(
             outputs,
-            parts,
+            [part[:1].clone() for part in parts],  # those of all fields would stay in memory with it
             clean=reader.along(outputs, own),
             read=reader.along(parts, torch.cat([own[:-1], own[:1]])),
             norm_sq=own.square().sum(dim=-1),

@@ -23,12 +23,13 @@ from scipy import stats
 
 from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.measures.cost import Cost, ShardSize
-from erasure_sweep.workers.measures.measure import Block, Columns, Measure, Setting, stack
+from erasure_sweep.workers.measures.measure import Block, Measure, Setting, stack
 from erasure_sweep.workers.measures.scan.composition import PairRows
 from erasure_sweep.workers.measures.scan.products import PARTS, TERMS, TRACE, ProductReader, PromptProducts
 from erasure_sweep.workers.measures.statistics.moments import CONSTANT, Union
 from erasure_sweep.workers.positions import hash_u64
 from erasure_sweep.workers.records import ScanWork, State
+from erasure_sweep.workers.tables.columns import Columns
 
 EFFECTS = ("full", "v_composition")
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.measures.cost import Cost, ShardSize, counting
-from erasure_sweep.workers.measures.measure import Block, Columns, Measure, Setting, stack
+from erasure_sweep.workers.measures.measure import Block, Measure, Setting, stack
 from erasure_sweep.workers.measures.scan.composition import PairRows, rows_of_writer
 from erasure_sweep.workers.measures.scan.products import PARTS, TERMS, TRACE, ProductReader, PromptProducts
 from erasure_sweep.workers.measures.scan.projection import Powers, Projection, finish_powers
@@ -38,6 +38,7 @@ from erasure_sweep.workers.measures.statistics.quantile_sketch import (
 from erasure_sweep.workers.measures.statistics.sketch_bins import N_BINS
 from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.records import ScanOptions, ScanWork, State
+from erasure_sweep.workers.tables.columns import Columns
 
 KINDS = ("clean", "patched", "v_composed")
 """What is counted of each pair: the ratio of the eraser's output, that without the part that reads the writer, and that

@@ -20,8 +20,9 @@ from typing import NamedTuple
 import numpy as np
 
 from erasure_sweep.workers.labels import Layout
-from erasure_sweep.workers.measures.measure import Columns, DerivedTable, Setting
+from erasure_sweep.workers.measures.measure import DerivedTable, Setting
 from erasure_sweep.workers.measures.scan.dla import EFFECTS
+from erasure_sweep.workers.tables.columns import Columns
 
 LEDGER = ("written", "remaining", "reinforced", "opposed")
 

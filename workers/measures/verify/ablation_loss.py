@@ -17,7 +17,7 @@ from erasure_sweep.workers.measures.cost import Cost, ShardSize
 from erasure_sweep.workers.measures.interventions.ablation import RESAMPLED
 from erasure_sweep.workers.measures.interventions.prompt_view import CLEAN_PASS, PromptView
 from erasure_sweep.workers.measures.interventions.verified_prompt import ABLATED, WriterPrompt, targets_of, writers_of
-from erasure_sweep.workers.measures.measure import Block, Columns, Measure, Row, Setting, columns_of
+from erasure_sweep.workers.measures.measure import Block, Measure, Row, Setting, columns_of
 from erasure_sweep.workers.measures.statistics.ratios import (
     STORED_BYTES_PER_RATIO,
     RatioRecorder,
@@ -27,6 +27,7 @@ from erasure_sweep.workers.measures.statistics.ratios import (
 )
 from erasure_sweep.workers.positions import hash_u64
 from erasure_sweep.workers.records import GroupWork, State
+from erasure_sweep.workers.tables.columns import Columns
 
 LOSS_POSITIONS = 128
 """At how many positions of a prompt the loss is taken: a distribution over the vocabulary at each is what costs."""

@@ -16,10 +16,11 @@ from jaxtyping import Float, Int
 
 from erasure_sweep.workers.measures.cost import Cost, ShardSize
 from erasure_sweep.workers.measures.interventions.place_runs import CLEAN_RUNS, CleanRun, DonorRun
-from erasure_sweep.workers.measures.measure import Block, Columns, Measure, Setting, columns_of
+from erasure_sweep.workers.measures.measure import Block, Measure, Setting, columns_of
 from erasure_sweep.workers.measures.scan.composition import Composer, output
 from erasure_sweep.workers.models.forward import LeanModel, Trace
 from erasure_sweep.workers.records import AdversarialWork, ScanOptions, State, WriterBlock
+from erasure_sweep.workers.tables.columns import Columns
 
 SHOWN = 128
 """How many tokens of a prompt, the last."""

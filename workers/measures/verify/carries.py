@@ -25,7 +25,7 @@ from erasure_sweep.workers.measures.interventions.verified_prompt import (
     targets_of,
     writers_of,
 )
-from erasure_sweep.workers.measures.measure import Block, Columns, Measure, Row, Setting, columns_of
+from erasure_sweep.workers.measures.measure import Block, Measure, Row, Setting, columns_of
 from erasure_sweep.workers.measures.scan.composition import head_of, head_output
 from erasure_sweep.workers.measures.statistics.moments import Union
 from erasure_sweep.workers.measures.statistics.ratios import (
@@ -35,6 +35,7 @@ from erasure_sweep.workers.measures.statistics.ratios import (
     merge_ratios,
 )
 from erasure_sweep.workers.records import GroupWork, State
+from erasure_sweep.workers.tables.columns import Columns
 
 ROUNDING = 1e-12
 """Share of the squares below which nothing varies."""

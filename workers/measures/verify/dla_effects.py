@@ -32,7 +32,7 @@ from erasure_sweep.workers.measures.interventions.verified_prompt import (
     WriterPrompt,
     targets_of,
 )
-from erasure_sweep.workers.measures.measure import Block, Columns, Measure, Row, Setting, columns_of
+from erasure_sweep.workers.measures.measure import Block, Measure, Row, Setting, columns_of
 from erasure_sweep.workers.measures.statistics.lines import (
     SAMPLE,
     STORED_BYTES_PER_LINE,
@@ -42,6 +42,7 @@ from erasure_sweep.workers.measures.statistics.lines import (
     merge_lines,
 )
 from erasure_sweep.workers.records import GroupWork, State
+from erasure_sweep.workers.tables.columns import Columns
 
 EFFECTS = ("full", "v_composition", "value_input", "layer_input", "downstream", "without_pattern")
 FIRST_POSITION = 32

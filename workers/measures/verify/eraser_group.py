@@ -25,7 +25,7 @@ from erasure_sweep.workers.measures.interventions.verified_prompt import (
     siblings,
     targets_of,
 )
-from erasure_sweep.workers.measures.measure import Block, Columns, Measure, Row, Setting, columns_of
+from erasure_sweep.workers.measures.measure import Block, Measure, Row, Setting, columns_of
 from erasure_sweep.workers.measures.statistics.ratios import (
     STORED_BYTES_PER_RATIO,
     RatioRecorder,
@@ -34,6 +34,7 @@ from erasure_sweep.workers.measures.statistics.ratios import (
     merge_ratios,
 )
 from erasure_sweep.workers.records import GroupWork, State, Target
+from erasure_sweep.workers.tables.columns import Columns
 
 SUM = "sum"
 """The group as a whole, among its erasers."""
@@ -104,9 +105,8 @@ class EraserGroupAccumulator:
             self._ratios.add(whole(index, "v_composed", "siblings", label), read[row], reading.norm_sq[row], there)
         self._ratios.add(whole(index, "v_composed", "placebo"), read[-1], reading.norm_sq[0], reading.valid)
         self._ratios.add(whole(index, "clean", "random_direction"), clean[-1], reading.norm_sq[-1], reading.valid)
-        own_part = [part[:1] for part in reading.parts]
         for null, onto in _others(view, products.target.writer).items():
-            for kind, written in (("clean", reading.outputs), ("v_composed", own_part)):
+            for kind, written in (("clean", reading.outputs), ("v_composed", reading.parts)):
                 product = products.reader.along(written, onto.vectors[None]).sum(dim=1)[0]
                 self._ratios.add(whole(index, kind, null), product, onto.vectors.square().sum(dim=-1), onto.valid)
 

@@ -16,8 +16,9 @@ import torch
 from erasure_sweep.workers.measures.cost import Cost, ShardSize
 from erasure_sweep.workers.measures.interventions.prompt_view import CLEAN_PASS, PromptView
 from erasure_sweep.workers.measures.interventions.verified_prompt import WriterPrompt, writers_of
-from erasure_sweep.workers.measures.measure import Block, Columns, Measure, Setting
+from erasure_sweep.workers.measures.measure import Block, Measure, Setting
 from erasure_sweep.workers.records import GroupWork, Place, State, Target
+from erasure_sweep.workers.tables.columns import Columns
 
 CONTEXT = 8
 """Tokens before a place, or a quarter of a shorter prompt."""

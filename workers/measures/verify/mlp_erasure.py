@@ -10,7 +10,7 @@ from erasure_sweep.workers.measures.cost import Cost, ShardSize
 from erasure_sweep.workers.measures.interventions.prompt_view import CLEAN_PASS
 from erasure_sweep.workers.measures.interventions.rerun import Sublayer, next_sublayer, own_sublayer
 from erasure_sweep.workers.measures.interventions.verified_prompt import WriterPrompt, targets_of, writers_of
-from erasure_sweep.workers.measures.measure import Block, Columns, Measure, Row, Setting, columns_of
+from erasure_sweep.workers.measures.measure import Block, Measure, Row, Setting, columns_of
 from erasure_sweep.workers.measures.statistics.ratios import (
     STORED_BYTES_PER_RATIO,
     RatioRecorder,
@@ -19,6 +19,7 @@ from erasure_sweep.workers.measures.statistics.ratios import (
     merge_ratios,
 )
 from erasure_sweep.workers.records import GroupWork, State
+from erasure_sweep.workers.tables.columns import Columns
 
 RUNS = ("clean", "patched", "read")
 """With the writer in the MLP's input, without it, and the difference."""

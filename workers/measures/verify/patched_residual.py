@@ -18,7 +18,7 @@ from erasure_sweep.workers.measures.cost import Cost, ShardSize
 from erasure_sweep.workers.measures.interventions.prompt_view import CLEAN_PASS, PromptView
 from erasure_sweep.workers.measures.interventions.rerun import Step, Sublayer, run_on
 from erasure_sweep.workers.measures.interventions.verified_prompt import TargetPrompt, WriterPrompt, targets_of
-from erasure_sweep.workers.measures.measure import Block, Columns, Measure, Row, Setting, columns_of
+from erasure_sweep.workers.measures.measure import Block, Measure, Row, Setting, columns_of
 from erasure_sweep.workers.measures.scan.composition import head_of, head_output
 from erasure_sweep.workers.measures.statistics.ratios import (
     STORED_BYTES_PER_RATIO,
@@ -28,6 +28,7 @@ from erasure_sweep.workers.measures.statistics.ratios import (
     merge_ratios,
 )
 from erasure_sweep.workers.records import GroupWork, State, Target
+from erasure_sweep.workers.tables.columns import Columns
 
 CLEAN = "clean"
 PATCHES = ("group", "layer")

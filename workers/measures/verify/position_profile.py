@@ -11,7 +11,7 @@ import torch
 from erasure_sweep.workers.measures.cost import Cost, ShardSize
 from erasure_sweep.workers.measures.interventions.prompt_view import CLEAN_PASS
 from erasure_sweep.workers.measures.interventions.verified_prompt import READING, WriterPrompt, targets_of
-from erasure_sweep.workers.measures.measure import Block, Columns, Measure, Row, Setting, columns_of
+from erasure_sweep.workers.measures.measure import Block, Measure, Row, Setting, columns_of
 from erasure_sweep.workers.measures.statistics.ratios import (
     STORED_BYTES_PER_RATIO,
     RatioRecorder,
@@ -19,6 +19,7 @@ from erasure_sweep.workers.measures.statistics.ratios import (
     merge_ratios,
 )
 from erasure_sweep.workers.records import GroupWork, State, Target
+from erasure_sweep.workers.tables.columns import Columns
 
 
 class BinRow(NamedTuple):

@@ -17,10 +17,11 @@ import torch
 from erasure_sweep.workers.measures.cost import Cost, ShardSize
 from erasure_sweep.workers.measures.interventions.prompt_view import CLEAN_PASS, PromptView
 from erasure_sweep.workers.measures.interventions.rerun import Sublayer, final_resid
-from erasure_sweep.workers.measures.measure import Block, Columns, Measure, Row, Setting, columns_of
+from erasure_sweep.workers.measures.measure import Block, Measure, Row, Setting, columns_of
 from erasure_sweep.workers.measures.scan.composition import Composer
 from erasure_sweep.workers.measures.statistics.lines import STORED_BYTES_PER_LINE, LineRecorder, Lines, merge_lines
 from erasure_sweep.workers.records import ScanOptions, State, TrustWork
+from erasure_sweep.workers.tables.columns import Columns
 from erasure_sweep.workers.tables.facts.trust import trust_word
 
 RERUN_BYTES = 256 * 2**20

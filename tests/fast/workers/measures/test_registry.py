@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
+from erasure_sweep.workers.measures import verify
 from erasure_sweep.workers.measures.cost import Cost, ShardSize
-from erasure_sweep.workers.measures.measure import Columns, DerivedTable
+from erasure_sweep.workers.measures.measure import DerivedTable
 from erasure_sweep.workers.measures.registry import (
     count_sketches,
     derived_tables,
@@ -27,6 +30,7 @@ from erasure_sweep.workers.records import (
     Work,
     WriterBlock,
 )
+from erasure_sweep.workers.tables.columns import Columns
 from erasure_sweep.workers.tables.registry import tables_of
 
 SHAPE = {"n_layers": 3, "n_heads": 2, "d_head": 8, "d_model": 16, "d_vocab": 100, "d_mlp": 64, "attn_only": False}
@@ -58,6 +62,40 @@ def test_what_lies_in_the_folders_is_found() -> None:
     group = [measure.name for measure in measures("group")]
     assert group == sorted(group)
     assert {"eraser_group", "high_places", "position_profile"} < set(group)
+
+
+NEW_FILE = '''
+from erasure_sweep.workers.measures.cost import Cost
+from erasure_sweep.workers.measures.measure import Measure
+
+
+class Newcomer(Measure[object, object, object]):
+    """A measure that nobody imports."""
+
+    stage, name, needs, tables = "trust", "newcomer", (), ("newcomer",)
+
+    def start(self, shard): ...
+    def merge(self, block, states): ...
+    def columns(self, block, states, setting): ...
+    def cost(self, size):
+        return Cost(passes=1000)
+'''
+
+
+def test_a_measure_is_added_by_its_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "newcomer.py").write_text(NEW_FILE)
+    monkeypatch.setattr(verify, "__path__", [*verify.__path__, str(tmp_path)])
+    size = ShardSize(TrustWork(WriterBlock(2, 5)), SHAPE, 8, 32, 16)
+    before = shard_cost("trust", size).passes
+    measures.cache_clear()
+    try:
+        assert [measure.name for measure in measures("trust")] == ["newcomer", "trust"]
+        assert table_names("trust") == ("newcomer", "dla_trust")
+        assert shard_cost("trust", size).passes == before + 1000
+    finally:
+        measures.cache_clear()
+        sys.modules.pop(f"{verify.__name__}.newcomer")
+        del verify.newcomer
 
 
 def test_the_tables_of_measures_are_those_that_are_declared() -> None:
