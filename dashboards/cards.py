@@ -23,7 +23,7 @@ View = TypeVar("View")
 """What a page's cards are made from: ``ModelView``, ``ComparisonView``."""
 
 
-class Entry(NamedTuple, Generic[View]):
+class CardEntry(NamedTuple, Generic[View]):
     """A card of a page, not yet made.
 
     Attributes:
@@ -51,15 +51,15 @@ class Page(Generic[View]):
     def __init__(self, package: str, sections: Sequence[str]) -> None:
         self.package = package
         self.sections = sections
-        self._entries: dict[str, Entry[View]] = {}
+        self._entries: dict[str, CardEntry[View]] = {}
 
-    def add(self, entry: Entry[View]) -> None:
+    def add(self, entry: CardEntry[View]) -> None:
         """Raises ValueError where another card has this key."""
         if entry.key in self._entries:
             raise ValueError(f"{self.package} has two cards {entry.key!r}")
         self._entries[entry.key] = entry
 
-    def entries(self) -> list[Entry[View]]:
+    def entries(self) -> list[CardEntry[View]]:
         """All cards, by key."""
         package = importlib.import_module(self.package)
         for module in pkgutil.walk_packages(package.__path__, f"{self.package}."):
@@ -88,7 +88,7 @@ def card(
     when: Callable[[View], bool] = lambda view: True,
     alone: bool = False,
 ) -> Callable[[Callable[[View], Part]], Callable[[View], Part]]:
-    """Put a card on a page; the attributes of ``Entry`` say how.
+    """Put a card on a page; the attributes of ``CardEntry`` say how.
 
     ``section`` is one of the page's, or says section and order of a view. Within a section cards stand by ``order``.
     """
@@ -97,7 +97,7 @@ def card(
         if not callable(section) and section not in page.sections:
             raise ValueError(f"{page.package} has no section {section!r}")
         place = section if callable(section) else lambda view: (section, order)
-        page.add(Entry(key, place, make, when, alone))
+        page.add(CardEntry(key, place, make, when, alone))
         return make
 
     return register

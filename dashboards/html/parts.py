@@ -109,6 +109,18 @@ class HtmlColumn(NamedTuple):
     width: Literal["narrow", "wide", "broad"] = "wide"
 
 
+class NumberColumn(NamedTuple):
+    """A column of numbers: what a parquet table calls it, its heading, and what explains it."""
+
+    name: str
+    heading: str
+    title: str
+
+    @property
+    def html(self) -> HtmlColumn:
+        return HtmlColumn(self.heading, self.title, is_number=True)
+
+
 @dataclass(frozen=True)
 class HtmlTable:
     """A sortable table; a cell is a number (NaN where missing), a string, ready ``Markup``, or ``Sorted``.

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.html.parts import Card, Control
-from erasure_sweep.dashboards.model.presence import Presence, presence, presence_line
+from erasure_sweep.dashboards.model.presence import StatePresence, presence, presence_line
 from erasure_sweep.dashboards.model.view import MODEL, WRITER_BY_WRITER, ModelView
 from erasure_sweep.dashboards.model_tables import Grid
 from erasure_sweep.dashboards.plots.bands import STATE_TITLE
@@ -27,7 +27,7 @@ def layer_steps(residual: Grid) -> list[tuple[str, list[str]]]:
     return list(steps.items())
 
 
-def plot_layer(shown: Sequence[Presence]) -> go.Figure:
+def plot_layer(shown: Sequence[StatePresence]) -> go.Figure:
     """Median presence of every writer of one layer, as in the appendix of the published work."""
     data = []
     for index, one in enumerate(shown):

@@ -36,7 +36,7 @@ from erasure_sweep.workers.tables.values import Floats
 TOP_WRITERS = 5
 
 
-class Presence(NamedTuple):
+class StatePresence(NamedTuple):
     """How much of one writer each state holds; ``written_at`` is the index of the first state with its output."""
 
     writer: str
@@ -49,15 +49,15 @@ class Presence(NamedTuple):
     q87_5: Floats
 
 
-def presence(residual: Grid, writer: str) -> Presence:
+def presence(residual: Grid, writer: str) -> StatePresence:
     """One line of Fig 1."""
     place = place_of(writer)
     reached = [i for i, state in enumerate(residual.columns) if place and (state_place(state) or (-9, 0)) >= place]
     quantiles = [residual.row(writer, name) for name in ("q12_5", "q25", "median", "q75", "q87_5")]
-    return Presence(writer, residual.columns, reached[0] if reached else None, *quantiles)
+    return StatePresence(writer, residual.columns, reached[0] if reached else None, *quantiles)
 
 
-def plot_presence(shown: Sequence[Presence]) -> go.Figure:
+def plot_presence(shown: Sequence[StatePresence]) -> go.Figure:
     """Fig 1: median and quartiles per writer; for one writer alone also 12.5–87.5 % and where it writes."""
     alone = len(shown) == 1
     data: list[Any] = []
@@ -85,7 +85,7 @@ def plot_presence(shown: Sequence[Presence]) -> go.Figure:
     )
 
 
-def presence_line(one: Presence, colour: str, dash: str, symbol: str) -> go.Scatter:
+def presence_line(one: StatePresence, colour: str, dash: str, symbol: str) -> go.Scatter:
     # where it writes, the marker is larger: from there on the line is about its output, before it about its absence
     sizes = [12 if index == one.written_at else 6 for index in range(len(one.states))]
     return go.Scatter(
@@ -101,7 +101,7 @@ def presence_line(one: Presence, colour: str, dash: str, symbol: str) -> go.Scat
     )
 
 
-def _written_line(one: Presence) -> list[dict[str, Any]]:
+def _written_line(one: StatePresence) -> list[dict[str, Any]]:
     if not one.written_at:
         return []
     x = one.written_at - 0.5
@@ -110,7 +110,7 @@ def _written_line(one: Presence) -> list[dict[str, Any]]:
     ]
 
 
-def _written_note(one: Presence) -> list[dict[str, Any]]:
+def _written_note(one: StatePresence) -> list[dict[str, Any]]:
     if not one.written_at:
         return []
     note = {"text": f"{text(one.writer)} writes here", "showarrow": False, "yref": "paper", "y": 1, "yanchor": "bottom"}
@@ -118,7 +118,7 @@ def _written_note(one: Presence) -> list[dict[str, Any]]:
     return [{**note, "x": one.written_at - 0.5, "xanchor": "right" if near_end else "left"}]
 
 
-def _presence_sentence(one: Presence) -> str:
+def _presence_sentence(one: StatePresence) -> str:
     if one.written_at is None or not np.isfinite(one.median[[one.written_at, -1]]).all():
         return f"{one.writer} was not measured: its output is zero, or the table lacks it."
     start, end = one.median[one.written_at], one.median[-1]

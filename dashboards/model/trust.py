@@ -8,14 +8,14 @@ DLA that survives, and a word says which of four ranges the slope is in. Words h
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
 from erasure_sweep.dashboards.cards import card
-from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable
+from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable, NumberColumn
 from erasure_sweep.dashboards.model.view import GLANCE, MODEL, VERIFIED, ModelView
 from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.wording import amount, interval, listed
@@ -30,31 +30,23 @@ _MOST_NAMED = 4
 _CLASSES = {TRUSTED: "trusted", PARTLY: "partly", CANCELLED: "cancelled", REVERSED: "reversed"}
 
 
-class _NumberColumn(NamedTuple):
-    """A column of ``dla_trust``, its heading and what explains it."""
-
-    name: str
-    heading: str
-    title: str
-
-
 _NUMBERS = (
-    _NumberColumn(
+    NumberColumn(
         "effect_slope", "share that survives", "slope of the effect of resampling it on the change of its DLA"
     ),
-    _NumberColumn("effect_r", "r", "correlation of the same two over tokens"),
-    _NumberColumn(
+    NumberColumn("effect_r", "r", "correlation of the same two over tokens"),
+    NumberColumn(
         "effect_slope_recomputed", "final scale recomputed", "the slope with the final LayerNorm's scale recomputed"
     ),
-    _NumberColumn(
+    NumberColumn(
         "net_slope", "net slope", "slope of its net DLA on its DLA: what survives the heads that read it directly"
     ),
-    _NumberColumn("net_r", "net r", "correlation of its net DLA with its DLA"),
-    _NumberColumn("dla_mean_abs", "mean |DLA|", "mean size of its DLA, in logits"),
-    _NumberColumn(
+    NumberColumn("net_r", "net r", "correlation of its net DLA with its DLA"),
+    NumberColumn("dla_mean_abs", "mean |DLA|", "mean size of its DLA, in logits"),
+    NumberColumn(
         "net_mean_abs", "mean |net DLA|", "mean size of its DLA with what later heads write because they read it"
     ),
-    _NumberColumn(
+    NumberColumn(
         "effect_mean_abs", "mean |effect|", "mean size of the change of the logit difference when it is resampled"
     ),
 )
@@ -133,14 +125,14 @@ def trust_table(view: ModelView) -> HtmlTable:
     columns = [
         HtmlColumn("component"),
         HtmlColumn("its DLA", "what resampling it says of its DLA", width="narrow"),
-        HtmlColumn(slope.heading, slope.title, True),
+        slope.html,
         HtmlColumn(
             "95\u00a0% interval",
             "of the share that survives, from drawing blocks of prompts again",
             filtered=False,
             width="narrow",
         ),
-        *(HtmlColumn(one.heading, one.title, True) for one in others),
+        *(one.html for one in others),
         HtmlColumn("tokens", "measured tokens", True),
     ]
     badges = [

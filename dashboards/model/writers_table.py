@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from erasure_sweep.dashboards.cards import card
-from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable
+from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable, NumberColumn
 from erasure_sweep.dashboards.model.view import ALL_WRITERS, MODEL, ModelView
 from erasure_sweep.dashboards.model_tables import Grid
 from erasure_sweep.dashboards.wording import first_of
@@ -21,26 +21,18 @@ _RULE = "median ≤ −τ (0.05 by default) and upper quartile < 0"
 _CENTRED = "each component's mean over tokens taken out first: what is left of it is information, not a constant"
 
 
-class _NumberColumn(NamedTuple):
-    """A column of ``writers``, its heading and what explains it."""
-
-    name: str
-    heading: str
-    title: str
-
-
 _ERASED = (
-    _NumberColumn(
+    NumberColumn(
         "erased_by_reading",
         "erased by reading",
         "pooled share that all later heads together take out because they read it, on the scan's prompts",
     ),
-    _NumberColumn("erased_by_reading_centred", "erased, means removed", f"the same, {_CENTRED}"),
+    NumberColumn("erased_by_reading_centred", "erased, means removed", f"the same, {_CENTRED}"),
 )
 
 
 _SIGNIFICANT = (
-    _NumberColumn(
+    NumberColumn(
         "significant_erasers",
         "significant erasers",
         "how many later heads take out more than τ of it by a test over blocks of prompts, false discoveries kept to 5 %",
@@ -49,25 +41,25 @@ _SIGNIFICANT = (
 
 
 _ERASERS = (
-    _NumberColumn(
+    NumberColumn(
         "v_composition_share",
         "V-composition share",
         "of what the erasers write against it, the share that they write because they read it; above 1 they write along "
         "it for other reasons and so oppose it less; — where on the whole they do not oppose it",
     ),
-    _NumberColumn("dla_r", "DLA r", "correlation of its DLA with the later heads': near −1 its DLA misleads"),
-    _NumberColumn("dla_slope", "DLA slope", "slope of the later heads' DLA on its DLA"),
+    NumberColumn("dla_r", "DLA r", "correlation of its DLA with the later heads': near −1 its DLA misleads"),
+    NumberColumn("dla_slope", "DLA slope", "slope of the later heads' DLA on its DLA"),
 )
 
 
 _LEDGER = (
-    _NumberColumn(
+    NumberColumn(
         "written", "written", "pooled β in the stream where it writes: the first state with the writer's output"
     ),
-    _NumberColumn("remaining", "remaining", "pooled β in the stream at the end, the last state"),
-    _NumberColumn("reinforced", "reinforced", "sum of later components' positive β"),
-    _NumberColumn("opposed", "opposed", "sum of later components' negative β"),
-    _NumberColumn("opposed_centred", "opposed, means removed", f"the same, {_CENTRED}"),
+    NumberColumn("remaining", "remaining", "pooled β in the stream at the end, the last state"),
+    NumberColumn("reinforced", "reinforced", "sum of later components' positive β"),
+    NumberColumn("opposed", "opposed", "sum of later components' negative β"),
+    NumberColumn("opposed_centred", "opposed, means removed", f"the same, {_CENTRED}"),
 )
 
 
@@ -124,11 +116,11 @@ def _caption(ranked: bool) -> str:
     )
 
 
-def _numbers(writers: pd.DataFrame, columns: Sequence[_NumberColumn]) -> list[_Cells]:
-    return [(HtmlColumn(one.heading, one.title, True), numeric(writers, one.name).tolist()) for one in columns]
+def _numbers(writers: pd.DataFrame, columns: Sequence[NumberColumn]) -> list[_Cells]:
+    return [(one.html, numeric(writers, one.name).tolist()) for one in columns]
 
 
-def _counts(writers: pd.DataFrame, columns: Sequence[_NumberColumn]) -> list[_Cells]:
+def _counts(writers: pd.DataFrame, columns: Sequence[NumberColumn]) -> list[_Cells]:
     return [
         (column, [None if np.isnan(value) else int(value) for value in values])
         for column, values in _numbers(writers, columns)
