@@ -19,10 +19,10 @@ from erasure_sweep.sweep.store.lease import KEY, Heart, Lease, LeaseRecord, read
 from erasure_sweep.sweep.store.staged_use import STALE_S
 from erasure_sweep.workers.storage.shard_storage import (
     MARK,
-    Entry,
     FolderStorage,
     Storage,
     StorageError,
+    StoredObject,
     joined,
     open_storage,
 )
@@ -62,7 +62,7 @@ def removable_in(address: str) -> Iterator[Removable]:
     """
     storage = open_storage(address)
     now = _clock_of(storage)
-    sweeps: dict[str, list[Entry]] = defaultdict(list)
+    sweeps: dict[str, list[StoredObject]] = defaultdict(list)
     kept = storage.keys()
     for entry in kept:
         parts = _SWEEP.fullmatch(entry.key)
@@ -81,7 +81,7 @@ class _Sweep:
         now: by the store's clock.
     """
 
-    def __init__(self, storage: Storage, sweep_id: str, entries: list[Entry], now: float) -> None:
+    def __init__(self, storage: Storage, sweep_id: str, entries: list[StoredObject], now: float) -> None:
         self._storage, self._sweep_id, self._entries, self._now = storage, sweep_id, entries, now
         self._lease = read_lease(storage)
 

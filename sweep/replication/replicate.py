@@ -23,7 +23,7 @@ from erasure_sweep.workers.errors import SweepError, UsageError
 from erasure_sweep.workers.labels import layer_of
 from erasure_sweep.workers.models.catalog import find_entry
 from erasure_sweep.workers.models.checkpoints import names_several, split_point
-from erasure_sweep.workers.models.sources import find_source
+from erasure_sweep.workers.models.sources import find_model_files
 
 NAME = "replicate"
 TABLE, REPORT = "replication.csv", "replication.md"
@@ -67,7 +67,7 @@ def _look_up(spec: str) -> _Model:
     entry = find_entry(split_point(spec)[0])
     if entry is not None:
         return _Model(entry.n_layers, entry.n_heads, entry.attn_only, has_tokenizer=True)
-    source = find_source(spec)
+    source = find_model_files(spec)
     layers, heads = (
         next((source.config[key] for key in keys if isinstance(source.config.get(key), int)), 0)
         for keys in (("n_layers", "n_layer"), ("n_heads", "n_head"))

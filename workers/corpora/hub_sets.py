@@ -31,7 +31,7 @@ from erasure_sweep.workers.corpora.row_files import TEXT, TOKENS, choose_column,
 from erasure_sweep.workers.corpora.sampling import (
     CorpusRequest,
     Document,
-    Draw,
+    DrawnPrompts,
     as_ids,
     check_count,
     draw_text,
@@ -70,13 +70,13 @@ class HubCorpus(NamedTuple):
     def needs_tokenizer(self) -> bool:
         return self.column != TOKENS
 
-    def draw(self, request: CorpusRequest, tokenizer: Tokenizer | None) -> Draw:
+    def draw(self, request: CorpusRequest, tokenizer: Tokenizer | None) -> DrawnPrompts:
         if self.column == TEXT and tokenizer is None:
             raise no_tokenizer(request)  # before anything is fetched
         with quiet_hub():
             return self._draw(request, tokenizer)
 
-    def _draw(self, request: CorpusRequest, tokenizer: Tokenizer | None) -> Draw:
+    def _draw(self, request: CorpusRequest, tokenizer: Tokenizer | None) -> DrawnPrompts:
         rows = self.stream(request.seed, _BUFFER_ROWS)
         first = next(rows, None)
         if first is None:
@@ -135,10 +135,10 @@ class HubCorpus(NamedTuple):
             if n_short == _MAX_SHORT_ROWS:
                 raise UsageError(f"rows of {self.repo} have up to {longest} tokens, --seq-len is {seq_len}: lower it")
 
-    def _draw_tokens(self, rows: Iterator[Row], request: CorpusRequest) -> Draw:
+    def _draw_tokens(self, rows: Iterator[Row], request: CorpusRequest) -> DrawnPrompts:
         drawn = list(islice(self.long_rows(rows, request.seq_len), request.prompts))
         check_count(len(drawn), request)
-        return Draw(
+        return DrawnPrompts(
             np.stack(drawn), f"rows of ready tokens of {self.repo}, streamed in the order of seed {request.seed}"
         )
 
@@ -159,11 +159,11 @@ class GeluMix(NamedTuple):
     identity: tuple[str, ...] = ("gelu-mix",)
     needs_tokenizer: bool = False
 
-    def draw(self, request: CorpusRequest, tokenizer: Tokenizer | None) -> Draw:
+    def draw(self, request: CorpusRequest, tokenizer: Tokenizer | None) -> DrawnPrompts:
         with quiet_hub():
             return self._draw(request)
 
-    def _draw(self, request: CorpusRequest) -> Draw:
+    def _draw(self, request: CorpusRequest) -> DrawnPrompts:
         streams = [self._stream(name, request.seq_len) for name, _ in MIX_ROUND]
         rounds: list[Int64[np.ndarray, "prompt pos"]] = []
         while sum(map(len, rounds)) < request.prompts:
@@ -175,7 +175,7 @@ class GeluMix(NamedTuple):
         check_count(sum(map(len, rounds)), request)
         parts = " and ".join(f"{n} prompts of {name}" for name, n in MIX_ROUND)
         tokens = np.concatenate(rounds)[: request.prompts]
-        return Draw(tokens, f"rounds of {parts}, streamed with seed {MIX_SEED} and permuted with it")
+        return DrawnPrompts(tokens, f"rounds of {parts}, streamed with seed {MIX_SEED} and permuted with it")
 
     @staticmethod
     def _stream(name: str, seq_len: int) -> Iterator[Int64[np.ndarray, " pos"]]:

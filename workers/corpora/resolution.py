@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from erasure_sweep.workers.corpora.hub_sets import KNOWN_SETS, GeluMix, HubCorpus, parse_hub_corpus
-from erasure_sweep.workers.corpora.sampling import CorpusRequest, Draw, check_count
+from erasure_sweep.workers.corpora.sampling import CorpusRequest, DrawnPrompts, check_count
 from erasure_sweep.workers.corpora.staged_tokens import (
     ResolvedCorpus,
     drawing,
@@ -79,14 +79,14 @@ class ArrayCorpus(NamedTuple):
         stat = self.path.stat()
         return ["array", str(self.path.resolve()), stat.st_size, stat.st_mtime_ns]
 
-    def draw(self, request: CorpusRequest, tokenizer: Tokenizer | None) -> Draw:
+    def draw(self, request: CorpusRequest, tokenizer: Tokenizer | None) -> DrawnPrompts:
         tokens = load_tokens(self.path)
         if tokens.shape[1] < request.seq_len:
             raise UsageError(
                 f"{self.path} has {tokens.shape[1]} tokens per prompt, --seq-len is {request.seq_len}: lower it"
             )
         check_count(len(tokens), request)
-        return Draw(
+        return DrawnPrompts(
             tokens[: request.prompts, : request.seq_len], f"ready tokens of shape {tokens.shape}, taken in order"
         )
 
@@ -224,7 +224,7 @@ def load_fitting_tokenizer(source: str, d_vocab: int) -> Tokenizer:
     return tokenizer
 
 
-def _stage(folder: Path, key: str, drawn: Draw, request: CorpusRequest, d_vocab: int) -> ResolvedCorpus:
+def _stage(folder: Path, key: str, drawn: DrawnPrompts, request: CorpusRequest, d_vocab: int) -> ResolvedCorpus:
     _check_ids(drawn.tokens, d_vocab, request.corpus)
     return write_tokens(folder, key, request.prompts, drawn.tokens, f"{request.corpus}: {drawn.description}")
 

@@ -73,7 +73,7 @@ class TokenRow(NamedTuple):
     read: Callable[[], Sequence[object]]
 
 
-class Draw(NamedTuple):
+class DrawnPrompts(NamedTuple):
     """Prompts drawn from a corpus, before they are checked against the vocabulary."""
 
     tokens: Integer[np.ndarray, "prompt pos"]
@@ -87,7 +87,7 @@ class Passages(NamedTuple):
     slot: Int64[np.ndarray, " passage"]
 
 
-def draw_text(documents: Sequence[Document], request: CorpusRequest, tokenizer: Tokenizer) -> Draw:
+def draw_text(documents: Sequence[Document], request: CorpusRequest, tokenizer: Tokenizer) -> DrawnPrompts:
     """Prompts packed from the passages of ``documents``.
 
     Raises:
@@ -103,14 +103,14 @@ def draw_text(documents: Sequence[Document], request: CorpusRequest, tokenizer: 
     packed = list(islice(pack_prompts(read, len(order.slot), tokenizer, request.seq_len), request.prompts))
     check_count(len(packed), request)
     size = sum(document.n_bytes for document in documents)
-    return Draw(
+    return DrawnPrompts(
         np.array(packed, dtype=np.int64),
         f"{len(documents)} documents, {size:,} bytes, cut into {len(order.slot)} passages of about {width} bytes;"
         f" each prompt is BOS and a passage, in the order of seed {request.seed}, filled up from the end of that order",
     )
 
 
-def draw_rows(rows: Sequence[TokenRow], request: CorpusRequest) -> Draw:
+def draw_rows(rows: Sequence[TokenRow], request: CorpusRequest) -> DrawnPrompts:
     """The first ``seq_len`` ids of rows that are long enough, in the order of a hash of (seed, row name).
 
     Raises:
@@ -121,7 +121,7 @@ def draw_rows(rows: Sequence[TokenRow], request: CorpusRequest) -> Draw:
     keys = np.array([name_key(request.seed, row.name) for row in long_enough], dtype=np.uint64)
     chosen = [long_enough[i] for i in np.argsort(keys, kind="stable")[: request.prompts]]
     tokens = np.stack([as_ids(row.read()[: request.seq_len], row.name) for row in chosen])
-    return Draw(
+    return DrawnPrompts(
         tokens, f"{len(rows)} rows of ready tokens, {len(long_enough)} long enough, in the order of seed {request.seed}"
     )
 

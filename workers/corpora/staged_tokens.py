@@ -37,7 +37,7 @@ class ResolvedCorpus(NamedTuple):
     """What was read and how it was cut, in one line."""
 
 
-class _Staged(NamedTuple):
+class _StagedTokens(NamedTuple):
     """An array that was staged, whole."""
 
     corpus: ResolvedCorpus
@@ -71,7 +71,7 @@ def find_tokens(folder: Path, key: str, request: CorpusRequest) -> ResolvedCorpu
     return None
 
 
-def _read(record: Path, seq_len: int) -> _Staged | None:
+def _read(record: Path, seq_len: int) -> _StagedTokens | None:
     path = record.with_suffix(".npy")
     try:
         noted = json.loads(record.read_text(encoding="utf-8"))
@@ -82,7 +82,7 @@ def _read(record: Path, seq_len: int) -> _Staged | None:
     if tokens.dtype != np.int32 or tokens.shape[1] != seq_len or fingerprint != fingerprint_tokens(tokens):
         return None
     corpus = ResolvedCorpus(path, fingerprint, len(tokens), seq_len, str(noted.get("description")))
-    return _Staged(corpus, tokens, asked)
+    return _StagedTokens(corpus, tokens, asked)
 
 
 def write_tokens(

@@ -24,7 +24,7 @@ from erasure_sweep.workers.corpora.row_files import (
 from erasure_sweep.workers.corpora.sampling import (
     CorpusRequest,
     Document,
-    Draw,
+    DrawnPrompts,
     TokenRow,
     draw_rows,
     draw_text,
@@ -55,7 +55,7 @@ _CODE = (
 TEXT_SUFFIXES = frozenset(_PROSE + _CODE)
 
 
-class FoundFile(NamedTuple):
+class CorpusFile(NamedTuple):
     """One file of a corpus, by its path below the corpus' root."""
 
     name: str
@@ -74,7 +74,7 @@ class FoundFile(NamedTuple):
 class FileCorpus(NamedTuple):
     """Files that are one corpus, in path order."""
 
-    files: Sequence[FoundFile]
+    files: Sequence[CorpusFile]
     root: str
     lenient: bool = False
     """Whether undecodable bytes are replaced: right for source files that declare an encoding of their own."""
@@ -89,19 +89,19 @@ class FileCorpus(NamedTuple):
         first = self.files[0]
         return not first.has_rows or column_of(*first) == TEXT
 
-    def draw(self, request: CorpusRequest, tokenizer: Tokenizer | None) -> Draw:
+    def draw(self, request: CorpusRequest, tokenizer: Tokenizer | None) -> DrawnPrompts:
         if not self.needs_tokenizer:
             return draw_rows([row for file in self.files for row in self._token_rows(file)], request)
         if tokenizer is None:
             raise no_tokenizer(request)
         return draw_text([document for file in self.files for document in self._documents(file)], request, tokenizer)
 
-    def _token_rows(self, file: FoundFile) -> Iterator[TokenRow]:
+    def _token_rows(self, file: CorpusFile) -> Iterator[TokenRow]:
         if not file.has_rows or column_of(*file) != TOKENS:
             raise _mixture(self.files[0], file)
         return token_rows(*file)
 
-    def _documents(self, file: FoundFile) -> Iterator[Document]:
+    def _documents(self, file: CorpusFile) -> Iterator[Document]:
         if file.has_rows:
             if column_of(*file) != TEXT:
                 raise _mixture(file, self.files[0])
@@ -110,7 +110,7 @@ class FileCorpus(NamedTuple):
             yield Document(file.name, size, partial(read_range, file.path), self.lenient)
 
 
-def _mixture(of_tokens: FoundFile, of_text: FoundFile) -> DataError:
+def _mixture(of_tokens: CorpusFile, of_text: CorpusFile) -> DataError:
     return DataError(
         f"the corpus mixes ready tokens ({of_tokens.name}) with text ({of_text.name}): give one or the other"
     )
@@ -125,7 +125,7 @@ def standard_library_files() -> list[tuple[str, Path]]:
 
 def find_standard_library() -> FileCorpus:
     """The standard library as a corpus."""
-    return FileCorpus([FoundFile(*file) for file in standard_library_files()], "stdlib", lenient=True)
+    return FileCorpus([CorpusFile(*file) for file in standard_library_files()], "stdlib", lenient=True)
 
 
 def find_files(path: Path) -> FileCorpus:
@@ -136,10 +136,10 @@ def find_files(path: Path) -> FileCorpus:
     """
     root = str(path.resolve())
     if path.is_file():
-        return FileCorpus([FoundFile(path.name, path)], root)
+        return FileCorpus([CorpusFile(path.name, path)], root)
     read = TEXT_SUFFIXES | ROW_SUFFIXES
     found = sorted((p.relative_to(path).as_posix(), p) for p in _walk(path, set()) if p.suffix.lower() in read)
-    visible = [FoundFile(*file) for file in found if not any(part.startswith(".") for part in Path(file[0]).parts)]
+    visible = [CorpusFile(*file) for file in found if not any(part.startswith(".") for part in Path(file[0]).parts)]
     if not visible:
         raise UsageError(f"folder {path} holds no text: give files in .txt, .md, .py and the like, .jsonl or .parquet")
     return FileCorpus(visible, root)

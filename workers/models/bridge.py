@@ -22,11 +22,11 @@ from erasure_sweep.workers.hub.files import quiet_hub
 from erasure_sweep.workers.models.forward import LeanModel, ModelConfig, default_attn_scale
 from erasure_sweep.workers.models.logits_check import check_logits, check_tokens
 from erasure_sweep.workers.models.refusals import LOAD_ERRORS, activation, check_finite
-from erasure_sweep.workers.models.sources import Source
+from erasure_sweep.workers.models.sources import ModelFiles
 from erasure_sweep.workers.models.staged_weights import StagedModel, content_hash, write_staged
 
 
-def convert_bridge(source: Source, path: Path, boot: Callable[[Source], Any]) -> StagedModel:
+def convert_bridge(source: ModelFiles, path: Path, boot: Callable[[ModelFiles], Any]) -> StagedModel:
     """Process a model through TransformerLens, check it and stage it.
 
     Args:

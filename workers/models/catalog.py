@@ -60,7 +60,7 @@ class ModelEntry(NamedTuple):
         return _FLOAT32_BYTES * (self.n_layers * (attention + mlp) + ends)
 
 
-class Location(NamedTuple):
+class ModelLocation(NamedTuple):
     """Where a model lies."""
 
     name: str
@@ -106,7 +106,7 @@ def find_entry(spec: str) -> ModelEntry | None:
     return by_name or next((entry for entry in entries if entry.kind == "hub" and entry.location == repo), None)
 
 
-def locate(name: str) -> Location:
+def locate(name: str) -> ModelLocation:
     """Where the model lies that is named so, checkpoint or revision left out.
 
     A name of the catalog comes before a directory, a directory before what TransformerLens or the hub call so.
@@ -120,7 +120,7 @@ def locate(name: str) -> Location:
     path = Path(name).expanduser()
     if path.is_dir():
         path = path.resolve()
-        return Location(path.name, "directory", str(path), str(path))
+        return ModelLocation(path.name, "directory", str(path), str(path))
     if path.exists():
         raise UsageError(f"model {name} is a file: give the directory that holds its config.json and weights")
     if _REPO_ID.fullmatch(name) and "/" in name:
@@ -138,15 +138,15 @@ def is_repo(name: str) -> bool:
     return _REPO_ID.fullmatch(name) is not None
 
 
-def _of_repo(repo: str) -> Location:
+def _of_repo(repo: str) -> ModelLocation:
     entry = find_entry(repo)
-    return _of_entry(entry) if entry else Location(repo.rpartition("/")[2], "hub", repo, repo)
+    return _of_entry(entry) if entry else ModelLocation(repo.rpartition("/")[2], "hub", repo, repo)
 
 
-def _of_entry(entry: ModelEntry) -> Location:
+def _of_entry(entry: ModelEntry) -> ModelLocation:
     if entry.kind == "bundled":
-        return Location(entry.name, "directory", entry.location, f"bundled {entry.name}")
-    return Location(entry.name, "hub", entry.location, entry.location)
+        return ModelLocation(entry.name, "directory", entry.location, f"bundled {entry.name}")
+    return ModelLocation(entry.name, "hub", entry.location, entry.location)
 
 
 def _aliases() -> Mapping[str, str]:

@@ -18,9 +18,14 @@ from typing import Any, NamedTuple
 
 from erasure_sweep.workers.errors import DataError, UsageError
 from erasure_sweep.workers.hub.files import hub_file, list_files
-from erasure_sweep.workers.models.catalog import CHECKPOINT_SUFFIXES, Location, locate
+from erasure_sweep.workers.models.catalog import CHECKPOINT_SUFFIXES, ModelLocation, locate
 from erasure_sweep.workers.models.file_formats import CONFIG, layout_of, read_config
-from erasure_sweep.workers.models.known_names import Checkpoint, Training, recall_training, remember_training
+from erasure_sweep.workers.models.known_names import (
+    Checkpoint,
+    TrainingCheckpoints,
+    recall_checkpoints,
+    remember_checkpoints,
+)
 
 SEPARATOR = "@"
 FOLDER = "checkpoints"
@@ -76,7 +81,9 @@ def expand(spec: str, staging: str, refresh: bool = False) -> tuple[str, ...]:
     return tuple(name if moment.point is None else f"{name}{SEPARATOR}{moment.point}" for moment in moments)
 
 
-def find_training(location: Location, staging: Path | None = None, refresh: bool = False) -> Training | None:
+def find_training(
+    location: ModelLocation, staging: Path | None = None, refresh: bool = False
+) -> TrainingCheckpoints | None:
     """Which checkpoints a model has as files; ``None`` for Hugging Face's layout, whose checkpoints are revisions.
 
     Args:
@@ -93,11 +100,11 @@ def find_training(location: Location, staging: Path | None = None, refresh: bool
         if layout_of(config) == "hugging_face":
             return None
         return _training(_files_below(directory), config, read_log(directory))
-    known = None if refresh or staging is None else recall_training(location.place, staging)
+    known = None if refresh or staging is None else recall_checkpoints(location.place, staging)
     return known or _training_on_hub(location.place, staging, refresh)
 
 
-def _training_on_hub(repo: str, staging: Path | None, refresh: bool) -> Training | None:
+def _training_on_hub(repo: str, staging: Path | None, refresh: bool) -> TrainingCheckpoints | None:
     folder = hub_file(repo, CONFIG, (CONFIG,), refresh=refresh).parent
     config = read_config(folder)
     if layout_of(config) == "hugging_face":
@@ -113,11 +120,11 @@ def _training_on_hub(repo: str, staging: Path | None, refresh: bool) -> Training
         hub_file(repo, LOG, (LOG,), folder.name)
     training = _training(names, config, read_log(folder), folder.name)
     if staging is not None:
-        remember_training(repo, training, staging)
+        remember_checkpoints(repo, training, staging)
     return training
 
 
-def find_checkpoint(training: Training, point: str, name: str) -> Checkpoint:
+def find_checkpoint(training: TrainingCheckpoints, point: str, name: str) -> Checkpoint:
     """The checkpoint that ``name@point`` names: by tokens, else by its label, else by its index.
 
     Raises:
@@ -182,7 +189,7 @@ def _whole(value: object) -> int | None:
 
 def _training(
     names: Iterable[str], config: Mapping[str, Any], log: Mapping[str, Any], revision: str | None = None
-) -> Training:
+) -> TrainingCheckpoints:
     """The checkpoints among a model's files."""
     files = _labelled(names)
     in_tokens = bool(files) and (max(files) > TOKEN_LABELS_ABOVE or _says_tokens(files[max(files)]))
@@ -192,7 +199,7 @@ def _training(
         tokens = label if in_tokens else label * per_step if per_step else None
         steps = label if not in_tokens else label // per_step if per_step else None
         checkpoints.append(Checkpoint(file, label, tokens, steps))
-    return Training(tuple(checkpoints), *final_counts(config, log), revision)
+    return TrainingCheckpoints(tuple(checkpoints), *final_counts(config, log), revision)
 
 
 def _labelled(names: Iterable[str]) -> dict[int, str]:
@@ -216,22 +223,22 @@ def _files_below(directory: Path) -> list[str]:
     return [path.relative_to(directory).as_posix() for path in directory.glob(f"{FOLDER}/*") if path.is_file()]
 
 
-class _Moment(NamedTuple):
+class _TrainingPoint(NamedTuple):
     """A point of a training; ``point`` is ``None`` for its end."""
 
     point: int | None
     at: int
 
 
-def _moments(training: Training) -> list[_Moment]:
+def _moments(training: TrainingCheckpoints) -> list[_TrainingPoint]:
     """The checkpoints, and the end where it is known to be later than the last of them."""
     last = training.checkpoints[-1]
-    moments = [_Moment(checkpoint.point, checkpoint.point) for checkpoint in training.checkpoints]
+    moments = [_TrainingPoint(checkpoint.point, checkpoint.point) for checkpoint in training.checkpoints]
     end = training.final_steps if last.tokens is None else training.final_tokens
-    return [*moments, _Moment(None, end)] if end is not None and end > last.point else moments
+    return [*moments, _TrainingPoint(None, end)] if end is not None and end > last.point else moments
 
 
-def _log_spaced(moments: list[_Moment], n: int) -> list[_Moment]:
+def _log_spaced(moments: list[_TrainingPoint], n: int) -> list[_TrainingPoint]:
     """``n`` moments, evenly spaced in the logarithm from the first nonzero one to the last; all where there are fewer."""
     trained = [moment for moment in moments if moment.at > 0] or moments
     if len(trained) <= n:
@@ -258,14 +265,14 @@ def _several(point: str | None) -> bool:
     return point is not None and (point == "all" or point.startswith(_LOG_SPACED))
 
 
-def _require_checkpoints(training: Training, spec: str, name: str) -> None:
+def _require_checkpoints(training: TrainingCheckpoints, spec: str, name: str) -> None:
     if not training.checkpoints:
         raise UsageError(
             f"{spec}: {name} has no checkpoints (files {FOLDER}/*.pth or *.safetensors): name it without @"
         )
 
 
-def _only_revisions(location: Location) -> str:
+def _only_revisions(location: ModelLocation) -> str:
     if location.kind == "directory":
         return "checkpoints in Hugging Face's layout are folders of their own: name each of them"
     return (
@@ -274,7 +281,7 @@ def _only_revisions(location: Location) -> str:
     )
 
 
-def _available(training: Training, near: int | None = None) -> str:
+def _available(training: TrainingCheckpoints, near: int | None = None) -> str:
     """``has checkpoints at 0, 65536, … 8388608 tokens``, those nearest to a number among them."""
     points = [checkpoint.point for checkpoint in training.checkpoints]
     unit = "steps" if training.checkpoints[-1].tokens is None else "tokens"

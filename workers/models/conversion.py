@@ -11,11 +11,11 @@ from typing import Any
 
 from erasure_sweep.workers.models.architectures.registry import find_architecture
 from erasure_sweep.workers.models.bridge import quiet
-from erasure_sweep.workers.models.sources import Source
+from erasure_sweep.workers.models.sources import ModelFiles
 from erasure_sweep.workers.models.staged_weights import StagedModel
 
 
-def convert(source: Source, path: Path) -> StagedModel:
+def convert(source: ModelFiles, path: Path) -> StagedModel:
     """Process a model, check it, and stage it.
 
     Args:

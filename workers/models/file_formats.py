@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from erasure_sweep.workers.errors import DataError, one_line
 
-Layout = Literal["transformer_lens", "hugging_face"]
+FileLayout = Literal["transformer_lens", "hugging_face"]
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 
-_PREFERRED: dict[Layout, tuple[str, ...]] = {
+_PREFERRED: dict[FileLayout, tuple[str, ...]] = {
     "transformer_lens": ("model.safetensors", "model_final.pth"),
     "hugging_face": ("model.safetensors", INDEX, "pytorch_model.bin"),
 }
@@ -40,12 +40,12 @@ def read_config(directory: Path) -> dict[str, Any]:
     return config
 
 
-def layout_of(config: Mapping[str, Any]) -> Layout:
+def layout_of(config: Mapping[str, Any]) -> FileLayout:
     """Hugging Face's configs name a ``model_type``; TransformerLens' do not."""
     return "hugging_face" if "model_type" in config else "transformer_lens"
 
 
-def weights_name(names: Collection[str], layout: Layout, where: str) -> str:
+def weights_name(names: Collection[str], layout: FileLayout, where: str) -> str:
     """The file that holds the final weights, or the index of the files that do.
 
     Args:

@@ -23,7 +23,7 @@ PROCESSING_VERSION = "2"
 """Raised by hand when the same files are to be turned into other weights, so that staged ones are made anew."""
 
 
-class Remembered(NamedTuple):
+class KnownModel(NamedTuple):
     """A model of the hub whose weights are staged."""
 
     spec: str
@@ -56,7 +56,7 @@ class Checkpoint(NamedTuple):
         return self.label if self.tokens is None else self.tokens
 
 
-class Training(NamedTuple):
+class TrainingCheckpoints(NamedTuple):
     """The checkpoints of a model, in the order of training, and where it ended."""
 
     checkpoints: tuple[Checkpoint, ...]
@@ -86,35 +86,35 @@ def is_staged(spec: str, staging: Path) -> bool:
     entry = find_entry(spec)
     if entry is not None and entry.kind == "bundled":
         return True
-    found = recall(spec, staging) or (recall(entry.name, staging) if entry else None)
+    found = recall_model(spec, staging) or (recall_model(entry.name, staging) if entry else None)
     if found is None or not staged_path(staging, found.fingerprint).is_file():
         return False
     return found.tokenizer is None or recall_tokenizer(found.tokenizer, staging) is not None
 
 
-def remember(found: Remembered, staging: Path) -> None:
+def remember_model(found: KnownModel, staging: Path) -> None:
     """Keep what a name was found to be."""
     _write(staging, f"model {found.spec}", found._asdict())
 
 
-def recall(spec: str, staging: Path) -> Remembered | None:
+def recall_model(spec: str, staging: Path) -> KnownModel | None:
     """What a name was found to be; ``None`` where that is not known."""
     values = _read(staging, f"model {spec}")
-    return Remembered(**values) if values else None
+    return KnownModel(**values) if values else None
 
 
-def remember_training(repo: str, training: Training, staging: Path) -> None:
+def remember_checkpoints(repo: str, training: TrainingCheckpoints, staging: Path) -> None:
     """Keep which checkpoints a repository holds."""
     rows = [list(checkpoint) for checkpoint in training.checkpoints]
     _write(staging, f"checkpoints {repo}", training._asdict() | {"checkpoints": rows})
 
 
-def recall_training(repo: str, staging: Path) -> Training | None:
+def recall_checkpoints(repo: str, staging: Path) -> TrainingCheckpoints | None:
     """Which checkpoints a repository holds; ``None`` where that is not known."""
     values = _read(staging, f"checkpoints {repo}")
     if values is None:
         return None
-    return Training(**values | {"checkpoints": tuple(Checkpoint(*row) for row in values["checkpoints"])})
+    return TrainingCheckpoints(**values | {"checkpoints": tuple(Checkpoint(*row) for row in values["checkpoints"])})
 
 
 def remember_tokenizer(source: str, path: Path, staging: Path) -> None:

@@ -19,8 +19,14 @@ from erasure_sweep.workers.models.catalog import find_entry, locate
 from erasure_sweep.workers.models.checkpoints import SEPARATOR, find_checkpoint, split_point
 from erasure_sweep.workers.models.conversion import convert, refuse_by_config
 from erasure_sweep.workers.models.forward import LeanModel, ModelConfig
-from erasure_sweep.workers.models.known_names import Remembered, recall, recall_training, remember, staged_path
-from erasure_sweep.workers.models.sources import Source, find_source
+from erasure_sweep.workers.models.known_names import (
+    KnownModel,
+    recall_checkpoints,
+    recall_model,
+    remember_model,
+    staged_path,
+)
+from erasure_sweep.workers.models.sources import ModelFiles, find_model_files
 from erasure_sweep.workers.models.staged_weights import StagedHeader, find_staged, locked, read_staged
 from erasure_sweep.workers.models.tokenizer import stage_tokenizer
 
@@ -62,12 +68,12 @@ def resolve_model(spec: str, staging: Path, refresh: bool = False) -> ResolvedMo
         UsageError: nothing has this name, or there is no such checkpoint.
         DataError: the model's files cannot be fetched or used, or the model cannot be measured.
     """
-    known = None if refresh else _find_remembered(spec, staging)
+    known = None if refresh else _find_known(spec, staging)
     header = find_staged(staged_path(staging, known.fingerprint)) if known else None
     if known is not None and header is not None:
         return _resolved(spec, known, header, staging)
     try:
-        source = find_source(spec, staging, refresh, refuse_by_config)
+        source = find_model_files(spec, staging, refresh, refuse_by_config)
         header = _stage_weights(source, staged_path(staging, source.fingerprint))
     except DataError as error:
         if known is None:
@@ -78,7 +84,7 @@ def resolve_model(spec: str, staging: Path, refresh: bool = False) -> ResolvedMo
     resolved = _resolved(spec, found, header, staging, refresh)
     if source.remote:
         for name in {spec, _canonical(spec, staging) or spec}:
-            remember(found._replace(spec=name), staging)
+            remember_model(found._replace(spec=name), staging)
     return resolved
 
 
@@ -98,18 +104,18 @@ def load_model(
     return staged.config, LeanModel(staged.config, staged.weights, device, dtype)
 
 
-def _find_remembered(spec: str, staging: Path) -> Remembered | None:
+def _find_known(spec: str, staging: Path) -> KnownModel | None:
     """What a name of the hub was found to be, under this spelling or another that means the same."""
     name = split_point(spec)[0]
     entry = find_entry(name)
     if entry is None and Path(name).expanduser().exists():
         return None
     # what the name was last found to be counts for the repository written out as well
-    found = recall(spec if entry is None else entry.name + spec.removeprefix(name), staging)
+    found = recall_model(spec if entry is None else entry.name + spec.removeprefix(name), staging)
     if found is not None or not (staging / "names").is_dir():
         return found
     canonical = _canonical(spec, staging)
-    return recall(canonical, staging) if canonical else None
+    return recall_model(canonical, staging) if canonical else None
 
 
 def _canonical(spec: str, staging: Path) -> str | None:
@@ -118,13 +124,13 @@ def _canonical(spec: str, staging: Path) -> str | None:
     location = locate(name)
     if location.kind == "directory" or point is None:
         return location.spec if location.kind == "hub" else None
-    training = recall_training(location.place, staging)
+    training = recall_checkpoints(location.place, staging)
     if training is not None:
         point = str(find_checkpoint(training, point, name).point)
     return f"{location.spec}{SEPARATOR}{point}"
 
 
-def _stage_weights(source: Source, path: Path) -> StagedHeader:
+def _stage_weights(source: ModelFiles, path: Path) -> StagedHeader:
     """The processed weights of a source, made unless they are there; other processes wait meanwhile."""
     header = find_staged(path)
     if header is not None:
@@ -139,8 +145,8 @@ def _stage_weights(source: Source, path: Path) -> StagedHeader:
     return header
 
 
-def _described(spec: str, source: Source) -> Remembered:
-    return Remembered(
+def _described(spec: str, source: ModelFiles) -> KnownModel:
+    return KnownModel(
         spec=spec,
         name=source.name,
         base=source.base,
@@ -153,7 +159,7 @@ def _described(spec: str, source: Source) -> Remembered:
 
 
 def _resolved(
-    spec: str, found: Remembered, header: StagedHeader, staging: Path, refresh: bool = False
+    spec: str, found: KnownModel, header: StagedHeader, staging: Path, refresh: bool = False
 ) -> ResolvedModel:
     tokenizer = found.tokenizer
     if tokenizer is not None:

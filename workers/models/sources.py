@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 from erasure_sweep.workers.errors import DataError, UsageError, one_line
 from erasure_sweep.workers.fingerprint import digest, fingerprint
 from erasure_sweep.workers.hub.files import hub_file, list_files
-from erasure_sweep.workers.models.catalog import Location, find_entry, is_repo, locate
+from erasure_sweep.workers.models.catalog import ModelLocation, find_entry, is_repo, locate
 from erasure_sweep.workers.models.checkpoints import (
     LOG,
     SEPARATOR,
@@ -29,7 +29,7 @@ from erasure_sweep.workers.models.checkpoints import (
 from erasure_sweep.workers.models.file_formats import (
     CONFIG,
     INDEX,
-    Layout,
+    FileLayout,
     layout_of,
     read_config,
     shard_names,
@@ -40,7 +40,7 @@ from erasure_sweep.workers.models.known_names import Checkpoint, processing
 _HASHED_BYTES = 1 << 20
 
 
-class Source(NamedTuple):
+class ModelFiles(NamedTuple):
     """A model's files."""
 
     name: str
@@ -62,11 +62,13 @@ class Source(NamedTuple):
     """Whether it came from the hub."""
 
 
-Accept = Callable[[str, Path, dict[str, Any]], None]
+CheckConfig = Callable[[str, Path, dict[str, Any]], None]
 """Sees name, directory and config of a model before its weights are fetched, and raises ``DataError`` to refuse it."""
 
 
-def find_source(spec: str, staging: Path | None = None, refresh: bool = False, accept: Accept | None = None) -> Source:
+def find_model_files(
+    spec: str, staging: Path | None = None, refresh: bool = False, accept: CheckConfig | None = None
+) -> ModelFiles:
     """The files that ``spec`` names.
 
     Args:
@@ -87,13 +89,13 @@ def find_source(spec: str, staging: Path | None = None, refresh: bool = False, a
     if location.kind == "directory":
         if point is not None and checkpoint is None:
             raise UsageError(f"{spec}: checkpoints in Hugging Face's layout are folders of their own: give that folder")
-        return directory_source(location, checkpoint)
+        return files_in_directory(location, checkpoint)
     if training is not None:
-        return hub_source(location, training.revision, checkpoint, accept=accept)
-    return hub_source(location, point, refresh=refresh, accept=accept)
+        return files_on_hub(location, training.revision, checkpoint, accept=accept)
+    return files_on_hub(location, point, refresh=refresh, accept=accept)
 
 
-def directory_source(location: Location, checkpoint: Checkpoint | None = None) -> Source:
+def files_in_directory(location: ModelLocation, checkpoint: Checkpoint | None = None) -> ModelFiles:
     """A model in a directory, TransformerLens' layout or Hugging Face's, or one of its checkpoints."""
     directory = Path(location.place)
     config = read_config(directory)
@@ -101,25 +103,25 @@ def directory_source(location: Location, checkpoint: Checkpoint | None = None) -
     weights = _local_weights(directory, layout) if checkpoint is None else (directory / checkpoint.file,)
     fingerprint = _fingerprint(_file_digest(path) for path in (directory / CONFIG, *weights))
     tokenizer = _local_tokenizer(directory) or _named_tokenizer(directory, config)
-    source = Source(location.name, layout, directory, config, weights, fingerprint, location.origin, tokenizer)
+    source = ModelFiles(location.name, layout, directory, config, weights, fingerprint, location.origin, tokenizer)
     return _at(source, checkpoint)
 
 
-def hub_source(
-    location: Location,
+def files_on_hub(
+    location: ModelLocation,
     revision: str | None = None,
     checkpoint: Checkpoint | None = None,
     *,
     refresh: bool = False,
-    accept: Accept | None = None,
-) -> Source:
+    accept: CheckConfig | None = None,
+) -> ModelFiles:
     """A model of the hub, fetched into the Hugging Face cache unless it is there.
 
     Args:
         location: its name and repository.
         revision: branch, tag or commit; ``None`` for the branch main. It is part of the name, but for a checkpoint's.
         checkpoint: the one that is meant.
-        refresh, accept: as ``find_source`` takes them.
+        refresh, accept: as ``find_model_files`` takes them.
     """
     repo = location.place
     folder = _config_on_hub(location, revision, refresh)
@@ -138,13 +140,13 @@ def hub_source(
         tokenizer = _named_tokenizer(folder, config)
     fingerprint = _fingerprint([repo, commit, *([checkpoint.file] if checkpoint else [])])
     origin = f"{repo}{SEPARATOR}{commit}"
-    source = Source(name, layout, folder, config, weights, fingerprint, origin, tokenizer, remote=True)
+    source = ModelFiles(name, layout, folder, config, weights, fingerprint, origin, tokenizer, remote=True)
     if named:
         return source._replace(base=location.name, training_steps=revision_steps(str(revision)))
     return _at(source, checkpoint)
 
 
-def _config_on_hub(location: Location, revision: str | None, refresh: bool) -> Path:
+def _config_on_hub(location: ModelLocation, revision: str | None, refresh: bool) -> Path:
     """The snapshot of a revision, with its config.json."""
     entry, repo = find_entry(location.place), location.place
     try:
@@ -155,7 +157,7 @@ def _config_on_hub(location: Location, revision: str | None, refresh: bool) -> P
         raise DataError(f"{error} (nor is there a directory {repo} here)") from error
 
 
-def _at(source: Source, checkpoint: Checkpoint | None) -> Source:
+def _at(source: ModelFiles, checkpoint: Checkpoint | None) -> ModelFiles:
     """The source with what is known of its training: of a checkpoint, or of the final weights."""
     if checkpoint is None:
         tokens, steps = final_counts(source.config, read_log(source.directory))
@@ -169,14 +171,14 @@ def _at(source: Source, checkpoint: Checkpoint | None) -> Source:
     )
 
 
-def _local_weights(directory: Path, layout: Layout) -> tuple[Path, ...]:
+def _local_weights(directory: Path, layout: FileLayout) -> tuple[Path, ...]:
     """The files that hold the weights: one, or the shards of a Hugging Face model behind their index."""
     names = [path.name for path in directory.iterdir() if path.is_file()]
     first = directory / weights_name(names, layout, str(directory))
     return (first,) if first.name != INDEX else (first, *(directory / name for name in shard_names(first)))
 
 
-def _hub_weights(repo: str, folder: Path, layout: Layout) -> tuple[Path, ...]:
+def _hub_weights(repo: str, folder: Path, layout: FileLayout) -> tuple[Path, ...]:
     """The weights of a snapshot, fetched unless they are there, and with them what the training wrote down."""
     cached = [path.name for path in folder.iterdir()]
     try:

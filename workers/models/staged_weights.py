@@ -19,7 +19,7 @@ from torch import Tensor
 from erasure_sweep.workers.errors import DataError, one_line
 from erasure_sweep.workers.fingerprint import digest
 from erasure_sweep.workers.models.forward import ModelConfig
-from erasure_sweep.workers.models.sources import Source
+from erasure_sweep.workers.models.sources import ModelFiles
 from erasure_sweep.workers.storage.whole_file import whole_file
 
 
@@ -119,7 +119,7 @@ def locked(path: Path, name: str) -> Iterator[None]:
         lock.release()
 
 
-def write_staged(staged: StagedModel, source: Source, path: Path) -> None:
+def write_staged(staged: StagedModel, source: ModelFiles, path: Path) -> None:
     """Write under a temporary name, sync, rename: a file of the final name is whole."""
     metadata = {"config": json.dumps(staged.config.to_json()), "hash": staged.hash, "origin": source.origin}
     try:

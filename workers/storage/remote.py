@@ -26,7 +26,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from erasure_sweep.workers.errors import UsageError
-from erasure_sweep.workers.storage.shard_storage import Entry, StorageError, file_errors, gone_error, without_password
+from erasure_sweep.workers.storage.shard_storage import (
+    StorageError,
+    StoredObject,
+    file_errors,
+    gone_error,
+    without_password,
+)
 
 PATIENCE_S = 20.0
 """How long requests are repeated that are not answered."""
@@ -142,7 +148,7 @@ class RemoteStorage:
         with suppress(FileNotFoundError):
             self._ask(lambda: self._files.rm_file(self._path(key)), absent_is_told=True)
 
-    def keys(self, prefix: str = "") -> Iterator[Entry]:
+    def keys(self, prefix: str = "") -> Iterator[StoredObject]:
         folder = self._path(prefix.rpartition("/")[0]).rstrip("/")
         self._files.invalidate_cache()
         try:
@@ -152,7 +158,7 @@ class RemoteStorage:
         for path, about in listed.items():
             key = path.removeprefix(self._root).lstrip("/")
             if key.startswith(prefix):
-                yield Entry(key, int(about.get("size") or 0), _modified(about))
+                yield StoredObject(key, int(about.get("size") or 0), _modified(about))
 
     @contextmanager
     def local(self, keys: Sequence[str]) -> Iterator[list[Path]]:

@@ -28,7 +28,7 @@ class StorageError(SweepError):
     """The storage cannot be reached, refuses, or lacks what should be there."""
 
 
-class Entry(NamedTuple):
+class StoredObject(NamedTuple):
     """One object of a storage."""
 
     key: str
@@ -67,7 +67,7 @@ class Storage(Protocol):
         """Remove objects, whether or not they are there."""
         ...
 
-    def keys(self, prefix: str = "") -> Iterator[Entry]:
+    def keys(self, prefix: str = "") -> Iterator[StoredObject]:
         """All objects whose keys begin so, however deep, in no order."""
         ...
 
@@ -115,7 +115,7 @@ class FolderStorage:
             with file_errors(path):
                 path.unlink(missing_ok=True)
 
-    def keys(self, prefix: str = "") -> Iterator[Entry]:
+    def keys(self, prefix: str = "") -> Iterator[StoredObject]:
         with file_errors(self._root):
             for folder, _, names in os.walk(self._root / prefix.rpartition("/")[0], onerror=_raise_unless_missing):
                 for path in (Path(folder, name) for name in names if not _is_half_written(name)):
@@ -205,10 +205,10 @@ def _is_half_written(name: str) -> bool:
     return name.startswith(".") and name.endswith(".tmp")
 
 
-def _entry(key: str, path: Path) -> Entry | None:
+def _entry(key: str, path: Path) -> StoredObject | None:
     """What a file is; ``None`` where it was removed meanwhile."""
     try:
         found = path.stat()
     except FileNotFoundError:
         return None
-    return Entry(key, found.st_size, found.st_mtime)
+    return StoredObject(key, found.st_size, found.st_mtime)

@@ -16,7 +16,7 @@ from erasure_sweep.workers.corpora.staged_tokens import fingerprint_tokens
 from erasure_sweep.workers.fingerprint import digest, fingerprint
 from erasure_sweep.workers.models import known_names
 from erasure_sweep.workers.models.forward import ModelConfig
-from erasure_sweep.workers.models.sources import find_source
+from erasure_sweep.workers.models.sources import find_model_files
 from erasure_sweep.workers.models.staged_weights import content_hash
 from erasure_sweep.workers.storage.states import encode_states
 from erasure_sweep.workers.train_bundled import is_held_out
@@ -40,7 +40,7 @@ def test_of_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder.mkdir()
     (folder / "config.json").write_text('{"n_layers": 1}')
     (folder / "model.safetensors").write_bytes(bytes(range(256)))
-    assert find_source(str(folder)).fingerprint == "76fb8e248b4e01ed83e12cfaa4ff88bb"
+    assert find_model_files(str(folder)).fingerprint == "76fb8e248b4e01ed83e12cfaa4ff88bb"
 
 
 def test_of_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from erasure_sweep.workers.models.sources import Source
+from erasure_sweep.workers.models.sources import ModelFiles
 from erasure_sweep.workers.models.staged_weights import StagedModel
 
 Config = Mapping[str, Any]
@@ -29,10 +29,10 @@ class Architecture:
     refuse: Callable[[str, Path, Config], None]
     """Given a model's name, directory and config: raises ``DataError`` where the forward cannot express it, before any weight
     is read."""
-    boot: Callable[[Source], Any]
+    boot: Callable[[ModelFiles], Any]
     """TransformerLens' bridge to the model, its weights as the files hold them, in float32 on the CPU. Raises ``DataError``
     where they are damaged or do not fit their config."""
-    convert: Callable[[Source, Path], StagedModel]
+    convert: Callable[[ModelFiles, Path], StagedModel]
     """Processes a model, checks its logits and stages it under a path."""
     is_fallback: bool = False
     """Whether it is asked only where no other recognizes a config."""

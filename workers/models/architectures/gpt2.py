@@ -39,7 +39,7 @@ from erasure_sweep.workers.models.refusals import (
     refuse_misfit,
     refuse_unsupported,
 )
-from erasure_sweep.workers.models.sources import Source
+from erasure_sweep.workers.models.sources import ModelFiles
 from erasure_sweep.workers.models.staged_weights import StagedModel, content_hash
 from erasure_sweep.workers.models.stored_tensors import StoredTensor, stored_tensors
 from erasure_sweep.workers.models.weights_file import WeightsFile
@@ -67,7 +67,7 @@ def _recognizes(config: Config) -> bool:
     return config.get("model_type") == "gpt2"
 
 
-def _convert(source: Source, path: Path) -> StagedModel:
+def _convert(source: ModelFiles, path: Path) -> StagedModel:
     """A GPT-2, from its files to the staged one, which then is mapped."""
     gpt2 = Gpt2(source)
     config = gpt2.config
@@ -95,7 +95,7 @@ def _write(gpt2: Gpt2, origin: str, path: Path) -> str:
     return metadata["hash"]
 
 
-def _expected_logits(source: Source, gpt2: Gpt2) -> tuple[Float[Tensor, "batch pos d_vocab"], str]:
+def _expected_logits(source: ModelFiles, gpt2: Gpt2) -> tuple[Float[Tensor, "batch pos d_vocab"], str]:
     """Logits of ``check_tokens`` that are not this project's, centred over the vocabulary, and whose they are."""
     config, tokens = gpt2.config, check_tokens(gpt2.config)
     n_bytes = 4 * sum(math.prod(shape) for shape in weight_shapes(config).values())
@@ -107,7 +107,7 @@ def _expected_logits(source: Source, gpt2: Gpt2) -> tuple[Float[Tensor, "batch p
 
 
 @contextmanager
-def _temporary(source: Source, path: Path) -> Iterator[Path]:
+def _temporary(source: ModelFiles, path: Path) -> Iterator[Path]:
     """A path beside the staged file's, whose name it takes in the end."""
     try:
         with whole_file(path) as temporary:
@@ -166,7 +166,7 @@ class Gpt2:
         DataError: the lean trace cannot express it, or its files are damaged or do not fit its config.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: ModelFiles) -> None:
         self.name = source.name
         self._model = _without_weights(source)
         shapes = {name: tuple(p.shape) for name, p in self._model.named_parameters(remove_duplicate=False)}
@@ -217,7 +217,7 @@ def _drop(module: nn.Module, _inputs: object, _output: object, empty: Mapping[st
         setattr(module, name, parameter)
 
 
-def _without_weights(source: Source) -> Any:
+def _without_weights(source: ModelFiles) -> Any:
     """transformers' model on the meta device, refused where the trace cannot express it."""
     from huggingface_hub.errors import StrictDataclassError
     from transformers import GPT2Config, GPT2LMHeadModel
@@ -256,7 +256,7 @@ def _model_config(config: Any, shapes: Mapping[str, tuple[int, ...]]) -> ModelCo
     )
 
 
-def _fitting(source: Source, shapes: Mapping[str, tuple[int, ...]], tied: bool) -> dict[str, StoredTensor]:
+def _fitting(source: ModelFiles, shapes: Mapping[str, tuple[int, ...]], tied: bool) -> dict[str, StoredTensor]:
     """The files' tensors by transformers' names; refused unless they are exactly those that transformers expects."""
     in_files = {
         name: tensor for name, tensor in stored_tensors(source.weights).items() if not name.endswith(HF_BUFFERS)

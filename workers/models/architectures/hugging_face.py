@@ -19,7 +19,7 @@ from erasure_sweep.workers.models.architectures.architecture import Architecture
 from erasure_sweep.workers.models.bridge import convert_bridge
 from erasure_sweep.workers.models.file_formats import layout_of
 from erasure_sweep.workers.models.refusals import LOAD_ERRORS, check_finite, refuse_misfit, refuse_unsupported
-from erasure_sweep.workers.models.sources import Source
+from erasure_sweep.workers.models.sources import ModelFiles
 
 HF_BUFFERS = (".attn.bias", ".attn.masked_bias")
 """Causal masks that old files of GPT-2 hold beside the weights."""
@@ -37,7 +37,7 @@ def refuse_by_bridge_config(name: str, directory: Path, _config: Config) -> None
         refuse_unsupported(name, values)
 
 
-def boot_hugging_face(source: Source) -> Any:
+def boot_hugging_face(source: ModelFiles) -> Any:
     """TransformerLens' bridge around transformers' model."""
     model = _load_hugging_face(source)
     check_finite(source.name, dict(model.named_parameters()))
@@ -54,7 +54,7 @@ def boot_hugging_face(source: Source) -> Any:
     return bridge.eval()
 
 
-def _load_hugging_face(source: Source) -> Any:
+def _load_hugging_face(source: ModelFiles) -> Any:
     """transformers' model in float32, refused where transformers would fill in or leave out weights."""
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoModelForCausalLM

@@ -19,7 +19,7 @@ from erasure_sweep.workers.models.architectures.architecture import Architecture
 from erasure_sweep.workers.models.bridge import convert_bridge
 from erasure_sweep.workers.models.file_formats import layout_of
 from erasure_sweep.workers.models.refusals import check_finite, refuse_misfit, refuse_unsupported
-from erasure_sweep.workers.models.sources import Source
+from erasure_sweep.workers.models.sources import ModelFiles
 from erasure_sweep.workers.models.stored_tensors import read_state_dict
 
 _OLDER_LAYOUTS = ("neel-solu-old", "mingpt")
@@ -38,7 +38,7 @@ def _refuse(name: str, _directory: Path, config: Config) -> None:
     refuse_unsupported(name, {**config, **_fields(name, config)})
 
 
-def _boot(source: Source) -> Any:
+def _boot(source: ModelFiles) -> Any:
     """TransformerLens' native bridge, loaded strictly."""
     values = _fields(source.name, source.config)
     refuse_unsupported(source.name, source.config | values)
@@ -80,7 +80,7 @@ def _fields(name: str, config: Config) -> dict[str, Any]:
     return values | {"attn_only": attn_only, "normalization_type": normalization}
 
 
-def _check_fit(source: Source, state: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+def _check_fit(source: ModelFiles, state: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
     """Refuse weights that are not those of the config: names first, then shapes."""
     shapes = _shapes(values)
     missing = [name for name in shapes if name not in state and name != "unembed.b_U"]

@@ -13,7 +13,7 @@ import pytest
 
 from erasure_sweep.workers.corpora import resolution as corpora
 from erasure_sweep.workers.corpora.resolution import CorpusRequest, load_tokens
-from erasure_sweep.workers.corpora.sampling import Draw
+from erasure_sweep.workers.corpora.sampling import DrawnPrompts
 from erasure_sweep.workers.errors import DataError, UsageError
 from tests.support.corpus_requests import corpus_of, refusal, resolve, tokens_of, write_texts, write_tokenizer
 
@@ -163,10 +163,10 @@ def test_one_draws_and_the_others_find_it(tmp_path: Path, monkeypatch: pytest.Mo
         identity: tuple[str, ...] = ("slow",)
         needs_tokenizer: bool = False
 
-        def draw(self, request: CorpusRequest, tokenizer: object) -> Draw:
+        def draw(self, request: CorpusRequest, tokenizer: object) -> DrawnPrompts:
             draws.append(request)
             time.sleep(0.2)
-            return Draw(np.zeros((request.prompts, request.seq_len), np.int64), "zeros")
+            return DrawnPrompts(np.zeros((request.prompts, request.seq_len), np.int64), "zeros")
 
     draws: list[CorpusRequest] = []
     monkeypatch.setattr(corpora, "find_corpus", lambda name: Slow())

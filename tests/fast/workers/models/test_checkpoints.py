@@ -21,7 +21,7 @@ from erasure_sweep.workers.models.checkpoints import (
     split_point,
 )
 from erasure_sweep.workers.models.resolution import load_model, resolve_model
-from erasure_sweep.workers.models.sources import find_source
+from erasure_sweep.workers.models.sources import find_model_files
 from tests.support.models.random_models import random_config, tl_state_dict, write_hf_gpt2_directory, write_tl_directory
 
 BUNDLED_TOKENS = (0, 65536, 131072, 262144, 524288, 1048576, 2097152, 4194304, 8388608)
@@ -51,7 +51,7 @@ def counts(path: Path) -> list[tuple[int, int | None, int | None]]:
 
 def refusal(spec: object) -> str:
     with pytest.raises(UsageError) as caught:
-        find_source(str(spec))
+        find_model_files(str(spec))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -133,7 +133,7 @@ class TestFinalWeights:
         ],
     )
     def test_where_the_training_ended(self, overrides, log, tokens, steps, tmp_path):
-        source = find_source(str(write_model(tmp_path / "m", overrides=overrides, log=log)))
+        source = find_model_files(str(write_model(tmp_path / "m", overrides=overrides, log=log)))
         assert (source.name, source.base, source.remote) == ("m", "m", False)
         assert (source.training_tokens, source.training_steps) == (tokens, steps)
 
@@ -152,7 +152,7 @@ class TestPoints:
         ],
     )  # fmt: skip
     def test_tokens_then_label_then_index(self, point, label, path):
-        source = find_source(f"{path}@{point}")
+        source = find_model_files(f"{path}@{point}")
         assert source.weights == (path / "checkpoints" / f"{label}.pth",)
         assert (source.name, source.base) == (f"m@{label * 16}", "m")
         assert (source.training_tokens, source.training_steps) == (label * 16, label)
@@ -160,7 +160,7 @@ class TestPoints:
 
     def test_a_label_names_what_has_no_tokens(self, tmp_path):
         path = write_model(tmp_path / "m", "5.pth", "70.pth")
-        assert find_source(f"{path}@-1").name == "m@70"
+        assert find_model_files(f"{path}@-1").name == "m@70"
 
     def test_unknown_point_says_what_there_is(self, path):
         message = refusal(f"{path}@17")
@@ -184,7 +184,7 @@ class TestPoints:
     def test_each_has_a_fingerprint_of_its_own(self, tmp_path):
         path = write_model(tmp_path / "m", "1.pth", "2.pth")
         (path / "checkpoints" / "2.pth").write_bytes(b"2")
-        prints = {find_source(spec).fingerprint for spec in (str(path), f"{path}@1", f"{path}@2")}
+        prints = {find_model_files(spec).fingerprint for spec in (str(path), f"{path}@1", f"{path}@2")}
         assert len(prints) == 3
 
 
@@ -196,7 +196,7 @@ class TestExpand:
     def test_all_of_a_bundled_model(self, tmp_path):
         specs = expand("toy-gelu-4l@all", str(tmp_path))
         assert specs == (*(f"toy-gelu-4l@{tokens}" for tokens in BUNDLED_TOKENS), "toy-gelu-4l")
-        sources = [find_source(spec) for spec in specs]
+        sources = [find_model_files(spec) for spec in specs]
         assert [source.training_tokens for source in sources] == [*BUNDLED_TOKENS, 16777216]
         assert [source.name for source in sources] == list(specs)
         assert {source.base for source in sources} == {"toy-gelu-4l"}

@@ -21,7 +21,7 @@ from erasure_sweep.workers.models.bridge import process_bridge, quiet
 from erasure_sweep.workers.models.forward import LeanModel, weight_shapes
 from erasure_sweep.workers.models.logits_check import check_tokens
 from erasure_sweep.workers.models.resolution import load_model, resolve_model
-from erasure_sweep.workers.models.sources import find_source
+from erasure_sweep.workers.models.sources import find_model_files
 from erasure_sweep.workers.models.staged_weights import content_hash
 from tests.support.models.bridges import boot_bridge
 from tests.support.models.random_models import (
@@ -74,7 +74,7 @@ class TestAgainstTransformerLens:
         config, model = load_model(resolve_model(str(directory), staging).weights)
         tokens = check_tokens(config)
         with quiet(), torch.no_grad():
-            bridge = boot_bridge(find_source(str(directory)))
+            bridge = boot_bridge(find_model_files(str(directory)))
             raw = bridge(tokens, return_type="logits")
             process_bridge(bridge)
             _, cache = bridge.run_with_cache(tokens)
@@ -299,9 +299,9 @@ class TestSpecs:
 
     def test_preferred_weights(self, tl_directory):
         torch.save({}, tl_directory / "model_final.pth")
-        assert find_source(str(tl_directory)).weights == (tl_directory / "model.safetensors",)
+        assert find_model_files(str(tl_directory)).weights == (tl_directory / "model.safetensors",)
         (tl_directory / "model.safetensors").rename(tl_directory / "other.safetensors")
-        assert find_source(str(tl_directory)).weights == (tl_directory / "model_final.pth",)
+        assert find_model_files(str(tl_directory)).weights == (tl_directory / "model_final.pth",)
 
     def test_sharded_hugging_face_weights(self, tmp_path, staging):
         whole, split = (write_hf_gpt2_directory(tmp_path / name) for name in ("whole", "split"))
@@ -332,12 +332,12 @@ class TestTokenizer:
         for file in files:
             (tmp_path / file).parent.mkdir(exist_ok=True)
             (tmp_path / file).write_text("{}")
-        assert find_source(str(directory)).tokenizer == (expected and str(tmp_path / expected))
+        assert find_model_files(str(directory)).tokenizer == (expected and str(tmp_path / expected))
 
     def test_hub_repository(self, tmp_path):
         name = "NeelNanda/gpt-neox-tokenizer-digits"
         directory = write_tl_directory(tmp_path / "m", n_layers=1, tokenizer_name=name)
-        assert find_source(str(directory)).tokenizer == name
+        assert find_model_files(str(directory)).tokenizer == name
 
 
 class TestRefusals:

@@ -21,7 +21,7 @@ from erasure_sweep.workers.models.conversion import convert
 from erasure_sweep.workers.models.folding import ordered_sum
 from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.models.logits_check import check_tokens
-from erasure_sweep.workers.models.sources import Source, find_source
+from erasure_sweep.workers.models.sources import ModelFiles, find_model_files
 from erasure_sweep.workers.models.staged_weights import StagedModel, read_staged
 from erasure_sweep.workers.models.weights_file import WeightsFile
 from tests.support.models.bridges import boot_bridge
@@ -37,8 +37,8 @@ AGREEMENT = 1e-6
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Source:
-    return find_source(str(write_hf_gpt2_directory(tmp_path / "m", 7, n_layers=2)))
+def source(tmp_path: Path) -> ModelFiles:
+    return find_model_files(str(write_hf_gpt2_directory(tmp_path / "m", 7, n_layers=2)))
 
 
 @pytest.fixture(params=["TransformerLens'", "transformers'"])
@@ -50,7 +50,7 @@ def checked_against(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 
 
 def stage(directory: Path) -> StagedModel:
-    return convert(find_source(str(directory)), directory / "staged" / "m.safetensors")
+    return convert(find_model_files(str(directory)), directory / "staged" / "m.safetensors")
 
 
 def refusal(directory: Path) -> str:
@@ -111,7 +111,7 @@ class TestWeights:
         directory = write_hf_gpt2_directory(tmp_path / "m", 11, **SHAPES[kind])
         found = stage(directory)
         with quiet():
-            config, expected = process_bridge(boot_bridge(find_source(str(directory))))
+            config, expected = process_bridge(boot_bridge(find_model_files(str(directory))))
         assert found.config == config
         assert found.weights.keys() == expected.keys()
         for name, values in expected.items():
@@ -212,11 +212,11 @@ class TestForms:
 
 
 class TestChecks:
-    def test_both_accept(self, source: Source, checked_against: str, tmp_path: Path) -> None:
+    def test_both_accept(self, source: ModelFiles, checked_against: str, tmp_path: Path) -> None:
         assert convert(source, tmp_path / "staged.safetensors").config.n_layers == 2
 
     def test_both_refuse_another_weight(
-        self, source: Source, checked_against: str, monkeypatch: pytest.MonkeyPatch
+        self, source: ModelFiles, checked_against: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def skewed(*args: object) -> Iterator[ProcessedWeight]:
             for part in processed_gpt2(*args):  # type: ignore[arg-type]
@@ -227,7 +227,7 @@ class TestChecks:
             source.directory
         )
 
-    def test_the_bound_is_of_processed_weights(self, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_bound_is_of_processed_weights(self, source: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:
         n_bytes = sum(values.nbytes for values in stage(source.directory).weights.values())
         monkeypatch.setattr(gpt2_files, "boot_hugging_face", None)  # TransformerLens is asked through it
         monkeypatch.setattr(gpt2_files, "BRIDGE_BYTES", n_bytes - 1)
@@ -236,7 +236,7 @@ class TestChecks:
         with pytest.raises(DataError, match="'NoneType' object is not callable"):
             stage(source.directory)
 
-    def test_logits_are_those_of_transformers(self, source: Source) -> None:
+    def test_logits_are_those_of_transformers(self, source: ModelFiles) -> None:
         from transformers import AutoModelForCausalLM
 
         gpt2 = Gpt2(source)
@@ -250,14 +250,14 @@ class TestChecks:
 
 
 class TestStaged:
-    def test_file_says_what_it_is(self, source: Source, tmp_path: Path) -> None:
+    def test_file_says_what_it_is(self, source: ModelFiles, tmp_path: Path) -> None:
         path = tmp_path / "models" / "m.safetensors"
         made = convert(source, path)
         found = read_staged(path)
         assert (found.config, found.hash) == (made.config, made.hash)
         assert [file.name for file in path.parent.iterdir()] == ["m.safetensors"]
 
-    def test_weights_are_used_where_they_lie(self, source: Source, tmp_path: Path) -> None:
+    def test_weights_are_used_where_they_lie(self, source: ModelFiles, tmp_path: Path) -> None:
         path = tmp_path / "m.safetensors"
         convert(source, path)
         weights = read_staged(path).weights
@@ -265,7 +265,7 @@ class TestStaged:
         assert {name for name, values in weights.items() if values.data_ptr() % 64} <= {"b_U"}
         assert model.weights["W_in"].data_ptr() == weights["W_in"].data_ptr()
 
-    def test_full_disk_leaves_nothing(self, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_full_disk_leaves_nothing(self, source: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(*_: object) -> None:
             raise OSError(28, "No space left on device")
 
@@ -286,13 +286,13 @@ class TestStaged:
 
 
 class TestRefusals:
-    def test_integers(self, source: Source) -> None:
+    def test_integers(self, source: ModelFiles) -> None:
         rewrite(source.directory, lambda s: s | {"wpe.weight": s["wpe.weight"].to(torch.int8)})
         assert (
             refusal(source.directory) == "model m: transformer.wpe.weight holds torch.int8, not floating-point numbers"
         )
 
-    def test_overflow(self, source: Source) -> None:
+    def test_overflow(self, source: ModelFiles) -> None:
         rewrite(source.directory, lambda s: s | {"h.0.ln_2.weight": s["h.0.ln_2.weight"] * 1e37})
         rewrite(source.directory, lambda s: s | {"h.0.mlp.c_fc.weight": s["h.0.mlp.c_fc.weight"] * 1e3})
         assert "W_in holds NaN or infinity at" in refusal(source.directory)

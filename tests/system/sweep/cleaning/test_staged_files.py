@@ -157,11 +157,11 @@ class TestStaged:
         assert before
 
     def test_what_names_were_found_to_be_goes_with_the_weights(self, cleaned, staging: Path, bench: Bench):
-        from erasure_sweep.workers.models.known_names import Remembered, remember
+        from erasure_sweep.workers.models.known_names import KnownModel, remember_model
 
         (good,), (other,) = self.of_model(staging, "good"), self.of_model(staging, "other")
         for spec, weights in (("gpt2", good), ("gpt2-small", good), ("gelu-1l", other)):
-            remember(Remembered(spec, spec, spec, weights.stem, "gpt2@" + "0" * 40, None), staging)
+            remember_model(KnownModel(spec, spec, spec, weights.stem, "gpt2@" + "0" * 40, None), staging)
         assert len(list((staging / "names").iterdir())) == 3
         cleaned(staging=staging, names=("gpt2-small",))
         assert not good.exists() and other.exists()
