@@ -23,7 +23,7 @@ class FakeCluster:
 
 
 class Stage:
-    """A crew, what it did, and a clock that stands until it is moved."""
+    """A pool, what it did, and a clock that stands until it is moved."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
