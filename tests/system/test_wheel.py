@@ -27,7 +27,7 @@ from erasure_sweep.workers.code_identity import FOLDERS, hash_code
 from tests.support.models.random_models import write_tl_directory
 from tests.support.paths import ROOT
 
-pytestmark = pytest.mark.xdist_group("ray")
+pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(1500)]
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 NOT_IN_IT = {"__pycache__", ".DS_Store"}
