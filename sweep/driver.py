@@ -151,7 +151,11 @@ class Sweep:
         self._advance_models()
         executor.scale(self._queue.waiting())
         if self._queue:
-            self._hand_out(executor)
+            holders = executor.holders()
+            for worker in executor.idle():
+                if task := self._queue.take(worker.model_hash, holders, worker.gpus):
+                    holders[task.model_hash] += 1
+                    executor.submit(worker, task)
         outcomes = executor.wait(POLL_S)
         for outcome in outcomes:
             self._take_in(outcome)
@@ -159,14 +163,6 @@ class Sweep:
         calls = [model.call for model in self._begun if model.call]
         if calls and not outcomes and not self._queue:
             futures.wait(calls, timeout=POLL_S, return_when=futures.FIRST_COMPLETED)
-
-    def _hand_out(self, executor: Executor) -> None:
-        idle = executor.idle()
-        holders = executor.holders()
-        for worker in idle:
-            if task := self._queue.take(worker.model_hash, holders, worker.gpus):
-                holders[task.model_hash] += 1
-                executor.submit(worker, task)
 
     def _take_in(self, outcome: ShardReport) -> None:
         task, model = outcome.task, self._models[outcome.task.model_hash]
@@ -179,20 +175,16 @@ class Sweep:
                 model.failed.pop(task.id, None)
                 log.info("shard %s of %s measured (%s)", task.id, name, task.stage)
                 self._reporter.advance(name)
-            self._note_batch(model, outcome.result.batch)
+            if outcome.result.batch < model.batch:
+                model.batch = outcome.result.batch
+                self._reporter.say(f"{name}: out of GPU memory, going on with {model.batch} prompts in a forward pass")
+                self._manifest.update(name, batch=model.batch)
             return
         log.warning("shard %s of %s %s (%s): %s", task.id, name, outcome.fate.value, task.stage, outcome.reason)
         if outcome.fate is ShardFate.LOST:
             self._queue.put_back(task)
         elif task.id in model.missing and self._queue.fail(task, waiting=outcome.fate is ShardFate.CRASHED):
             model.failed[task.id] = outcome.reason.splitlines()[-1]
-
-    def _note_batch(self, model: _Model, batch: int) -> None:
-        """Say once, and record, that memory did not suffice for the planned batch."""
-        if batch < model.batch:
-            name, model.batch = model.resolved.name, batch
-            self._reporter.say(f"{name}: out of GPU memory, going on with {batch} prompts in a forward pass")
-            self._manifest.update(name, batch=batch)
 
     def _note_progress(self, every_s: float = PROGRESS_EVERY_S) -> None:
         """Keep in the manifest how far the models are, for who looks at OUT meanwhile."""
@@ -225,10 +217,12 @@ class Sweep:
         """Begin a model's next step, with what the last one came to."""
         result = model.call.result() if model.call else None
         model.call = None
-        step = _next_of(model.steps, result)
-        if step is None:
+        try:
+            step = model.steps.send(result)
+        except StopIteration:
             self._end_finished(model)
-        elif isinstance(step, StagePlan):
+            return
+        if isinstance(step, StagePlan):
             self._begin(model, step)
         else:
             model.call = self._background.submit(step)
@@ -301,11 +295,3 @@ class Sweep:
         except SweepError:
             log.warning("the end could not be noted in the manifest", exc_info=True)
         return unfinished
-
-
-def _next_of(steps: Generator[Step, Any, None], result: Any) -> Step | None:
-    """The step that follows from a result; ``None`` behind the last one."""
-    try:
-        return steps.send(result)
-    except StopIteration:
-        return None
