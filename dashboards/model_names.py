@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from erasure_sweep.dashboards.model_tables import ModelTables
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 
 _SWEEP = " · "
 _POINT = re.compile(r"@\S*")

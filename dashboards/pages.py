@@ -21,9 +21,9 @@ from erasure_sweep.dashboards.html.render import render
 from erasure_sweep.dashboards.model.intro import model_intro
 from erasure_sweep.dashboards.model.view import MODEL, ModelView
 from erasure_sweep.dashboards.model_names import counted, display_names, in_order, name_of
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.wording import measured_line, model_line
 from erasure_sweep.workers.tables.facts.erasure import writers_by_rank
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 
 
 def write_model_page(

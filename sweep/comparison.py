@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from erasure_sweep.dashboards.html.links import Home
-from erasure_sweep.dashboards.model_tables import ModelTables, folder_of, read_manifest, read_model
 from erasure_sweep.dashboards.pages import write_comparison
 from erasure_sweep.sweep.run_folder import MODEL_PAGE
 from erasure_sweep.workers.corpora.resolution import OWN
@@ -22,6 +21,7 @@ from erasure_sweep.workers.errors import DataError, SweepError, UsageError
 from erasure_sweep.workers.manifest import ManifestHead
 from erasure_sweep.workers.tables import SCHEMA_VERSION
 from erasure_sweep.workers.tables.files import SchemaError
+from erasure_sweep.workers.tables.sweep_folder import ModelTables, folder_of, read_manifest, read_model
 
 _PROTOCOL = ("prompts", "seq_len", "positions", "corpus", "seed", "dtype", "tau", "ln")
 _MADE_WITH = ("device_type", "version", "git_commit", "schema_version")

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from erasure_sweep.dashboards.model_tables import ModelTables, folder_of, read_manifest, read_out
 from erasure_sweep.dashboards.pages import model_parts, write_comparison, write_figures, write_model_page
 from erasure_sweep.sweep.comparison import home_of
 from erasure_sweep.sweep.helper_tasks import PageRequest, PlaceSearch, ScanMerge, VerifyMerge
@@ -29,6 +28,7 @@ from erasure_sweep.workers.storage.states import decode_state
 from erasure_sweep.workers.storage.whole_file import write_error
 from erasure_sweep.workers.tables.columns import Columns
 from erasure_sweep.workers.tables.files import read_tables, write_tables
+from erasure_sweep.workers.tables.sweep_folder import ModelTables, folder_of, read_manifest, read_out
 
 
 def finish_scan(request: ScanMerge) -> tuple[Target, ...]:

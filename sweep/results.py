@@ -26,11 +26,11 @@ def run(config: SweepConfig | str = "demo", *, fresh: bool = False, **flags: Any
     """
     import pandas as pd
 
-    from erasure_sweep.dashboards.model_tables import read_out
     from erasure_sweep.sweep.driver import Sweep
     from erasure_sweep.sweep.progress import SilentReporter
     from erasure_sweep.sweep.run import Run
     from erasure_sweep.workers.errors import SweepError, UsageError
+    from erasure_sweep.workers.tables.sweep_folder import read_out
 
     if isinstance(config, SweepConfig) and flags:
         raise UsageError("flags go on top of a preset or file; change a SweepConfig with model_copy(update=…)")

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
+from erasure_sweep.dashboards.grids import reading_of
 from erasure_sweep.dashboards.html.parts import Card, Control
 from erasure_sweep.dashboards.model.map_choices import OUTPUTS
 from erasure_sweep.dashboards.model_names import display_names, is_checkpoint
-from erasure_sweep.dashboards.model_tables import ModelTables, reading_of
 from erasure_sweep.dashboards.plots.writer_maps import (
     BETA_TITLE,
     READING_HOVER,
@@ -24,6 +24,7 @@ from erasure_sweep.dashboards.plots.writer_maps import (
 )
 from erasure_sweep.dashboards.wording import first_of
 from erasure_sweep.workers.tables.facts.erasure import top_writers
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 
 _MAP_SIZE = MapSize(max_writers=60, top_rows=10)
 _COLUMNS: tuple[tuple[MapColumns, str], ...] = (("layers", "whole layers"), ("heads", "heads"))

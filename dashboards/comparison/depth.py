@@ -13,10 +13,10 @@ import plotly.graph_objects as go
 
 from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
+from erasure_sweep.dashboards.grids import grid_of
 from erasure_sweep.dashboards.html.parts import Card
 from erasure_sweep.dashboards.model.writers_table import most_erased
 from erasure_sweep.dashboards.model_names import display_names
-from erasure_sweep.dashboards.model_tables import ModelTables, grid_of
 from erasure_sweep.dashboards.plots.theme import (
     BLUE,
     GREEN,
@@ -29,6 +29,7 @@ from erasure_sweep.dashboards.plots.theme import (
 )
 from erasure_sweep.dashboards.wording import first_of
 from erasure_sweep.workers.tables.facts.erasure import top_writers, writers_by_rank
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from erasure_sweep.workers.tables.values import Floats
 
 _MOST_PANELS = 24

@@ -20,7 +20,6 @@ from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
 from erasure_sweep.dashboards.html.parts import Card, Control
 from erasure_sweep.dashboards.model.map_choices import OUTPUTS
 from erasure_sweep.dashboards.model_names import count_of, display_names, family_of, is_one_training
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.plots.theme import (
     DASHES,
     GREY,
@@ -36,6 +35,7 @@ from erasure_sweep.dashboards.plots.theme import (
 from erasure_sweep.dashboards.wording import first_of, listed, number
 from erasure_sweep.workers.labels import kind_of, place_of
 from erasure_sweep.workers.tables.facts.erasure import NOTICEABLE
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from erasure_sweep.workers.tables.values import Floats, numeric, table_of
 
 Side = Literal["writers", "erasers"]

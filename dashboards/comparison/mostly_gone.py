@@ -12,10 +12,10 @@ from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
 from erasure_sweep.dashboards.html.parts import Card
 from erasure_sweep.dashboards.model_names import count_of, display_names, family_of, is_checkpoint
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.plots.theme import PALE, figure, look_of, shade, text
 from erasure_sweep.dashboards.wording import amount, first_of
 from erasure_sweep.workers.tables.facts.erasure import writers_by_rank
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from erasure_sweep.workers.tables.values import numeric
 
 KEPT_SHARE = 0.5

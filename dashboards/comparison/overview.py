@@ -12,10 +12,10 @@ from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
 from erasure_sweep.dashboards.html.links import Home, link
 from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable, Sorted
 from erasure_sweep.dashboards.model_names import count_of, display_names, is_checkpoint, is_one_training
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.plots.writer_strips import ERASED, OPPOSED, StripColumn, strip_points, strongest_points
 from erasure_sweep.dashboards.wording import OWN, corpora_read, number, of_config, protocol_warnings
 from erasure_sweep.workers.tables.facts.erasure import is_ranked, writers_by_rank
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 
 _NAMED_WRITERS = 3
 _ALIKE = ("n_prompts", "prompts", "seq_len", "seed")

@@ -13,8 +13,8 @@ from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
 from erasure_sweep.dashboards.html.links import Home, link
 from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable
 from erasure_sweep.dashboards.model_names import display_names
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.wording import OWN, amount, listed, of_config
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 
 _DIGITS = 10
 _KEPT = ("corpus_name", "n_prompts", "positions", "version")

@@ -11,10 +11,10 @@ from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView, not_measured
 from erasure_sweep.dashboards.html.parts import Card
 from erasure_sweep.dashboards.model_names import display_names
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.plots.theme import BLUE, GREY, figure, model_ticks, shade, text
 from erasure_sweep.dashboards.wording import amount
 from erasure_sweep.workers.tables.facts.erasure import significant_pairs
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 
 
 class SignificantPairs(NamedTuple):

@@ -16,10 +16,10 @@ from erasure_sweep.dashboards.comparison.training import LIMIT, Erased, erased_o
 from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
 from erasure_sweep.dashboards.html.parts import Card, Control
 from erasure_sweep.dashboards.model_names import count_of, display_names, family_of, is_checkpoint, series_of
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.plots.size_axis import axis_for
 from erasure_sweep.dashboards.plots.theme import DASHES, GREY, PALE, figure, look_of, robust_range, shade, text
 from erasure_sweep.dashboards.wording import amount, first_of, number
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 
 _KEPT = (0.0, 0.2)
 

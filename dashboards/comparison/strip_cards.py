@@ -10,10 +10,10 @@ from erasure_sweep.dashboards.comparison.view import ComparisonView
 from erasure_sweep.dashboards.html.parts import Card
 from erasure_sweep.dashboards.model.map_choices import OUTPUTS
 from erasure_sweep.dashboards.model_names import display_names
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.plots.writer_strips import StripColumn, most_points, plot_strips, strip_points
 from erasure_sweep.dashboards.wording import first_of
 from erasure_sweep.workers.tables.facts.erasure import writers_by_rank
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 
 _FEW_STRIPS_PX = 1000
 _LEAST_STRIP_PX = 24

@@ -10,16 +10,17 @@ from markupsafe import escape
 
 from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
+from erasure_sweep.dashboards.grids import Grid, grid_of
 from erasure_sweep.dashboards.html.links import Home, link
 from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable, Sorted
 from erasure_sweep.dashboards.html.sparkline import sparkline
 from erasure_sweep.dashboards.model.presence import presence
 from erasure_sweep.dashboards.model.trust import badge
 from erasure_sweep.dashboards.model_names import display_names
-from erasure_sweep.dashboards.model_tables import Grid, ModelTables, grid_of
 from erasure_sweep.dashboards.wording import first_of, number, with_interval
 from erasure_sweep.workers.tables.facts.erasure import erasers_of, is_ranked, top_writers, writers_by_rank
 from erasure_sweep.workers.tables.facts.trust import survival_of, trust_of
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from erasure_sweep.workers.tables.values import Floats, numeric
 
 PER_MODEL = 5

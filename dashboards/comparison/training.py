@@ -16,12 +16,12 @@ from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
 from erasure_sweep.dashboards.html.parts import Card, Control
 from erasure_sweep.dashboards.model_names import count_of, display_names, is_checkpoint, series_of
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.plots.size_axis import Axis, axis_for
 from erasure_sweep.dashboards.plots.theme import BLUE, CYCLE, DASHES, GREEN, SYMBOLS, figure, robust_range, single, text
 from erasure_sweep.dashboards.wording import amount, first_of, number
 from erasure_sweep.workers.labels import is_head
 from erasure_sweep.workers.tables.facts.erasure import NOTICEABLE, erased_shares, significant_pairs
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from erasure_sweep.workers.tables.values import Floats
 
 LIMIT = 4.0

@@ -12,9 +12,9 @@ from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView,
 from erasure_sweep.dashboards.html.parts import Card, Control
 from erasure_sweep.dashboards.model.trust import RANGES, UNKNOWN, word_counts
 from erasure_sweep.dashboards.model_names import display_names
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.plots.theme import BLUE, GREY, ORANGE, SKY, VERMILLION, figure, model_ticks, shade, text
 from erasure_sweep.workers.tables.facts.trust import CANCELLED, PARTLY, REVERSED, TRUSTED, WORDS
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 
 _LEAST_NUMBERED = 0.025
 """How high a segment must be for its number, as a share of the highest bar."""

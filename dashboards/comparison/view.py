@@ -9,8 +9,8 @@ from typing import Any
 from erasure_sweep.dashboards.cards import Page
 from erasure_sweep.dashboards.html.links import Home
 from erasure_sweep.dashboards.model_names import display_names, is_checkpoint, representatives
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.wording import first_of, listed
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 
 
 @dataclass(frozen=True)

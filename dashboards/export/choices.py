@@ -15,9 +15,9 @@ import plotly.graph_objects as go
 
 from erasure_sweep.dashboards.export.images import Format, Image, write_images
 from erasure_sweep.dashboards.html.parts import ARROW, Card, Control, Part, writers_of
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.pages import comparison_page_parts, model_parts
 from erasure_sweep.workers.errors import UsageError, nearest
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 
 COMPARE = "compare:"
 """How the keys of figures of the comparison begin."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from erasure_sweep.dashboards.cards import card
+from erasure_sweep.dashboards.grids import Grid, dla_of
 from erasure_sweep.dashboards.html.parts import Card, Control
 from erasure_sweep.dashboards.model.map_choices import NOT_MEASURED, if_many_writers, map_choices, map_controls
 from erasure_sweep.dashboards.model.view import MODEL, WRITER_BY_WRITER, ModelView
-from erasure_sweep.dashboards.model_tables import Grid, dla_of
 from erasure_sweep.dashboards.plots.writer_maps import MapColumns, MapStyle, WriterMap, plot_map, writer_map, x_title
 
 DLA_HOVER = " (%{customdata[1]:.3f} to %{customdata[2]:.3f})<br>slope %{customdata[0]:.3f}"

@@ -14,10 +14,10 @@ import numpy as np
 import plotly.graph_objects as go
 
 from erasure_sweep.dashboards.cards import card
+from erasure_sweep.dashboards.grids import Grid
 from erasure_sweep.dashboards.html.parts import Card, Control
 from erasure_sweep.dashboards.model.view import ALL_WRITERS, MODEL, ModelView
 from erasure_sweep.dashboards.model.writers_table import most_erased
-from erasure_sweep.dashboards.model_tables import Grid
 from erasure_sweep.dashboards.plots.layer_rows import MAX_WRITERS, TOP_ROWS, column_medians, layer_groups
 from erasure_sweep.dashboards.plots.theme import figure, single, text
 from erasure_sweep.workers.labels import is_head, kind_of, place_of

@@ -11,10 +11,10 @@ from markupsafe import Markup
 from erasure_sweep.dashboards.html.render import render
 from erasure_sweep.dashboards.model.trust import trust_line
 from erasure_sweep.dashboards.model.verify.verdicts import verdict_list
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.wording import first_of, measured_line, model_line, number
 from erasure_sweep.workers.tables.facts.erasure import erasers_of, is_ranked
 from erasure_sweep.workers.tables.facts.verified import was_verified
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from erasure_sweep.workers.tables.values import Tables, numeric
 
 

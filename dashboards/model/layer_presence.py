@@ -8,10 +8,10 @@ import numpy as np
 import plotly.graph_objects as go
 
 from erasure_sweep.dashboards.cards import card
+from erasure_sweep.dashboards.grids import Grid
 from erasure_sweep.dashboards.html.parts import Card, Control
 from erasure_sweep.dashboards.model.presence import StatePresence, presence, presence_line
 from erasure_sweep.dashboards.model.view import MODEL, WRITER_BY_WRITER, ModelView
-from erasure_sweep.dashboards.model_tables import Grid
 from erasure_sweep.dashboards.plots.bands import STATE_TITLE
 from erasure_sweep.dashboards.plots.theme import CYCLE, DASHES, RATIO_TITLE, SYMBOLS, figure, robust_range
 from erasure_sweep.workers.labels import place_of

@@ -14,9 +14,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from erasure_sweep.dashboards.cards import card
+from erasure_sweep.dashboards.grids import Grid
 from erasure_sweep.dashboards.html.parts import Card, Control
 from erasure_sweep.dashboards.model.view import GLANCE, MODEL, ModelView
-from erasure_sweep.dashboards.model_tables import Grid
 from erasure_sweep.dashboards.plots.theme import BLUE, GREY, VERMILLION, figure, single, text
 from erasure_sweep.dashboards.wording import number
 from erasure_sweep.workers.labels import StreamPlace, kind_of, place_of

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from erasure_sweep.dashboards.grids import Grid
 from erasure_sweep.dashboards.html.parts import Control
-from erasure_sweep.dashboards.model_tables import Grid
 from erasure_sweep.dashboards.plots.layer_rows import MAX_WRITERS, TOP_ROWS
 from erasure_sweep.dashboards.plots.writer_maps import MapColumns
 

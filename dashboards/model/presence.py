@@ -12,10 +12,10 @@ import numpy as np
 import plotly.graph_objects as go
 
 from erasure_sweep.dashboards.cards import card
+from erasure_sweep.dashboards.grids import Grid
 from erasure_sweep.dashboards.html.parts import Card, Control
 from erasure_sweep.dashboards.model.view import GLANCE, MODEL, ModelView
 from erasure_sweep.dashboards.model.writers_table import most_erased
-from erasure_sweep.dashboards.model_tables import Grid
 from erasure_sweep.dashboards.plots.bands import STATE_TITLE, band
 from erasure_sweep.dashboards.plots.theme import (
     CYCLE,

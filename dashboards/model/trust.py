@@ -17,9 +17,9 @@ from markupsafe import Markup
 from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable, NumberColumn
 from erasure_sweep.dashboards.model.view import GLANCE, MODEL, VERIFIED, ModelView
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.wording import amount, interval, listed
 from erasure_sweep.workers.tables.facts.trust import CANCELLED, PARTLY, REVERSED, TRUSTED, is_settled, trust_counts
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from erasure_sweep.workers.tables.values import numeric, strings, table_of
 
 UNKNOWN = "not measured"

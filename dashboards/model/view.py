@@ -7,10 +7,11 @@ from functools import cached_property
 import pandas as pd
 
 from erasure_sweep.dashboards.cards import Page
-from erasure_sweep.dashboards.model_tables import Grid, ModelTables, grid_of, reading_of
+from erasure_sweep.dashboards.grids import Grid, grid_of, reading_of
 from erasure_sweep.dashboards.plots.layer_rows import TOP_ROWS
 from erasure_sweep.workers.tables.facts.erasure import top_writers, writers_by_rank
 from erasure_sweep.workers.tables.facts.verified import VerifiedGroup, verified_groups, was_verified
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from erasure_sweep.workers.tables.values import strings, table_of
 
 MAX_OFFERED = 60

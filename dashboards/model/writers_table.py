@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from erasure_sweep.dashboards.cards import card
+from erasure_sweep.dashboards.grids import Grid
 from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable, NumberColumn
 from erasure_sweep.dashboards.model.view import ALL_WRITERS, MODEL, ModelView
-from erasure_sweep.dashboards.model_tables import Grid
 from erasure_sweep.dashboards.wording import first_of
 from erasure_sweep.workers.tables.facts.erasure import is_ranked, strongest_first
 from erasure_sweep.workers.tables.values import numeric

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from erasure_sweep.dashboards.model_tables import Grid
+from erasure_sweep.dashboards.grids import Grid
 from erasure_sweep.workers.labels import place_of
 from erasure_sweep.workers.tables.values import Floats
 

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 
-from erasure_sweep.dashboards.model_tables import Grid
+from erasure_sweep.dashboards.grids import Grid
 from erasure_sweep.dashboards.plots.layer_axis import layer_dividers, layer_spans
 from erasure_sweep.dashboards.plots.layer_rows import MAX_WRITERS, TOP_ROWS, column_medians, layer_groups
 from erasure_sweep.dashboards.plots.theme import figure, single, text

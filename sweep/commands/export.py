@@ -75,8 +75,8 @@ def export(
 def _finished_models(compared: Compared, *, single: bool) -> FinishedModels:
     """The models, and where their figures go; a single sweep's models have their folders already."""
     from erasure_sweep.dashboards.export.choices import FinishedModels
-    from erasure_sweep.dashboards.model_tables import folder_of
     from erasure_sweep.sweep.run_folder import FIGURES, folder_names
+    from erasure_sweep.workers.tables.sweep_folder import folder_of
 
     names = [model.about["name"] for model in compared.models]
     own = {model.about["name"]: folder_of(model.about) for model in compared.models}

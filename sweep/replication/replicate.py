@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from erasure_sweep.dashboards.model_tables import read_out
 from erasure_sweep.sweep.config import SweepConfig, load_config
 from erasure_sweep.sweep.replication.matching import Results, as_table, compare
 from erasure_sweep.sweep.replication.published_numbers import Published, published
@@ -24,6 +23,7 @@ from erasure_sweep.workers.labels import layer_of
 from erasure_sweep.workers.models.catalog import find_entry
 from erasure_sweep.workers.models.checkpoints import names_several, split_point
 from erasure_sweep.workers.models.sources import find_model_files
+from erasure_sweep.workers.tables.sweep_folder import read_out
 
 NAME = "replicate"
 TABLE, REPORT = "replication.csv", "replication.md"

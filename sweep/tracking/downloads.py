@@ -50,7 +50,7 @@ def download_experiment(uri: str, experiment: str, to: Path) -> list[Path]:
         to: an empty folder.
 
     Returns:
-        A folder for each sweep of the experiment, oldest first, as ``dashboards.model_tables.read_out`` takes them.
+        A folder for each sweep of the experiment, oldest first, as ``workers.tables.sweep_folder.read_out`` takes them.
 
     Raises:
         UsageError: there is no such store or experiment, or it holds no sweep.

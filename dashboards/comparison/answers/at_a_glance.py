@@ -37,9 +37,9 @@ from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
 from erasure_sweep.dashboards.html.links import Home, link
 from erasure_sweep.dashboards.html.parts import Prose
 from erasure_sweep.dashboards.model_names import display_names, final_models, is_one_training
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.wording import amount, between, listed, number, rough, with_interval
 from erasure_sweep.workers.labels import is_head
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 
 _MOST_LINES = 4
 _MOST_NAMED = 7

@@ -12,10 +12,10 @@ import numpy as np
 
 from erasure_sweep.dashboards.comparison.training import Trained, erased_of
 from erasure_sweep.dashboards.model_names import display_names
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.workers.labels import is_head
 from erasure_sweep.workers.tables.facts.erasure import NOTICEABLE, erased_writers, erasers_of
 from erasure_sweep.workers.tables.facts.trust import CANCELLED, PARTLY, REVERSED, is_settled, survival_of, trust_of
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from erasure_sweep.workers.tables.values import numeric
 
 HALF = 0.5

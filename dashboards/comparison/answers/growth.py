@@ -13,9 +13,9 @@ import numpy as np
 from erasure_sweep.dashboards.comparison.mostly_gone import mostly_gone
 from erasure_sweep.dashboards.comparison.training import erased_of
 from erasure_sweep.dashboards.model_names import count_of, display_names, family_of, is_checkpoint
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.wording import amount, number
 from erasure_sweep.workers.tables.facts.erasure import NOTICEABLE
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 
 GrownSize = Literal["layers", "width", "parameters"]
 Trend = Literal["grows", "shrinks", "neither"]

@@ -20,9 +20,9 @@ from erasure_sweep.dashboards.model.verified import first_head
 from erasure_sweep.dashboards.model.verify.choices import drawn, writer_control
 from erasure_sweep.dashboards.model.verify.prompt_words import INPUTS, SOURCES, by_construction, tail_words, token_words
 from erasure_sweep.dashboards.model.view import MODEL, VERIFIED, ModelView, is_verified
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.plots.theme import BLUE, GREY, ORANGE, figure, shade, single, text
 from erasure_sweep.dashboards.wording import number, percent
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from erasure_sweep.workers.tables.values import Floats, numeric, rows_where, strings, table_of
 
 MOST_PLACES = 24

@@ -16,10 +16,10 @@ from erasure_sweep.dashboards.html.parts import Card, Control
 from erasure_sweep.dashboards.model.verified import group_name, pair_name
 from erasure_sweep.dashboards.model.verify.choices import drawn, target_control
 from erasure_sweep.dashboards.model.view import MODEL, VERIFIED, ModelView, is_verified
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.plots.theme import BLUE, GREY, VERMILLION, figure, shade, single, text
 from erasure_sweep.dashboards.wording import amount, interval, number, with_interval
 from erasure_sweep.workers.tables.facts.verified import VerifiedGroup, rows_of
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from erasure_sweep.workers.tables.values import Floats, numeric, strings, table_of
 
 MOST_POINTS = 1000

@@ -19,7 +19,6 @@ from erasure_sweep.dashboards.html.parts import Card
 from erasure_sweep.dashboards.model.verified import group_name, medians_line, pair_name, verdict_line
 from erasure_sweep.dashboards.model.verify.choices import target_control
 from erasure_sweep.dashboards.model.view import MODEL, VERIFIED, ModelView, is_verified
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.plots.medians import (
     CLEAN,
     PATCHED,
@@ -35,6 +34,7 @@ from erasure_sweep.dashboards.plots.medians import (
 from erasure_sweep.dashboards.plots.theme import GREY, PURPLE, figure, robust_range, shade, text
 from erasure_sweep.dashboards.wording import eraser_name, number
 from erasure_sweep.workers.tables.facts.verified import VerifiedGroup, head_rows, rows_of, sum_row, verdict_of
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from erasure_sweep.workers.tables.values import numeric, strings, table_of
 
 MOST_HEADS = 40

@@ -10,11 +10,11 @@ from erasure_sweep.dashboards.model.verified import pair_name
 from erasure_sweep.dashboards.model.verify.choices import target_control
 from erasure_sweep.dashboards.model.verify.component_runs import ComponentRuns, component_runs, strongest_components
 from erasure_sweep.dashboards.model.view import MODEL, VERIFIED, ModelView, is_verified
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.plots.medians import CLEAN, PATCHED, plot_runs
 from erasure_sweep.dashboards.plots.theme import text
 from erasure_sweep.workers.tables.facts.erasure import NOTICEABLE
 from erasure_sweep.workers.tables.facts.verified import VerifiedGroup, rows_of
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from erasure_sweep.workers.tables.values import table_of
 
 

@@ -15,13 +15,13 @@ from erasure_sweep.dashboards.html.parts import Card, Control
 from erasure_sweep.dashboards.model.verified import pair_name
 from erasure_sweep.dashboards.model.verify.choices import drawn, target_control
 from erasure_sweep.dashboards.model.view import MODEL, VERIFIED, ModelView, is_verified
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.plots.bands import STATE_TITLE, band
 from erasure_sweep.dashboards.plots.medians import CLEAN, PATCHED, RATIO_LIMIT, RunStyle
 from erasure_sweep.dashboards.plots.theme import RATIO_TITLE, figure, robust_range, shade, single
 from erasure_sweep.dashboards.wording import number
 from erasure_sweep.workers.labels import state_order, state_place
 from erasure_sweep.workers.tables.facts.verified import VerifiedGroup, rows_of
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from erasure_sweep.workers.tables.values import Floats, numeric, table_of
 
 BANDS = (("q25", "q75"), ("q12_5", "q87_5"))

@@ -12,12 +12,12 @@ from erasure_sweep.dashboards.html.parts import Card
 from erasure_sweep.dashboards.model.verified import pair_name
 from erasure_sweep.dashboards.model.verify.choices import target_control
 from erasure_sweep.dashboards.model.view import MODEL, VERIFIED, ModelView, is_verified
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.plots.bands import band
 from erasure_sweep.dashboards.plots.medians import CLEAN, PATCHED, RATIO_LIMIT, Quartiles, quartiles
 from erasure_sweep.dashboards.plots.theme import GREY, figure, robust_range, shade, single, text
 from erasure_sweep.dashboards.wording import number
 from erasure_sweep.workers.tables.facts.verified import VerifiedGroup, rows_of
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from erasure_sweep.workers.tables.values import Floats, numeric, table_of
 
 

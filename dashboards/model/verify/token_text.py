@@ -19,8 +19,8 @@ from erasure_sweep.dashboards.html.render import render
 from erasure_sweep.dashboards.model.verified import first_head
 from erasure_sweep.dashboards.model.verify.prompt_words import SOURCES, by_construction, code, token_words
 from erasure_sweep.dashboards.model.view import MODEL, VERIFIED, ModelView, is_verified
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.wording import listed, number, percent
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from erasure_sweep.workers.tables.values import Floats, numeric, rows_where, strings, table_of
 
 READINGS = {"dla": "as DLA says", "net_dla": "net of what later heads take back"}

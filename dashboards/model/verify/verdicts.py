@@ -11,8 +11,8 @@ from erasure_sweep.dashboards.html.parts import Card
 from erasure_sweep.dashboards.html.render import render
 from erasure_sweep.dashboards.model.verified import verdict_line
 from erasure_sweep.dashboards.model.view import MODEL, VERIFIED, ModelView
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.workers.tables.facts.verified import Verdict, verdicts
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 
 MOST_VERDICTS = 10
 NOT_VERIFIED = "This run did not verify any writer: run the sweep with the stage verify, or all."

@@ -6,8 +6,8 @@ import pytest
 
 from erasure_sweep.dashboards.comparison.overview import overview, texts_line
 from erasure_sweep.dashboards.model_names import counted, display_names, family_of, in_order, is_checkpoint, series_of
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.wording import between, measured_line, model_line, protocol_warnings
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.tables import fake_checkpoints, fake_manifest, fake_model, point
 from tests.support.fakes.views import comparison_view
 

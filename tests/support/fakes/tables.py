@@ -22,8 +22,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from erasure_sweep.dashboards.model_tables import Grid, ModelTables, grid_of
+from erasure_sweep.dashboards.grids import Grid, grid_of
 from erasure_sweep.workers.labels import Layout
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.terms import QUANTILES, STATS, Invented, Removals, correlations, fake_terms, projection_rows
 from tests.support.fakes.verify import add_verify
 

@@ -9,7 +9,7 @@ from erasure_sweep.dashboards.comparison.view import ComparisonView
 from erasure_sweep.dashboards.html.links import Home
 from erasure_sweep.dashboards.html.parts import Part
 from erasure_sweep.dashboards.model.view import MODEL, VERIFIED, ModelView
-from erasure_sweep.dashboards.model_tables import ModelTables
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 
 
 def comparison_view(

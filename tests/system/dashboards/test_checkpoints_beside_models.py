@@ -9,7 +9,7 @@ import pytest
 
 from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
 from erasure_sweep.dashboards.model_names import display_names, final_models, representatives
-from erasure_sweep.dashboards.model_tables import ModelTables
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.tables import fake_checkpoints, fake_model
 from tests.support.fakes.written_pages import NASTY, broken, comparison, embedded, model_page, sections, without_plotly
 

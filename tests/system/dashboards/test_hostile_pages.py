@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.pages import write_comparison, write_model_page
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.tables import fake_checkpoints, fake_manifest, fake_model
 
 pytestmark = pytest.mark.chromium

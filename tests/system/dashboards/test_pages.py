@@ -14,7 +14,6 @@ import pytest
 from markupsafe import escape
 
 from erasure_sweep.dashboards.html.links import Home
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.pages import (
     comparison_page_parts,
     model_parts,
@@ -22,6 +21,7 @@ from erasure_sweep.dashboards.pages import (
     write_figures,
     write_model_page,
 )
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.tables import fake_manifest, fake_model
 from tests.support.fakes.written_pages import NASTY, broken, comparison, embedded, model_page, sections, without_plotly
 

@@ -20,7 +20,6 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 import erasure_sweep as es
-from erasure_sweep.dashboards.model_tables import read_out
 from erasure_sweep.sweep.commands import main
 from erasure_sweep.sweep.comparison import compare_folders
 from erasure_sweep.sweep.config import SweepConfig
@@ -29,6 +28,7 @@ from erasure_sweep.sweep.tracking.mlflow_store import run_url
 from erasure_sweep.workers.errors import DataError, SweepError, UsageError
 from erasure_sweep.workers.tables.files import SchemaError, as_arrow, write_table
 from erasure_sweep.workers.tables.registry import TABLES
+from erasure_sweep.workers.tables.sweep_folder import read_out
 from tests.support.models.random_models import write_tl_directory
 from tests.support.servers.services import MlflowServer
 

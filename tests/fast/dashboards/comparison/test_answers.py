@@ -19,7 +19,7 @@ from erasure_sweep.dashboards.comparison.answers.findings import (
 from erasure_sweep.dashboards.comparison.answers.growth import Growth, growths, in_words, trend, verdict
 from erasure_sweep.dashboards.comparison.training import trained
 from erasure_sweep.dashboards.html.links import Home
-from erasure_sweep.dashboards.model_tables import ModelTables
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.tables import fake_checkpoints, fake_model, point, significant_pairs_table
 from tests.support.fakes.views import comparison_view
 from tests.support.fakes.written_pages import NASTY, broken

@@ -17,7 +17,7 @@ from erasure_sweep.dashboards.comparison.layers import (
     shares_by_layer,
 )
 from erasure_sweep.dashboards.comparison.mostly_gone import removed_card
-from erasure_sweep.dashboards.model_tables import ModelTables
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.tables import fake_checkpoints, fake_model, point
 from tests.support.fakes.views import comparison_view
 from tests.support.fakes.written_pages import broken

@@ -13,10 +13,10 @@ from erasure_sweep.dashboards.comparison.overview import overview
 from erasure_sweep.dashboards.comparison.strip_cards import named_writers
 from erasure_sweep.dashboards.html.links import Home
 from erasure_sweep.dashboards.model_names import display_names
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.plots.writer_strips import OPPOSED, plot_strips, strip_points
 from erasure_sweep.dashboards.wording import number
 from erasure_sweep.workers.tables.facts.erasure import top_writers
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.tables import cell, fake_model, row_of
 from tests.support.fakes.views import comparison_view
 

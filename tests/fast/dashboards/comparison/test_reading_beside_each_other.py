@@ -10,7 +10,7 @@ from erasure_sweep.dashboards.comparison.causal_maps import causal_maps
 from erasure_sweep.dashboards.comparison.depth import depth_lines
 from erasure_sweep.dashboards.comparison.overview import overview
 from erasure_sweep.dashboards.comparison.strip_cards import named_writers
-from erasure_sweep.dashboards.model_tables import ModelTables, reading_of
+from erasure_sweep.dashboards.grids import reading_of
 from erasure_sweep.dashboards.plots.writer_maps import causal_map
 from erasure_sweep.dashboards.plots.writer_strips import (
     ERASED,
@@ -18,6 +18,7 @@ from erasure_sweep.dashboards.plots.writer_strips import (
 )
 from erasure_sweep.dashboards.wording import number, protocol_warnings
 from erasure_sweep.workers.tables.facts.erasure import top_writers
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.tables import fake_model, row_of
 from tests.support.fakes.views import comparison_view
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from erasure_sweep.dashboards.comparison.significant_erasers import SignificantPairs, plot_significant, significant
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.workers.labels import Layout
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.tables import fake_model
 
 NAMED = ("L1H0", "L2H1")

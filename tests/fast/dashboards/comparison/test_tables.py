@@ -11,7 +11,7 @@ from erasure_sweep.dashboards.comparison.protocols import FIELDS, differing, pro
 from erasure_sweep.dashboards.comparison.strongest_writers import strongest_table, strongest_writers
 from erasure_sweep.dashboards.html.links import Home
 from erasure_sweep.dashboards.html.parts import Sorted
-from erasure_sweep.dashboards.model_tables import ModelTables
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.tables import fake_manifest, fake_model, point
 from tests.support.fakes.views import comparison_view
 from tests.support.fakes.written_pages import NASTY, broken

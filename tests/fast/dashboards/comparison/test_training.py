@@ -26,8 +26,8 @@ from erasure_sweep.dashboards.comparison.training import (
     training_card,
     writer_lines,
 )
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.plots.size_axis import axis_for
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.tables import point, significant_pairs_table
 from tests.support.fakes.views import comparison_view
 

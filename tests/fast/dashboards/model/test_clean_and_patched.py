@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from erasure_sweep.dashboards.grids import reading_of
 from erasure_sweep.dashboards.model.clean_and_patched import clean_and_patched, plot_clean_and_patched
-from erasure_sweep.dashboards.model_tables import ModelTables, reading_of
 from erasure_sweep.dashboards.plots.writer_maps import causal_map
 from erasure_sweep.dashboards.wording import LATER_NAME, number
 from erasure_sweep.workers.labels import Layout
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.tables import cell, fake_model, row_of
 
 ZERO = "L1H3"

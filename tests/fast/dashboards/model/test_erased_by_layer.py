@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 
 from erasure_sweep.dashboards.model.erased_by_layer import layer_strips, plot_erased_by_layer
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.plots.writer_strips import (
     ERASED,
     plot_strips,
@@ -16,6 +15,7 @@ from erasure_sweep.dashboards.plots.writer_strips import (
 )
 from erasure_sweep.dashboards.wording import number
 from erasure_sweep.workers.tables.facts.erasure import top_writers, writers_by_rank
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.tables import fake_model, row_of
 
 ZERO = "L1H3"

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from erasure_sweep.dashboards.model.heatmaps import heatmap, plot_heatmap
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.plots.layer_rows import TOP_ROWS
 from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.tables.facts.erasure import top_writers
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.tables import cell, components, fake_model, residual
 
 ZERO = "L1H3"

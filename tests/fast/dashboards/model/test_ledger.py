@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from erasure_sweep.dashboards.grids import grid_of
 from erasure_sweep.dashboards.model.ledger import ledger, plot_ledger
-from erasure_sweep.dashboards.model_tables import ModelTables, grid_of
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.tables import components, fake_model, row_of
 
 ZERO = "L1H3"

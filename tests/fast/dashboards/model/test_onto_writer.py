@@ -5,10 +5,11 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
+from erasure_sweep.dashboards.grids import grid_of
 from erasure_sweep.dashboards.model.onto_writer import onto_writer, plot_onto
-from erasure_sweep.dashboards.model_tables import ModelTables, grid_of
 from erasure_sweep.dashboards.plots.layer_axis import layer_spans
 from erasure_sweep.workers.labels import Layout
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.tables import cell, components, fake_model
 
 ZERO = "L1H3"

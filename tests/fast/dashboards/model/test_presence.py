@@ -7,8 +7,8 @@ import pytest
 
 from erasure_sweep.dashboards.model.layer_presence import layer_steps, plot_layer
 from erasure_sweep.dashboards.model.presence import plot_presence, presence
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.workers.tables.facts.erasure import top_writers
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.tables import cell, fake_model, residual
 
 ZERO = "L1H3"

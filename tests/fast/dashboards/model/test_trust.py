@@ -12,8 +12,8 @@ from markupsafe import Markup
 from erasure_sweep.dashboards.comparison.trust import plot_trust, trust_bars
 from erasure_sweep.dashboards.model.trust import badge, trust_line, trust_table
 from erasure_sweep.dashboards.model.view import ModelView
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.workers.tables.facts.trust import WORDS, is_settled
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.tables import fake_model
 
 NAMED = ("L1H0", "L2H1")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from erasure_sweep.dashboards.grids import reading_of
 from erasure_sweep.dashboards.model.view import ModelView
 from erasure_sweep.dashboards.model.writers_table import writers_in_numbers
-from erasure_sweep.dashboards.model_tables import ModelTables, reading_of
 from erasure_sweep.workers.labels import component_order
 from erasure_sweep.workers.tables.facts.erasure import is_ranked, top_writers, writers_by_rank
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.tables import fake_model, row_of
 
 ZERO = "L1H3"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from erasure_sweep.dashboards.grids import dla_of, reading_of
 from erasure_sweep.dashboards.model.dla_map import dla_map
-from erasure_sweep.dashboards.model_tables import ModelTables, dla_of, reading_of
 from erasure_sweep.dashboards.plots.layer_rows import TOP_ROWS
 from erasure_sweep.dashboards.plots.writer_maps import MapSize, MapStyle, WriterMap, causal_map, colour_limit, plot_map
 from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.tables.facts.erasure import top_writers
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.tables import cell, fake_model, row_of
 
 ZERO = "L1H3"

@@ -12,7 +12,7 @@ from erasure_sweep.dashboards.model.verify.adversarial import adversarial_places
 from erasure_sweep.dashboards.model.verify.adversarial_prompts import adversarial_table
 from erasure_sweep.dashboards.model.verify.prompt_words import by_construction, tail_words, token_words
 from erasure_sweep.dashboards.model.view import ModelView
-from erasure_sweep.dashboards.model_tables import ModelTables
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.tables import fake_model
 
 NAMED = ("L1H0", "L2H1")

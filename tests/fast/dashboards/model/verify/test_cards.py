@@ -16,9 +16,9 @@ from erasure_sweep.dashboards.model.trust import trust_table
 from erasure_sweep.dashboards.model.verify.dla_points import EFFECTS
 from erasure_sweep.dashboards.model.verify.verdicts import NOT_VERIFIED, verdict_list
 from erasure_sweep.dashboards.model.view import MODEL, ModelView
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.workers.tables import registry
 from erasure_sweep.workers.tables.facts.verified import verified_groups
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.tables import fake_model
 from tests.support.fakes.views import verify_cards
 

@@ -11,8 +11,8 @@ import pytest
 from erasure_sweep.dashboards.model.verify.dla_effects import dla_effects_table
 from erasure_sweep.dashboards.model.verify.dla_points import EFFECTS, dla_cloud, dla_fits, line_words, plot_cloud
 from erasure_sweep.dashboards.model.view import ModelView
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.workers.tables.facts.verified import VerifiedGroup, verified_groups
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.tables import fake_model
 
 NAMED = ("L1H0", "L2H1")

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from erasure_sweep.dashboards.model.verify.eraser_group import eraser_group, group_nulls, plot_group
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.workers.tables.facts.verified import VerifiedGroup
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.tables import fake_model
 
 NAMED = ("L1H0", "L2H1")

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from erasure_sweep.dashboards.model.verify.patched_states import BANDS, patched_states, plot_states
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.tables.facts.verified import VerifiedGroup
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.tables import fake_model
 
 NAMED = ("L1H0", "L2H1")

@@ -16,9 +16,9 @@ from erasure_sweep.dashboards.model.verify.later_use import later_use, plot_late
 from erasure_sweep.dashboards.model.verify.mlp_erasers import mlp_erasers, plot_mlps
 from erasure_sweep.dashboards.model.verify.position_profile import plot_profile, position_profile
 from erasure_sweep.dashboards.model.view import ModelView
-from erasure_sweep.dashboards.model_tables import ModelTables
 from erasure_sweep.dashboards.wording import eraser_name
 from erasure_sweep.workers.tables.facts.verified import VerifiedGroup, verified_groups
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.tables import fake_model
 
 NAMED = ("L1H0", "L2H1")

@@ -20,7 +20,7 @@ from erasure_sweep.dashboards.model.verify.token_text import (
     token_prompts,
     token_text,
 )
-from erasure_sweep.dashboards.model_tables import ModelTables
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.prompts import PROMPT_TOKENS
 from tests.support.fakes.tables import fake_model
 

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from erasure_sweep.dashboards.grids import dla_of
 from erasure_sweep.dashboards.model.verified import first_head, pair_name, verdict_line
 from erasure_sweep.dashboards.model.verify.verdicts import verdict_list
-from erasure_sweep.dashboards.model_tables import ModelTables, dla_of
 from erasure_sweep.workers.tables.facts.verified import VerifiedGroup, verdict_of, verified_groups, was_verified
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.tables import fake_model
 
 NAMED = ("L1H0", "L2H1")

@@ -21,6 +21,7 @@ from erasure_sweep.workers.tables.facts.erasure import (
     writers_by_rank,
 )
 from erasure_sweep.workers.tables.values import Tables
+from tests.support.fakes.tables import fake_model
 
 NAN = float("nan")
 
@@ -54,6 +55,12 @@ class TestOrder:
         unranked = tables(rank=None)
         assert top_writers(unranked) == ["L0H1", "embed", "L0H0"]
         assert is_ranked(tables()["writers"]) and not is_ranked(unranked["writers"])
+
+    def test_one_that_writes_nothing_is_last_and_not_among_the_top(self) -> None:
+        model = fake_model("four", 4, 8, seed=4, zero=("L1H3",))
+        opposed = model.tables["writers"].set_index("writer")["opposed"]
+        assert top_writers(model.tables) == opposed.dropna().sort_values(kind="stable").index.tolist()
+        assert writers(writers_by_rank(model.tables))[-1] == "L1H3"
 
     def test_without_the_table_there_are_none(self) -> None:
         assert top_writers({}) == [] == writers(writers_by_rank({"writers": pd.DataFrame()}))

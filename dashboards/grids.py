@@ -1,9 +1,7 @@
-"""Tables of a finished sweep as the pages read them.
+"""Long tables as matrices, the form that every figure starts from.
 
-``read_out`` takes a sweep's folder: ``manifest.json`` says which models there are and in which subfolder each one's
-tables lie. A model that failed has no tables; it is still returned, so that a page can say so. ``Grid`` turns one long
-table into a matrix per statistic, writers by states or components, in the order of the residual stream and NaN where
-nothing was measured, which is the form that every figure starts from.
+A ``Grid`` has a matrix per statistic, writers by states, components or erasers, in the order of the residual stream and NaN
+where nothing was measured.
 """
 
 from __future__ import annotations
@@ -11,17 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from erasure_sweep.workers.errors import DataError
 from erasure_sweep.workers.labels import component_order, state_order
-from erasure_sweep.workers.manifest import Manifest, ManifestEntry, ManifestHead
-from erasure_sweep.workers.tables.files import check_version, read_tables
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from erasure_sweep.workers.tables.values import Floats, numeric, strings, table_of
 
 STATISTICS = ("q12_5", "q25", "median", "q75", "q87_5", "mean", "beta", "beta_centred")
@@ -30,13 +24,6 @@ READING_STATISTICS = (
     *("beta", "beta_centred"),
 )
 DLA_STATISTICS = ("r", "slope", "low", "high")
-
-
-class ModelTables(NamedTuple):
-    """One model of a sweep: its entry in the manifest and its tables by name."""
-
-    about: dict[str, Any]
-    tables: dict[str, pd.DataFrame]
 
 
 @dataclass(frozen=True)
@@ -111,56 +98,3 @@ def dla_of(model: ModelTables, effect: str) -> Grid:
         scan = [stage in (None, "scan") for stage in strings(table, "stage")]
         table = table[(table["effect"] == effect) & np.array(scan, dtype=bool)]
     return grid_of(table, "eraser", DLA_STATISTICS)
-
-
-def read_out(out: Path) -> list[ModelTables]:
-    """Every model that the manifest in a sweep's folder names, with the tables found for it.
-
-    Raises:
-        SchemaError: the manifest or a table is of another schema version.
-        DataError: there is no readable manifest, or a table is damaged.
-    """
-    return [read_model(out, entry) for entry in read_manifest(out / "manifest.json").models]
-
-
-def read_model(out: Path, entry: ManifestEntry) -> ModelTables:
-    """The tables of one model of a sweep's folder.
-
-    Raises:
-        SchemaError: a table is of another schema version.
-        DataError: a table is damaged, or the entry names no folder of the sweep's own.
-    """
-    about = entry.to_json()
-    return ModelTables(about, read_tables(out / folder_of(about) / "tables"))
-
-
-def folder_of(about: dict[str, Any]) -> str:
-    """The name of a model's folder in its sweep's.
-
-    Raises:
-        DataError: it would lead elsewhere.
-    """
-    folder = str(about.get("folder") or about.get("name"))
-    if folder in ("", ".", "..") or Path(folder).name != folder or "\\" in folder:
-        raise DataError(
-            f"the manifest's folder {folder!r} is none of the sweep's own: run the sweep again to write it anew"
-        )
-    return folder
-
-
-def read_manifest(path: Path) -> Manifest:
-    """A sweep's manifest.
-
-    Raises:
-        SchemaError: it is of another schema version.
-        DataError: it is missing or damaged.
-    """
-    try:
-        content = path.read_bytes()
-        # first the version: a manifest of another one may say what it holds in another way
-        check_version(path, ManifestHead.model_validate_json(content).schema_version)
-        return Manifest.model_validate_json(content)
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing: {path.parent} is not the folder of a finished sweep") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is damaged: run the sweep again, finished shards are kept") from error
