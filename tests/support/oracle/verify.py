@@ -23,7 +23,8 @@ from torch import Tensor
 
 from erasure_sweep.workers.models.forward import ModelConfig
 from erasure_sweep.workers.records import Target
-from tests.support.oracle.scan import QUANTILES, TAU, Activations, layer_of_head
+from erasure_sweep.workers.tables.registry import TABLES, tables_of
+from tests.support.oracle.scan import TAU, Activations, layer_of_head
 from tests.support.oracle.verify_adversarial import adversarial_rows, token_rows
 from tests.support.oracle.verify_effects import ablations, aligned_tokens, carries, effects, mlps
 from tests.support.oracle.verify_reruns import centre, rerun
@@ -45,74 +46,8 @@ from tests.support.oracle.verify_trust import trust_rows
 Row = dict[str, object]
 
 
-def _family(*prefixes: str) -> list[str]:
-    return [f"{prefix}{name}" for prefix in prefixes for name in QUANTILES]
-
-
-COLUMNS = {
-    "eraser_group": [
-        *("writer", "group", "eraser", "chosen", "held_out"),
-        *_family("clean_", "patched_", "v_composed_"),
-        *("clean_median_low", "clean_median_high", "patched_median_low", "patched_median_high"),
-        *("beta", "beta_low", "beta_high", "position_share", "verdict", "n"),
-    ],
-    "nulls": ["writer", "eraser", "null", "direction", "of", *_family(""), "beta", "beta_low", "beta_high", "n"],
-    "patched_residual_projection": [
-        *("writer", "eraser", "patch", "state"),
-        *_family("clean_", "patched_"),
-        *("clean_beta", "patched_beta", "n"),
-    ],
-    "dla_correlation": [
-        *("writer", "eraser", "effect", "r", "spearman", "slope", "intercept"),
-        *("low", "high", "slope_low", "slope_high", "n", "stage", "resolution"),
-    ],
-    "dla_points": ["writer", "eraser", "effect", "prompt", "position", "writer_dla", "eraser_dla"],
-    "mlp_erasure": [
-        *("writer", "component"),
-        *_family("clean_", "patched_", "read_"),
-        *("beta", "beta_low", "beta_high", "n"),
-    ],
-    "aligned_tokens": ["writer", "rank", "token_id", "token", "mean_direct_logit"],
-    "adversarial": [
-        *("writer", "source", "prompt", "position", "text", "top_id", "top", "second_id", "second", "logit_diff"),
-        *("component", "role", "clean", "inputs", *_family(""), "change", "rank", "n"),
-    ],
-    "adversarial_tokens": [
-        *("writer", "source", "prompt", "place", "position", "token_id", "token", "dla", "net_dla"),
-    ],
-    "ablation_loss": [
-        *("writer", "ablation", "clean_loss", "increase_mean", "increase_mean_low", "increase_mean_high"),
-        *_family(""),
-        "n",
-    ],
-    "carries": [
-        *("writer", "eraser", "part", "power_share", "variance", "position_share", "token_share"),
-        *("erased_by_reading", "n"),
-    ],
-    "position_profile": [
-        *("writer", "eraser", "first_position", "last_position"),
-        *_family("clean_", "patched_"),
-        *("writer_norm", "n"),
-    ],
-    "later_use": [
-        *("writer", "eraser", "component"),
-        *_family("clean_", "patched_"),
-        *("clean_beta", "clean_beta_low", "clean_beta_high", "patched_beta", "n"),
-    ],
-    "dla_trust": [
-        *(
-            "writer",
-            "dla_mean_abs",
-            "net_mean_abs",
-            "effect_mean_abs",
-            "net_slope",
-            "net_r",
-            "effect_slope",
-            "effect_r",
-        ),
-        *("low", "high", "effect_slope_recomputed", "effect_r_recomputed", "trust", "n"),
-    ],
-}
+COLUMNS = {name: [column.name for column in TABLES[name].own_columns] for name in tables_of("verify")}
+COLUMNS["dla_correlation"].append("resolution")
 
 
 def verify_tables(

@@ -24,16 +24,10 @@ from erasure_sweep.workers.measures.cost import Cost, ShardSize, counting
 from erasure_sweep.workers.measures.measure import Block, Measure, Setting, stack
 from erasure_sweep.workers.measures.scan.products import TERMS, TRACE, ProductReader, PromptProducts
 from erasure_sweep.workers.measures.statistics.moments import Union
-from erasure_sweep.workers.measures.statistics.quantile_sketch import (
-    QUANTILES,
-    SparseCounts,
-    add_counts,
-    count_dtype,
-    quantiles,
-)
+from erasure_sweep.workers.measures.statistics.quantile_sketch import SparseCounts, add_counts, count_dtype, quantiles
 from erasure_sweep.workers.measures.statistics.sketch_bins import N_BINS
 from erasure_sweep.workers.records import ScanOptions, ScanWork, State
-from erasure_sweep.workers.tables.columns import Columns
+from erasure_sweep.workers.tables.columns import QUANTILES, Columns
 
 CONSTANT = 1e-6
 """Share of a writer's power that must vary over tokens for a centred coefficient: below it there is only rounding."""

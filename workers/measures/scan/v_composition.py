@@ -28,17 +28,11 @@ from erasure_sweep.workers.measures.scan.products import PARTS, TERMS, TRACE, Pr
 from erasure_sweep.workers.measures.scan.projection import Powers, Projection, finish_powers
 from erasure_sweep.workers.measures.scan.significance import Spread, discoveries, p_below
 from erasure_sweep.workers.measures.statistics.moments import Union
-from erasure_sweep.workers.measures.statistics.quantile_sketch import (
-    QUANTILES,
-    SparseCounts,
-    add_counts,
-    count_dtype,
-    quantiles,
-)
+from erasure_sweep.workers.measures.statistics.quantile_sketch import SparseCounts, add_counts, count_dtype, quantiles
 from erasure_sweep.workers.measures.statistics.sketch_bins import N_BINS
 from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.records import ScanOptions, ScanWork, State
-from erasure_sweep.workers.tables.columns import Columns
+from erasure_sweep.workers.tables.columns import QUANTILES, Columns
 
 KINDS = ("clean", "patched", "v_composed")
 """What is counted of each pair: the ratio of the eraser's output, that without the part that reads the writer, and that

@@ -16,9 +16,6 @@ from torch import Tensor
 
 from erasure_sweep.workers.measures.statistics.sketch_bins import BIN_WIDTH, HALF_BINS, N_BINS, count_bytes
 
-QUANTILES = {"q12_5": 0.125, "q25": 0.25, "median": 0.5, "q75": 0.75, "q87_5": 0.875}
-"""Columns of every table of quantiles; 12.5–87.5 % is the band that the authors' figures draw."""
-
 
 def bin_centres() -> Float[np.ndarray, "n_bins"]:
     """The value that each bin stands for."""

@@ -17,15 +17,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from erasure_sweep.workers.measures.statistics.quantile_sketch import (
-    QUANTILES,
-    SparseCounts,
-    add_counts,
-    quantiles,
-)
+from erasure_sweep.workers.measures.statistics.quantile_sketch import SparseCounts, add_counts, quantiles
 from erasure_sweep.workers.measures.statistics.rows import RowT, decode_rows, encode_rows
 from erasure_sweep.workers.measures.statistics.sketch_bins import N_BINS
 from erasure_sweep.workers.records import State
+from erasure_sweep.workers.tables.columns import QUANTILES
 
 REPLICATES = 1000
 LEVELS = (0.025, 0.975)

@@ -32,10 +32,9 @@ from erasure_sweep.workers.measures.interventions.place_runs import (
 )
 from erasure_sweep.workers.measures.measure import Block, Measure, Row, Setting, Texts, columns_of
 from erasure_sweep.workers.measures.scan.composition import head_of, output
-from erasure_sweep.workers.measures.statistics.quantile_sketch import QUANTILES
 from erasure_sweep.workers.models.forward import LeanModel, Trace, top_two
 from erasure_sweep.workers.records import AdversarialWork, Place, State
-from erasure_sweep.workers.tables.columns import Columns
+from erasure_sweep.workers.tables.columns import QUANTILES, Columns
 
 INPUTS = ("last", "all")
 ROLES = ("writer", "other")

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from erasure_sweep.workers.measures.statistics.quantile_sketch import (
-    QUANTILES,
     SparseCounts,
     add_counts,
     bin_centres,
@@ -17,6 +16,7 @@ from erasure_sweep.workers.measures.statistics.quantile_sketch import (
     quantiles,
 )
 from erasure_sweep.workers.measures.statistics.sketch_bins import N_BINS
+from erasure_sweep.workers.tables.columns import QUANTILES
 
 QS = tuple(QUANTILES.values())
 
