@@ -79,9 +79,9 @@ class OneStage:
     def steps(self) -> Generator[Step, Any, None]:
         yield StagePlan(self.model, "scan", tuple(self._task(i) for i in range(self._n)), self._n)
         entry = self._manifest.entry(self.model.name)
-        for made in (self._folder.tables(entry["folder"]), self._folder.figures(entry["folder"])):
+        for made in (self._folder.tables(entry.folder), self._folder.figures(entry.folder)):
             made.mkdir(parents=True)
-        self._folder.model_page(entry["folder"]).touch()  # MLflow is given it
+        self._folder.model_page(entry.folder).touch()  # MLflow is given it
 
     def _task(self, i: int) -> ShardTask:
         return ShardTask(
