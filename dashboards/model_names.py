@@ -9,10 +9,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
-
+from erasure_sweep.workers.manifest import ManifestEntry
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
 
 _SWEEP = " · "
@@ -28,14 +26,13 @@ def display_names(models: Sequence[ModelTables]) -> list[str]:
     names = [name_of(model.about) for model in models]
     seen = Counter(names)
     return [
-        f"{name} ({model.about.get('folder') or index})" if seen[name] > 1 else name
-        for index, (name, model) in enumerate(zip(names, models, strict=True), start=1)
+        f"{name} ({model.about.folder})" if seen[name] > 1 else name for name, model in zip(names, models, strict=True)
     ]
 
 
-def name_of(about: dict[str, Any]) -> str:
+def name_of(about: ManifestEntry) -> str:
     """A model's name as its manifest has it."""
-    return str(about.get("name") or "unnamed model")
+    return about.name or "unnamed model"
 
 
 def family_of(name: str) -> str:
@@ -44,29 +41,22 @@ def family_of(name: str) -> str:
     return _SIZE.sub("", whole) or whole or name
 
 
-def series_of(about: dict[str, Any]) -> str:
+def series_of(about: ManifestEntry) -> str:
     """The model of whose training this is a point, told apart by sweep where several have it."""
     name, sweep = _parts(about)
-    return f"{about['base'] if is_checkpoint(about) else name}{sweep}"
+    return f"{about.base if is_checkpoint(about) else name}{sweep}"
 
 
-def is_checkpoint(about: dict[str, Any]) -> bool:
+def is_checkpoint(about: ManifestEntry) -> bool:
     """Whether these are not the final weights of a model but others of its training."""
-    base = about.get("base")
+    base = about.base
     return bool(base) and _parts(about)[0].startswith(f"{base}@")
 
 
-def _parts(about: dict[str, Any]) -> tuple[str, str]:
+def _parts(about: ManifestEntry) -> tuple[str, str]:
     """A name as its own sweep has it, and what was put behind it."""
     name, mark, sweep = name_of(about).partition(_SWEEP)
     return name, mark + sweep
-
-
-def count_of(about: dict[str, Any], key: str) -> int | None:
-    """A whole number that is known of a model; None where it is not."""
-    value = about.get(key)
-    known = isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
-    return int(value) if known and value is not None else None
 
 
 def counted(models: Sequence[ModelTables]) -> str:
@@ -82,7 +72,7 @@ def in_order(models: Sequence[ModelTables]) -> list[ModelTables]:
     series = list(dict.fromkeys(series_of(model.about) for model in models))
 
     def place(model: ModelTables) -> tuple[float, ...]:
-        trained = [count_of(model.about, key) for key in ("training_tokens", "training_steps")]
+        trained = (model.about.training_tokens, model.about.training_steps)
         known = [float("inf") if value is None else float(value) for value in trained]
         return (series.index(series_of(model.about)), not is_checkpoint(model.about), *known)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
@@ -22,6 +21,7 @@ from erasure_sweep.dashboards.model.intro import model_intro
 from erasure_sweep.dashboards.model.view import MODEL, ModelView
 from erasure_sweep.dashboards.model_names import counted, display_names, in_order, name_of
 from erasure_sweep.dashboards.wording import measured_line, model_line
+from erasure_sweep.workers.manifest import Manifest
 from erasure_sweep.workers.tables.facts.erasure import writers_by_rank
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
 
@@ -29,7 +29,7 @@ from erasure_sweep.workers.tables.sweep_folder import ModelTables
 def write_model_page(
     model: ModelTables,
     path: Path,
-    sweep: dict[str, Any],
+    sweep: Manifest | None,
     home: Home | None = None,
     up: tuple[str, str] | None = None,
     parts: Sequence[Part] | None = None,
@@ -79,28 +79,33 @@ def model_parts(model: ModelTables, keys: Collection[str] | None = None) -> list
 
 
 def write_comparison(
-    models: list[ModelTables], path: Path, sweep: dict[str, Any], homes: Mapping[str, Home] | None = None
+    models: list[ModelTables],
+    path: Path,
+    sweep: Manifest | None,
+    homes: Mapping[str, Home] | None = None,
+    left_out: Sequence[str] = (),
 ) -> None:
     """One self-contained HTML page with the models side by side.
 
     Args:
-        sweep: the manifest; its ``left_out`` are lines on models that could not be read.
+        sweep: the manifest, or what several sweeps share.
         homes: where each model's page, tables and run are, by the name in its ``about``.
+        left_out: lines on models that could not be read.
     """
     parts = comparison_page_parts(models, sweep, homes)
     models = in_order(models)
     intro = render(
         "comparison_intro.html.j2",
         notices=notices(models, sweep),
-        left_out=sweep.get("left_out") or [],
-        protocol=f"{measured_line({}, sweep)} {texts_line(models, sweep)}".rstrip(),
+        left_out=left_out,
+        protocol=f"{measured_line(None, sweep)} {texts_line(models, sweep)}".rstrip(),
     )
     write_document(path, f"Erasure across {counted(models)}", intro, parts, _by_display_name(models, homes))
 
 
 def comparison_page_parts(
     models: list[ModelTables],
-    sweep: dict[str, Any],
+    sweep: Manifest | None,
     homes: Mapping[str, Home] | None = None,
     keys: Collection[str] | None = None,
 ) -> list[Part]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from erasure_sweep.dashboards.model_names import count_of, is_checkpoint, series_of
+from erasure_sweep.dashboards.model_names import is_checkpoint, series_of
+from erasure_sweep.workers.manifest import Manifest, ManifestEntry
 from erasure_sweep.workers.tables.facts.verified import LATER
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
 
 OWN = "own"
 """The value of the config's ``corpus`` by which each model reads the mix that it was trained on."""
@@ -95,26 +97,32 @@ def eraser_name(label: str) -> str:
     return LATER_NAME if label == LATER else label
 
 
-def of_config(sweep: Mapping[str, Any], key: str) -> Any:
+def of_sweep(sweep: Manifest | None, key: str) -> Any:
     """A field of the sweep's config, or of the manifest itself; None where neither has it."""
-    config = sweep.get("config")
-    value = config.get(key) if isinstance(config, dict) else None
-    return sweep.get(key) if value is None else value
+    if sweep is None:
+        return None
+    value = getattr(sweep.config, key, None)
+    return getattr(sweep, key, None) if value is None else value
 
 
-def model_line(about: dict[str, Any]) -> str:
+def measured_with(model: ModelTables, key: str) -> Any:
+    """What a model was measured with, as its entry in the manifest or else its own sweep has it; None if neither does."""
+    value = getattr(model.about, key) if key in model.about.model_fields_set else None
+    return of_sweep(model.sweep, key) if value is None else value
+
+
+def model_line(about: ManifestEntry) -> str:
     """A model's shape in one line, and how far it was trained where that is known."""
-    layers, heads = about.get("n_layers"), about.get("n_heads")
-    kind = "attention only, " if about.get("attn_only") else ""
-    depth = f"{amount(layers)} layer{'' if layers == 1 else 's'}"
+    kind = "attention only, " if about.attn_only else ""
+    depth = f"{amount(about.n_layers)} layer{'' if about.n_layers == 1 else 's'}"
     return (
-        f"{depth} of {amount(heads)} heads ({kind}width {amount(about.get('d_model'))}), "
-        f"{amount(about.get('n_params'))} parameters{_trained(about)}."
+        f"{depth} of {amount(about.n_heads)} heads ({kind}width {amount(about.d_model)}), "
+        f"{amount(about.n_params)} parameters{_trained(about)}."
     )
 
 
-def _trained(about: dict[str, Any]) -> str:
-    tokens, steps = (count_of(about, f"training_{unit}") for unit in ("tokens", "steps"))
+def _trained(about: ManifestEntry) -> str:
+    tokens, steps = about.training_tokens, about.training_steps
     if tokens is None and steps is None:
         return ""
     if not tokens and not steps:
@@ -124,33 +132,31 @@ def _trained(about: dict[str, Any]) -> str:
     return f", trained on {amount(tokens)} tokens" + (f" in {amount(steps)} steps" if steps else "")
 
 
-def measured_line(about: dict[str, Any], sweep: Mapping[str, Any]) -> str:
+def measured_line(about: ManifestEntry | None, sweep: Manifest | None) -> str:
     """What was measured, in one line: prompts, length, positions, corpus, seed, precision, version.
 
     Of models that each read their own corpus, ``about`` says which; without it that they did is all there is to say.
     """
-
-    def value_of(key: str) -> Any:
-        return about[key] if about.get(key) is not None else of_config(sweep, key)
-
-    prompts = about.get("n_prompts") or of_config(sweep, "prompts")
-    positions = value_of("positions")
+    prompts = (about and about.n_prompts) or of_sweep(sweep, "prompts")
+    positions, seed, dtype = (of_sweep(sweep, key) for key in ("positions", "seed", "dtype"))
     where = "every position" if positions in ("all", None) else f"{positions} positions of each"
-    tokens = f" ({amount(about['n_tokens'])} tokens)" if about.get("n_tokens") is not None else ""
+    tokens = f" ({amount(about.n_tokens)} tokens)" if about and about.n_tokens is not None else ""
     facts = [
-        f"Measured on {amount(prompts)} prompts of {amount(value_of('seq_len'))} tokens, {where}{tokens}",
-        _corpus(about, value_of("corpus"), of_config(sweep, "corpus") == OWN),
-        f"seed {_MISSING if value_of('seed') is None else value_of('seed')}",
+        f"Measured on {amount(prompts)} prompts of {amount(of_sweep(sweep, 'seq_len'))} tokens, {where}{tokens}",
+        _corpus(about, of_sweep(sweep, "corpus")),
+        f"seed {_MISSING if seed is None else seed}",
     ]
-    facts += [str(value_of("dtype"))] if value_of("dtype") else []
-    facts += [f"on {sweep['device_type']}"] if sweep.get("device_type") else []
-    facts += [f"erasure-sweep {sweep['version']}"] if sweep.get("version") else []
+    facts += [str(dtype)] if dtype else []
+    facts += [f"on {sweep.device_type}"] if sweep and sweep.device_type else []
+    facts += [f"erasure-sweep {sweep.version}"] if sweep and sweep.version else []
     return ", ".join(facts) + "."
 
 
-def _corpus(about: dict[str, Any], corpus: object, own: bool) -> str:
-    name = str(about.get("corpus_name") or "")
-    described = (name if corpus == OWN else str(corpus or "")) or name
+def _corpus(about: ManifestEntry | None, of_all: str | None) -> str:
+    """The corpus that a model read, or without it all models; ``of_all`` is what the sweep's config says."""
+    own, name = of_all == OWN, str((about and about.corpus_name) or "")
+    description = (about and about.corpus) or of_all
+    described = (name if description == OWN else str(description or "")) or name
     if own and not described:
         return "each model's own training mix"
     # a corpus' description begins with its name
@@ -158,12 +164,13 @@ def _corpus(about: dict[str, Any], corpus: object, own: bool) -> str:
     return f"corpus {named or _MISSING}" + (", its own training mix" if own else "")
 
 
-def protocol_warnings(abouts: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
+def protocol_warnings(models: Sequence[ModelTables], names: Sequence[str]) -> list[str]:
     """Where models were measured differently or not in full, so that a difference between them may not be theirs."""
+    abouts = [model.about for model in models]
     warnings = [
-        f"{name} was not measured in full ({str(about['state']).lower()}{_reason(about)})."
+        f"{name} was not measured in full ({unfinished(about)})."
         for name, about in zip(names, abouts, strict=True)
-        if about.get("state") not in (None, "FINISHED")
+        if not about.is_finished
     ]
     corpora = corpora_read(abouts, names)
     if len(corpora) > 1:
@@ -185,10 +192,11 @@ def protocol_warnings(abouts: Sequence[dict[str, Any]], names: Sequence[str]) ->
         ("version", "with different versions of erasure-sweep"),
         ("git_commit", "with different commits of erasure-sweep"),
     ):
-        values = {name: about[key] for name, about in zip(names, abouts, strict=True) if about.get(key) is not None}
+        known = {name: measured_with(model, key) for name, model in zip(names, models, strict=True)}
+        values = {name: value for name, value in known.items() if value is not None}
         if len({str(value) for value in values.values()}) > 1:
             warnings.append(f"Models were measured {how}: {_who(key, values)}.")
-    prints = {about["corpus_fingerprint"] for about in abouts if about.get("corpus_fingerprint")}
+    prints = {about.corpus_fingerprint for about in abouts if about.corpus_fingerprint}
     if len(prints) > 1:
         warnings.append(
             "Models did not read the same tokens: their tokenizers or their texts differ, so compare shapes, not "
@@ -207,27 +215,28 @@ def _who(key: str, values: dict[str, Any]) -> str:
     return "; ".join(f"{value}: {listed(names, _MOST_LISTED // 2)}" for value, names in having.items())
 
 
-def corpora_read(abouts: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, list[str]]:
+def corpora_read(abouts: Sequence[ManifestEntry], names: Sequence[str]) -> dict[str, list[str]]:
     """Corpora by name with those that read each; nothing where it is not known of every model.
 
     Checkpoints of a model that read the same stand together, by the name of their model.
     """
-    if not all(about.get("corpus_name") for about in abouts):
+    if not all(about.corpus_name for about in abouts):
         return {}
     bases: dict[str, set[str]] = {}
     for about in abouts:
-        bases.setdefault(series_of(about), set()).add(str(about["corpus_name"]))
+        bases.setdefault(series_of(about), set()).add(str(about.corpus_name))
     found: dict[str, list[str]] = {}
     for name, about in zip(names, abouts, strict=True):
         series = series_of(about)
         shown = series if is_checkpoint(about) and len(bases[series]) == 1 else name
-        readers = found.setdefault(str(about["corpus_name"]), [])
+        readers = found.setdefault(str(about.corpus_name), [])
         readers += [] if shown in readers else [shown]
     return found
 
 
-def _reason(about: dict[str, Any]) -> str:
-    return f": {about['reason']}" if about.get("reason") else ""
+def unfinished(about: ManifestEntry) -> str:
+    """How a model that was not measured in full ended, and why where that is known."""
+    return about.state.lower() + (f": {about.reason}" if about.reason else "")
 
 
 def _in_words(key: str, value: object) -> str:

@@ -15,10 +15,11 @@ from urllib.parse import quote
 
 from erasure_sweep.dashboards.html.links import Home
 from erasure_sweep.dashboards.pages import write_comparison
+from erasure_sweep.dashboards.wording import of_sweep
 from erasure_sweep.sweep.run_folder import MODEL_PAGE
 from erasure_sweep.workers.corpora.resolution import OWN
 from erasure_sweep.workers.errors import DataError, SweepError, UsageError
-from erasure_sweep.workers.manifest import ManifestHead
+from erasure_sweep.workers.manifest import Manifest, ManifestConfig, ManifestHead
 from erasure_sweep.workers.tables import SCHEMA_VERSION
 from erasure_sweep.workers.tables.files import SchemaError
 from erasure_sweep.workers.tables.sweep_folder import ModelTables, folder_of, read_manifest, read_model
@@ -31,7 +32,7 @@ class Compared(NamedTuple):
     """The finished models of several sweeps, under names that tell them apart."""
 
     models: list[ModelTables]
-    sweep: dict[str, Any]
+    sweep: Manifest
     """One manifest for all."""
     homes: dict[str, Home]
     """By the models' names; hrefs as seen from the page's folder."""
@@ -43,7 +44,7 @@ class _Folder(NamedTuple):
     """A sweep as its folder has it."""
 
     path: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
     models: list[ModelTables]
     unread: list[tuple[str, str | None]]
     """Names of models of other schemas, with these."""
@@ -66,7 +67,7 @@ def compare_folders(folders: list[Path], to: Path) -> list[str]:
         raise UsageError(f"{to} is a folder: name the page to write, such as --to {to / 'compare.html'}")
     compared = gather(folders, to.parent)
     try:
-        write_comparison(compared.models, to, compared.sweep, compared.homes)
+        write_comparison(compared.models, to, compared.sweep, compared.homes, compared.left_out)
     except OSError as error:
         raise SweepError(f"{to} cannot be written ({error.strerror}): choose another --to") from error
     return compared.left_out
@@ -84,13 +85,13 @@ def gather(folders: list[Path], page_folder: Path) -> Compared:
     left_out = [line for sweep, label in zip(sweeps, labels, strict=True) for line in _unread(sweep, label)]
     homes = _merge_same(sweeps, page_folder)
     _tell_apart(sweeps, labels)
-    models = [model for sweep in sweeps for model in sweep.models if model.about.get("state") == "FINISHED"]
+    models = [model for sweep in sweeps for model in sweep.models if model.about.is_finished]
     if not models and left_out:
         raise DataError(f"{'; '.join(left_out)}; no model remains: run these sweeps again with this version")
     if not models:
         raise UsageError(f"no model is finished of sweep {', '.join(labels)}: `erasure-sweep run` goes on with it")
-    named = {model.about["name"]: homes[id(model.about)] for model in models}
-    return Compared(models, {**_together(sweeps), "left_out": left_out}, named, left_out)
+    named = {model.about.name: homes[id(model.tables)] for model in models}
+    return Compared(models, _together(sweeps), named, left_out)
 
 
 def _read(path: Path) -> _Folder:
@@ -102,21 +103,19 @@ def _read(path: Path) -> _Folder:
     except SchemaError as error:
         head = ManifestHead.model_validate_json(manifest.read_bytes())
         names = head.model_names or [f"all of {path}"]
-        return _Folder(path, {"name": head.name}, [], [(name, error.found) for name in names])
-    written = values.to_json()
-    shared = {key: _said(written, key) for key in (*_PROTOCOL, *_MADE_WITH)}
-    named = (
-        {"corpus_name": shared["corpus"]} if shared["corpus"] != OWN else {}
-    )  # as runs before did not say it of models
+        other = Manifest(name=str(head.name), config=ManifestConfig(), models=())
+        return _Folder(path, other, [], [(name, error.found) for name in names])
     models, unread = [], []
     for entry in values.models:
         try:
-            about, tables = read_model(path, entry)
+            model = read_model(path, entry)
         except SchemaError as error:
             unread.append((entry.name, error.found))
-        else:
-            models.append(ModelTables({**shared, **named, **about}, tables))
-    return _Folder(path, written, models, unread)
+            continue
+        if entry.corpus_name is None and values.config.corpus != OWN:  # as runs before did not say it of models
+            model = model._replace(about=entry.model_copy(update={"corpus_name": values.config.corpus}))
+        models.append(model._replace(sweep=values))
+    return _Folder(path, values, models, unread)
 
 
 def _unread(sweep: _Folder, label: str) -> Iterable[str]:
@@ -128,16 +127,12 @@ def _unread(sweep: _Folder, label: str) -> Iterable[str]:
         yield f"{', '.join(names)} (sweep {label}) {were} logged {schema}, this version reads {SCHEMA_VERSION}: left out"
 
 
-def _said(manifest: dict[str, Any], key: str) -> Any:
-    return manifest.get(key) if key in _MADE_WITH else (manifest.get("config") or {}).get(key)
-
-
 def _merge_same(sweeps: list[_Folder], page_folder: Path) -> dict[int, Home]:
-    """Leave each model that sweeps measured alike in one of them, and say by ``id`` of its ``about`` where it is.
+    """Leave each model that sweeps measured alike in one of them, and say by ``id`` of its tables where it is.
 
     It stays where most of it was measured, else in the first; what is not to be had there leads to another.
     """
-    homes = {id(model.about): _home(sweep, model, page_folder) for sweep in sweeps for model in sweep.models}
+    homes = {id(model.tables): _home(sweep, model, page_folder) for sweep in sweeps for model in sweep.models}
     same: dict[tuple[Any, ...], list[ModelTables]] = {}
     for sweep in sweeps:
         seen: Counter[tuple[Any, ...]] = Counter()  # what one sweep has under two names stays two
@@ -147,24 +142,23 @@ def _merge_same(sweeps: list[_Folder], page_folder: Path) -> dict[int, Home]:
             seen[measured] += 1
     staying = set()
     for models in same.values():
-        kept = id(max(models, key=_standing).about)  # the first of equals
+        kept = id(max(models, key=_standing).tables)  # the first of equals
         for other in models:
-            homes[kept] = _filled(homes[kept], homes[id(other.about)])
+            homes[kept] = _filled(homes[kept], homes[id(other.tables)])
         staying.add(kept)
     for sweep in sweeps:
-        sweep.models[:] = [model for model in sweep.models if id(model.about) in staying]
+        sweep.models[:] = [model for model in sweep.models if id(model.tables) in staying]
     return homes
 
 
 def _measured(sweep: _Folder, model: ModelTables) -> tuple[Any, ...]:
     """What is the same for models that are the same and measured alike."""
-    about = model.about
-    known = (about.get("hash"), sweep.manifest.get("sweep_id"), about.get("corpus_fingerprint"))
-    return known if all(known) else (id(about),)
+    known = (model.about.hash, sweep.manifest.sweep_id, model.about.corpus_fingerprint)
+    return known if all(known) else (id(model.tables),)
 
 
 def _standing(model: ModelTables) -> tuple[bool, int]:
-    return model.about.get("state") == "FINISHED", len(model.about.get("stages") or [])
+    return model.about.is_finished, len(model.about.stages)
 
 
 def _filled(home: Home, other: Home) -> Home:
@@ -173,8 +167,8 @@ def _filled(home: Home, other: Home) -> Home:
 
 def _home(sweep: _Folder, model: ModelTables, page_folder: Path) -> Home:
     """Where a model's page, tables and run are, as seen from the folder of the comparison."""
-    if "home" in model.about:
-        return Home(**model.about["home"])
+    if links := model.about.home:
+        return Home(links.page, links.tables, links.run)
     return home_of(model, sweep.path / folder_of(model.about), page_folder)
 
 
@@ -187,40 +181,40 @@ def home_of(model: ModelTables, folder: Path, page_folder: Path) -> Home:
 
     page = folder / MODEL_PAGE
     tables = {name: href(folder / "tables" / f"{name}.parquet") for name in model.tables}
-    run_url = model.about.get("run_url")
-    return Home(href(page) if page.is_file() else None, tables, run_url if isinstance(run_url, str) else None)
+    return Home(href(page) if page.is_file() else None, tables, model.about.run_url)
 
 
 def _tell_apart(sweeps: list[_Folder], labels: list[str]) -> None:
     """Add the sweep to the names of models that several sweeps have."""
-    seen = Counter(model.about["name"] for sweep in sweeps for model in sweep.models)
+    seen = Counter(model.about.name for sweep in sweeps for model in sweep.models)
     for sweep, label in zip(sweeps, labels, strict=True):
-        for model in sweep.models:
-            if seen[model.about["name"]] > 1:
-                model.about["name"] = f"{model.about['name']} · {label}"
+        for index, (about, *_) in enumerate(sweep.models):
+            if seen[about.name] > 1:
+                renamed = about.model_copy(update={"name": f"{about.name} · {label}"})
+                sweep.models[index] = sweep.models[index]._replace(about=renamed)
 
 
 def _labels(sweeps: list[_Folder]) -> list[str]:
     """What tells the sweeps apart: their names, else their folders' names, else the folders' paths."""
     candidates = (
-        [str(sweep.manifest.get("name")) for sweep in sweeps],
+        [str(sweep.manifest.name) for sweep in sweeps],
         [sweep.path.resolve().name for sweep in sweeps],
         [str(sweep.path) for sweep in sweeps],
     )
     return next((labels for labels in candidates if len(set(labels)) == len(labels)), candidates[-1])
 
 
-def _together(sweeps: list[_Folder]) -> dict[str, Any]:
+def _together(sweeps: list[_Folder]) -> Manifest:
     """One manifest for all: what they share as it is, what differs side by side."""
-    shown = [sweep for sweep in sweeps if sweep.models]
+    shown = [sweep.manifest for sweep in sweeps if sweep.models]
 
     def values(key: str) -> Any:
-        found = [value for sweep in shown if (value := _said(sweep.manifest, key)) is not None]
-        different = list(dict.fromkeys(str(value) for value in found))
-        return " / ".join(different) if len(different) > 1 else next(iter(found), None)
+        known = [value for manifest in shown if (value := of_sweep(manifest, key)) is not None]
+        different = list(dict.fromkeys(str(value) for value in known))
+        return " / ".join(different) if len(different) > 1 else next(iter(known), None)
 
-    return {
+    return Manifest(
         **{key: values(key) for key in _MADE_WITH},
-        "config": {key: values(key) for key in _PROTOCOL},
-        "models": [model.about for sweep in sweeps for model in sweep.models],
-    }
+        config=ManifestConfig(**{key: values(key) for key in _PROTOCOL}),
+        models=tuple(model.about for sweep in sweeps for model in sweep.models),
+    )

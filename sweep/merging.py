@@ -67,8 +67,8 @@ def finish_verify(request: VerifyMerge) -> None:
 
 def write_page(request: PageRequest) -> None:
     """Write a model's page from its tables, and beside it the figures that are pages of their own."""
-    out, sweep, entry = RunFolder(request.out), request.manifest.to_json(), request.manifest.entry(request.name)
-    model = ModelTables(entry.to_json(), read_tables(out.tables(entry.folder)))
+    out, sweep, entry = RunFolder(request.out), request.manifest, request.manifest.entry(request.name)
+    model = ModelTables(entry, read_tables(out.tables(entry.folder)))
     parts = model_parts(model)
     page, figures = out.model_page(entry.folder), out.figures(entry.folder)
     folder = page.parent
@@ -98,9 +98,9 @@ def _of_measure(paths: list[Path], measure: str) -> Iterator[State]:
 def compare_models(out: Path) -> None:
     """Write the page that puts all finished models of an OUT side by side."""
     folder = RunFolder(out)
-    page, sweep = folder.comparison, read_manifest(folder.manifest).to_json()
+    page, sweep = folder.comparison, read_manifest(folder.manifest)
     models = read_out(out)
-    homes = {model.about["name"]: home_of(model, out / folder_of(model.about), page.parent) for model in models}
+    homes = {model.about.name: home_of(model, out / folder_of(model.about), page.parent) for model in models}
     try:
         write_comparison(models, page, sweep, homes)
     except OSError as error:

@@ -38,7 +38,7 @@ def run(config: SweepConfig | str = "demo", *, fresh: bool = False, **flags: Any
     outcome = Sweep(Run.of(resolved, fresh), SilentReporter()).measure()
     if outcome.problems:
         raise SweepError(outcome.problems[0])
-    models = [model for model in read_out(outcome.folder.out) if model.about["name"] in outcome.names]
+    models = [model for model in read_out(outcome.folder.out) if model.about.name in outcome.names]
     names = dict.fromkeys(name for model in models for name in model.tables)
     return {
         name: pd.concat([model.tables[name] for model in models if name in model.tables], ignore_index=True)

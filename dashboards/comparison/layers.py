@@ -19,7 +19,7 @@ from erasure_sweep.dashboards.comparison.training import LIMIT
 from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
 from erasure_sweep.dashboards.html.parts import Card, Control
 from erasure_sweep.dashboards.model.map_choices import OUTPUTS
-from erasure_sweep.dashboards.model_names import count_of, display_names, family_of, is_one_training
+from erasure_sweep.dashboards.model_names import display_names, family_of, is_one_training
 from erasure_sweep.dashboards.plots.theme import (
     DASHES,
     GREY,
@@ -104,8 +104,8 @@ def layer_lines(models: Sequence[ModelTables], side: Side, centred: bool = False
         shares = shares_by_layer(model, side, centred)
         layers = sorted({int(layer) for layer in shares["layer"]})
         if layers:
-            depth = count_of(model.about, "n_layers") or _deepest(model) + 1
-            about = (name, family_of(name), depth, count_of(model.about, "d_model"))
+            depth = model.about.n_layers or _deepest(model) + 1
+            about = (name, family_of(name), depth, model.about.d_model)
             parts = [shares[shares["layer"] == layer] for layer in layers]
             lines.append(LayerLine(*about, layers, *_summed(parts)))
     return lines
@@ -271,7 +271,7 @@ def looks_of(models: Sequence[ModelTables]) -> dict[str, dict[str, Any]]:
             for at, (name, alpha) in enumerate(zip(names, shades, strict=True))
         }
     families = list(dict.fromkeys(family_of(name) for name in names))
-    sizes = [(count_of(model.about, "d_model") or 0, count_of(model.about, "n_layers") or 0) for model in models]
+    sizes = [(model.about.d_model or 0, model.about.n_layers or 0) for model in models]
     widths, depths = (sorted(set(values)) for values in (zip(*sizes, strict=True) if sizes else ((), ())))
     return {
         name: _look(

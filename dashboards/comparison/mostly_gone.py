@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
 from erasure_sweep.dashboards.html.parts import Card
-from erasure_sweep.dashboards.model_names import count_of, display_names, family_of, is_checkpoint
+from erasure_sweep.dashboards.model_names import display_names, family_of, is_checkpoint
 from erasure_sweep.dashboards.plots.theme import PALE, figure, look_of, shade, text
 from erasure_sweep.dashboards.wording import amount, first_of
 from erasure_sweep.workers.tables.facts.erasure import writers_by_rank
@@ -42,7 +42,7 @@ def mostly_gone(models: Sequence[ModelTables]) -> list[MostlyGone]:
         written, remaining = numeric(table, "written"), numeric(table, "remaining")
         counted = np.isfinite(written) & np.isfinite(remaining) & (written > 0)
         share = float((remaining[counted] < KEPT_SHARE * written[counted]).mean()) if counted.any() else float("nan")
-        layers = count_of(model.about, "n_layers")
+        layers = model.about.n_layers
         found.append(MostlyGone(name, layers, int(counted.sum()), share))
     return found
 
@@ -105,7 +105,7 @@ def removed_card(view: ComparisonView) -> Card:
     final = [one for one, model in zip(mostly_gone(models), models, strict=True) if not is_checkpoint(model.about)]
     shown = [one for one in final if np.isfinite(one.share) and one.n_layers is not None]
     checkpoints = "" if len(final) == len(models) else " Checkpoints are left out."
-    widths = {name: count_of(model.about, "d_model") for name, model in zip(display_names(models), models, strict=True)}
+    widths = {name: model.about.d_model for name, model in zip(display_names(models), models, strict=True)}
     counts = first_of([f"{one.model} {amount(one.n_writers)}" for one in shown])
     return Card(
         "How many writers are mostly gone at the end",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from markupsafe import escape
 
@@ -11,9 +10,10 @@ from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
 from erasure_sweep.dashboards.html.links import Home, link
 from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable, Sorted
-from erasure_sweep.dashboards.model_names import count_of, display_names, is_checkpoint, is_one_training
+from erasure_sweep.dashboards.model_names import display_names, is_checkpoint, is_one_training
 from erasure_sweep.dashboards.plots.writer_strips import ERASED, OPPOSED, StripColumn, strip_points, strongest_points
-from erasure_sweep.dashboards.wording import OWN, corpora_read, number, of_config, protocol_warnings
+from erasure_sweep.dashboards.wording import OWN, corpora_read, measured_with, number, of_sweep, protocol_warnings
+from erasure_sweep.workers.manifest import Manifest
 from erasure_sweep.workers.tables.facts.erasure import is_ranked, writers_by_rank
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
 
@@ -47,8 +47,8 @@ def overview(view: ComparisonView) -> HtmlTable:
     for name, model in placed:
         about = model.about
         shown = link(homes.get(name, Home()).page, name)
-        read = [about["corpus_name"]] if corpora else []
-        rows.append([shown, *(count_of(about, key) for key in counted), *read])
+        read = [about.corpus_name] if corpora else []
+        rows.append([shown, *(getattr(about, key) for key in counted), *read])
         rows[-1] += [_top_three(model, measure) for measure, _ in tops]
     erased = "most erased because later heads read them" if any(ranked) else "that later components opposed most"
     return HtmlTable(
@@ -69,7 +69,7 @@ def overview(view: ComparisonView) -> HtmlTable:
 
 def _training(models: Sequence[ModelTables]) -> dict[str, str]:
     """How far models were trained: what is known of any, where there are checkpoints or models differ in it."""
-    known = {key: [count_of(model.about, key) for model in models] for key in _TRAINING}
+    known = {key: [getattr(model.about, key) for model in models] for key in _TRAINING}
     differ = len({tokens for tokens in known["training_tokens"] if tokens is not None}) > 1
     if not differ and not any(is_checkpoint(model.about) for model in models):
         return {}
@@ -98,26 +98,26 @@ def _top_three(model: ModelTables, measure: StripColumn) -> str | Sorted | None:
     return Sorted(escape(shown), float(points["value"].max()))
 
 
-def texts_line(models: Sequence[ModelTables], sweep: dict[str, Any]) -> str:
+def texts_line(models: Sequence[ModelTables], sweep: Manifest | None) -> str:
     """Whether the models read the same text, in a sentence; nothing where that is not known, or for one model."""
     abouts = [model.about for model in models]
     read = corpora_read(abouts, display_names(models)) if len(models) > 1 else {}
     if not read:
         return ""
     listed = "; ".join(f"{corpus}: {', '.join(readers)}" for corpus, readers in read.items())
-    if of_config(sweep, "corpus") == OWN:
+    if of_sweep(sweep, "corpus") == OWN:
         return f"Each model read its own training mix ({listed})."
     if len(read) > 1:
         return f"Not all models read the same text ({listed})."
-    if any(len({about.get(key) for about in abouts}) > 1 for key in _ALIKE):
+    if any(len({measured_with(model, key) for model in models}) > 1 for key in _ALIKE):
         return ""
     return f"All models read the same text, {next(iter(read))}, each through its own tokenizer."
 
 
-def notices(models: Sequence[ModelTables], sweep: dict[str, Any]) -> list[str]:
+def notices(models: Sequence[ModelTables], sweep: Manifest | None) -> list[str]:
     """What to mind when comparing: where protocols differ, what failed, and models of the sweep that are not on the page."""
-    warnings = protocol_warnings([model.about for model in models], display_names(models))
-    shown = {str(model.about.get("name")) for model in models}
-    absent = [str(entry.get("name")) for entry in sweep.get("models") or [] if str(entry.get("name")) not in shown]
+    warnings = protocol_warnings(models, display_names(models))
+    shown = {model.about.name for model in models}
+    absent = [entry.name for entry in sweep.models if entry.name not in shown] if sweep else []
     warnings += [f"Not on this page, though in the sweep: {', '.join(absent)}."] if absent else []
     return warnings if models else [*warnings, "There are no models in this sweep."]

@@ -13,7 +13,8 @@ from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
 from erasure_sweep.dashboards.html.links import Home, link
 from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable
 from erasure_sweep.dashboards.model_names import display_names
-from erasure_sweep.dashboards.wording import OWN, amount, listed, of_config
+from erasure_sweep.dashboards.wording import OWN, amount, listed, measured_with, of_sweep
+from erasure_sweep.workers.manifest import Manifest
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
 
 _DIGITS = 10
@@ -77,15 +78,15 @@ class Protocol(NamedTuple):
     values: dict[str, str | None]
 
 
-def protocols(models: Sequence[ModelTables], sweep: Mapping[str, Any]) -> list[Protocol]:
+def protocols(models: Sequence[ModelTables], sweep: Manifest | None) -> list[Protocol]:
     """What each model says of itself, else what the sweep says of all."""
     named = zip(display_names(models), models, strict=True)
-    return [Protocol(name, {field.key: _words(field, model.about, sweep) for field in FIELDS}) for name, model in named]
+    return [Protocol(name, {field.key: _words(field, model, sweep) for field in FIELDS}) for name, model in named]
 
 
-def _words(field: ProtocolField, about: Mapping[str, Any], sweep: Mapping[str, Any]) -> str | None:
-    value = about.get(field.key)
-    value = of_config(sweep, field.of_sweep or field.key) if value is None else value
+def _words(field: ProtocolField, model: ModelTables, sweep: Manifest | None) -> str | None:
+    value = measured_with(model, field.key)
+    value = of_sweep(sweep, field.of_sweep or field.key) if value is None else value
     if field.key == "corpus_name" and value == OWN:
         return "its own training mix"
     return None if value is None or value == "" else field.written(value)

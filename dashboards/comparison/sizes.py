@@ -15,7 +15,7 @@ from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.comparison.training import LIMIT, Erased, erased_of
 from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
 from erasure_sweep.dashboards.html.parts import Card, Control
-from erasure_sweep.dashboards.model_names import count_of, display_names, family_of, is_checkpoint, series_of
+from erasure_sweep.dashboards.model_names import display_names, family_of, is_checkpoint, series_of
 from erasure_sweep.dashboards.plots.size_axis import axis_for
 from erasure_sweep.dashboards.plots.theme import DASHES, GREY, PALE, figure, look_of, robust_range, shade, text
 from erasure_sweep.dashboards.wording import amount, first_of, number
@@ -69,7 +69,7 @@ def sized(models: Sequence[ModelTables]) -> list[Sized]:
         erased = erased_of(model)
         if erased.by_writer:
             keys = ("n_layers", "d_model", "n_params", "training_tokens")
-            layers, width, parameters, tokens = (count_of(model.about, key) for key in keys)
+            layers, width, parameters, tokens = (getattr(model.about, key) for key in keys)
             of_training = (series_of(model.about), is_checkpoint(model.about))
             found.append(Sized(name, family_of(name), *of_training, layers, width, parameters, tokens, erased))
     return found

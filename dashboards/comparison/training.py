@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
 from erasure_sweep.dashboards.html.parts import Card, Control
-from erasure_sweep.dashboards.model_names import count_of, display_names, is_checkpoint, series_of
+from erasure_sweep.dashboards.model_names import display_names, is_checkpoint, series_of
 from erasure_sweep.dashboards.plots.size_axis import Axis, axis_for
 from erasure_sweep.dashboards.plots.theme import BLUE, CYCLE, DASHES, GREEN, SYMBOLS, figure, robust_range, single, text
 from erasure_sweep.dashboards.wording import amount, first_of, number
@@ -110,7 +110,7 @@ def trained(models: Sequence[ModelTables]) -> list[Trained]:
 def _points(named: Sequence[tuple[str, ModelTables]], unit: Unit) -> list[TrainingPoint]:
     points: dict[int, TrainingPoint] = {}
     for name, model in named:
-        at, erased = count_of(model.about, f"training_{unit}"), erased_of(model)
+        at, erased = getattr(model.about, f"training_{unit}"), erased_of(model)
         if at is not None and at >= 0 and erased.by_writer:
             pairs = significant_pairs(model.tables)
             significant = float("nan") if pairs is None else float(pairs.n)

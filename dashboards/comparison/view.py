@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from erasure_sweep.dashboards.cards import Page
 from erasure_sweep.dashboards.html.links import Home
 from erasure_sweep.dashboards.model_names import display_names, is_checkpoint, representatives
 from erasure_sweep.dashboards.wording import first_of, listed
+from erasure_sweep.workers.manifest import Manifest
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
 
 
@@ -28,15 +28,16 @@ class ComparisonView:
     models: Sequence[ModelTables]
     shown: Sequence[ModelTables]
     homes: Mapping[str, Home] = field(default_factory=dict)
-    sweep: Mapping[str, Any] = field(default_factory=dict)
+    sweep: Manifest | None = None
     note: str = ""
 
     @classmethod
-    def of(cls, models: Sequence[ModelTables], homes: Mapping[str, Home], sweep: Mapping[str, Any]) -> ComparisonView:
+    def of(cls, models: Sequence[ModelTables], homes: Mapping[str, Home], sweep: Manifest | None) -> ComparisonView:
         """The models under their display names, which they keep also where only some of them are shown."""
         names = display_names(models)
         models = [
-            ModelTables({**model.about, "name": name}, model.tables) for name, model in zip(names, models, strict=True)
+            model._replace(about=model.about.model_copy(update={"name": name}))
+            for name, model in zip(names, models, strict=True)
         ]
         shown = representatives(models)
         return cls(models, shown, homes, sweep, _note(models, shown))
@@ -45,7 +46,7 @@ class ComparisonView:
 def _note(models: Sequence[ModelTables], shown: Sequence[ModelTables]) -> str:
     if len(shown) == len(models):
         return ""
-    unfinished = [str(model.about["name"]) for model in shown if is_checkpoint(model.about)]
+    unfinished = [model.about.name for model in shown if is_checkpoint(model.about)]
     last = f" ({listed(unfinished, 3)} for lack of them)" if unfinished else ""
     return f" Final weights only{last}."
 

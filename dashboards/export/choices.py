@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import plotly.graph_objects as go
 
@@ -17,6 +17,7 @@ from erasure_sweep.dashboards.export.images import Format, Image, write_images
 from erasure_sweep.dashboards.html.parts import ARROW, Card, Control, Part, writers_of
 from erasure_sweep.dashboards.pages import comparison_page_parts, model_parts
 from erasure_sweep.workers.errors import UsageError, nearest
+from erasure_sweep.workers.manifest import Manifest
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
 
 COMPARE = "compare:"
@@ -42,7 +43,7 @@ class FinishedModels(NamedTuple):
     """
 
     models: list[ModelTables]
-    sweep: dict[str, Any]
+    sweep: Manifest | None
     folders: Mapping[str, Path]
 
 
@@ -134,7 +135,7 @@ def _pages(finished: FinishedModels, asked: Asked) -> list[_Page]:
 
 def _models(finished: FinishedModels, asked: Asked) -> list[ModelTables]:
     """The models asked for, all if none is."""
-    models = {model.about["name"]: model for model in finished.models}
+    models = {model.about.name: model for model in finished.models}
     for name in asked.models:
         if name not in models:
             raise UsageError(f"no finished model {name!r}: {nearest(name, models)}")
@@ -142,7 +143,7 @@ def _models(finished: FinishedModels, asked: Asked) -> list[ModelTables]:
 
 
 def _model_page(finished: FinishedModels, model: ModelTables) -> _Page:
-    return _Page("", finished.folders[model.about["name"]], _with_figures(model_parts(model)))
+    return _Page("", finished.folders[model.about.name], _with_figures(model_parts(model)))
 
 
 def _comparison(finished: FinishedModels) -> _Page:

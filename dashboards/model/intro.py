@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
@@ -11,22 +9,20 @@ from markupsafe import Markup
 from erasure_sweep.dashboards.html.render import render
 from erasure_sweep.dashboards.model.trust import trust_line
 from erasure_sweep.dashboards.model.verify.verdicts import verdict_list
-from erasure_sweep.dashboards.wording import first_of, measured_line, model_line, number
+from erasure_sweep.dashboards.wording import first_of, measured_line, model_line, number, unfinished
+from erasure_sweep.workers.manifest import Manifest
 from erasure_sweep.workers.tables.facts.erasure import erasers_of, is_ranked
 from erasure_sweep.workers.tables.facts.verified import was_verified
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from erasure_sweep.workers.tables.values import Tables, numeric
 
 
-def model_intro(model: ModelTables, sweep: dict[str, Any], writers: pd.DataFrame) -> Markup:
+def model_intro(model: ModelTables, sweep: Manifest | None, writers: pd.DataFrame) -> Markup:
     about = model.about
-    unfinished = ""
-    if about.get("state") not in (None, "FINISHED"):
-        reason = f": {about['reason']}" if about.get("reason") else ""
-        unfinished = f"This model was not measured in full ({str(about['state']).lower()}{reason})."
+    notice = "" if about.is_finished else f"This model was not measured in full ({unfinished(about)})."
     return render(
         "model_intro.html.j2",
-        unfinished=unfinished,
+        unfinished=notice,
         paragraphs=(_headline(model, writers), trust_line(model)),
         verdicts=verdict_list(model),
         model=model_line(about),

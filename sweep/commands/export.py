@@ -78,8 +78,8 @@ def _finished_models(compared: Compared, *, single: bool) -> FinishedModels:
     from erasure_sweep.sweep.run_folder import FIGURES, folder_names
     from erasure_sweep.workers.tables.sweep_folder import folder_of
 
-    names = [model.about["name"] for model in compared.models]
-    own = {model.about["name"]: folder_of(model.about) for model in compared.models}
+    names = [model.about.name for model in compared.models]
+    own = {model.about.name: folder_of(model.about) for model in compared.models}
     folders = own if single else folder_names(names, {})
     places = {"": Path(FIGURES), **{name: Path(folders[name], FIGURES) for name in names}}
     return FinishedModels(compared.models, compared.sweep, places)

@@ -107,10 +107,10 @@ def write_report(config: SweepConfig) -> tuple[list[Section], Path]:
     """
     folder = Run.of(config).folder
     manifest = folder.read_manifest()
-    model = next((m for m in read_out(folder.out) if m.about["spec"] == config.models[0]), None)
+    model = next((m for m in read_out(folder.out) if m.about.spec == config.models[0]), None)
     if manifest is None or model is None:
         raise SweepError(f"{folder.out} holds no results of {config.models[0]}: run again with --fresh")
-    results = Results(model.about, manifest.config.to_json(), model.tables, published())
+    results = Results(model.about.to_json(), manifest.config.to_json(), model.tables, published())
     comparisons = compare(results)
     table = folder.out / TABLE
     found = sections(results, comparisons, str(table))

@@ -16,6 +16,7 @@ import pandas as pd
 from erasure_sweep.dashboards.wording import amount, listed, measured_line, model_line, number, percent, with_interval
 from erasure_sweep.sweep.tracking.saved_view import VIEW_NAME, runs_page
 from erasure_sweep.workers.labels import is_head
+from erasure_sweep.workers.manifest import Manifest, ManifestEntry
 from erasure_sweep.workers.tables.facts.erasure import NOTICEABLE, erased_writers, erasers_of, half_erased
 from erasure_sweep.workers.tables.facts.trust import CANCELLED, PARTLY, REVERSED, TRUSTED, trust_counts, trust_of
 from erasure_sweep.workers.tables.facts.verified import LATER, VerifiedGroup, verdicts
@@ -49,11 +50,11 @@ def plain(text: object) -> str:
     return re.sub(r"([\\`*_{}\[\]()#+!|<>~&])", r"\\\1", line)
 
 
-def model_note(about: Mapping[str, Any], sweep: Mapping[str, Any], tables: Tables) -> str:
+def model_note(entry: ManifestEntry, sweep: Manifest | None, tables: Tables) -> str:
     """What is erased in a model, whose DLA to trust, what was verified, and how it was measured.
 
     Args:
-        about: the model's entry in the manifest.
+        entry: the model's in the manifest.
         sweep: the manifest.
     """
     parts = [
@@ -61,7 +62,7 @@ def model_note(about: Mapping[str, Any], sweep: Mapping[str, Any], tables: Table
         _trust_line(tables),
         _verdicts(tables),
         _top_writers(tables),
-        f"{plain(model_line({**about}))} {plain(measured_line({**about}, {**sweep}))}",
+        f"{plain(model_line(entry))} {plain(measured_line(entry, sweep))}",
         "Under Artifacts: `index.html` is the model's page with all figures, `figures/` has single ones, `tables/` the "
         "numbers as parquet.",
     ]
@@ -147,7 +148,7 @@ def _top_writers(tables: Tables) -> str:
     return "\n".join(rows)
 
 
-def sweep_note(manifest: Mapping[str, Any], rows: Sequence[Row]) -> str:
+def sweep_note(manifest: Manifest, rows: Sequence[Row]) -> str:
     """What a sweep measured, its models beside each other, and where to look.
 
     Args:
@@ -161,7 +162,7 @@ def sweep_note(manifest: Mapping[str, Any], rows: Sequence[Row]) -> str:
     return _with_table(_opening(rows), rows, closing, MAX_RUN_NOTE)
 
 
-def experiment_note(name: str, experiment_id: str, manifest: Mapping[str, Any], rows: Sequence[Row]) -> str:
+def experiment_note(name: str, experiment_id: str, manifest: Manifest, rows: Sequence[Row]) -> str:
     """What an experiment holds and how to look at it, with the models of its newest sweep.
 
     Args:
@@ -198,8 +199,8 @@ def _opening(rows: Sequence[Row]) -> str:
     return " ".join(said)
 
 
-def _protocol(manifest: Mapping[str, Any]) -> str:
-    return plain(measured_line({}, {**manifest}))
+def _protocol(manifest: Manifest) -> str:
+    return plain(measured_line(None, manifest))
 
 
 _HEADINGS = (

@@ -102,7 +102,7 @@ class LoggedRuns:
     def _describe(self) -> None:
         """Tell in the descriptions how the models stand now."""
         if self._manifest:
-            self._tracker.describe_sweep(self._manifest.manifest.to_json())
+            self._tracker.describe_sweep(self._manifest.manifest)
             self._described_at = time.monotonic()
 
     def _watch(self) -> None:
@@ -138,16 +138,16 @@ class LoggedRuns:
         self._sender.add([Job(model.hash, send)])
 
     def _results(self, entry: ManifestEntry, dataset: DatasetInfo) -> ModelResults:
-        folder, about = self._run.folder, entry.to_json()
+        folder = self._run.folder
         tables = folder.tables(entry.folder)
         measured = read_tables(tables)
         return ModelResults(
             folder.model_page(entry.folder),
             tables,
             folder.figures(entry.folder),
-            size_metrics(about) | model_metrics(measured) | verify_metrics(measured),
+            size_metrics(entry) | model_metrics(measured) | verify_metrics(measured),
             {"stage": "+".join(entry.stages), **most_erased(measured)},
-            model_note(about, self._manifest.manifest.to_json() if self._manifest else {}, measured),
+            model_note(entry, self._manifest.manifest if self._manifest else None, measured),
             dataset,
         )
 

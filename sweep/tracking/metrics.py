@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
+from erasure_sweep.workers.manifest import ManifestEntry
 from erasure_sweep.workers.tables.facts.erasure import erased_writers, half_erased, significant_pairs
 from erasure_sweep.workers.tables.facts.trust import TRUSTED, trust_counts
 from erasure_sweep.workers.tables.facts.verified import verdicts
@@ -16,13 +15,13 @@ from erasure_sweep.workers.tables.values import Floats, Tables, numeric, strings
 _SIZES = ("n_layers", "n_heads", "d_model", "n_params", "training_tokens")
 
 
-def size_metrics(about: Mapping[str, Any]) -> dict[str, float]:
+def size_metrics(entry: ManifestEntry) -> dict[str, float]:
     """A model's sizes in ``model/``, for charts that take no parameters of runs; what is not known is left out.
 
     Args:
-        about: the model's entry in the manifest.
+        entry: the model's in the manifest.
     """
-    return {f"model/{name}": float(about[name]) for name in _SIZES if about.get(name) is not None}
+    return {f"model/{name}": float(size) for name in _SIZES if (size := getattr(entry, name)) is not None}
 
 
 def model_metrics(tables: Tables) -> dict[str, float]:

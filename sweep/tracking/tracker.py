@@ -47,6 +47,7 @@ from erasure_sweep.sweep.tracking.mlflow_store import (
 )
 from erasure_sweep.sweep.tracking.saved_view import VIEW_TAG, runs_page, save_view
 from erasure_sweep.workers.errors import DataError, SweepError, UsageError
+from erasure_sweep.workers.manifest import Manifest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -170,7 +171,7 @@ class Tracker:
         """Close a model's run. FINISHED only if everything in it was measured; ``reason`` is why it was not."""
         self._end(self._run(model_hash), status, reason)
 
-    def describe_sweep(self, manifest: Mapping[str, Any]) -> None:
+    def describe_sweep(self, manifest: Manifest) -> None:
         """Write the sweep's result into its run's name and description, and into the experiment's.
 
         Args:
@@ -181,7 +182,7 @@ class Tracker:
             rows = self._rows()
             self._set_tags(run_id, {_NOTE: sweep_note(manifest, rows)})
             self._name_sweep(run_id, len(rows))
-            note = experiment_note(str(manifest["name"]), self._experiment_id, manifest, rows)
+            note = experiment_note(str(manifest.name), self._experiment_id, manifest, rows)
             present = self._experiment_tags()
             if present.get(_NOTE) and not any(row.status == "FINISHED" for row in rows):
                 return  # what an earlier sweep found says more

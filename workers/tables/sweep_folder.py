@@ -7,7 +7,7 @@ tables; it is still returned, so that a page can say so.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -19,8 +19,10 @@ from erasure_sweep.workers.tables.files import check_version, read_tables
 class ModelTables(NamedTuple):
     """One model of a sweep: its entry in the manifest and its tables by name."""
 
-    about: dict[str, Any]
+    about: ManifestEntry
     tables: dict[str, pd.DataFrame]
+    sweep: Manifest | None = None
+    """The sweep that measured it, where models of several stand on one page."""
 
 
 def read_out(out: Path) -> list[ModelTables]:
@@ -40,17 +42,16 @@ def read_model(out: Path, entry: ManifestEntry) -> ModelTables:
         SchemaError: a table is of another schema version.
         DataError: a table is damaged, or the entry names no folder of the sweep's own.
     """
-    about = entry.to_json()
-    return ModelTables(about, read_tables(out / folder_of(about) / "tables"))
+    return ModelTables(entry, read_tables(out / folder_of(entry) / "tables"))
 
 
-def folder_of(about: dict[str, Any]) -> str:
+def folder_of(entry: ManifestEntry) -> str:
     """The name of a model's folder in its sweep's.
 
     Raises:
         DataError: it would lead elsewhere.
     """
-    folder = str(about.get("folder") or about.get("name"))
+    folder = entry.folder
     if folder in ("", ".", "..") or Path(folder).name != folder or "\\" in folder:
         raise DataError(
             f"the manifest's folder {folder!r} is none of the sweep's own: run the sweep again to write it anew"

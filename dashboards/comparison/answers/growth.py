@@ -12,7 +12,7 @@ import numpy as np
 
 from erasure_sweep.dashboards.comparison.mostly_gone import mostly_gone
 from erasure_sweep.dashboards.comparison.training import erased_of
-from erasure_sweep.dashboards.model_names import count_of, display_names, family_of, is_checkpoint
+from erasure_sweep.dashboards.model_names import display_names, family_of, is_checkpoint
 from erasure_sweep.dashboards.wording import amount, number
 from erasure_sweep.workers.tables.facts.erasure import NOTICEABLE
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
@@ -93,8 +93,8 @@ def _measured(models: Sequence[ModelTables]) -> list[_MeasuredModel]:
     for name, model in zip(display_names(models), models, strict=True):
         heads = erased_of(model).heads
         if heads.by_writer and not is_checkpoint(model.about):
-            kind = (bool(model.about.get("attn_only")), count_of(model.about, "training_tokens"))
-            sizes = {size: count_of(model.about, key) for size, key in _KEYS.items()}
+            kind = (bool(model.about.attn_only), model.about.training_tokens)
+            sizes = {size: getattr(model.about, key) for size, key in _KEYS.items()}
             strongest = [max(found.strongest[1], 0.0) for found in (heads, erased_of(model, centred=True).heads)]
             shares = (strongest[0], heads.mean, strongest[1], mostly_gone([model])[0].share)
             found.append(_MeasuredModel(family_of(name), kind, sizes, *shares))

@@ -74,6 +74,6 @@ class TestPages:
         places = [entry.place(view) for entry in MODEL.entries() if entry.when(view)]
         assert len(set(places)) == len(places)
         for models in ([model], fake_checkpoints("c", (0, 512), n_layers=2, n_heads=2, n_tokens=24)):
-            compared = ComparisonView.of(models, {}, {})
+            compared = ComparisonView.of(models, {}, None)
             places = [entry.place(compared) for entry in COMPARISON.entries()]
             assert len(set(places)) == len(places)

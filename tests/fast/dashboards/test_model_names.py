@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from erasure_sweep.dashboards.comparison.overview import overview, texts_line
 from erasure_sweep.dashboards.model_names import counted, display_names, family_of, in_order, is_checkpoint, series_of
 from erasure_sweep.dashboards.wording import between, measured_line, model_line, protocol_warnings
+from erasure_sweep.workers.manifest import ManifestEntry
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
-from tests.support.fakes.tables import fake_checkpoints, fake_manifest, fake_model, point
+from tests.support.fakes.tables import fake_checkpoints, fake_manifest, fake_model, model_tables, point
 from tests.support.fakes.views import comparison_view
 
 POINTS = (0, 65536, 1048576, 16777216)
+
+
+def entry(about: dict[str, Any]) -> ManifestEntry:
+    return model_tables(about, {}).about
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +52,14 @@ class TestLineup:
         assert family_of(name) == family
 
     def test_a_checkpoint_is_known_by_its_base(self) -> None:
-        assert is_checkpoint({"name": "m@5", "base": "m"})
-        assert is_checkpoint({"name": "m@5 · one", "base": "m"})
-        assert not is_checkpoint({"name": "m · one", "base": "m"})
+        assert is_checkpoint(entry({"name": "m@5", "base": "m"}))
+        assert is_checkpoint(entry({"name": "m@5 · one", "base": "m"}))
+        assert not is_checkpoint(entry({"name": "m · one", "base": "m"}))
         # an older run, a folder that is called so, and a model that goes by another name
-        assert not is_checkpoint({"name": "m@5"})
-        assert not is_checkpoint({"name": "m@5", "base": "m@5"})
-        assert not is_checkpoint({"name": "other", "base": "m"})
-        assert series_of({"name": "m@5 · one", "base": "m"}) == series_of({"name": "m · one", "base": "m"}) == "m · one"
+        assert not is_checkpoint(entry({"name": "m@5"}))
+        assert not is_checkpoint(entry({"name": "m@5", "base": "m@5"}))
+        assert not is_checkpoint(entry({"name": "other", "base": "m"}))
+        assert {series_of(entry({"name": name, "base": "m"})) for name in ("m@5 · one", "m · one")} == {"m · one"}
 
     def test_checkpoints_stand_by_tokens_with_the_final_weights_last(self) -> None:
         models = [
@@ -62,7 +69,7 @@ class TestLineup:
             point("a", {}),
             point("a@20", {}, training_tokens=20),
             point("b@9", {}, training_steps=9),
-            ModelTables({"name": "old"}, {}),
+            model_tables({"name": "old"}, {}),
             point("a@0", {}, training_tokens=0),
         ]
         names = display_names(in_order(models))
@@ -102,7 +109,7 @@ class TestOverview:
         at = [column.heading for column in table.columns].index("training tokens")
         assert [row[at] for row in table.rows] == list(POINTS)
         assert not {"corpus", "training steps"} & {column.heading for column in table.columns}
-        other = ModelTables({**checkpoints[0].about, "corpus_name": "gelu-mix"}, {})
+        other = model_tables({**checkpoints[0].about.to_json(), "corpus_name": "gelu-mix"}, {})
         table = overview(comparison_view([other, *checkpoints[1:]]))
         at = [column.heading for column in table.columns].index("corpus")
         assert [row[at] for row in table.rows] == ["gelu-mix", "stdlib", "stdlib", "stdlib"]
@@ -124,7 +131,7 @@ class TestTexts:
             texts_line(checkpoints, sweep) == "All models read the same text, stdlib, each through its own tokenizer."
         )
         assert texts_line(checkpoints[:1], sweep) == ""
-        assert protocol_warnings([model.about for model in checkpoints], display_names(checkpoints)) == []
+        assert protocol_warnings(checkpoints, display_names(checkpoints)) == []
 
     def test_each_read_its_own(self, checkpoints: list[ModelTables]) -> None:
         other = fake_model("gelu-2l", 2, 2, n_tokens=24, corpus_name="gelu-mix", corpus_fingerprint="0" * 16)
@@ -132,13 +139,13 @@ class TestTexts:
         sweep = fake_manifest(models, config={"corpus": "own", "prompts": 8, "seq_len": 12})
         listed = "stdlib: toy-gelu-2l; gelu-mix: gelu-2l"
         assert texts_line(models, sweep) == f"Each model read its own training mix ({listed})."
-        said = protocol_warnings([model.about for model in models], display_names(models))
+        said = protocol_warnings(models, display_names(models))
         assert f"different corpora ({listed}): differences between them may come from the text." in said[0]
-        assert "each model's own training mix, seed" in measured_line({}, sweep)
+        assert "each model's own training mix, seed" in measured_line(None, sweep)
         assert "corpus gelu-mix, its own training mix, seed" in measured_line(other.about, sweep)
 
     def test_two_sweeps_on_different_text(self, checkpoints: list[ModelTables]) -> None:
-        models = [*checkpoints[:1], ModelTables({**checkpoints[1].about, "corpus_name": "pile-10k"}, {})]
+        models = [*checkpoints[:1], model_tables({**checkpoints[1].about.to_json(), "corpus_name": "pile-10k"}, {})]
         line = texts_line(models, fake_manifest(models, config={"corpus": "stdlib / pile-10k"}))
         assert line.startswith("Not all models read the same text (stdlib: ")
 
@@ -146,22 +153,22 @@ class TestTexts:
     def test_where_it_is_not_known_nothing_is_claimed(
         self, checkpoints: list[ModelTables], changes: dict[str, object]
     ) -> None:
-        other = ModelTables({**checkpoints[1].about, **changes}, {})
+        other = model_tables({**checkpoints[1].about.to_json(), **changes}, {})
         assert texts_line([checkpoints[0], other], fake_manifest(checkpoints)) == ""
 
     def test_what_many_models_differ_in_stays_short(self) -> None:
-        abouts = [{"tau": 0.1 if at == 3 else 0.05, "git_commit": "a"} for at in range(300)]
-        (said,) = protocol_warnings(abouts, [f"m{at}" for at in range(300)])
+        models = [model_tables({"tau": 0.1 if at == 3 else 0.05, "git_commit": "a"}, {}) for at in range(300)]
+        (said,) = protocol_warnings(models, [f"m{at}" for at in range(300)])
         assert said == "Models were measured with different τ: 0.05: m0, m1, m2, m4 and 295 more; 0.1: m3."
-        (said,) = protocol_warnings([{"ln": "frozen"}, {"ln": "recomputed"}], ["a", "b"])
+        (said,) = protocol_warnings([model_tables({"ln": ln}, {}) for ln in ("frozen", "recomputed")], ["a", "b"])
         assert said == "Models were measured with another LayerNorm scale in patched runs: a frozen, b recomputed."
 
     def test_a_models_page_says_how_far_it_was_trained_and_what_it_read(self) -> None:
         about = {"name": "m@8", "training_tokens": 32768, "training_steps": 8, "corpus_name": "stdlib"}
-        assert model_line(about).endswith(", trained on 32,768 tokens in 8 steps.")
-        assert model_line({"training_steps": 512}).endswith(", trained for 512 steps.")
-        assert model_line({"training_tokens": 0, "training_steps": 0}).endswith(", before any training.")
-        assert "trained" not in model_line({"name": "m", "training_tokens": None})
+        assert model_line(entry(about)).endswith(", trained on 32,768 tokens in 8 steps.")
+        assert model_line(entry({"training_steps": 512})).endswith(", trained for 512 steps.")
+        assert model_line(entry({"training_tokens": 0, "training_steps": 0})).endswith(", before any training.")
+        assert "trained" not in model_line(entry({"name": "m", "training_tokens": None}))
         described = {**about, "corpus": "stdlib: 3 documents"}
-        assert "corpus stdlib: 3 documents, seed" in measured_line(described, {})
-        assert "corpus stdlib (3 documents), seed" in measured_line({**about, "corpus": "3 documents"}, {})
+        assert "corpus stdlib: 3 documents, seed" in measured_line(entry(described), None)
+        assert "corpus stdlib (3 documents), seed" in measured_line(entry({**about, "corpus": "3 documents"}), None)

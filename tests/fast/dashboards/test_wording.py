@@ -8,7 +8,7 @@ import pytest
 from erasure_sweep.dashboards.plots.theme import robust_range, text
 from erasure_sweep.dashboards.wording import amount, measured_line, number, protocol_warnings
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
-from tests.support.fakes.tables import fake_manifest, fake_model
+from tests.support.fakes.tables import fake_manifest, fake_model, fake_sweep, model_tables
 
 ZERO = "L1H3"
 
@@ -44,13 +44,15 @@ class TestWords:
             "Measured on 8 prompts of 12 tokens, every position (96 tokens), corpus stdlib, seed 5235, float32, on cpu, "
             "erasure-sweep 0.1.0."
         )
-        assert "32 positions of each" in measured_line({}, {"config": {"positions": 32}})
-        assert measured_line({}, {}).startswith("Measured on — prompts")
+        assert "32 positions of each" in measured_line(None, fake_sweep(config={"positions": 32}))
+        assert measured_line(None, None).startswith("Measured on — prompts")
 
     def test_warnings_only_where_protocols_differ(self) -> None:
-        same = {"n_prompts": 8, "n_tokens": 96, "corpus_fingerprint": "a", "state": "FINISHED"}
+        about = {"n_prompts": 8, "n_tokens": 96, "corpus_fingerprint": "a", "state": "FINISHED"}
+        same = model_tables(about, {})
         assert protocol_warnings([same, same], ["one", "two"]) == []
-        other = {**same, "n_prompts": 4, "corpus_fingerprint": "b", "state": "FAILED", "reason": "out of memory"}
+        changes = {"n_prompts": 4, "corpus_fingerprint": "b", "state": "FAILED", "reason": "out of memory"}
+        other = model_tables({**about, **changes}, {})
         warnings = protocol_warnings([same, other], ["one", "two"])
         assert warnings[0] == "two was not measured in full (failed: out of memory)."
         assert warnings[1] == "Models were measured on different numbers of prompts: one 8, two 4."

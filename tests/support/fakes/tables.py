@@ -11,8 +11,7 @@ With ``verify=True`` it has verified some writers as well (``tests/support/fakes
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ import pyarrow.parquet as pq
 
 from erasure_sweep.dashboards.grids import Grid, grid_of
 from erasure_sweep.workers.labels import Layout
+from erasure_sweep.workers.manifest import Manifest, ManifestEntry
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.terms import QUANTILES, STATS, Invented, Removals, correlations, fake_terms, projection_rows
 from tests.support.fakes.verify import add_verify
@@ -130,7 +130,7 @@ def fake_model(
         **{"corpus_fingerprint": "f" * 16, "n_prompts": 8, "n_tokens": n_tokens, "state": "FINISHED", "reason": None},
         **about,
     }
-    return ModelTables(entry, tables)
+    return model_tables(entry, tables)
 
 
 def fake_checkpoints(
@@ -152,14 +152,14 @@ def fake_checkpoints(
         tables = {key: _grown(table, name, midpoint, progress) for key, table in final.tables.items()}
         about = {"name": name, "spec": name, "folder": name.replace("@", "_"), "base": base}
         steps = {"training_tokens": n, "training_steps": n // tokens_per_step}
-        found.append(ModelTables({**final.about, **about, **steps}, tables))
+        found.append(model_tables({**final.about.to_json(), **about, **steps}, tables))
     return found
 
 
 def point(name: str, shares: dict[str, float], **about: object) -> ModelTables:
     """A model of which nothing but what is erased of each writer is known."""
     writers = pd.DataFrame({"writer": list(shares), "erased_by_reading": list(shares.values())})
-    return ModelTables({"name": name, "base": name.partition("@")[0], **about}, {"writers": writers})
+    return model_tables({"name": name, "base": name.partition("@")[0], **about}, {"writers": writers})
 
 
 def significant_pairs_table(significant: int | None) -> pd.DataFrame:
@@ -347,29 +347,47 @@ def _reading_row(
     }
 
 
-def fake_manifest(models: list[ModelTables], **changes: Any) -> dict[str, Any]:
+def model_tables(about: Mapping[str, Any] | ManifestEntry, tables: dict[str, pd.DataFrame]) -> ModelTables:
+    """A model with these tables; what its entry in the manifest needs and ``about`` lacks is made up.
+
+    What is the sweep's to say stands in the manifest of its own sweep.
+    """
+    known = about.to_json() if isinstance(about, ManifestEntry) else dict(about)
+    made_with = {key: known.pop(key) for key in ("version", "device_type", "git_commit") if key in known}
+    config = {key: known.pop(key) for key in ("seq_len", "positions", "seed", "dtype", "tau", "ln") if key in known}
+    needed = {"name": "", "folder": known.get("name") or "model", "state": "FINISHED"}
+    sweep = fake_sweep(**made_with, config=config) if made_with or config else None
+    return ModelTables(ManifestEntry(**(needed | known)), tables, sweep)
+
+
+def fake_sweep(**values: Any) -> Manifest:
+    """The manifest of a sweep without models, of which nothing else is known."""
+    return Manifest.model_validate({"config": {}, "models": [], **values})
+
+
+def fake_manifest(models: list[ModelTables], **changes: Any) -> Manifest:
     """The manifest of a sweep over these models."""
     config = {"prompts": 8, "seq_len": 12, "positions": "all", "corpus": "stdlib", "seed": 5235, "dtype": "float32"}
-    return {
+    values = {
         "sweep_id": "5eed",
         "name": "fake",
         "version": "0.1.0",
         "schema_version": "2",
         "device_type": "cpu",
         "config": config,
-        "models": [model.about for model in models],
-        **changes,
+        "models": [model.about.to_json() for model in models],
     }
+    return Manifest.model_validate(values | changes)
 
 
 def write_out(models: list[ModelTables], out: Path, **changes: Any) -> None:
     """The models as a finished sweep leaves them in its folder."""
     for model in models:
-        folder = out / model.about["folder"] / "tables"
+        folder = out / model.about.folder / "tables"
         folder.mkdir(parents=True)
         for name, table in model.tables.items():
             write_frame(table, folder / f"{name}.parquet")
-    (out / "manifest.json").write_text(json.dumps(fake_manifest(models, **changes)), encoding="utf-8")
+    (out / "manifest.json").write_bytes(fake_manifest(models, **changes).to_bytes())
 
 
 def write_frame(table: pd.DataFrame, path: Path) -> None:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from erasure_sweep.dashboards.comparison.view import ComparisonView
 from erasure_sweep.dashboards.html.links import Home
 from erasure_sweep.dashboards.html.parts import Part
 from erasure_sweep.dashboards.model.view import MODEL, VERIFIED, ModelView
+from erasure_sweep.workers.manifest import Manifest
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
 
 
 def comparison_view(
-    models: Sequence[ModelTables], homes: Mapping[str, Home] | None = None, sweep: Mapping[str, Any] | None = None
+    models: Sequence[ModelTables], homes: Mapping[str, Home] | None = None, sweep: Manifest | None = None
 ) -> ComparisonView:
     """A comparison of these models, all of which its figures show, under the names that they have."""
-    return ComparisonView(models, models, homes or {}, sweep or {})
+    return ComparisonView(models, models, homes or {}, sweep)
 
 
 def verify_cards(model: ModelTables) -> list[Part]:

@@ -51,7 +51,8 @@ def model_page(model: ModelTables, folder: Path, **changes: Any) -> str:
 def comparison(models: list[ModelTables], folder: Path, homes: dict[str, Home] | None = None, **changes: Any) -> str:
     def write() -> str:
         path = folder / "compare.html"
-        write_comparison(models, path, fake_manifest(models, **changes), homes or {})
+        known = {key: value for key, value in changes.items() if key != "left_out"}
+        write_comparison(models, path, fake_manifest(models, **known), homes or {}, changes.get("left_out", ()))
         return path.read_text(encoding="utf-8")
 
     return write() if homes or changes else _written_once(list(models), "comparison", write)

@@ -10,7 +10,7 @@ import pytest
 from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
 from erasure_sweep.dashboards.model_names import display_names, final_models, representatives
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
-from tests.support.fakes.tables import fake_checkpoints, fake_model
+from tests.support.fakes.tables import fake_checkpoints, fake_model, model_tables
 from tests.support.fakes.written_pages import NASTY, broken, comparison, embedded, model_page, sections, without_plotly
 
 
@@ -53,8 +53,8 @@ class TestComparingCheckpoints:
         page = comparison(checkpoints, tmp_path)
         assert "All models read the same text, stdlib, each through its own tokenizer." in page
         assert "Mind when comparing" not in page
-        about = {**checkpoints[2].about, "corpus_name": "gelu-mix"}
-        mixed = [*checkpoints[:2], ModelTables(about, checkpoints[2].tables)]
+        about = {**checkpoints[2].about.to_json(), "corpus_name": "gelu-mix"}
+        mixed = [*checkpoints[:2], model_tables(about, checkpoints[2].tables)]
         page = comparison(mixed, tmp_path, config={"corpus": "own", "prompts": 8})
         assert "Each model read its own training mix (stdlib: toy-3l@0, toy-3l@65536; gelu-mix: toy-3l)." in page
         assert "differences between them may come from the text" in page.partition("Mind when comparing")[2]
@@ -67,7 +67,7 @@ class TestComparingCheckpoints:
 
     @pytest.mark.parametrize("case", list(broken(fake_model("x", 1, 1, n_tokens=4))))
     def test_missing_tables_of_the_last_point(self, checkpoints: list[ModelTables], case: str, tmp_path: Path) -> None:
-        last = ModelTables(checkpoints[2].about, broken(checkpoints[2])[case])
+        last = model_tables(checkpoints[2].about, broken(checkpoints[2])[case])
         page = comparison([*checkpoints[:2], last], tmp_path)
         sentence = embedded(page, "training")["0"]["layout"]["meta"]["sentence"]
         measured = case in ("only writers", "all null", "infinite")
@@ -75,10 +75,12 @@ class TestComparingCheckpoints:
         assert ("another model stands at the same point: toy-3l." in page) != measured
 
     def test_names_are_escaped(self, checkpoints: list[ModelTables], tmp_path: Path) -> None:
-        abouts = [{**m.about, "name": f"{NASTY}@{m.about['training_tokens']}", "base": NASTY} for m in checkpoints]
+        abouts = [
+            {**m.about.to_json(), "name": f"{NASTY}@{m.about.training_tokens}", "base": NASTY} for m in checkpoints
+        ]
         abouts = [{**about, "corpus_name": NASTY} for about in abouts]
         tables = [{name: table.replace({"L0H1": NASTY}) for name, table in m.tables.items()} for m in checkpoints]
-        models = [ModelTables(about, table) for about, table in zip(abouts, tables, strict=True)]
+        models = [model_tables(about, table) for about, table in zip(abouts, tables, strict=True)]
         page = without_plotly(comparison(models, tmp_path))
         assert "<img" not in page
         assert "<script>alert" not in page
@@ -106,7 +108,7 @@ class TestCheckpointsBesideModels:
         assert representatives(models[:1]) == final_models(models[:1]) == models[:1]
 
     def test_figures_show_it_and_captions_say_so(self, models: list[ModelTables]) -> None:
-        parts = {part.key: part for part in COMPARISON.parts(ComparisonView.of(models, {}, {}))}
+        parts = {part.key: part for part in COMPARISON.parts(ComparisonView.of(models, {}, None))}
         assert list(parts)[:4] == ["answers", "training", "size", "models"]
         final = ["toy-3l", "toy-2l", "half-2l@4096"]
         for key in ("erased", "opposed", "dla"):
@@ -123,18 +125,18 @@ class TestCheckpointsBesideModels:
 
     def test_training_stands_behind_size_where_most_are_models(self, models: list[ModelTables]) -> None:
         others = [fake_model(f"other-{at}", 2, 2, seed=at, n_tokens=16, d_model=16, reading=True) for at in range(4)]
-        keys = [part.key for part in COMPARISON.parts(ComparisonView.of([*models[:3], *others], {}, {}))]
+        keys = [part.key for part in COMPARISON.parts(ComparisonView.of([*models[:3], *others], {}, None))]
         assert keys[:4] == ["answers", "size", "training", "models"]
         # where there is nothing of it, it says so further down
-        keys = [part.key for part in COMPARISON.parts(ComparisonView.of(others, {}, {}))]
+        keys = [part.key for part in COMPARISON.parts(ComparisonView.of(others, {}, None))]
         assert keys.index("training") == keys.index("opposed") - 1
 
     def test_every_part_says_which_tables_it_is_from(self, models: list[ModelTables]) -> None:
-        parts = COMPARISON.parts(ComparisonView.of(models, {}, {}))
+        parts = COMPARISON.parts(ComparisonView.of(models, {}, None))
         assert [part.key for part in parts if not part.tables] == ["protocol"]
 
     def test_models_keep_their_names_where_some_are_shown(self, models: list[ModelTables]) -> None:
-        twice = [*models[1:4], ModelTables({**models[3].about, "folder": "again"}, models[3].tables)]
-        parts = {part.key: part for part in COMPARISON.parts(ComparisonView.of(twice, {}, {}))}
+        twice = [*models[1:4], model_tables({**models[3].about.to_json(), "folder": "again"}, models[3].tables)]
+        parts = {part.key: part for part in COMPARISON.parts(ComparisonView.of(twice, {}, None))}
         assert [row[0] for row in parts["models"].rows][:2] == ["toy-2l (toy-2l)", "toy-2l (again)"]
         assert {row[1] for row in parts["strongest"].rows} <= {row[0] for row in parts["models"].rows}

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import pytest
 
 from erasure_sweep.sweep.commands import main
-from tests.support.fakes.tables import fake_model, write_out
+from tests.support.fakes.tables import fake_model, model_tables, write_out
 from tests.support.fakes.written_pages import NASTY
 
 browser_test = pytest.mark.chromium
@@ -27,8 +27,6 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "demo"
     first = fake_model("first", 2, 2, seed=1, n_tokens=24, reading=True)
     second = fake_model("second", 1, 2, seed=2, n_tokens=24)
-    for model in (first, second):
-        model.about["state"] = "FINISHED"
     write_out([first, second], out, name="demo")
     return out
 
@@ -209,10 +207,8 @@ class TestFiles:
         assert content.startswith(b"%PDF") and b"%%EOF" in content[-32:]
 
     def test_names_from_data_are_text(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        models = [fake_model(name, 1, 2, n_tokens=12) for name in ("one", "two")]
-        for model in models:
-            name = model.about["name"]
-            model.about.update(name=f"{NASTY} {name}", folder=name, state="FINISHED")
+        of_two = [fake_model(name, 1, 2, n_tokens=12) for name in ("one", "two")]
+        models = [model_tables({**m.about.to_json(), "name": f"{NASTY} {m.about.name}"}, m.tables) for m in of_two]
         write_out(models, tmp_path / "out")
         figures = ("--figure", "compare:opposed", "--figure", "onto", "--writer", "L0H1")
         code, said = refused(capsys, tmp_path / "out", *figures, "--to", tmp_path / "to")

@@ -17,7 +17,7 @@ import pytest
 
 from erasure_sweep.dashboards.pages import write_comparison, write_model_page
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
-from tests.support.fakes.tables import fake_checkpoints, fake_manifest, fake_model
+from tests.support.fakes.tables import fake_checkpoints, fake_manifest, fake_model, model_tables
 
 pytestmark = pytest.mark.chromium
 
@@ -46,7 +46,9 @@ def hostile_model(name: str, seed: int) -> ModelTables:
     for key, table in model.tables.items():
         columns = [column for column in ("token", "top", "second", "text") if column in table]
         tables[key] = table.assign(**{column: rng.choice(HOSTILE, len(table)) for column in columns})
-    return ModelTables({**model.about, "corpus_name": HOSTILE[seed % len(HOSTILE)], "reason": HOSTILE[0]}, tables)
+    return model_tables(
+        {**model.about.to_json(), "corpus_name": HOSTILE[seed % len(HOSTILE)], "reason": HOSTILE[0]}, tables
+    )
 
 
 class Visit:
@@ -90,7 +92,7 @@ def visit(browser: Any) -> Iterator[Callable[..., Visit]]:
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hostile")
     models = [hostile_model(name, seed) for seed, name in enumerate(HOSTILE)]
-    sweep = {**fake_manifest(models), "name": HOSTILE[0]}
+    sweep = fake_manifest(models, name=HOSTILE[0])
     write_comparison(models, folder / "compare.html", sweep, {})
     for seed in (0, 1, 6):
         write_model_page(models[seed], folder / f"{seed}.html", sweep)
@@ -135,23 +137,23 @@ def emptied(model: ModelTables, how: str) -> ModelTables:
     """A model of which something is missing."""
     tables = dict(model.tables)
     if how == "no tables":
-        return ModelTables(model.about, {})
+        return model_tables(model.about, {})
     if how == "no writers":
-        return ModelTables(model.about, {key: table for key, table in tables.items() if key != "writers"})
+        return model_tables(model.about, {key: table for key, table in tables.items() if key != "writers"})
     if how == "no rows":
-        return ModelTables(model.about, {key: table.iloc[:0] for key, table in tables.items()})
+        return model_tables(model.about, {key: table.iloc[:0] for key, table in tables.items()})
     if how == "nulls":
         nulled = {key: table.copy() for key, table in tables.items()}
         for table in nulled.values():
             numbers = table.select_dtypes("number").columns
             table[numbers] = table[numbers].astype(float) * np.nan
-        return ModelTables(model.about, nulled)
+        return model_tables(model.about, nulled)
     assert how == "nothing erased"
     writers: pd.DataFrame = tables["writers"].assign(
         erased_by_reading=0.0, erased_by_reading_centred=0.0, erasers="", significant_erasers=0
     )
     betas = tables["v_composition"].assign(beta=0.0, beta_centred=0.0)
-    return ModelTables(model.about, {**tables, "writers": writers, "v_composition": betas})
+    return model_tables(model.about, {**tables, "writers": writers, "v_composition": betas})
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from erasure_sweep.dashboards.pages import (
     write_model_page,
 )
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
-from tests.support.fakes.tables import fake_manifest, fake_model
+from tests.support.fakes.tables import fake_manifest, fake_model, model_tables
 from tests.support.fakes.written_pages import NASTY, broken, comparison, embedded, model_page, sections, without_plotly
 
 VERIFY_PARTS = [
@@ -106,13 +106,13 @@ class TestModelPage:
         assert json.loads(html.unescape(slider)) == ["embeddings", "layer 0", "layer 1"]
 
     def test_a_failed_model_says_why(self, small: ModelTables, tmp_path: Path) -> None:
-        failed = ModelTables({**small.about, "state": "FAILED", "reason": "no room on disk"}, {})
+        failed = model_tables({**small.about.to_json(), "state": "FAILED", "reason": "no room on disk"}, {})
         page = model_page(failed, tmp_path)
         assert "not measured in full (failed: no room on disk)" in page
 
     @pytest.mark.parametrize("case", list(broken(fake_model("x", 1, 1, n_tokens=4))))
     def test_says_what_is_missing(self, small: ModelTables, case: str, tmp_path: Path) -> None:
-        page = model_page(ModelTables(small.about, broken(small)[case]), tmp_path)
+        page = model_page(model_tables(small.about, broken(small)[case]), tmp_path)
         missing = re.findall(r'<p class="note">(.*?)</p>', page)
         expected = {"only writers": 5, "only residual": 3, "only components": 4, "infinite": 0}
         # writers whose every value is null still have their rows, of dashes
@@ -122,13 +122,13 @@ class TestModelPage:
 
     def test_nothing_is_known_about_the_model(self, small: ModelTables, tmp_path: Path) -> None:
         path = tmp_path / "page.html"
-        write_model_page(ModelTables({}, small.tables), path, {})
+        write_model_page(model_tables({}, small.tables), path, None)
         assert "Erasure in unnamed model" in path.read_text(encoding="utf-8")
 
     def test_strings_from_data_are_escaped(self, small: ModelTables, tmp_path: Path) -> None:
         tables = {name: table.replace({"L0H1": NASTY}) for name, table in small.tables.items()}
-        about = {**small.about, "name": NASTY, "reason": NASTY, "state": "FAILED"}
-        page = without_plotly(model_page(ModelTables(about, tables), tmp_path, config={"corpus": NASTY}))
+        about = {**small.about.to_json(), "name": NASTY, "reason": NASTY, "state": "FAILED"}
+        page = without_plotly(model_page(model_tables(about, tables), tmp_path, config={"corpus": NASTY}))
         assert "<img" not in page
         assert "<script>alert" not in page
         assert page.count("</script>") == len(CARDS) + 2
@@ -184,7 +184,7 @@ class TestReadingOnAModelsPage:
 
     @pytest.mark.parametrize("case", list(less_reading(fake_model("x", 2, 1, n_tokens=4, reading=True))))
     def test_missing_parts_leave_the_rest(self, reading: ModelTables, case: str, tmp_path: Path) -> None:
-        page = model_page(ModelTables(reading.about, less_reading(reading)[case]), tmp_path)
+        page = model_page(model_tables(reading.about, less_reading(reading)[case]), tmp_path)
         missing = re.findall(r'<p class="note">(.*?)</p>', page)
         assert len(missing) == {"no rows": 3, "no columns": 3, "all null": 3, "no ranks": 1}.get(case, 0) + 1
 
@@ -195,7 +195,7 @@ class TestReadingOnAModelsPage:
     def test_strings_from_data_are_escaped(self, reading: ModelTables, tmp_path: Path) -> None:
         tables = {name: table.replace({"L0H1": NASTY}) for name, table in reading.tables.items()}
         tables["writers"] = tables["writers"].assign(erasers=NASTY)
-        page = without_plotly(model_page(ModelTables(reading.about, tables), tmp_path))
+        page = without_plotly(model_page(model_tables(reading.about, tables), tmp_path))
         assert "<img" not in page
         assert "<script>alert" not in page
         assert page.count("</script>") == len(CARDS) + len(READING_CARDS) + 2
@@ -240,13 +240,13 @@ class TestVerifyOnAModelsPage:
 
     def test_without_a_scan_the_verdicts_are_there(self, verified: ModelTables, tmp_path: Path) -> None:
         tables = {name: verified.tables[name] for name in ("eraser_group", "nulls")}
-        opening = model_page(ModelTables(verified.about, tables), tmp_path).partition("<nav")[0]
+        opening = model_page(model_tables(verified.about, tables), tmp_path).partition("<nav")[0]
         assert opening.count("<li>") == 4
         assert "No writer was measured" not in opening
 
     def test_without_trust_its_table_says_so_behind_the_rest(self, verified: ModelTables, tmp_path: Path) -> None:
         tables = {name: table for name, table in verified.tables.items() if name != "dla_trust"}
-        page = model_page(ModelTables(verified.about, tables), tmp_path)
+        page = model_page(model_tables(verified.about, tables), tmp_path)
         assert sections(page)[:4] == OPENING[1:]
         assert sections(page)[-3:] == ["trust", "heatmaps", "writers"]
         assert "components&#39; DLA is cancelled" not in page
@@ -257,7 +257,7 @@ class TestVerifyOnAModelsPage:
         tables["adversarial"] = tables["adversarial"].assign(text=NASTY, top=NASTY, component=NASTY)
         tables["aligned_tokens"] = tables["aligned_tokens"].assign(token=NASTY)
         tables["dla_trust"] = tables["dla_trust"].assign(trust=NASTY)
-        page = without_plotly(model_page(ModelTables(verified.about, tables), tmp_path))
+        page = without_plotly(model_page(model_tables(verified.about, tables), tmp_path))
         assert "<img" not in page
         assert "<script>alert" not in page
         drawn = sum(f'id="{key}-figures"' in page for key in sections(page))
@@ -267,7 +267,7 @@ class TestVerifyOnAModelsPage:
     def test_many_points_stay_below_ten_megabytes(self, verified: ModelTables, tmp_path: Path) -> None:
         points = verified.tables["dla_points"]
         many = points.loc[np.repeat(points.index, 40)]
-        page = model_page(ModelTables(verified.about, {**verified.tables, "dla_points": many}), tmp_path)
+        page = model_page(model_tables(verified.about, {**verified.tables, "dla_points": many}), tmp_path)
         assert len(page) < 10e6
 
 
@@ -294,7 +294,9 @@ class TestComparison:
 
     def test_of_more_than_two_models_two_maps_are_chosen(self, reading: ModelTables, tmp_path: Path) -> None:
         deep = fake_model("deep", 4, 2, n_tokens=24, reading=True)
-        models = [ModelTables({**reading.about, "name": name}, reading.tables) for name in ("a", "b")] + [deep]
+        models = [model_tables({**reading.about.to_json(), "name": name}, reading.tables) for name in ("a", "b")] + [
+            deep
+        ]
         page = comparison(models, tmp_path)
         assert len(embedded(page, "causal")) == 2 * 2 * 3
         panels = re.findall(r'<select data-control="causal" data-panel="(\d)"[^>]*>(.*?)</select>', page)
@@ -315,13 +317,14 @@ class TestComparison:
     def test_twelve_models_stay_below_ten_megabytes(self, tmp_path: Path) -> None:
         one = fake_model("gpt2", 12, 12, n_tokens=4, d_model=16, reading=True)
         models = [
-            ModelTables({**one.about, "name": f"gpt2-{index}", "folder": str(index)}, one.tables) for index in range(12)
+            model_tables({**one.about.to_json(), "name": f"gpt2-{index}", "folder": str(index)}, one.tables)
+            for index in range(12)
         ]
         assert len(comparison(models, tmp_path)) < 10e6
 
     def test_differences_are_said(self, small: ModelTables, tmp_path: Path) -> None:
-        other = ModelTables({**small.about, "name": "other", "n_prompts": 4}, small.tables)
-        lost = ModelTables({"name": "lost"}, {})
+        other = model_tables({**small.about.to_json(), "name": "other", "n_prompts": 4}, small.tables)
+        lost = model_tables({"name": "lost"}, {})
         path = tmp_path / "compare.html"
         write_comparison([small, other], path, fake_manifest([small, lost]), {})
         page = path.read_text(encoding="utf-8")
@@ -330,7 +333,7 @@ class TestComparison:
 
     @pytest.mark.parametrize("case", list(broken(fake_model("x", 1, 1, n_tokens=4))))
     def test_missing_tables_beside_a_whole_model(self, small: ModelTables, case: str, tmp_path: Path) -> None:
-        models = [small, ModelTables({**small.about, "name": "less"}, broken(small)[case])]
+        models = [small, model_tables({**small.about.to_json(), "name": "less"}, broken(small)[case])]
         page = comparison(models, tmp_path)
         if case in ("no tables", "no rows", "no columns", "all null"):
             assert "Without a measured writer: less." in page
@@ -343,7 +346,7 @@ class TestComparison:
         assert page.count('<p class="note">') == len(sections(page))
 
     def test_one_model_that_is_empty(self, tmp_path: Path) -> None:
-        page = comparison([ModelTables({}, {})], tmp_path)
+        page = comparison([model_tables({}, {})], tmp_path)
         assert "<h1>Erasure across 1 model</h1>" in page
 
     def test_trust_and_chance_beside_a_run_that_did_not_verify(
@@ -359,7 +362,7 @@ class TestComparison:
         assert page.count("Not measured: reading.") == 2
 
     def test_names_and_links_are_escaped(self, small: ModelTables, tmp_path: Path) -> None:
-        nasty = ModelTables({**small.about, "name": NASTY}, small.tables)
+        nasty = model_tables({**small.about.to_json(), "name": NASTY}, small.tables)
         homes = {NASTY: Home('"><b>x', {"writers": "javascript:alert(1)"}, "https://tracking/#/runs/1")}
         page = without_plotly(comparison([nasty, small], tmp_path, homes))
         assert "<img" not in page
@@ -379,7 +382,7 @@ class TestWhereThingsAre:
     HOME = Home("x/index.html", {"writers": "tables/writers.parquet"}, "http://tracking/#/experiments/1/runs/2")
 
     def test_a_models_page_leads_to_its_tables_its_run_and_up(self, reading: ModelTables, tmp_path: Path) -> None:
-        write_model_page(reading, tmp_path / "page.html", {}, self.HOME, ("../compare.html", "all models"))
+        write_model_page(reading, tmp_path / "page.html", None, self.HOME, ("../compare.html", "all models"))
         page = (tmp_path / "page.html").read_text(encoding="utf-8")
         assert links(page) == {
             "all models": "../compare.html",
@@ -391,7 +394,7 @@ class TestWhereThingsAre:
         assert page.index("all models") < page.index("<h1>")
 
     def test_a_comparison_leads_to_each_models_own(self, reading: ModelTables, tmp_path: Path) -> None:
-        other = ModelTables({**reading.about, "name": "other"}, reading.tables)
+        other = model_tables({**reading.about.to_json(), "name": "other"}, reading.tables)
         homes = {
             "reading": self.HOME,
             "other": Home("o/index.html", {"writers": "o/writers.parquet"}, "http://tracking/#/o"),
@@ -437,7 +440,7 @@ class TestSingleFigures:
         assert [path.name for path in tmp_path.iterdir()] == ["presence.html"]
 
     def test_a_model_without_tables_leaves_an_empty_folder(self, small: ModelTables, tmp_path: Path) -> None:
-        write_figures(ModelTables(small.about, {}), tmp_path / "figures")
+        write_figures(model_tables(small.about, {}), tmp_path / "figures")
         assert list((tmp_path / "figures").iterdir()) == []
 
 

@@ -317,7 +317,7 @@ class TestExperiments:
         assert [folder.name for folder in found] == [f"small-{sweep_id(out)[:8]}" for out in (swept.one, swept.two)]
         for folder, out in zip(found, (swept.one, swept.two), strict=True):
             for logged, measured in zip(read_out(folder), read_out(out), strict=True):
-                assert {key: value for key, value in logged.about.items() if key != "home"} == measured.about
+                assert {**logged.about.to_json(), "home": None} == {**measured.about.to_json(), "home": None}
                 assert sorted(logged.tables) == sorted(measured.tables)
                 for name, table in measured.tables.items():
                     assert_frame_equal(logged.tables[name], table)
@@ -350,7 +350,7 @@ class TestExperiments:
             store.client.set_terminated(run.info.run_id, status)
         one, _ = download_experiment(store.uri, "small", tmp_path / "logged")
         a, b = read_out(one)
-        assert (a.about["name"], b.about["name"]) == ("a", "b")
+        assert (a.about.name, b.about.name) == ("a", "b")
         assert set(a.tables) == {"writers"}
         assert set(a.tables["writers"]["written"]) == {0.125}
 
@@ -366,7 +366,7 @@ class TestExperiments:
         self.log_table(store.client, run.info.run_id, table, tmp_path)
         store.client.set_terminated(run.info.run_id, "FINISHED")
         one, _ = download_experiment(store.uri, "small", tmp_path / "logged")
-        models = {model.about["name"]: sorted(model.tables) for model in read_out(one)}
+        models = {model.about.name: sorted(model.tables) for model in read_out(one)}
         first = store.runs["model", "a", sweep_id(swept.one)].data.tags["model_hash"]
         assert list(models) == [f"a {first[:8]}", "b", "a beefbeef"]
         assert models["a beefbeef"] == ["writers"]

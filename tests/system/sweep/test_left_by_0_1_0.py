@@ -38,7 +38,7 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_its_tables_are_read(left: Path):
-    models = {model.about["name"]: model for model in read_out(left / "out")}
+    models = {model.about.name: model for model in read_out(left / "out")}
     assert list(models) == MODELS
     for name, model in models.items():
         kept = {path.stem: path for path in (left / "out" / name / "tables").glob("*.parquet")}
@@ -58,9 +58,9 @@ def test_its_experiment_comes_back_from_mlflow(left: Path, tmp_path: Path):
     uri = f"sqlite:///{left}/mlflow.db"
     folders = download_experiment(uri, "left-by-0.1.0", tmp_path)
     models = [model for folder in folders for model in read_out(folder)]
-    assert sorted(model.about["name"] for model in models) == MODELS
+    assert sorted(model.about.name for model in models) == MODELS
     for model in models:
-        kept = pd.read_parquet(left / "out" / model.about["name"] / "tables" / "writers.parquet")
+        kept = pd.read_parquet(left / "out" / model.about.name / "tables" / "writers.parquet")
         pd.testing.assert_frame_equal(model.tables["writers"], kept)
 
 

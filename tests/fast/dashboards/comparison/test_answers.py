@@ -20,7 +20,7 @@ from erasure_sweep.dashboards.comparison.answers.growth import Growth, growths, 
 from erasure_sweep.dashboards.comparison.training import trained
 from erasure_sweep.dashboards.html.links import Home
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
-from tests.support.fakes.tables import fake_checkpoints, fake_model, point, significant_pairs_table
+from tests.support.fakes.tables import fake_checkpoints, fake_model, model_tables, point, significant_pairs_table
 from tests.support.fakes.views import comparison_view
 from tests.support.fakes.written_pages import NASTY, broken
 
@@ -165,7 +165,7 @@ class TestErased:
 
     def test_nothing_erased_and_nothing_measured_are_told_apart(self) -> None:
         assert "none: of no writer a hundredth or more" in said([point("m", {"L0H0": 0.002, "embed": -1.0})])
-        unmeasured = said([point("a", {"L0H0": np.nan}), ModelTables({"name": "b"}, {})])
+        unmeasured = said([point("a", {"L0H0": np.nan}), model_tables({"name": "b"}, {})])
         assert "Erasing by reading was not measured in any of these models." in unmeasured
         assert "Erased: not measured." in unmeasured
 
@@ -180,7 +180,7 @@ def verified(
     table["effect_slope"] = [(slopes or {}).get(writer, np.nan) for writer in words]
     for at, end in enumerate(("low", "high")):
         table[end] = [(ends or {}).get(writer, (np.nan, np.nan))[at] for writer in words]
-    return ModelTables({"name": name}, {"dla_trust": table})
+    return model_tables({"name": name}, {"dla_trust": table})
 
 
 class TestTrust:
@@ -188,7 +188,7 @@ class TestTrust:
         models = [
             verified("a", {"L0H0": "cancelled", "L0H1": "trust", "MLP0": "partly cancelled", "L1H0": None}),
             verified("b", {"L0H0": "reversed", "embed": "partly cancelled"}),
-            ModelTables({"name": "c"}, {}),
+            model_tables({"name": "c"}, {}),
         ]
         found = distrust(models)
         assert (found.n, len(found.partly), found.absent) == (5, 2, ["c"])
@@ -267,9 +267,9 @@ class TestTraining:
     def test_trust_through_training(self) -> None:
         words = {"m@1": "trust", "m": "cancelled"}
         models = [
-            ModelTables(
+            model_tables(
                 one.about,
-                one.tables | verified("", {"L0H0": words[one.about["name"]], "embed": "partly cancelled"}).tables,
+                one.tables | verified("", {"L0H0": words[one.about.name], "embed": "partly cancelled"}).tables,
             )
             for one in (point("m@1", {"L0H0": 0.1}, training_tokens=1), point("m", {"L0H0": 0.5}, training_tokens=2))
         ]
@@ -294,7 +294,7 @@ class TestAnswers:
 
     def test_hundreds_of_models_stay_short(self) -> None:
         models = [
-            ModelTables(
+            model_tables(
                 sized(f"f{at}-{layers}l", {"L0H0": 0.1 * layers}, layers, 8).about,
                 sized("", {"L0H0": 0.1 * layers}, layers, 8).tables | verified("", {"L0H0": "reversed"}).tables,
             )
@@ -319,7 +319,7 @@ class TestAnswers:
     @pytest.mark.parametrize("case", list(broken(fake_model("x", 1, 1, n_tokens=4))))
     def test_tables_that_hold_less(self, case: str) -> None:
         whole = fake_checkpoints("toy-2l", [0, 4096], n_layers=2, n_heads=2, n_tokens=12, d_model=16)
-        less = [ModelTables(model.about, broken(model)[case]) for model in whole]
+        less = [model_tables(model.about, broken(model)[case]) for model in whole]
         for models in (less, [whole[0], less[1]], less[:1]):
             assert "nan" not in said(models)
 

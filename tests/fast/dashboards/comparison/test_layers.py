@@ -18,7 +18,7 @@ from erasure_sweep.dashboards.comparison.layers import (
 )
 from erasure_sweep.dashboards.comparison.mostly_gone import removed_card
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
-from tests.support.fakes.tables import fake_checkpoints, fake_model, point
+from tests.support.fakes.tables import fake_checkpoints, fake_model, model_tables, point
 from tests.support.fakes.views import comparison_view
 from tests.support.fakes.written_pages import broken
 
@@ -44,7 +44,7 @@ def model(name: str = "toy-3l", layers: int = 3, width: int = 8, **about: object
     writers = pd.DataFrame({"writer": list(shares), "erased_by_reading": list(shares.values())})
     writers["erased_by_reading_centred"] = writers["erased_by_reading"] / 2
     known = {"name": name, "n_layers": layers, "d_model": width, **about}
-    return ModelTables(known, {"writers": writers, "v_composition": rows})
+    return model_tables(known, {"writers": writers, "v_composition": rows})
 
 
 class TestShares:
@@ -148,7 +148,7 @@ class TestGone:
             rows = pd.DataFrame(
                 {"writer": [f"L0H{head}" for head in range(5)], "written": 1.0, "remaining": [0.1, *[0.9] * 4]}
             )
-            models.append(ModelTables({"name": name, "n_layers": 2, "d_model": width}, {"writers": rows}))
+            models.append(model_tables({"name": name, "n_layers": 2, "d_model": width}, {"writers": rows}))
         figure = removed_card(comparison_view(models)).figures["0"]
         assert [trace.name for trace in figure.data] == ["a, width 8", "a, width 16", "b"]
         one, other, _ = (trace.marker for trace in figure.data)
@@ -172,7 +172,7 @@ class TestCard:
         assert set(card.figures) == {f"{a}.{b}.{c}" for a in (0, 1) for b in (0, 1) for c in (0, 1)}
 
     def test_models_that_are_not_drawn_are_named(self) -> None:
-        card = layers_card(comparison_view([model(), ModelTables({"name": "lost"}, {})]))
+        card = layers_card(comparison_view([model(), model_tables({"name": "lost"}, {})]))
         assert card.caption.endswith("lost.")
         many = [point(f"m{at}", {"L0H0": at / 10}, n_layers=2) for at in range(MOST_LINES + 1)]
         card = layers_card(comparison_view(many))
@@ -182,6 +182,6 @@ class TestCard:
     @pytest.mark.parametrize("case", list(broken(fake_model("x", 1, 1, n_tokens=4))))
     def test_tables_that_hold_less(self, case: str) -> None:
         whole = fake_checkpoints("toy-2l", [0, 4096], n_layers=2, n_heads=2, n_tokens=12, d_model=16)[1]
-        card = layers_card(comparison_view([ModelTables(whole.about, broken(whole)[case])]))
+        card = layers_card(comparison_view([model_tables(whole.about, broken(whole)[case])]))
         assert bool(card.figures) == (case in ("only writers", "all null", "infinite"))
         assert card.empty

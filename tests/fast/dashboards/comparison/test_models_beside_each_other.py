@@ -17,7 +17,7 @@ from erasure_sweep.dashboards.plots.writer_strips import OPPOSED, plot_strips, s
 from erasure_sweep.dashboards.wording import number
 from erasure_sweep.workers.tables.facts.erasure import top_writers
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
-from tests.support.fakes.tables import cell, fake_model, row_of
+from tests.support.fakes.tables import cell, fake_model, model_tables, row_of
 from tests.support.fakes.views import comparison_view
 
 ZERO = "L1H3"
@@ -81,12 +81,12 @@ class TestCompare:
                 "remaining": [0.9, 0.1, 0.9, -2.0, np.nan],
             }
         )
-        shown = mostly_gone([ModelTables({"name": "m", "n_layers": 1}, {"writers": writers})])
+        shown = mostly_gone([model_tables({"name": "m", "n_layers": 1}, {"writers": writers})])
         assert shown[0][:4] == ("m", 1, 3, pytest.approx(2 / 3))
         assert plot_removed(shown).data[0].y[0] == pytest.approx(2 / 3)
 
     def test_removed_without_writers_is_nan(self) -> None:
-        shown = mostly_gone([ModelTables({"name": "m"}, {})])
+        shown = mostly_gone([model_tables({"name": "m"}, {})])
         assert shown[0][:3] == ("m", None, 0)
         assert np.isnan(shown[0].share)
 
@@ -102,10 +102,10 @@ class TestCompare:
         start = f"{first['writer']} {number(first['written'])} → {number(first['remaining'])}".replace(" ", "\u00a0")
         assert row[5].startswith(start)
         assert row[5].count("→") == 3
-        assert overview(comparison_view([ModelTables({}, {})])).rows == [
+        assert overview(comparison_view([model_tables({}, {})])).rows == [
             ["unnamed model", None, None, None, None, None]
         ]
 
     def test_names_are_told_apart(self, model: ModelTables) -> None:
-        other = ModelTables({**model.about, "folder": "four-2"}, {})
+        other = model_tables({**model.about.to_json(), "folder": "four-2"}, {})
         assert display_names([model, other]) == ["four (four)", "four (four-2)"]

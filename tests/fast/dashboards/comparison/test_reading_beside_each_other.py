@@ -19,7 +19,7 @@ from erasure_sweep.dashboards.plots.writer_strips import (
 from erasure_sweep.dashboards.wording import number, protocol_warnings
 from erasure_sweep.workers.tables.facts.erasure import top_writers
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
-from tests.support.fakes.tables import fake_model, row_of
+from tests.support.fakes.tables import fake_model, model_tables, row_of
 from tests.support.fakes.views import comparison_view
 
 ZERO = "L1H3"
@@ -72,7 +72,9 @@ class TestCompare:
 
     def test_overview_says_none_where_nothing_is_erased(self) -> None:
         writers = pd.DataFrame({"writer": ["embed"], "erased_by_reading": [-0.2], "rank": [1], "opposed": [-0.1]})
-        assert overview(comparison_view([ModelTables({"name": "m"}, {"writers": writers})])).rows[0][5].markup == "none"
+        assert (
+            overview(comparison_view([model_tables({"name": "m"}, {"writers": writers})])).rows[0][5].markup == "none"
+        )
 
     def test_depth_follows_the_most_erased(self, model: ModelTables, older: ModelTables) -> None:
         assert (depth_lines(model)[0].role, depth_lines(model)[0].writer) == (
@@ -86,8 +88,8 @@ class TestCompare:
         assert set(points["group"]) == {"four"}
 
     def test_seeds_devices_and_versions_are_told_apart(self) -> None:
-        one = {"seed": 5235, "version": "0.1.0", "device_type": "cpu"}
-        other = {"seed": 1, "version": "0.2.0", "device_type": "cuda"}
+        one = model_tables({"seed": 5235, "version": "0.1.0", "device_type": "cpu"}, {})
+        other = model_tables({"seed": 1, "version": "0.2.0", "device_type": "cuda"}, {})
         assert protocol_warnings([one, other], ["a", "b"]) == [
             "Models were measured with different seeds: a 5235, b 1.",
             "Models were measured on different devices: a cpu, b cuda.",

@@ -12,7 +12,7 @@ from erasure_sweep.dashboards.comparison.strongest_writers import strongest_tabl
 from erasure_sweep.dashboards.html.links import Home
 from erasure_sweep.dashboards.html.parts import Sorted
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
-from tests.support.fakes.tables import fake_manifest, fake_model, point
+from tests.support.fakes.tables import fake_manifest, fake_model, fake_sweep, model_tables, point
 from tests.support.fakes.views import comparison_view
 from tests.support.fakes.written_pages import NASTY, broken
 
@@ -44,7 +44,7 @@ class TestStrongest:
     def test_the_most_erased_of_all_models_come_first(self) -> None:
         models = [
             ranked("a", {"L0H0": 0.2, "L0H1": 0.7, "embed": -0.1, "L2H0": np.nan}),
-            ModelTables({"name": "old"}, {"writers": pd.DataFrame({"writer": ["embed"], "opposed": [-0.5]})}),
+            model_tables({"name": "old"}, {"writers": pd.DataFrame({"writer": ["embed"], "opposed": [-0.5]})}),
             ranked("b", {f"L0H{head}": 0.9 - head / 10 for head in range(8)}),
         ]
         found = [(one.model, one.writer) for one in strongest_writers(models)]
@@ -84,7 +84,7 @@ class TestStrongest:
     @pytest.mark.parametrize("case", list(broken(fake_model("x", 1, 1, n_tokens=4))))
     def test_tables_that_hold_less(self, case: str) -> None:
         whole = fake_model("toy", 2, 2, n_tokens=12, d_model=16, verify=True)
-        table = strongest_table(comparison_view([ModelTables(whole.about, broken(whole)[case])]))
+        table = strongest_table(comparison_view([model_tables(whole.about, broken(whole)[case])]))
         assert bool(table.rows) == (case in ("only writers", "all null", "infinite"))
 
     def test_names_are_escaped(self) -> None:
@@ -94,24 +94,13 @@ class TestStrongest:
 
 
 def measured(name: str, **about: object) -> ModelTables:
-    return ModelTables({"name": name, **about}, {})
+    return model_tables({"name": name, **about}, {})
 
 
 class TestProtocols:
     def test_a_model_says_it_itself_or_its_sweep_does(self) -> None:
-        sweep = {
-            "version": "1.2",
-            "git_commit": "0123456789abcdef",
-            "device_type": "cpu",
-            "config": {
-                "corpus": "stdlib",
-                "prompts": 8,
-                "seq_len": 1024,
-                "positions": "all",
-                "tau": 0.05,
-                "stage": "all",
-            },
-        }
+        config = {"corpus": "stdlib", "prompts": 8, "seq_len": 1024, "positions": "all", "tau": 0.05, "stage": "all"}
+        sweep = fake_sweep(version="1.2", git_commit="0123456789abcdef", device_type="cpu", config=config)
         one, two = protocols(
             [
                 measured("a", n_prompts=4, n_tokens=4096, stages=["scan", "verify"]),
@@ -143,7 +132,7 @@ class TestProtocols:
         table = protocols_table(comparison_view(models, {}, sweep))
         assert "measured alike in everything that is listed" in table.caption
         # what is the same in all is said once, but for what was read
-        assert f"; seed {sweep['config']['seed']}; precision float32;" in table.caption
+        assert f"; seed {sweep.config.seed}; precision float32;" in table.caption
         assert [column.heading for column in table.columns] == ["model", "corpus", "prompts", "positions", "version"]
         assert "seed" in [column.heading for column in protocols_table(comparison_view(models[:1], {}, sweep)).columns]
         assert len({field.key for field in FIELDS}) == len(FIELDS)

@@ -12,7 +12,7 @@ from erasure_sweep.dashboards.plots.writer_maps import causal_map
 from erasure_sweep.dashboards.wording import LATER_NAME, number
 from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
-from tests.support.fakes.tables import cell, fake_model, row_of
+from tests.support.fakes.tables import cell, fake_model, model_tables, row_of
 
 ZERO = "L1H3"
 
@@ -36,7 +36,7 @@ BY_HAND = composition(
 
 
 def reading_by_hand(table: pd.DataFrame = BY_HAND) -> ModelTables:
-    return ModelTables({}, {"v_composition": table})
+    return model_tables({}, {"v_composition": table})
 
 
 class TestCleanAndPatched:

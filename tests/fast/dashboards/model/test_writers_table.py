@@ -11,7 +11,7 @@ from erasure_sweep.dashboards.model.writers_table import writers_in_numbers
 from erasure_sweep.workers.labels import component_order
 from erasure_sweep.workers.tables.facts.erasure import is_ranked, top_writers, writers_by_rank
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
-from tests.support.fakes.tables import fake_model, row_of
+from tests.support.fakes.tables import fake_model, model_tables, row_of
 
 ZERO = "L1H3"
 
@@ -72,7 +72,7 @@ class TestWritersTable:
     def test_counts_are_whole_numbers(self, model: ModelTables) -> None:
         writers = writers_by_rank(model.tables).assign(significant_erasers=4.0)
         writers.loc[writers.index[1], "significant_erasers"] = np.nan
-        table = writers_in_numbers(ModelView(ModelTables(model.about, {**model.tables, "writers": writers})))
+        table = writers_in_numbers(ModelView(model_tables(model.about, {**model.tables, "writers": writers})))
         at = [column.heading for column in table.columns].index("significant erasers")
         cells = [row[at] for row in table.rows]
         assert cells[:3] == [4, None, 4] and isinstance(cells[0], int)

@@ -16,10 +16,13 @@ from erasure_sweep.sweep.tracking.descriptions import (
     plain,
     sweep_note,
 )
+from erasure_sweep.workers.manifest import ManifestEntry
+from tests.support.fakes.tables import fake_sweep
 
 NASTY = "a|b <img src=x onerror=alert(1)>\n# *not* [a](b) `c`"
-ABOUT = {"name": "toy", "n_layers": 2, "n_heads": 2, "d_model": 8, "n_params": 1000, "n_prompts": 4, "n_tokens": 64}
-SWEEP = {"version": "0.1.0", "device_type": "cpu", "config": {"corpus": "stdlib", "seq_len": 16, "seed": 0}}
+SHAPE = {"n_layers": 2, "n_heads": 2, "d_model": 8, "n_params": 1000, "n_prompts": 4, "n_tokens": 64}
+MODEL = ManifestEntry(name="toy", folder="toy", state="FINISHED", **SHAPE)
+SWEEP = fake_sweep(version="0.1.0", device_type="cpu", config={"corpus": "stdlib", "seq_len": 16, "seed": 0})
 
 
 def writers(**changes: Any) -> pd.DataFrame:
@@ -46,8 +49,8 @@ def verified(verdict: str | None = "erased", group: str = "L1H0+L1H1") -> dict[s
     return {"eraser_group": pd.DataFrame([row | numbers])}
 
 
-def lines(tables: dict[str, pd.DataFrame], about: dict[str, Any] = ABOUT) -> list[str]:
-    return model_note(about, SWEEP, tables).splitlines()
+def lines(tables: dict[str, pd.DataFrame], model: ManifestEntry = MODEL) -> list[str]:
+    return model_note(model, SWEEP, tables).splitlines()
 
 
 class TestAModel:
@@ -120,7 +123,7 @@ class TestAModel:
         assert "Measured on 4 prompts of 16 tokens" in "".join(lines({}))
 
     def test_names_are_text(self) -> None:
-        note = model_note({**ABOUT, "corpus": NASTY}, SWEEP, {})
+        note = model_note(MODEL.model_copy(update={"corpus": NASTY}), SWEEP, {})
         assert "<img" not in note.replace("\\<img", "")
         assert "\n#" not in note
 

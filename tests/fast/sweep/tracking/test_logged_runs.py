@@ -73,8 +73,8 @@ class Tracker:
     def run_url(self, model_hash: str | None) -> str:
         return f"http://mlflow/{model_hash or 'sweep'}"
 
-    def describe_sweep(self, manifest: dict[str, Any]) -> None:
-        self.store.hear(f"describe {manifest['sweep_id']}")
+    def describe_sweep(self, manifest: Manifest) -> None:
+        self.store.hear(f"describe {manifest.sweep_id}")
 
     def log_machine(self, sample: dict[str, float]) -> None:
         self.store.hear(f"machine {sample}")

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from erasure_sweep.sweep.tracking.metrics import model_metrics, size_metrics, verify_metrics
+from erasure_sweep.workers.manifest import ManifestEntry
 
 NAN = float("nan")
 LEDGER = {
@@ -59,11 +60,14 @@ def test_heads_are_told_apart_from_embeddings_and_mlps():
 
 
 def test_sizes_are_metrics_where_they_are_known():
-    about = {"n_layers": 2, "n_heads": 4, "d_model": 64, "n_params": 98304, "training_tokens": None, "act_fn": "gelu"}
-    assert size_metrics(about) == {
+    shape = {"n_layers": 2, "n_heads": 4, "d_model": 64, "n_params": 98304, "training_tokens": None, "act_fn": "gelu"}
+    entry = ManifestEntry(name="a", folder="a", state="FINISHED", **shape)
+    assert size_metrics(entry) == {
         "model/n_layers": 2.0, "model/n_heads": 4.0, "model/d_model": 64.0, "model/n_params": 98304.0,
     }  # fmt: skip
-    assert size_metrics({"training_tokens": 0}) == {"model/training_tokens": 0.0}
+    assert size_metrics(ManifestEntry(name="a", folder="a", state="FINISHED", training_tokens=0)) == {
+        "model/training_tokens": 0.0
+    }
 
 
 def pairs_table(*significant: bool | None) -> pd.DataFrame:

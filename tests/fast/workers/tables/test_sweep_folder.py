@@ -10,7 +10,7 @@ import pytest
 
 from erasure_sweep.workers.errors import DataError
 from erasure_sweep.workers.tables.sweep_folder import ModelTables, read_out
-from tests.support.fakes.tables import fake_model, write_out
+from tests.support.fakes.tables import fake_model, model_tables, write_out
 
 ZERO = "L1H3"
 
@@ -36,7 +36,7 @@ class TestReadOut:
         )
 
     def test_a_failed_model_has_no_tables(self, model: ModelTables, tmp_path: Path) -> None:
-        failed = ModelTables({**model.about, "folder": "gone", "state": "FAILED"}, {})
+        failed = model_tables({**model.about.to_json(), "folder": "gone", "state": "FAILED"}, {})
         write_out([failed], tmp_path)
         assert read_out(tmp_path)[0].tables == {}
 

@@ -21,6 +21,7 @@ from erasure_sweep.sweep.tracking.saved_view import runs_page
 from erasure_sweep.sweep.tracking.tracker import ModelResults, Tracker, TrackingError
 from erasure_sweep.sweep.tracking.ui_server import is_healthy, serve
 from erasure_sweep.workers.errors import DataError, SweepError, UsageError
+from erasure_sweep.workers.manifest import Manifest, ManifestConfig
 from tests.support.fakes.tables import write_frame
 from tests.support.paths import ROOT
 from tests.support.servers.cluster import free_port
@@ -28,7 +29,8 @@ from tests.support.servers.services import MlflowServer
 from tests.support.waiting import sleeping_at_most, wait_until
 
 DATASET = {"name": "stdlib", "digest": "f" * 64, "source": "standard-library", "prompts": 8, "seq_len": 16}
-MANIFEST = {"name": "trial", "version": "0.1.0", "device_type": "cpu", "config": {"corpus": "stdlib", "seq_len": 16}}
+CONFIG = ManifestConfig(corpus="stdlib", seq_len=16)
+MANIFEST = Manifest(name="trial", version="0.1.0", device_type="cpu", config=CONFIG, models=())
 METRICS = {"erasure/most_opposed": -0.9, "erasure/remaining_median": 0.25, "erasure/embed_remaining": float("nan")}
 
 

@@ -13,7 +13,7 @@ from erasure_sweep.dashboards.model.verify.adversarial_prompts import adversaria
 from erasure_sweep.dashboards.model.verify.prompt_words import by_construction, tail_words, token_words
 from erasure_sweep.dashboards.model.view import ModelView
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
-from tests.support.fakes.tables import fake_model
+from tests.support.fakes.tables import fake_model, model_tables
 
 NAMED = ("L1H0", "L2H1")
 
@@ -79,7 +79,7 @@ class TestAdversarial:
     def test_the_table_has_the_order_of_the_figure(self, model: ModelTables) -> None:
         shuffled = model.tables["adversarial"].sample(frac=1, random_state=0)
         given = shuffled["source"] == "given"
-        model = ModelTables({}, {"adversarial": pd.concat([shuffled[~given], shuffled[given]])})
+        model = model_tables({}, {"adversarial": pd.concat([shuffled[~given], shuffled[given]])})
         writers = dict.fromkeys(model.tables["adversarial"]["writer"])
         rows = [(row[0], row[2]) for row in adversarial_table(ModelView(model)).rows if row[1] == "writer"]
         expected = []

@@ -19,7 +19,7 @@ from erasure_sweep.dashboards.model.view import MODEL, ModelView
 from erasure_sweep.workers.tables import registry
 from erasure_sweep.workers.tables.facts.verified import verified_groups
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
-from tests.support.fakes.tables import fake_model
+from tests.support.fakes.tables import fake_model, model_tables
 from tests.support.fakes.views import verify_cards
 
 NAMED = ("L1H0", "L2H1")
@@ -90,7 +90,7 @@ class TestCards:
         # prompts of twelve tokens have no position 32, so there is not even the choice
         assert list(card.controls[1].options) == list(EFFECTS.values())[:-1]
         points = model.tables["dla_points"].query("effect != 'full' or writer == 'L0H1'")
-        one = ModelTables(model.about, {**model.tables, "dla_points": points})
+        one = model_tables(model.about, {**model.tables, "dla_points": points})
         card = next(card for card in verify_cards(one) if card.key == "dla-points")
         assert isinstance(card, Card)
         said = [figure.layout.annotations[0].text for figure in card.figures.values() if not figure.data]
@@ -102,14 +102,14 @@ class TestCards:
     @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
     def test_less_of_half_the_tables_leaves_the_rest(self, block: ModelTables, case: str, first: int) -> None:
         changed = [*VERIFY_TABLES, "dla_correlation"][first::2]
-        less = ModelTables(block.about, block.tables | {name: LESS[case](block.tables[name]) for name in changed})
+        less = model_tables(block.about, block.tables | {name: LESS[case](block.tables[name]) for name in changed})
         assert len(verify_cards(less)) == 13
         trust_table(ModelView(less))
         verdict_list(less)
 
     @pytest.mark.parametrize("name", VERIFY_TABLES)
     def test_a_table_alone_is_shown(self, block: ModelTables, name: str) -> None:
-        alone = ModelTables(block.about, {name: block.tables[name]})
+        alone = model_tables(block.about, {name: block.tables[name]})
         parts = [*verify_cards(alone), *MODEL.parts(ModelView(alone), {"trust"})]
         shown = [part.key for part in parts if _content(part)]
         keys = {"eraser_group": ["eraser-group"], "nulls": ["eraser-group"], "dla_trust": ["trust"]}

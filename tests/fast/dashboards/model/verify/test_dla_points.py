@@ -13,7 +13,7 @@ from erasure_sweep.dashboards.model.verify.dla_points import EFFECTS, dla_cloud,
 from erasure_sweep.dashboards.model.view import ModelView
 from erasure_sweep.workers.tables.facts.verified import VerifiedGroup, verified_groups
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
-from tests.support.fakes.tables import fake_model
+from tests.support.fakes.tables import fake_model, model_tables
 
 NAMED = ("L1H0", "L2H1")
 
@@ -47,7 +47,7 @@ def only(table: pd.DataFrame, **keys: Any) -> pd.Series:
 
 def tables_of(**rows: list[dict[str, Any]]) -> ModelTables:
     """A model with these rows alone."""
-    return ModelTables({}, {name: pd.DataFrame(found) for name, found in rows.items()})
+    return model_tables({}, {name: pd.DataFrame(found) for name, found in rows.items()})
 
 
 class TestDla:

@@ -12,7 +12,7 @@ import pytest
 from erasure_sweep.dashboards.model.verify.eraser_group import eraser_group, group_nulls, plot_group
 from erasure_sweep.workers.tables.facts.verified import VerifiedGroup
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
-from tests.support.fakes.tables import fake_model
+from tests.support.fakes.tables import fake_model, model_tables
 
 NAMED = ("L1H0", "L2H1")
 
@@ -40,7 +40,7 @@ def only(table: pd.DataFrame, **keys: Any) -> pd.Series:
 
 def tables_of(**rows: list[dict[str, Any]]) -> ModelTables:
     """A model with these rows alone."""
-    return ModelTables({}, {name: pd.DataFrame(found) for name, found in rows.items()})
+    return model_tables({}, {name: pd.DataFrame(found) for name, found in rows.items()})
 
 
 class TestGroup:

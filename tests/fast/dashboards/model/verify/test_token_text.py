@@ -22,7 +22,7 @@ from erasure_sweep.dashboards.model.verify.token_text import (
 )
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.prompts import PROMPT_TOKENS
-from tests.support.fakes.tables import fake_model
+from tests.support.fakes.tables import fake_model, model_tables
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def one_prompt(dla: list[float], net: list[float], tokens: list[Any] | None = No
             **{"token_id": 7 + np.arange(n), "token": tokens or list("abcdefghij"[:n]), "dla": dla, "net_dla": net},
         }
     ).assign(**more)
-    return ModelTables({}, {"adversarial_tokens": table})
+    return model_tables({}, {"adversarial_tokens": table})
 
 
 def only_body(model: ModelTables, reading: int = 0) -> str:
@@ -108,13 +108,13 @@ class TestPrompts:
 
     def test_tokens_are_by_position_whatever_the_order_of_rows(self) -> None:
         table = one_prompt([1.0, 2.0, 3.0], [0.0, 0.0, 0.0]).tables["adversarial_tokens"]
-        mixed = ModelTables({}, {"adversarial_tokens": table.iloc[[2, 0, 1]]})
+        mixed = model_tables({}, {"adversarial_tokens": table.iloc[[2, 0, 1]]})
         (shown,) = token_prompts(mixed, "L0H1", "found")
         assert shown.tokens == ["a", "b", "c"] and list(shown.values["dla"]) == [1.0, 2.0, 3.0]
 
     def test_without_what_was_tested_there_they_stand_as_they_come(self, model: ModelTables) -> None:
         writer = writers_of(model)[0]
-        alone = ModelTables({}, {"adversarial_tokens": model.tables["adversarial_tokens"]})
+        alone = model_tables({}, {"adversarial_tokens": model.tables["adversarial_tokens"]})
         shown = token_prompts(alone, writer, "found")
         assert [one.prompt for one in shown] == [0, 1, 2, 3, 4, 5]
         assert {one.top for one in shown} == {""}
@@ -227,14 +227,14 @@ class TestText:
         table = model.tables["adversarial_tokens"]
         first, second = writers_of(model)[:2]
         rest = table[(table["source"] == "found") | (table["writer"] == second)]
-        part = token_text(ModelTables({}, {"adversarial_tokens": rest}), [first, second])
+        part = token_text(model_tables({}, {"adversarial_tokens": rest}), [first, second])
         assert said(part.bodies["0.0.0"]) == f"No such prompts were tested of {first}."
         assert part.controls[1].chosen == 1 and len(Reader(part.bodies["1.0.0"]).tokens) > 0
 
     def test_of_many_prompts_the_first_are_shown(self) -> None:
         table = one_prompt([1.0, 2.0], [0.0, 0.0]).tables["adversarial_tokens"]
         many = pd.concat([table.assign(prompt=prompt) for prompt in range(11)])
-        part = token_text(ModelTables({}, {"adversarial_tokens": many}), ["L0H1"])
+        part = token_text(model_tables({}, {"adversarial_tokens": many}), ["L0H1"])
         assert part.bodies["0.0.0"].count("<h3>") == 8
         assert "At the ends of these 11 prompts" in part.bodies["0.0.0"]
         assert "The first 8 are shown; all are in the table." in part.bodies["0.0.0"]
@@ -244,14 +244,14 @@ class TestText:
         names = [f"L0H{head}" for head in range(40)]
         places = itertools.product(names, range(4))
         many = pd.concat([table.assign(writer=writer, prompt=prompt) for writer, prompt in places])
-        part = token_text(ModelTables({}, {"adversarial_tokens": many}), names)
+        part = token_text(model_tables({}, {"adversarial_tokens": many}), names)
         assert {body.count("<h3>") for body in part.bodies.values()} == {2}
 
     @pytest.mark.parametrize("lost", [None, "writer rows", "position", "dla"])
     def test_what_is_not_there_is_said(self, lost: str | None) -> None:
         table = one_prompt([1.0], [1.0]).tables["adversarial_tokens"]
         tables = {} if lost is None else {"adversarial_tokens": table.drop(columns=lost, errors="ignore")}
-        part = token_text(ModelTables({}, tables), ["L0H1"] if lost != "writer rows" else ["L0H0"])
+        part = token_text(model_tables({}, tables), ["L0H1"] if lost != "writer rows" else ["L0H0"])
         assert isinstance(part, Prose) and "adversarial_tokens is missing" in part.empty
         if lost == "dla":
             assert "not measured at position 21" in part.bodies["0.0.0"]

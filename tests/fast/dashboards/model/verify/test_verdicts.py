@@ -13,7 +13,7 @@ from erasure_sweep.dashboards.model.verified import first_head, pair_name, verdi
 from erasure_sweep.dashboards.model.verify.verdicts import verdict_list
 from erasure_sweep.workers.tables.facts.verified import VerifiedGroup, verdict_of, verified_groups, was_verified
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
-from tests.support.fakes.tables import fake_model
+from tests.support.fakes.tables import fake_model, model_tables
 
 NAMED = ("L1H0", "L2H1")
 
@@ -40,7 +40,7 @@ def block() -> ModelTables:
 
 def tables_of(**rows: list[dict[str, Any]]) -> ModelTables:
     """A model with these rows alone."""
-    return ModelTables({}, {name: pd.DataFrame(found) for name, found in rows.items()})
+    return model_tables({}, {name: pd.DataFrame(found) for name, found in rows.items()})
 
 
 class TestTargets:
@@ -72,7 +72,7 @@ class TestTargets:
         assert of_rule
         assert not {label for label in of_rule if "+" in label} & set(grid.columns)
         older = {"dla_correlation": table[table["stage"] == "scan"].drop(columns="stage")}
-        np.testing.assert_array_equal(dla_of(ModelTables({}, older), "full").values["r"], grid.values["r"])
+        np.testing.assert_array_equal(dla_of(model_tables({}, older), "full").values["r"], grid.values["r"])
 
 
 VERDICT = {
