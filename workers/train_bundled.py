@@ -73,7 +73,7 @@ SHAPES |= {f"toy-attn-{n}l": Shape(n, d_model=64, attn_only=True) for n in DEPTH
 SHAPES |= {f"toy-gelu-{n}l-w128": Shape(n, d_model=128) for n in DEPTHS}
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """One pre-LayerNorm transformer layer."""
 
     def __init__(self, d_model: int, attn_only: bool) -> None:
@@ -103,7 +103,7 @@ class Transformer(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.embed, self.pos_embed = nn.Embedding(D_VOCAB, shape.d_model), nn.Embedding(N_CTX, shape.d_model)
-        self.blocks = nn.ModuleList(Block(shape.d_model, shape.attn_only) for _ in range(shape.n_layers))
+        self.blocks = nn.ModuleList(TransformerBlock(shape.d_model, shape.attn_only) for _ in range(shape.n_layers))
         self.ln_final = nn.LayerNorm(shape.d_model)
         self.unembed = nn.Linear(shape.d_model, D_VOCAB)
         for name, parameter in self.named_parameters():
@@ -123,14 +123,14 @@ class Transformer(nn.Module):
         """Parameters under the names and shapes of TransformerLens' legacy checkpoints."""
         state = {"embed.W_E": self.embed.weight, "pos_embed.W_pos": self.pos_embed.weight}
         for layer, block in enumerate(self.blocks):
-            assert isinstance(block, Block)
+            assert isinstance(block, TransformerBlock)
             state |= {f"blocks.{layer}.{name}": value for name, value in _tl_block(block).items()}
         state |= {"ln_final.w": self.ln_final.weight, "ln_final.b": self.ln_final.bias}
         state |= {"unembed.W_U": self.unembed.weight.T, "unembed.b_U": self.unembed.bias}
         return {name: value.detach().clone().contiguous() for name, value in state.items()}
 
 
-def _tl_block(block: Block) -> dict[str, Tensor]:
+def _tl_block(block: TransformerBlock) -> dict[str, Tensor]:
     heads, d_model = block.n_heads, block.o.weight.shape[0]
     w_qkv = block.qkv.weight.view(3, heads, D_HEAD, d_model).transpose(2, 3)
     b_qkv = block.qkv.bias.view(3, heads, D_HEAD)

@@ -73,7 +73,7 @@ class Offer(NamedTuple):
     choices: dict[str, list[str]]
 
 
-class _Page(NamedTuple):
+class _PageFigures(NamedTuple):
     """A page's cards with figures; ``folder`` is where their files go, below the root."""
 
     prefix: str
@@ -121,7 +121,7 @@ def export(
     write_images(images, form, scale or (_PNG_SCALE if form == "png" else 1.0), wrote)
 
 
-def _pages(finished: FinishedModels, asked: Asked) -> list[_Page]:
+def _pages(finished: FinishedModels, asked: Asked) -> list[_PageFigures]:
     """The pages that hold what is asked for, and no others: a page is slow to draw."""
     models = _models(finished, asked)
     of_comparison = [key for key in asked.figures if key.startswith(COMPARE)]
@@ -142,20 +142,20 @@ def _models(finished: FinishedModels, asked: Asked) -> list[ModelTables]:
     return [models[name] for name in dict.fromkeys(asked.models)] or finished.models
 
 
-def _model_page(finished: FinishedModels, model: ModelTables) -> _Page:
-    return _Page("", finished.folders[model.about.name], _with_figures(model_parts(model)))
+def _model_page(finished: FinishedModels, model: ModelTables) -> _PageFigures:
+    return _PageFigures("", finished.folders[model.about.name], _with_figures(model_parts(model)))
 
 
-def _comparison(finished: FinishedModels) -> _Page:
+def _comparison(finished: FinishedModels) -> _PageFigures:
     parts = comparison_page_parts(finished.models, finished.sweep)
-    return _Page(COMPARE, finished.folders[""], _with_figures(parts))
+    return _PageFigures(COMPARE, finished.folders[""], _with_figures(parts))
 
 
 def _with_figures(parts: Sequence[Part]) -> list[Card]:
     return [part for part in parts if isinstance(part, Card) and part.figures]
 
 
-def _images(pages: Sequence[_Page], asked: Asked, root: Path, form: Format, width: int | None) -> list[Image]:
+def _images(pages: Sequence[_PageFigures], asked: Asked, root: Path, form: Format, width: int | None) -> list[Image]:
     _check(pages, asked)
     images: dict[Path, Image] = {}
     drawn = set()
@@ -176,7 +176,7 @@ def _images(pages: Sequence[_Page], asked: Asked, root: Path, form: Format, widt
     return list(images.values())
 
 
-def _check(pages: Sequence[_Page], asked: Asked) -> None:
+def _check(pages: Sequence[_PageFigures], asked: Asked) -> None:
     """See that each name that is asked for is one, before anything is drawn."""
     keys = {page.prefix + card.key: card for page in pages for card in page.cards}
     for key in asked.figures:

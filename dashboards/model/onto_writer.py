@@ -29,7 +29,7 @@ from erasure_sweep.workers.tables.values import Floats
 _NAMED_HEADS = 6
 
 
-class Onto(NamedTuple):
+class ProjectionsOntoWriter(NamedTuple):
     """Projection of every component onto one writer, in stream order; ``later`` marks those that can have read it."""
 
     writer: str
@@ -42,14 +42,14 @@ class Onto(NamedTuple):
     q75: Floats
 
 
-def onto_writer(components: Grid, writer: str) -> Onto:
+def onto_writer(components: Grid, writer: str) -> ProjectionsOntoWriter:
     """What Fig 2 shows: every component but the writer itself, and the sum of its own layer, which holds it."""
     own = place_of(writer)
     holds_it = {writer, f"attn{own.layer}"} if own and is_head(writer) else {writer}
     keep = [index for index, label in enumerate(components.columns) if label not in holds_it]
     labels = [components.columns[index] for index in keep]
     places = [place_of(label) for label in labels]
-    return Onto(
+    return ProjectionsOntoWriter(
         writer,
         labels,
         [kind_of(label) for label in labels],
@@ -59,7 +59,7 @@ def onto_writer(components: Grid, writer: str) -> Onto:
     )
 
 
-def plot_onto(shown: Onto) -> go.Figure:
+def plot_onto(shown: ProjectionsOntoWriter) -> go.Figure:
     """Fig 2: median and quartiles of each component's projection onto the writer; shaded are those after it."""
     data = [_points(shown, kind) for kind in KIND_NAMES if kind in shown.kinds]
     quartiles = np.concatenate([shown.q25, shown.q75])
@@ -85,7 +85,7 @@ def plot_onto(shown: Onto) -> go.Figure:
     )
 
 
-def _points(shown: Onto, kind: str) -> go.Scatter:
+def _points(shown: ProjectionsOntoWriter, kind: str) -> go.Scatter:
     at = np.array([index for index, other in enumerate(shown.kinds) if other == kind], dtype=int)
     low, middle, high = shown.q25[at], shown.median[at], shown.q75[at]
     colour = KIND_COLOURS[kind]
@@ -104,7 +104,7 @@ def _points(shown: Onto, kind: str) -> go.Scatter:
     )
 
 
-def _onto_sentence(shown: Onto) -> str:
+def _onto_sentence(shown: ProjectionsOntoWriter) -> str:
     if not np.isfinite(shown.median).any():
         return f"{shown.writer} was not measured: its output is zero, or the table lacks it."
     against = [

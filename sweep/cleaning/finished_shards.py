@@ -69,10 +69,10 @@ def removable_in(address: str) -> Iterator[Removable]:
         if parts and _OURS.fullmatch(parts["key"]):
             sweeps[parts["sweep"]].append(entry._replace(key=parts["key"]))
     for sweep_id, entries in sorted(sweeps.items()):
-        yield _Sweep(open_storage(joined(address, sweep_id)), sweep_id, entries, now).removable()
+        yield _StoredSweep(open_storage(joined(address, sweep_id)), sweep_id, entries, now).removable()
 
 
-class _Sweep:
+class _StoredSweep:
     """One sweep in a store.
 
     Args:

@@ -51,7 +51,7 @@ def replication_config(flags: Mapping[str, Any]) -> SweepConfig:
     return load_config("paper", {**flags, **fixed})
 
 
-class _Model(NamedTuple):
+class _ModelShape(NamedTuple):
     """What has to be known of a model before anything is measured."""
 
     n_layers: int
@@ -60,22 +60,22 @@ class _Model(NamedTuple):
     has_tokenizer: bool
 
 
-def _look_up(spec: str) -> _Model:
+def _look_up(spec: str) -> _ModelShape:
     """A model of the catalog, all of which have a tokenizer, or of a directory by its config.json."""
     if names_several(spec):
         raise UsageError(f"{spec} names several models: replicate measures one, such as {split_point(spec)[0]}@-1")
     entry = find_entry(split_point(spec)[0])
     if entry is not None:
-        return _Model(entry.n_layers, entry.n_heads, entry.attn_only, has_tokenizer=True)
+        return _ModelShape(entry.n_layers, entry.n_heads, entry.attn_only, has_tokenizer=True)
     source = find_model_files(spec)
     layers, heads = (
         next((source.config[key] for key in keys if isinstance(source.config.get(key), int)), 0)
         for keys in (("n_layers", "n_layer"), ("n_heads", "n_head"))
     )
-    return _Model(layers, heads, bool(source.config.get("attn_only")), source.tokenizer is not None)
+    return _ModelShape(layers, heads, bool(source.config.get("attn_only")), source.tokenizer is not None)
 
 
-def _refuse_smaller(spec: str, model: _Model, numbers: Published) -> None:
+def _refuse_smaller(spec: str, model: _ModelShape, numbers: Published) -> None:
     """See that a model has every component and state of the published numbers."""
     writers = [label for label in numbers.residual_projection["writer"] if "H" in label]
     n_layers = 1 + max(map(layer_of, writers))

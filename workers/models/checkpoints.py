@@ -223,22 +223,22 @@ def _files_below(directory: Path) -> list[str]:
     return [path.relative_to(directory).as_posix() for path in directory.glob(f"{FOLDER}/*") if path.is_file()]
 
 
-class _TrainingPoint(NamedTuple):
+class _PointOfTraining(NamedTuple):
     """A point of a training; ``point`` is ``None`` for its end."""
 
     point: int | None
     at: int
 
 
-def _moments(training: TrainingCheckpoints) -> list[_TrainingPoint]:
+def _moments(training: TrainingCheckpoints) -> list[_PointOfTraining]:
     """The checkpoints, and the end where it is known to be later than the last of them."""
     last = training.checkpoints[-1]
-    moments = [_TrainingPoint(checkpoint.point, checkpoint.point) for checkpoint in training.checkpoints]
+    moments = [_PointOfTraining(checkpoint.point, checkpoint.point) for checkpoint in training.checkpoints]
     end = training.final_steps if last.tokens is None else training.final_tokens
-    return [*moments, _TrainingPoint(None, end)] if end is not None and end > last.point else moments
+    return [*moments, _PointOfTraining(None, end)] if end is not None and end > last.point else moments
 
 
-def _log_spaced(moments: list[_TrainingPoint], n: int) -> list[_TrainingPoint]:
+def _log_spaced(moments: list[_PointOfTraining], n: int) -> list[_PointOfTraining]:
     """``n`` moments, evenly spaced in the logarithm from the first nonzero one to the last; all where there are fewer."""
     trained = [moment for moment in moments if moment.at > 0] or moments
     if len(trained) <= n:

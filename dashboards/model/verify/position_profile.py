@@ -21,7 +21,7 @@ from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from erasure_sweep.workers.tables.values import Floats, numeric, table_of
 
 
-class PositionProfile(NamedTuple):
+class PresenceByPosition(NamedTuple):
     """A target's group in bins of positions, and how much the writer writes there (root mean square of its norm)."""
 
     target: VerifiedGroup
@@ -31,7 +31,7 @@ class PositionProfile(NamedTuple):
     norm: Floats
 
 
-def position_profile(model: ModelTables, target: VerifiedGroup) -> PositionProfile | None:
+def position_profile(model: ModelTables, target: VerifiedGroup) -> PresenceByPosition | None:
     """The bins in the order of positions; None where nothing was measured."""
     table = rows_of(table_of(model.tables, "position_profile"), target)
     first, last = numeric(table, "first_position"), numeric(table, "last_position")
@@ -41,10 +41,10 @@ def position_profile(model: ModelTables, target: VerifiedGroup) -> PositionProfi
     if not np.isfinite(np.append(clean.median, patched.median)).any():
         return None
     bins = [f"{low:.0f}" if low == high else f"{low:.0f}–{high:.0f}" for low, high in ends]
-    return PositionProfile(target, bins, clean, patched, numeric(table, "writer_norm"))
+    return PresenceByPosition(target, bins, clean, patched, numeric(table, "writer_norm"))
 
 
-def plot_profile(shown: PositionProfile) -> go.Figure:
+def plot_profile(shown: PresenceByPosition) -> go.Figure:
     """The group's projection above, the writer's norm below, over the same bins."""
     data: list[Any] = []
     for style, values, dash in ((CLEAN, shown.clean, "solid"), (PATCHED, shown.patched, "dash")):
@@ -93,7 +93,7 @@ def plot_profile(shown: PositionProfile) -> go.Figure:
     )
 
 
-def _profile_sentence(shown: PositionProfile) -> str:
+def _profile_sentence(shown: PresenceByPosition) -> str:
     read = shown.clean.median - shown.patched.median
     if not np.isfinite(read).any():
         return ""

@@ -64,6 +64,15 @@ def test_its_experiment_comes_back_from_mlflow(left: Path, tmp_path: Path):
         pd.testing.assert_frame_equal(model.tables["writers"], kept)
 
 
+def test_a_run_does_not_take_its_shards_for_its_own(left: Path):
+    """The folder is refused in one line that names the version, and nothing in it changes."""
+    before = {path: path.read_bytes() for path in (left / "out").rglob("*") if path.is_file()}
+    with pytest.raises(es.UsageError, match=r"holds another sweep \(of version 0\.1\.0\): choose another --out"):
+        es.run(str(left / "left.yaml"), out=str(left / "out"), workers=0)
+    after = {path: path.read_bytes() for path in (left / "out").rglob("*") if path.is_file()}
+    assert {path: content for path, content in after.items() if path in before} == before
+
+
 def test_measured_anew_its_tables_are_the_same(left: Path, tmp_path: Path):
     """0.2.0 moved code and changed no number."""
     tables = es.run(str(left / "left.yaml"), out=str(tmp_path / "out"), workers=0)

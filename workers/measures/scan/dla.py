@@ -189,7 +189,7 @@ def _eraser_terms(layout: Layout, label: str, first_layer: int) -> list[int]:
     return [layout.term_index[label]]
 
 
-class Lines(NamedTuple):
+class PairLines(NamedTuple):
     """Regression of erasers' attributions on their writers', [effect, row]."""
 
     r: np.ndarray
@@ -204,7 +204,7 @@ class Lines(NamedTuple):
     n: int
 
 
-def finish_lines(layout: Layout, rows: PairRows, state: State) -> Lines:
+def finish_lines(layout: Layout, rows: PairRows, state: State) -> PairLines:
     """Correlations and lines from one block's merged moments; NaN where one side is constant."""
     terms = row_writers(layout, rows)
     erasers = np.zeros((len(rows), len(layout.terms)))
@@ -223,7 +223,7 @@ def finish_lines(layout: Layout, rows: PairRows, state: State) -> Lines:
     dla, parts = state["sample_dla"].astype(np.float64), state["sample_parts"].astype(np.float64)
     spearman = np.stack([_rank_correlation(dla[:, terms], y) for y in (dla @ erasers.T, parts)])
     spearman = np.where(np.isnan(r), np.nan, spearman)
-    return Lines(r, slope, intercept, low, high, slope_low, slope_high, spearman, whole.n)
+    return PairLines(r, slope, intercept, low, high, slope_low, slope_high, spearman, whole.n)
 
 
 def _together(groups: list[Moments], terms: np.ndarray) -> Moments:
@@ -275,7 +275,7 @@ def _rank_correlation(x: Float[np.ndarray, "token row"], y: Float[np.ndarray, "t
         return np.asarray((x * y).sum(axis=0) / np.sqrt((x * x).sum(axis=0) * (y * y).sum(axis=0)))
 
 
-def line_columns(rows: PairRows, lines: Lines, index: int) -> Columns:
+def line_columns(rows: PairRows, lines: PairLines, index: int) -> Columns:
     """The ``dla_correlation`` table of one writer, both effects of each eraser in turn."""
     mine, erasers = rows.of(index), rows.erasers(index)
     columns: Columns = {

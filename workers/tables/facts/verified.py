@@ -38,7 +38,7 @@ class Interval(NamedTuple):
     high: float
 
 
-class Presence(NamedTuple):
+class MedianPresence(NamedTuple):
     """Median share of a writer in the stream, NaN where not measured."""
 
     clean: float
@@ -57,7 +57,7 @@ class Verdict(NamedTuple):
     """``erased`` or ``not found``; None where there are no intervals to tell by."""
     beta: Interval
     """Pooled coefficient of what the group writes because it reads the writer."""
-    median: Presence
+    median: MedianPresence
     """Of the projection ratio of the group's output."""
     position_share: float
     placebo: Interval
@@ -66,7 +66,7 @@ class Verdict(NamedTuple):
     """The lowest β of a sibling that is read in its stead."""
     dla_slope: float
     """Of the DLA of the part that is read on the writer's."""
-    presence: Presence
+    presence: MedianPresence
     """Of the writer right behind its last eraser."""
 
 
@@ -144,7 +144,7 @@ def verdict_of(tables: Tables, group: VerifiedGroup) -> Verdict | None:
         held_out=None if held_out is None else held_out == "True",
         word=strings(row, "verdict")[0],
         beta=_interval(row),
-        median=Presence(_first(row, "clean_median"), _first(row, "patched_median")),
+        median=MedianPresence(_first(row, "clean_median"), _first(row, "patched_median")),
         position_share=_first(row, "position_share"),
         placebo=_interval(rows_where(null, null="placebo")),
         siblings=float(np.nanmin(siblings)) if np.isfinite(siblings).any() else NAN,
@@ -167,7 +167,7 @@ def _dla_slope(tables: Tables, group: VerifiedGroup) -> float:
     return _first(rows_where(lines, effect="v_composition", stage="verify"), "slope")
 
 
-def _presence_behind(tables: Tables, group: VerifiedGroup) -> Presence:
+def _presence_behind(tables: Tables, group: VerifiedGroup) -> MedianPresence:
     """Of the writer in the state right behind the attention of the group's last layer."""
     heads = head_rows(tables, group)["eraser"].astype(str) if group.label == LATER else group.heads
     layer = max((layer_of(head) for head in heads if is_head(head)), default=None)
@@ -175,4 +175,4 @@ def _presence_behind(tables: Tables, group: VerifiedGroup) -> Presence:
     # models without MLPs have no state between attention and the layer's end
     behind = [rows_where(states, state=f"resid_{where}{layer}") for where in ("mid", "post")]
     row = next((rows for rows in behind if len(rows)), states.iloc[:0])
-    return Presence(_first(row, "clean_median"), _first(row, "patched_median"))
+    return MedianPresence(_first(row, "clean_median"), _first(row, "patched_median"))
