@@ -152,7 +152,7 @@ class SweepConfig(BaseModel):
     def _check_own_corpora(self) -> None:
         if not self.own_corpora:
             return
-        from erasure_sweep.workers.corpora.resolution import OWN, find_corpus
+        from erasure_sweep.workers.corpora.resolve_corpus import OWN, find_corpus
 
         if self.corpus != OWN:
             raise ValueError(f"own_corpora: needs corpus = {OWN!r}, by which each model reads its own training mix")

@@ -16,19 +16,19 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from erasure_sweep.sweep.choose_executor import MeasuringPlace, find_room
+from erasure_sweep.sweep.driver_claim import DriverClaim
 from erasure_sweep.sweep.execution.executor import Executor, LateExecutor, ShardFate, ShardReport
-from erasure_sweep.sweep.execution.helper_process import Background
+from erasure_sweep.sweep.execution.helper_process import HelperProcess
 from erasure_sweep.sweep.execution.shard_queue import ShardQueue
 from erasure_sweep.sweep.helper_tasks import compare_models
-from erasure_sweep.sweep.manifest import ManifestKeeper
-from erasure_sweep.sweep.model_steps import Stages, Step
-from erasure_sweep.sweep.placement import Room, find_room
+from erasure_sweep.sweep.manifest_writer import ManifestKeeper
+from erasure_sweep.sweep.model_steps import ModelStages, Step
 from erasure_sweep.sweep.plan import StagePlan
-from erasure_sweep.sweep.presence import Presence
 from erasure_sweep.sweep.progress import Reporter, count
 from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.run_folder import RunFolder
-from erasure_sweep.sweep.staging import Staging
+from erasure_sweep.sweep.staging import ModelStaging
 from erasure_sweep.sweep.store.driver_process import InUseError
 from erasure_sweep.sweep.store.shards import ShardStore
 from erasure_sweep.sweep.tracking.logged_runs import LoggedRuns
@@ -75,7 +75,7 @@ class _Model:
     ended: bool = False
 
 
-class Sweep:
+class SweepDriver:
     """One run of one sweep.
 
     Args:
@@ -106,8 +106,8 @@ class Sweep:
         run = self._run
         with (
             run.folder.held_by(run.driver),
-            closing(Presence(run, self._reporter.say)) as self._presence,
-            closing(Background()) as self._background,
+            closing(DriverClaim(run, self._reporter.say)) as self._presence,
+            closing(HelperProcess()) as self._background,
             closing(LoggedRuns(run, self._reporter)) as self._logged,
         ):
             self._manifest = ManifestKeeper(run)
@@ -115,7 +115,7 @@ class Sweep:
             models, room = self._prepare()
             self._room = room
             self._manifest.refuse_other_weights(models)
-            stages = [Stages(run, model, room.device, self._store, self._manifest) for model in models]
+            stages = [ModelStages(run, model, room.device, self._store, self._manifest) for model in models]
             batch = run.config.batch_on(room.device)
             self._models = {each.model.hash: _Model(each.model, each.steps(), batch) for each in stages}
             self._unbegun.extend(self._models.values())
@@ -130,9 +130,9 @@ class Sweep:
             names, problems = tuple(model.name for model in models), (*self._problems, *self._logged.problems)
             return SweepOutcome(run.folder, self._manifest.manifest, names, problems)
 
-    def _prepare(self) -> tuple[list[Resolved], Room]:
+    def _prepare(self) -> tuple[list[Resolved], MeasuringPlace]:
         """Stage everything: what can be wrong with the input is found here, before anything is measured."""
-        staging = Staging(self._run, self._background)
+        staging = ModelStaging(self._run, self._background)
         self._logged.check()
         models = staging.finish(self._reporter)
         self._presence.uses(models)

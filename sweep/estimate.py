@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from erasure_sweep.sweep.config import SweepConfig
-from erasure_sweep.sweep.execution.helper_process import Background
+from erasure_sweep.sweep.execution.helper_process import HelperProcess
 from erasure_sweep.sweep.helper_tasks import total_costs
 from erasure_sweep.sweep.plan import StagePlan, expected_stages, sketch_bytes, writer_blocks
 from erasure_sweep.sweep.progress import SilentReporter
 from erasure_sweep.sweep.run import Run
-from erasure_sweep.sweep.staging import Staging
+from erasure_sweep.sweep.staging import ModelStaging
 from erasure_sweep.workers.measures.cost import Cost, ShardSize
 from erasure_sweep.workers.records import Resolved, ShardTask
 
@@ -45,8 +45,8 @@ def estimate(config: SweepConfig) -> list[Estimate]:
     Raises:
         SweepError: what ``run`` would refuse before measuring.
     """
-    with closing(Background()) as background:
-        models = Staging(Run.of(config), background).finish(SilentReporter())
+    with closing(HelperProcess()) as background:
+        models = ModelStaging(Run.of(config), background).finish(SilentReporter())
         plans = [expected_stages(config, model, "cpu") for model in models]
         measured = [_measured(config, stages) for stages in plans]
         work = [_work(stages[0].model, tasks) for stages, tasks in zip(plans, measured, strict=True)]

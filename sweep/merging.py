@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from erasure_sweep.dashboards.pages import model_parts, write_comparison, write_figures, write_model_page
-from erasure_sweep.sweep.comparison import home_of
+from erasure_sweep.sweep.combine_sweeps import home_of
 from erasure_sweep.sweep.helper_tasks import PageRequest, PlaceSearch, ScanMerge, VerifyMerge
 from erasure_sweep.sweep.run_folder import RunFolder
 from erasure_sweep.workers.corpora.token_texts import TokenTexts
 from erasure_sweep.workers.measures.measure import Block, Setting
-from erasure_sweep.workers.measures.tables import merge_states, stage_tables
+from erasure_sweep.workers.measures.merge_states import merge_states, stage_tables
 from erasure_sweep.workers.measures.verify.high_places import HighPlaces, found_places
 from erasure_sweep.workers.measures.verify.targets import choose_targets
 from erasure_sweep.workers.models.forward import LeanModel
-from erasure_sweep.workers.models.resolution import load_model
+from erasure_sweep.workers.models.resolve_model import load_model
 from erasure_sweep.workers.records import AdversarialWork, GroupWork, Place, ScanWork, State, Target, TrustWork, Work
 from erasure_sweep.workers.storage.shard_storage import Storage, open_storage
 from erasure_sweep.workers.storage.states import decode_state

@@ -23,7 +23,7 @@ from erasure_sweep.sweep.helper_tasks import (
     finish_verify,
     write_page,
 )
-from erasure_sweep.sweep.manifest import ManifestKeeper
+from erasure_sweep.sweep.manifest_writer import ManifestKeeper
 from erasure_sweep.sweep.plan import (
     StagePlan,
     given_places,
@@ -55,7 +55,7 @@ def in_helper(function: Callable[[_Request], _Result], request: _Request) -> Gen
     return result
 
 
-class Stages:
+class ModelStages:
     """The way of one model through a sweep.
 
     Args:

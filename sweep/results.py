@@ -26,7 +26,7 @@ def run(config: SweepConfig | str = "demo", *, fresh: bool = False, **flags: Any
     """
     import pandas as pd
 
-    from erasure_sweep.sweep.driver import Sweep
+    from erasure_sweep.sweep.driver import SweepDriver
     from erasure_sweep.sweep.progress import SilentReporter
     from erasure_sweep.sweep.run import Run
     from erasure_sweep.workers.errors import SweepError, UsageError
@@ -35,7 +35,7 @@ def run(config: SweepConfig | str = "demo", *, fresh: bool = False, **flags: Any
     if isinstance(config, SweepConfig) and flags:
         raise UsageError("flags go on top of a preset or file; change a SweepConfig with model_copy(update=…)")
     resolved = config if isinstance(config, SweepConfig) else load_config(config, flags)
-    outcome = Sweep(Run.of(resolved, fresh), SilentReporter()).measure()
+    outcome = SweepDriver(Run.of(resolved, fresh), SilentReporter()).measure()
     if outcome.problems:
         raise SweepError(outcome.problems[0])
     models = [model for model in read_out(outcome.folder.out) if model.about.name in outcome.names]

@@ -9,7 +9,7 @@ from pathlib import Path
 from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.plan import sweep_id
 from erasure_sweep.sweep.run_folder import RunFolder
-from erasure_sweep.sweep.store.driver_process import Driver, this_driver
+from erasure_sweep.sweep.store.driver_process import DriverProcess, this_driver
 from erasure_sweep.workers.storage.shard_storage import joined
 
 
@@ -26,7 +26,7 @@ class Run:
     """Address of the sweep's finished shards, and of no other sweep's."""
     staging: Path
     """Folder of processed weights and token arrays, which all sweeps of this user share."""
-    driver: Driver
+    driver: DriverProcess
     """This process, as others see it."""
     fresh: bool
     """Measure everything anew, whatever an earlier run left."""

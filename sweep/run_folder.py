@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from erasure_sweep.sweep.store.driver_process import Driver, InUseError, read_driver
+from erasure_sweep.sweep.store.driver_process import DriverProcess, InUseError, read_driver
 from erasure_sweep.workers.errors import UsageError
 from erasure_sweep.workers.manifest import Manifest
 from erasure_sweep.workers.storage.whole_file import whole_file, write_error
@@ -87,7 +87,7 @@ class RunFolder:
         self.model_page(folder).unlink(missing_ok=True)
 
     @contextmanager
-    def held_by(self, driver: Driver) -> Iterator[None]:
+    def held_by(self, driver: DriverProcess) -> Iterator[None]:
         """Make OUT, and keep it for this process until the block ends.
 
         Raises:
@@ -117,14 +117,14 @@ class RunFolder:
             "another --out"
         )
 
-    def noted_driver(self) -> Driver | None:
+    def noted_driver(self) -> DriverProcess | None:
         """Who works in OUT, or was killed while it did; ``None`` where nobody does."""
         try:
             return read_driver(json.loads(self._driver.read_bytes()))
         except (OSError, ValueError):
             return None
 
-    def working_driver(self) -> Driver | None:
+    def working_driver(self) -> DriverProcess | None:
         """Who works in OUT now; of one on another machine that is told by OUT's lock."""
         driver = self.noted_driver()
         if driver is None:

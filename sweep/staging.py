@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 
 from erasure_sweep.sweep.config import SweepConfig
-from erasure_sweep.sweep.execution.helper_process import Background
+from erasure_sweep.sweep.execution.helper_process import HelperProcess
 from erasure_sweep.sweep.helper_tasks import CheckpointsRequest, ModelRequest, list_checkpoints, resolve_model
 from erasure_sweep.sweep.progress import Reporter
 from erasure_sweep.sweep.run import Run
@@ -16,7 +16,7 @@ from erasure_sweep.workers.models.checkpoints import names_several
 from erasure_sweep.workers.records import Resolved
 
 
-class Staging:
+class ModelStaging:
     """The models of a sweep on their way into the staging folder.
 
     Args:
@@ -25,7 +25,7 @@ class Staging:
         refresh: ask the hub for what is staged as well.
     """
 
-    def __init__(self, run: Run, background: Background, refresh: bool = False) -> None:
+    def __init__(self, run: Run, background: HelperProcess, refresh: bool = False) -> None:
         config = self._config = run.config
         self._folder = run.staging
         self._background, self._refresh = background, refresh

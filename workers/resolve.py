@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from erasure_sweep.workers.corpora.resolution import (
+from erasure_sweep.workers.corpora.resolve_corpus import (
     OWN,
     CorpusRequest,
     ResolvedCorpus,
@@ -24,7 +24,7 @@ from erasure_sweep.workers.corpora.resolution import (
 from erasure_sweep.workers.errors import SweepError, UsageError
 from erasure_sweep.workers.measures.registry import count_sketches
 from erasure_sweep.workers.measures.scan.composition import check_groups
-from erasure_sweep.workers.models.resolution import ResolvedModel, resolve_model
+from erasure_sweep.workers.models.resolve_model import ResolvedModel, resolve_model
 from erasure_sweep.workers.records import Group, Resolved, ScanOptions, VerifyRequest
 
 

@@ -31,7 +31,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn import functional
 
-from erasure_sweep.workers.corpora.resolution import BOS_TOKEN, read_text, standard_library_files
+from erasure_sweep.workers.corpora.resolve_corpus import BOS_TOKEN, read_text, standard_library_files
 from erasure_sweep.workers.fingerprint import digest
 
 N_CTX = 256

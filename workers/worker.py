@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from erasure_sweep.workers.corpora.resolution import load_tokens
+from erasure_sweep.workers.corpora.resolve_corpus import load_tokens
 from erasure_sweep.workers.measures.stages import measure_shard
 from erasure_sweep.workers.models.forward import LeanModel
-from erasure_sweep.workers.models.resolution import load_model
+from erasure_sweep.workers.models.resolve_model import load_model
 from erasure_sweep.workers.records import ShardResult, ShardTask, SharedStore, WorkerProcess
 from erasure_sweep.workers.storage.shard_storage import Storage, StorageError, find_shared, state_key
 from erasure_sweep.workers.storage.states import encode_states

@@ -9,7 +9,7 @@ from markupsafe import escape
 from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
 from erasure_sweep.dashboards.html.links import Home, link
-from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable, Sorted
+from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable, SortedCell
 from erasure_sweep.dashboards.model_names import display_names, is_checkpoint, is_one_training
 from erasure_sweep.dashboards.plots.writer_strips import ERASED, OPPOSED, StripColumn, strip_points, strongest_points
 from erasure_sweep.dashboards.wording import OWN, corpora_read, measured_with, number, of_sweep, protocol_warnings
@@ -80,7 +80,7 @@ def _training(models: Sequence[ModelTables]) -> dict[str, str]:
     return {key: heading for key, heading in _TRAINING.items() if shown[key]}
 
 
-def _top_three(model: ModelTables, measure: StripColumn) -> str | Sorted | None:
+def _top_three(model: ModelTables, measure: StripColumn) -> str | SortedCell | None:
     """The model's strongest writers by one measure, in words; None where it was not measured.
 
     What is erased sorts by the share of the most erased.
@@ -95,7 +95,7 @@ def _top_three(model: ModelTables, measure: StripColumn) -> str | Sorted | None:
     shown = (", ".join(strongest) or "none") if len(points) else None
     if shown is None or measure is not ERASED:
         return shown
-    return Sorted(escape(shown), float(points["value"].max()))
+    return SortedCell(escape(shown), float(points["value"].max()))
 
 
 def texts_line(models: Sequence[ModelTables], sweep: Manifest | None) -> str:

@@ -71,17 +71,19 @@ FIELDS = (
 )
 
 
-class Protocol(NamedTuple):
+class MeasuringProtocol(NamedTuple):
     """How a model was measured: by field in words, None where that is not known."""
 
     model: str
     values: dict[str, str | None]
 
 
-def protocols(models: Sequence[ModelTables], sweep: Manifest | None) -> list[Protocol]:
+def protocols(models: Sequence[ModelTables], sweep: Manifest | None) -> list[MeasuringProtocol]:
     """What each model says of itself, else what the sweep says of all."""
     named = zip(display_names(models), models, strict=True)
-    return [Protocol(name, {field.key: _words(field, model, sweep) for field in FIELDS}) for name, model in named]
+    return [
+        MeasuringProtocol(name, {field.key: _words(field, model, sweep) for field in FIELDS}) for name, model in named
+    ]
 
 
 def _words(field: ProtocolField, model: ModelTables, sweep: Manifest | None) -> str | None:
@@ -92,13 +94,13 @@ def _words(field: ProtocolField, model: ModelTables, sweep: Manifest | None) -> 
     return None if value is None or value == "" else field.written(value)
 
 
-def differing(found: Sequence[Protocol]) -> list[ProtocolField]:
+def differing(found: Sequence[MeasuringProtocol]) -> list[ProtocolField]:
     """Fields in which models are known to differ."""
     values = {field: {one.values[field.key] for one in found} - {None} for field in FIELDS}
     return [field for field in FIELDS if len(values[field]) > 1]
 
 
-def _alike(found: Sequence[Protocol]) -> dict[ProtocolField, str]:
+def _alike(found: Sequence[MeasuringProtocol]) -> dict[ProtocolField, str]:
     """Fields of which the same is known of all models, with what that is."""
     values = {field: {one.values[field.key] for one in found} for field in FIELDS}
     return {field: value for field, of in values.items() if len(of) == 1 and (value := next(iter(of))) is not None}
@@ -154,7 +156,9 @@ def _cell(value: str | None, bold: bool) -> str | None:
     return Markup("<strong>{}</strong>").format(value) if bold and value is not None else value
 
 
-def _caption(found: Sequence[Protocol], apart: Sequence[ProtocolField], alike: Mapping[ProtocolField, str]) -> str:
+def _caption(
+    found: Sequence[MeasuringProtocol], apart: Sequence[ProtocolField], alike: Mapping[ProtocolField, str]
+) -> str:
     if len(found) < 2:
         return "What the numbers of this page rest on. — means not known."
     unknown = [

@@ -12,7 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from erasure_sweep.dashboards.cards import card
-from erasure_sweep.dashboards.comparison.training import LIMIT, Erased, erased_of
+from erasure_sweep.dashboards.comparison.training import LIMIT, ErasedShares, erased_of
 from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
 from erasure_sweep.dashboards.html.parts import Card, Control
 from erasure_sweep.dashboards.model_names import display_names, family_of, is_checkpoint, series_of
@@ -24,7 +24,7 @@ from erasure_sweep.workers.tables.sweep_folder import ModelTables
 _KEPT = (0.0, 0.2)
 
 
-class Sized(NamedTuple):
+class SizedModel(NamedTuple):
     """A model's sizes, None where they are not known, and what is erased in it."""
 
     model: str
@@ -35,16 +35,16 @@ class Sized(NamedTuple):
     width: int | None
     parameters: int | None
     tokens: int | None
-    erased: Erased
+    erased: ErasedShares
 
 
 class SizeAxis(NamedTuple):
     """What the x axis can be: its title, a model's place on it, what models on one line have in common, and in words."""
 
     title: str
-    place: Callable[[Sized], int | None]
-    held: Callable[[Sized], object]
-    words: Callable[[Sized], str]
+    place: Callable[[SizedModel], int | None]
+    held: Callable[[SizedModel], object]
+    words: Callable[[SizedModel], str]
 
 
 LAYERS = SizeAxis("layers", lambda one: one.layers, lambda one: one.width, lambda one: f"width {amount(one.width)}")
@@ -56,13 +56,13 @@ OF_ALL_WRITERS, HEADS = "all writers, with embeddings and MLPs", "attention head
 _NOUNS = {OF_ALL_WRITERS: "writer", HEADS: "head"}
 
 
-def of_heads(measured: Sequence[Sized]) -> list[Sized]:
+def of_heads(measured: Sequence[SizedModel]) -> list[SizedModel]:
     """The same with heads alone: models of which a head was measured, which takes two layers."""
     found = [one._replace(erased=one.erased.heads) for one in measured]
     return [one for one in found if one.erased.by_writer]
 
 
-def sized(models: Sequence[ModelTables]) -> list[Sized]:
+def sized(models: Sequence[ModelTables]) -> list[SizedModel]:
     """Models in which erasing by reading was measured."""
     found = []
     for name, model in zip(display_names(models), models, strict=True):
@@ -71,16 +71,16 @@ def sized(models: Sequence[ModelTables]) -> list[Sized]:
             keys = ("n_layers", "d_model", "n_params", "training_tokens")
             layers, width, parameters, tokens = (getattr(model.about, key) for key in keys)
             of_training = (series_of(model.about), is_checkpoint(model.about))
-            found.append(Sized(name, family_of(name), *of_training, layers, width, parameters, tokens, erased))
+            found.append(SizedModel(name, family_of(name), *of_training, layers, width, parameters, tokens, erased))
     return found
 
 
-def against(models: Sequence[Sized], choice: SizeAxis) -> list[Sized]:
+def against(models: Sequence[SizedModel], choice: SizeAxis) -> list[SizedModel]:
     """Models that have a place on this axis: checkpoints only where it is the tokens of their training."""
     return [one for one in models if choice.place(one) is not None and (choice is TOKENS or not one.checkpoint)]
 
 
-def strands(models: Sequence[Sized], choice: SizeAxis) -> list[list[Sized]]:
+def strands(models: Sequence[SizedModel], choice: SizeAxis) -> list[list[SizedModel]]:
     """Models of one family as lines along an axis.
 
     A line has one model at each of its places. Where a family has several at one place, those on a line are alike in
@@ -91,7 +91,7 @@ def strands(models: Sequence[Sized], choice: SizeAxis) -> list[list[Sized]]:
     whole = sorted(models, key=lambda one: choice.place(one) or 0)
     if _is_line(whole, choice) and not _is_mixed(whole, choice):
         return [whole]
-    alike: dict[object, list[Sized]] = {}
+    alike: dict[object, list[SizedModel]] = {}
     for one in whole:
         alike.setdefault(choice.held(one), []).append(one)
     return [
@@ -99,18 +99,18 @@ def strands(models: Sequence[Sized], choice: SizeAxis) -> list[list[Sized]]:
     ]
 
 
-def _is_line(models: Sequence[Sized], choice: SizeAxis) -> bool:
+def _is_line(models: Sequence[SizedModel], choice: SizeAxis) -> bool:
     return len({choice.place(one) for one in models}) == len(models)
 
 
-def _is_mixed(models: Sequence[Sized], choice: SizeAxis) -> bool:
+def _is_mixed(models: Sequence[SizedModel], choice: SizeAxis) -> bool:
     """Whether one line would lead through several of what is held: trainings, or widths where some models share one."""
     held = len({choice.held(one) for one in models})
     return choice is TOKENS or (choice is PARAMETERS and 1 < held < len(models))
 
 
 def plot_sizes(
-    models: Sequence[Sized], choice: SizeAxis, families: Sequence[str], kind: str = OF_ALL_WRITERS
+    models: Sequence[SizedModel], choice: SizeAxis, families: Sequence[str], kind: str = OF_ALL_WRITERS
 ) -> go.Figure:
     """Filled: the most erased writer. Hollow: the mean over writers of which anything is erased."""
     shown = against(models, choice)
@@ -147,13 +147,13 @@ class _Strand(NamedTuple):
     named: bool
 
 
-def _names(lines: Sequence[Sequence[Sized]], choice: SizeAxis) -> list[str]:
+def _names(lines: Sequence[Sequence[SizedModel]], choice: SizeAxis) -> list[str]:
     """Families by name, and where one has several lines what is the same along each."""
     several = sum(len(line) > 1 for line in lines) > 1
     return [f"{line[0].family}, {choice.words(line[0])}" if several else line[0].family for line in lines]
 
 
-def _trace(line: Sequence[Sized], x: Sequence[float], strand: _Strand, hollow: bool) -> go.Scatter:
+def _trace(line: Sequence[SizedModel], x: Sequence[float], strand: _Strand, hollow: bool) -> go.Scatter:
     colour, symbol = look_of(strand.family)
     # a second line of a family has a pale fill and a dot in what is hollow, so that the legend tells them apart
     first = strand.place % 2 == 0
@@ -191,7 +191,7 @@ def _key(hollow: bool, noun: str) -> go.Scatter:
     )
 
 
-def _hover(one: Sized, hollow: bool) -> str:
+def _hover(one: SizedModel, hollow: bool) -> str:
     writer, share = one.erased.strongest
     n_erased, n_measured = len(one.erased.positive), len(one.erased.by_writer)
     sizes = [
@@ -207,7 +207,7 @@ def _hover(one: Sized, hollow: bool) -> str:
     return f"<b>{text(one.model)}</b><br>{share_words}<br>{', '.join(sizes)}"
 
 
-def _sentence(shown: Sequence[Sized], noun: str) -> str:
+def _sentence(shown: Sequence[SizedModel], noun: str) -> str:
     strongest = max(shown, key=lambda one: one.erased.strongest[1])
     writer, share = strongest.erased.strongest
     return (
@@ -253,7 +253,7 @@ def size_card(view: ComparisonView) -> Card:
     )
 
 
-def _unknown(models: Sequence[ModelTables], measured: Sequence[Sized]) -> str:
+def _unknown(models: Sequence[ModelTables], measured: Sequence[SizedModel]) -> str:
     """Models that have no place in a figure, in words."""
     known = {one.model for one in measured}
     absent = [name for name in display_names(models) if name not in known]

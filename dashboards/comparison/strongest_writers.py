@@ -12,7 +12,7 @@ from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
 from erasure_sweep.dashboards.grids import Grid, grid_of
 from erasure_sweep.dashboards.html.links import Home, link
-from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable, Sorted
+from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable, SortedCell
 from erasure_sweep.dashboards.html.sparkline import sparkline
 from erasure_sweep.dashboards.model.presence import presence
 from erasure_sweep.dashboards.model.trust import badge
@@ -45,7 +45,7 @@ _DLA = (
 )
 
 
-class Strong(NamedTuple):
+class StrongWriter(NamedTuple):
     """One of the strongest writers of a model.
 
     Attributes:
@@ -65,7 +65,7 @@ class Strong(NamedTuple):
     presence: Floats
 
 
-def strongest_writers(models: Sequence[ModelTables], per_model: int = PER_MODEL) -> list[Strong]:
+def strongest_writers(models: Sequence[ModelTables], per_model: int = PER_MODEL) -> list[StrongWriter]:
     """Of every model the writers of which most is erased by reading, over all models the most erased first.
 
     Of a model in which reading was not measured they are the most opposed, and stand last.
@@ -78,7 +78,7 @@ def strongest_writers(models: Sequence[ModelTables], per_model: int = PER_MODEL)
     return sorted(found, key=lambda one: -np.nan_to_num(one.numbers["erased_by_reading"], nan=-np.inf))
 
 
-def _strong(name: str, model: ModelTables, top: Sequence[str]) -> list[Strong]:
+def _strong(name: str, model: ModelTables, top: Sequence[str]) -> list[StrongWriter]:
     """The writers among ``top`` of which anything is erased; all where that was not measured."""
     table, trust, survives = writers_by_rank(model.tables), trust_of(model.tables), survival_of(model.tables)
     residual = grid_of(model.tables.get("residual_projection"), "state")
@@ -86,7 +86,7 @@ def _strong(name: str, model: ModelTables, top: Sequence[str]) -> list[Strong]:
     ranked = is_ranked(table)
     rows = {writer: row for row, writer in enumerate(table["writer"].astype(str))}
     return [
-        Strong(
+        StrongWriter(
             name,
             writer,
             erasers_of(model.tables, writer) if ranked else None,
@@ -157,20 +157,20 @@ def strongest_table(view: ComparisonView) -> HtmlTable:
     )
 
 
-def _reach(found: Sequence[Strong]) -> tuple[float, float]:
+def _reach(found: Sequence[StrongWriter]) -> tuple[float, float]:
     """The ends that all sparklines share: 0 and 1 are within, distant tails are not."""
     values = np.concatenate([np.array([0.0, 1.0]), *(one.presence for one in found)])
     values = values[np.isfinite(values)]
     return max(_LOWEST, float(values.min())), min(_HIGHEST, float(values.max()))
 
 
-def _share(survives: tuple[float, float, float]) -> Sorted | None:
-    return Sorted(escape(with_interval(*survives)), survives[0]) if np.isfinite(survives[0]) else None
+def _share(survives: tuple[float, float, float]) -> SortedCell | None:
+    return SortedCell(escape(with_interval(*survives)), survives[0]) if np.isfinite(survives[0]) else None
 
 
-def _spark(one: Strong, low: float, high: float) -> Sorted | None:
+def _spark(one: StrongWriter, low: float, high: float) -> SortedCell | None:
     measured = one.presence[np.isfinite(one.presence)]
     if not len(measured):
         return None
     label = f"presence of {one.writer}: median {number(measured[0])} where it writes, {number(measured[-1])} at the end"
-    return Sorted(sparkline(np.clip(one.presence, low, high), low, high, label), float(measured[-1]))
+    return SortedCell(sparkline(np.clip(one.presence, low, high), low, high, label), float(measured[-1]))

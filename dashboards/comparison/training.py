@@ -33,7 +33,7 @@ _KEPT = (0.0, 0.2)
 Unit = Literal["tokens", "steps"]
 
 
-class Erased(NamedTuple):
+class ErasedShares(NamedTuple):
     """What is erased by reading of each measured writer, as a share of its output."""
 
     by_writer: dict[str, float]
@@ -44,9 +44,9 @@ class Erased(NamedTuple):
         return max(self.by_writer.items(), key=lambda item: item[1], default=("", float("nan")))
 
     @property
-    def heads(self) -> Erased:
+    def heads(self) -> ErasedShares:
         """The attention heads among them."""
-        return Erased({writer: share for writer, share in self.by_writer.items() if is_head(writer)})
+        return ErasedShares({writer: share for writer, share in self.by_writer.items() if is_head(writer)})
 
     @property
     def positive(self) -> list[float]:
@@ -59,9 +59,9 @@ class Erased(NamedTuple):
         return float(np.mean(self.positive)) if self.positive else 0.0 if self.by_writer else float("nan")
 
 
-def erased_of(model: ModelTables, centred: bool = False) -> Erased:
+def erased_of(model: ModelTables, centred: bool = False) -> ErasedShares:
     """The finite ``erased_by_reading`` of a model's ``writers``; ``centred``: with means removed."""
-    return Erased(erased_shares(model.tables, centred=centred))
+    return ErasedShares(erased_shares(model.tables, centred=centred))
 
 
 class TrainingPoint(NamedTuple):
@@ -72,11 +72,11 @@ class TrainingPoint(NamedTuple):
 
     model: str
     at: int
-    erased: Erased
+    erased: ErasedShares
     significant: float
 
 
-class Trained(NamedTuple):
+class TrainedModel(NamedTuple):
     """One model through its training, two points or more in order."""
 
     name: str
@@ -91,7 +91,7 @@ class WriterLine(NamedTuple):
     shares: Floats
 
 
-def trained(models: Sequence[ModelTables]) -> list[Trained]:
+def trained(models: Sequence[ModelTables]) -> list[TrainedModel]:
     """Models of which two points of training or more were measured: by tokens, or steps where tokens are not known.
 
     Of two models at the same point, such as a checkpoint and the final weights, the first stands.
@@ -102,7 +102,7 @@ def trained(models: Sequence[ModelTables]) -> list[Trained]:
     units: tuple[Unit, ...] = ("tokens", "steps")
     found = []
     for series, named in members.items():
-        candidates = [Trained(series, unit, _points(named, unit)) for unit in units]
+        candidates = [TrainedModel(series, unit, _points(named, unit)) for unit in units]
         found += [one for one in candidates if len(one.points) > 1][:1]
     return found
 
@@ -118,7 +118,7 @@ def _points(named: Sequence[tuple[str, ModelTables]], unit: Unit) -> list[Traini
     return [points[at] for at in sorted(points)]
 
 
-def writer_lines(one: Trained, most: int = _LINES) -> list[WriterLine]:
+def writer_lines(one: TrainedModel, most: int = _LINES) -> list[WriterLine]:
     """The writers most erased at the last point, the strongest first; none of which next to nothing is erased there."""
     last = one.points[-1].erased.by_writer
     strongest = [writer for writer in sorted(last, key=lambda writer: -last[writer]) if last[writer] >= NOTICEABLE]
@@ -128,7 +128,7 @@ def writer_lines(one: Trained, most: int = _LINES) -> list[WriterLine]:
     ]
 
 
-def plot_writers(one: Trained, y_range: list[float]) -> go.Figure:
+def plot_writers(one: TrainedModel, y_range: list[float]) -> go.Figure:
     """The most erased writers, a line each."""
     axis = _axis(one)
     lines = writer_lines(one)
@@ -144,7 +144,7 @@ def plot_writers(one: Trained, y_range: list[float]) -> go.Figure:
     return _plot(axis, data, {"range": y_range}, "erased by reading<br>(share of the writer's output)", sentence)
 
 
-def plot_mean(one: Trained, y_range: list[float]) -> go.Figure:
+def plot_mean(one: TrainedModel, y_range: list[float]) -> go.Figure:
     """The mean share over the writers of which anything is erased, with how many they are under the pointer."""
     axis = _axis(one)
     means = np.array([point.erased.mean for point in one.points])
@@ -157,7 +157,7 @@ def plot_mean(one: Trained, y_range: list[float]) -> go.Figure:
     return _plot(axis, data, {"range": y_range}, "mean share erased<br>(of writers with any)", sentence)
 
 
-def plot_significant(one: Trained, y_range: list[float]) -> go.Figure:
+def plot_significant(one: TrainedModel, y_range: list[float]) -> go.Figure:
     """How many pairs of a writer and a later head are significant."""
     axis = _axis(one)
     counts = np.array([point.significant for point in one.points])
@@ -170,17 +170,17 @@ def plot_significant(one: Trained, y_range: list[float]) -> go.Figure:
     return _plot(axis, data, y_axis, "significant erasers<br>(pairs of writer and head)", sentence)
 
 
-def _axis(one: Trained) -> Axis:
+def _axis(one: TrainedModel) -> Axis:
     return axis_for(f"training {one.unit}", [point.at for point in one.points], log=True)
 
 
-def when(one: Trained, at: int) -> str:
+def when(one: TrainedModel, at: int) -> str:
     """A point of a training in words."""
     return f"{amount(one.points[at].at)} {one.unit}"
 
 
 def _line(
-    one: Trained,
+    one: TrainedModel,
     axis: Axis,
     values: Floats,
     name: str,
@@ -222,10 +222,10 @@ class _TrainingFigure(NamedTuple):
 
     name: str
     y_range: list[float]
-    plot: Callable[[Trained, list[float]], go.Figure]
+    plot: Callable[[TrainedModel, list[float]], go.Figure]
 
 
-def _choices(found: Sequence[Trained]) -> list[_TrainingFigure]:
+def _choices(found: Sequence[TrainedModel]) -> list[_TrainingFigure]:
     """What was measured of any model; all models share an axis."""
     lines = [line.shares for one in found for line in writer_lines(one)]
     points = [point for one in found for point in one.points]
@@ -280,7 +280,7 @@ def training_card(view: ComparisonView) -> Card:
     )
 
 
-def _untrained(found: Sequence[Trained]) -> str:
+def _untrained(found: Sequence[TrainedModel]) -> str:
     if not any(one.points[0].at == 0 for one in found):
         return ""
     return " A dotted line stands where the logarithmic axis begins, left of it are models before any training."
@@ -294,7 +294,7 @@ def _without_significance(choices: Sequence[_TrainingFigure]) -> str:
     )
 
 
-def _left_out(models: Sequence[ModelTables], found: Sequence[Trained]) -> str:
+def _left_out(models: Sequence[ModelTables], found: Sequence[TrainedModel]) -> str:
     """Checkpoints that are not drawn, and final weights of models that are."""
     drawn = {point.model for one in found for point in one.points}
     series = {one.name for one in found}

@@ -47,7 +47,7 @@ class FinishedModels(NamedTuple):
     folders: Mapping[str, Path]
 
 
-class Asked(NamedTuple):
+class ExportRequest(NamedTuple):
     """Which figures are asked for; of nothing all."""
 
     figures: Sequence[str] = ()
@@ -81,7 +81,7 @@ class _PageFigures(NamedTuple):
     cards: list[Card]
 
 
-def offers(finished: FinishedModels, asked: Asked) -> list[Offer]:
+def offers(finished: FinishedModels, asked: ExportRequest) -> list[Offer]:
     """What can be exported: of the first model asked for, as others offer the same, and of the comparison.
 
     Raises:
@@ -97,7 +97,7 @@ def offers(finished: FinishedModels, asked: Asked) -> list[Offer]:
 
 def export(
     finished: FinishedModels,
-    asked: Asked,
+    asked: ExportRequest,
     root: Path,
     wrote: Callable[[Path], object],
     *,
@@ -121,7 +121,7 @@ def export(
     write_images(images, form, scale or (_PNG_SCALE if form == "png" else 1.0), wrote)
 
 
-def _pages(finished: FinishedModels, asked: Asked) -> list[_PageFigures]:
+def _pages(finished: FinishedModels, asked: ExportRequest) -> list[_PageFigures]:
     """The pages that hold what is asked for, and no others: a page is slow to draw."""
     models = _models(finished, asked)
     of_comparison = [key for key in asked.figures if key.startswith(COMPARE)]
@@ -133,7 +133,7 @@ def _pages(finished: FinishedModels, asked: Asked) -> list[_PageFigures]:
     return pages
 
 
-def _models(finished: FinishedModels, asked: Asked) -> list[ModelTables]:
+def _models(finished: FinishedModels, asked: ExportRequest) -> list[ModelTables]:
     """The models asked for, all if none is."""
     models = {model.about.name: model for model in finished.models}
     for name in asked.models:
@@ -155,7 +155,9 @@ def _with_figures(parts: Sequence[Part]) -> list[Card]:
     return [part for part in parts if isinstance(part, Card) and part.figures]
 
 
-def _images(pages: Sequence[_PageFigures], asked: Asked, root: Path, form: Format, width: int | None) -> list[Image]:
+def _images(
+    pages: Sequence[_PageFigures], asked: ExportRequest, root: Path, form: Format, width: int | None
+) -> list[Image]:
     _check(pages, asked)
     images: dict[Path, Image] = {}
     drawn = set()
@@ -176,7 +178,7 @@ def _images(pages: Sequence[_PageFigures], asked: Asked, root: Path, form: Forma
     return list(images.values())
 
 
-def _check(pages: Sequence[_PageFigures], asked: Asked) -> None:
+def _check(pages: Sequence[_PageFigures], asked: ExportRequest) -> None:
     """See that each name that is asked for is one, before anything is drawn."""
     keys = {page.prefix + card.key: card for page in pages for card in page.cards}
     for key in asked.figures:
@@ -203,7 +205,7 @@ def _check_choice(label: str, option: str, controls: Sequence[Control]) -> None:
         raise UsageError(f"{label} has no {option!r}: {nearest(option, options)}")
 
 
-def drawings(card: Card, asked: Asked) -> list[Drawing]:
+def drawings(card: Card, asked: ExportRequest) -> list[Drawing]:
     """A card's figures as they are asked for, panel by panel; none where it does not offer what is chosen."""
     controls = _controls(card)
     writers: list[str | None] = [*dict.fromkeys(asked.writers)] or [None]

@@ -32,7 +32,7 @@ from erasure_sweep.dashboards.html.parts import (
     HtmlTable,
     Part,
     Prose,
-    Sorted,
+    SortedCell,
     writers_of,
 )
 from erasure_sweep.dashboards.html.render import render
@@ -139,14 +139,14 @@ class _Cell(NamedTuple):
 
 def _row(columns: Sequence[HtmlColumn], row: Sequence[Any]) -> list[_Cell]:
     first = row[0]
-    heading = _Cell(first.markup, data=_value(first.value)) if isinstance(first, Sorted) else _Cell(first)
+    heading = _Cell(first.markup, data=_value(first.value)) if isinstance(first, SortedCell) else _Cell(first)
     return [heading, *(_cell(column, cell) for column, cell in zip(columns[1:], row[1:], strict=True))]
 
 
 def _cell(column: HtmlColumn, cell: Any) -> _Cell:
     kind = "number" if column.is_number else column.width
     filtered = Markup("" if column.is_number or not column.filtered else " data-filtered")
-    if isinstance(cell, Sorted):
+    if isinstance(cell, SortedCell):
         return _Cell(cell.markup, kind, filtered + _value(cell.value))
     if not column.is_number:
         return _Cell(MISSING if cell is None else cell, kind, filtered)

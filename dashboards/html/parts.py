@@ -20,7 +20,7 @@ ARROW = " ←"
 """What stands between a writer and its erasers where an option names both."""
 
 
-class Sorted(NamedTuple):
+class SortedCell(NamedTuple):
     """A cell of a table that shows ``markup`` and sorts by ``value``; NaN stays last."""
 
     markup: Markup
@@ -123,7 +123,7 @@ class NumberColumn(NamedTuple):
 
 @dataclass(frozen=True)
 class HtmlTable:
-    """A sortable table; a cell is a number (NaN where missing), a string, ready ``Markup``, or ``Sorted``.
+    """A sortable table; a cell is a number (NaN where missing), a string, ready ``Markup``, or ``SortedCell``.
 
     ``filter_by``: what a long table's filter looks for. ``tables`` are the names of the tables that the numbers are from.
     """

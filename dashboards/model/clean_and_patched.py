@@ -30,7 +30,7 @@ _NAMED = 6
 _RULE = "Erasers are heads whose V-composed part has a median of at most −τ (0.05 by default) and an upper quartile < 0"
 
 
-class Patched(NamedTuple):
+class CleanAndPatched(NamedTuple):
     """Later heads, or whole layers and named groups, onto one writer: as they are and without reading it.
 
     ``erasers`` are the heads that qualify, strongest first, None where that was not measured; ``removed`` is the share
@@ -52,7 +52,7 @@ def clean_and_patched(
     erasers: object,
     columns: Literal["heads", "layers"] = "heads",
     most: int = MOST_HEADS,
-) -> Patched:
+) -> CleanAndPatched:
     """What Fig 3 shows of one writer; ``erasers`` is its cell of ``writers``: labels joined by ``+``, or null."""
     measured = np.isfinite(grid.row(writer, "clean_median"))
     kinds = [kind_of(name) for name in grid.columns]
@@ -69,10 +69,10 @@ def clean_and_patched(
     later = grid.column_index.get(LATER)
     removed = float("nan") if later is None else -float(grid.row(writer, "beta")[later])
     found = strongest_first(erasers, grid.by_column(writer, "beta")) if isinstance(erasers, str) else None
-    return Patched(writer, [grid.columns[i] for i in keep], clean, patched, found, removed, left_out)
+    return CleanAndPatched(writer, [grid.columns[i] for i in keep], clean, patched, found, removed, left_out)
 
 
-def plot_clean_and_patched(shown: Patched) -> go.Figure:
+def plot_clean_and_patched(shown: CleanAndPatched) -> go.Figure:
     """Fig 3: medians and quartiles, clean to the left of patched; erasers are shaded, their names bold."""
     places = [place_of(label) for label in shown.labels]
     spans = layer_spans([place.layer if place else None for place in places])
@@ -107,7 +107,7 @@ def plot_clean_and_patched(shown: Patched) -> go.Figure:
     )
 
 
-def _sentence(shown: Patched) -> str:
+def _sentence(shown: CleanAndPatched) -> str:
     sentences = []
     if np.isfinite(shown.removed):
         direction = "take out" if shown.removed >= 0 else "add"
@@ -127,7 +127,7 @@ def _sentence(shown: Patched) -> str:
     return " ".join(sentences)
 
 
-def _erasers(shown: Patched) -> str:
+def _erasers(shown: CleanAndPatched) -> str:
     """The erasers by name with their medians where they are drawn."""
     if not shown.erasers:
         return "No head qualifies as its eraser."
@@ -140,7 +140,7 @@ def _erasers(shown: Patched) -> str:
     return f"Its erasers{medians}: {', '.join(listed)}{more}."
 
 
-def _move(shown: Patched, index: int) -> str:
+def _move(shown: CleanAndPatched, index: int) -> str:
     return f"{number(shown.clean.median[index])}\u00a0→\u00a0{number(shown.patched.median[index])}"
 
 

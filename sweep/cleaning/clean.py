@@ -10,7 +10,7 @@ import click
 
 from erasure_sweep.sweep.aligned_text import aligned_lines
 from erasure_sweep.sweep.cleaning.finished_shards import removable_in, removable_of
-from erasure_sweep.sweep.cleaning.removable import Removable, Wanted
+from erasure_sweep.sweep.cleaning.removable import CleaningRequest, Removable
 from erasure_sweep.sweep.cleaning.staged_files import StagedFiles
 from erasure_sweep.sweep.progress import count
 from erasure_sweep.sweep.run import staging_folder
@@ -46,7 +46,7 @@ def clean(
     _refuse_everything(outs, stores, staged, names, older_than)
     folders = [RunFolder.found(out) for out in outs]
     found = list(_found(folders, stores, staging_folder(staging) if staged else None))
-    wanted = Wanted(frozenset(names), older_than)
+    wanted = CleaningRequest(frozenset(names), older_than)
     chosen = [each for each in found if wanted.means(each)]
     failures: list[str] = []
     came_to = [_outcome(each, dry_run, failures) for each in chosen]

@@ -15,7 +15,7 @@ from pathlib import Path
 from erasure_sweep.sweep.cleaning.removable import Removable, clock_of, prune, size_of, unlink
 from erasure_sweep.sweep.run_folder import RunFolder
 from erasure_sweep.sweep.store.driver_process import InUseError, this_driver
-from erasure_sweep.sweep.store.lease import KEY, Heart, Lease, LeaseRecord, read_lease
+from erasure_sweep.sweep.store.lease import KEY, Heartbeat, Lease, LeaseRecord, read_lease
 from erasure_sweep.sweep.store.staged_use import STALE_S
 from erasure_sweep.workers.storage.shard_storage import (
     MARK,
@@ -118,7 +118,7 @@ class _StoredSweep:
         driver = this_driver(name, self._sweep_id, Path.cwd(), os.getpid())
         lease = Lease(self._storage, driver, say=lambda line: None)
         lease.seize()
-        heart = Heart(lease.beat, lease.release)
+        heart = Heartbeat(lease.beat, lease.release)
         heart.start()
         try:
             for some in _by(DELETED_AT_A_TIME, [entry.key for entry in self._entries if entry.key != KEY]):

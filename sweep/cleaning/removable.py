@@ -30,7 +30,7 @@ class Removable(NamedTuple):
     """Raises ``InUseError`` where somebody does by now, else ``SweepError`` or ``OSError`` where it cannot."""
 
 
-class Wanted(NamedTuple):
+class CleaningRequest(NamedTuple):
     """What is meant: that has one of these names, and was not used for so long."""
 
     names: frozenset[str]

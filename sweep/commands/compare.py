@@ -55,8 +55,8 @@ def finished_folders(
 @click.option("--to", default=Path("compare.html"), type=click.Path(path_type=Path), help="The page to write.")
 def compare(folders: tuple[Path, ...], experiments: tuple[str, ...], tracking_uri: str | None, to: Path) -> None:
     """Put the models of several sweeps side by side on one page."""
+    from erasure_sweep.sweep.combine_sweeps import compare_folders
     from erasure_sweep.sweep.commands.output import print_line
-    from erasure_sweep.sweep.comparison import compare_folders
 
     with finished_folders(folders, experiments, tracking_uri) as all_folders:
         left_out = compare_folders(all_folders, to)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from erasure_sweep.dashboards.export.choices import FinishedModels, Offer
+    from erasure_sweep.sweep.combine_sweeps import ComparedModels
     from erasure_sweep.sweep.commands.output import Kind
-    from erasure_sweep.sweep.comparison import Compared
 
 _OFFERED = 6
 """How many options of a choice are listed."""
@@ -51,13 +51,13 @@ def export(
 ) -> None:
     """Write figures of finished sweeps as image files for papers."""
     from erasure_sweep.dashboards.export import choices as exporting
+    from erasure_sweep.sweep.combine_sweeps import gather
     from erasure_sweep.sweep.commands.output import console, print_line
-    from erasure_sweep.sweep.comparison import gather
     from erasure_sweep.workers.errors import UsageError
 
     if experiments and to is None and not only_list:
         raise UsageError("of an experiment say where the files go: --to DIR")
-    asked = exporting.Asked(figures, models, writers, choices)
+    asked = exporting.ExportRequest(figures, models, writers, choices)
     with finished_folders(folders, experiments, tracking_uri) as all_folders:
         root = to or (all_folders[0] if len(all_folders) == 1 else None)
         if root is None and not only_list:
@@ -72,7 +72,7 @@ def export(
             print_line(line)
 
 
-def _finished_models(compared: Compared, *, single: bool) -> FinishedModels:
+def _finished_models(compared: ComparedModels, *, single: bool) -> FinishedModels:
     """The models, and where their figures go; a single sweep's models have their folders already."""
     from erasure_sweep.dashboards.export.choices import FinishedModels
     from erasure_sweep.sweep.run_folder import FIGURES, folder_names

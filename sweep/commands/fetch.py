@@ -34,15 +34,15 @@ def fetch(source: str, refresh: bool, debug: bool, **flags: Any) -> None:
     from rich.markup import escape
 
     from erasure_sweep.sweep.commands.output import console, print_line, table_of
-    from erasure_sweep.sweep.execution.helper_process import Background
+    from erasure_sweep.sweep.execution.helper_process import HelperProcess
     from erasure_sweep.sweep.plan import n_rows
     from erasure_sweep.sweep.progress import reporter
     from erasure_sweep.sweep.run import Run
-    from erasure_sweep.sweep.staging import Staging
+    from erasure_sweep.sweep.staging import ModelStaging
 
     run = Run.of(load(source, flags))
-    with closing(reporter(console)) as progress, closing(Background()) as background:
-        models = Staging(run, background, refresh).finish(progress)
+    with closing(reporter(console)) as progress, closing(HelperProcess()) as background:
+        models = ModelStaging(run, background, refresh).finish(progress)
     columns: dict[str, Kind] = {
         "model": "text",
         "weights": "number",

@@ -64,7 +64,7 @@ def list_models(config: SweepConfig, check: bool) -> list[ListedModel]:
         check: ask the hub for each of its models.
     """
     from erasure_sweep.sweep.estimate import worker_memory
-    from erasure_sweep.sweep.execution.helper_process import Background
+    from erasure_sweep.sweep.execution.helper_process import HelperProcess
     from erasure_sweep.sweep.helper_tasks import count_sketches
     from erasure_sweep.sweep.run import staging_folder
     from erasure_sweep.workers.labels import Layout
@@ -72,7 +72,7 @@ def list_models(config: SweepConfig, check: bool) -> list[ListedModel]:
     from erasure_sweep.workers.models.known_names import is_staged
 
     entries, folder = model_entries(), staging_folder(config.staging)
-    with closing(Background()) as background:
+    with closing(HelperProcess()) as background:
         layouts = [Layout(entry.n_layers, entry.n_heads, entry.attn_only) for entry in entries]
         counts = [background.submit(count_sketches, layout) for layout in layouts]
         downloads = _ask_hub(entries) if check else {}

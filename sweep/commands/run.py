@@ -34,7 +34,7 @@ def measure(config: SweepConfig, *, fresh: bool, dry_run: bool) -> None:
     """
     from erasure_sweep.sweep.commands.output import console
     from erasure_sweep.sweep.commands.run_summary import print_outcome
-    from erasure_sweep.sweep.driver import Sweep
+    from erasure_sweep.sweep.driver import SweepDriver
     from erasure_sweep.sweep.progress import reporter
     from erasure_sweep.sweep.run import Run
     from erasure_sweep.workers.errors import SweepError
@@ -46,7 +46,7 @@ def measure(config: SweepConfig, *, fresh: bool, dry_run: bool) -> None:
     this_run = Run.of(config, fresh)
     try:
         with _logging_to(this_run.folder):
-            outcome = Sweep(this_run, progress).measure()
+            outcome = SweepDriver(this_run, progress).measure()
     finally:
         progress.close()
     print_outcome(config, outcome)

@@ -20,7 +20,7 @@ _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
 
-class Background:
+class HelperProcess:
     """One helper process.
 
     Args:

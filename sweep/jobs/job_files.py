@@ -128,7 +128,7 @@ def _model_files(name: str) -> Iterator[tuple[str, Path]]:
 
 def _corpus_files(name: str) -> Iterator[tuple[str, Path]]:
     """The files that a corpus is read from; none of a known name or a set of the hub."""
-    from erasure_sweep.workers.corpora.resolution import KNOWN_CORPORA, OWN, ArrayCorpus, find_corpus
+    from erasure_sweep.workers.corpora.resolve_corpus import KNOWN_CORPORA, OWN, ArrayCorpus, find_corpus
     from erasure_sweep.workers.corpora.text_files import FileCorpus
 
     if name in (OWN, *KNOWN_CORPORA) or name.startswith("hf:") or not _is_relative(name):

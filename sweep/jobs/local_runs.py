@@ -13,7 +13,7 @@ import click
 from erasure_sweep.sweep.aligned_text import aligned_lines
 from erasure_sweep.sweep.progress import count
 from erasure_sweep.sweep.run_folder import RunFolder
-from erasure_sweep.sweep.store.driver_process import Driver
+from erasure_sweep.sweep.store.driver_process import DriverProcess
 from erasure_sweep.workers.errors import SweepError
 from erasure_sweep.workers.manifest import ManifestConfig, ManifestEntry
 
@@ -56,7 +56,7 @@ def stop(out: Path) -> None:
     )
 
 
-def _end(driver: Driver, folder: RunFolder) -> None:
+def _end(driver: DriverProcess, folder: RunFolder) -> None:
     """Tell a process of this machine to end, and wait for that."""
     try:
         os.kill(driver.pid, signal.SIGTERM)
@@ -85,7 +85,7 @@ def _described(folder: RunFolder) -> list[str]:
     return [head, *(f"  {line}" for line in aligned_lines(rows)), *reasons, f"  {_tracking(manifest.config)}"]
 
 
-def _who(folder: RunFolder, driver: Driver | None) -> str:
+def _who(folder: RunFolder, driver: DriverProcess | None) -> str:
     if driver:
         return f"{driver.where} is working on it"
     left = folder.noted_driver()
@@ -94,7 +94,7 @@ def _who(folder: RunFolder, driver: Driver | None) -> str:
     return "nobody is working on it"
 
 
-def _state(entry: ManifestEntry, driver: Driver | None) -> str:
+def _state(entry: ManifestEntry, driver: DriverProcess | None) -> str:
     """A model's state; one that nobody measures any more is not measuring."""
     return "INTERRUPTED" if entry.state == "MEASURING" and driver is None else entry.state
 

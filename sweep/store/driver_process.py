@@ -24,7 +24,7 @@ class InUseError(SweepError):
     """Another run works with this."""
 
 
-class Driver(NamedTuple):
+class DriverProcess(NamedTuple):
     """A process that runs a sweep."""
 
     holder: str
@@ -59,9 +59,9 @@ class Driver(NamedTuple):
         return started(self.pid) == self.pid_started if self.is_here else None
 
 
-def this_driver(name: str, sweep_id: str, out: Path, pid: int) -> Driver:
+def this_driver(name: str, sweep_id: str, out: Path, pid: int) -> DriverProcess:
     """The record of a run in process ``pid`` of this machine."""
-    return Driver(
+    return DriverProcess(
         holder=secrets.token_hex(8),
         host=socket.gethostname(),
         boot_id=boot_id(),
@@ -73,13 +73,13 @@ def this_driver(name: str, sweep_id: str, out: Path, pid: int) -> Driver:
     )
 
 
-def read_driver(values: Any) -> Driver | None:
+def read_driver(values: Any) -> DriverProcess | None:
     """The record among these values; ``None`` where they hold none."""
     if not isinstance(values, Mapping):
         return None
-    found = {key: values.get(key) for key in Driver._fields}
+    found = {key: values.get(key) for key in DriverProcess._fields}
     whole = all(isinstance(value, int if key == "pid" else str) for key, value in found.items())
-    return Driver(**found) if whole else None  # type: ignore[arg-type]
+    return DriverProcess(**found) if whole else None  # type: ignore[arg-type]
 
 
 def boot_id() -> str:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from erasure_sweep.sweep.store.driver_process import Driver, InUseError, read_driver
+from erasure_sweep.sweep.store.driver_process import DriverProcess, InUseError, read_driver
 from erasure_sweep.workers.errors import SweepError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ CLOSE_S = 4.0
 class LeaseRecord(NamedTuple):
     """What stands in a store about who works on it."""
 
-    driver: Driver
+    driver: DriverProcess
     beat: int
     at: str
     """When it was written, by the clock of who wrote it: for people."""
@@ -79,7 +79,7 @@ class Lease:
     def __init__(
         self,
         storage: Storage,
-        driver: Driver,
+        driver: DriverProcess,
         say: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -191,7 +191,7 @@ class Lease:
         return json.dumps({**self._driver._asdict(), "beat": self._beats, "at": at, "ended": ended}).encode()
 
 
-class Heart:
+class Heartbeat:
     """Does something every ``BEAT_S``, and something else in the end, in a thread of its own.
 
     Args:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from erasure_sweep.sweep.store.driver_process import Driver, read_driver
+from erasure_sweep.sweep.store.driver_process import DriverProcess, read_driver
 from erasure_sweep.workers.storage.whole_file import whole_file
 
 STALE_S = 600.0
@@ -24,7 +24,7 @@ STALE_S = 600.0
 _FOLDER = "in-use"
 
 
-class Use:
+class StagedFilesInUse:
     """What one driver uses of a staging folder.
 
     Args:
@@ -32,7 +32,7 @@ class Use:
         driver: the record's content, beside the files.
     """
 
-    def __init__(self, staging: Path, driver: Driver) -> None:
+    def __init__(self, staging: Path, driver: DriverProcess) -> None:
         self._staging, self._driver = staging, driver
         self._record = staging / _FOLDER / f"{driver.holder}.json"
         self._files: list[Path] | None = None
@@ -77,7 +77,7 @@ class UseRecord(NamedTuple):
     """What stands in a staging folder about a driver that uses it."""
 
     path: Path
-    driver: Driver
+    driver: DriverProcess
     files: frozenset[Path] | None
     """``None``: all, for all that is known."""
     beat: float

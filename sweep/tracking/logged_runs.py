@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from erasure_sweep.dashboards.model_names import family_of
-from erasure_sweep.sweep.manifest import ManifestKeeper
+from erasure_sweep.sweep.manifest_writer import ManifestKeeper
 from erasure_sweep.sweep.progress import Reporter
 from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.tracking.descriptions import model_note
 from erasure_sweep.sweep.tracking.metrics import model_metrics, size_metrics, verify_metrics
 from erasure_sweep.sweep.tracking.sender import Job, Sender
-from erasure_sweep.sweep.tracking.system_metrics import Machine, sampling_s, this_machine
+from erasure_sweep.sweep.tracking.system_metrics import MachineMetrics, sampling_s, this_machine
 from erasure_sweep.sweep.tracking.tracker import DatasetInfo, ModelResults, Status, Tracker, default_uri
 from erasure_sweep.workers.manifest import ManifestEntry
 from erasure_sweep.workers.records import Resolved
@@ -56,7 +56,7 @@ class LoggedRuns:
         self._tracker = Tracker(config.tracking_uri or default_uri(), config.experiment or config.name)
         self._sender = Sender(self._tracker.check, reporter.say)
         self._manifest: ManifestKeeper | None = None
-        self._machine: Machine | None = None
+        self._machine: MachineMetrics | None = None
         self._described_at = 0.0
 
     @property

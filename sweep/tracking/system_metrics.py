@@ -27,18 +27,18 @@ def sampling_s() -> float:
     return min(max(asked, 1.0), _LONGEST_S) if math.isfinite(asked) else SAMPLING_S
 
 
-def this_machine() -> Machine | None:
+def this_machine() -> MachineMetrics | None:
     """The machine to be watched; ``None`` where the user does not want that, or nothing of it can be seen."""
     if os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "").strip().lower() in ("false", "0"):
         return None
     try:
-        return Machine()
+        return MachineMetrics()
     except Exception as error:  # noqa: BLE001 libraries fail in their own ways, and nothing depends on this
         log.info("the machine is not watched: %s", error)
         return None
 
 
-class Machine:
+class MachineMetrics:
     """Collects samples; what cannot be collected on this machine is left out."""
 
     def __init__(self) -> None:

@@ -71,7 +71,7 @@ def no_model(folder: Path) -> Resolved:
 
 
 class OneStage:
-    """Stands for ``sweep.model_steps.Stages``: one stage of ``n`` shards."""
+    """Stands for ``sweep.model_steps.ModelStages``: one stage of ``n`` shards."""
 
     def __init__(self, n: int, folder: Any, manifest: Any, model: Resolved) -> None:
         self._n, self._folder, self._manifest, self.model = n, folder, manifest, model
@@ -114,7 +114,7 @@ def probe_noop(request: dict[str, Any]) -> dict[str, Any]:
     Args:
         request: ``n_shards``, ``n_workers`` (0: in this process, without Ray) and the ``folder`` to work in.
     """
-    from erasure_sweep.sweep.driver import Sweep
+    from erasure_sweep.sweep.driver import SweepDriver
 
     folder, reporter = Path(request["folder"]), TimingReporter()
     model = no_model(folder)
@@ -129,13 +129,15 @@ def probe_noop(request: dict[str, Any]) -> dict[str, Any]:
         return OneStage(request["n_shards"], run.folder, manifest, resolved)
 
     with (
-        mock.patch("erasure_sweep.sweep.driver.Staging", Staged),
-        mock.patch("erasure_sweep.sweep.driver.Stages", stages),
+        mock.patch("erasure_sweep.sweep.driver.ModelStaging", Staged),
+        mock.patch("erasure_sweep.sweep.driver.ModelStages", stages),
         mock.patch("erasure_sweep.sweep.execution.ray.executor.shard_worker_actor", noop_worker),
         mock.patch("erasure_sweep.workers.worker.ShardWorker", NoOpWorker),
-        mock.patch("erasure_sweep.sweep.driver.Sweep._compare", lambda sweep: sweep._logged.end_sweep("FINISHED")),
+        mock.patch(
+            "erasure_sweep.sweep.driver.SweepDriver._compare", lambda sweep: sweep._logged.end_sweep("FINISHED")
+        ),
     ):
-        outcome = Sweep(Run.of(noop_config(folder, request["n_workers"])), reporter).measure()
+        outcome = SweepDriver(Run.of(noop_config(folder, request["n_workers"])), reporter).measure()
     if outcome.problems:
         raise RuntimeError(outcome.problems[0])
     return {

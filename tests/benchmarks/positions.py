@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from erasure_sweep.workers.corpora.resolution import load_tokens, resolve_corpus
+from erasure_sweep.workers.corpora.resolve_corpus import load_tokens, resolve_corpus
 from erasure_sweep.workers.corpora.sampling import CorpusRequest
 from erasure_sweep.workers.models.forward import LeanModel
-from erasure_sweep.workers.models.resolution import load_model, resolve_model
+from erasure_sweep.workers.models.resolve_model import load_model, resolve_model
 from erasure_sweep.workers.positions import measured_positions
 from tests.benchmarks.settings import Settings
 from tests.benchmarks.timing import Row, spread

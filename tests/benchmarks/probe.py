@@ -192,7 +192,7 @@ class PairedReporter(TimingReporter):
 
 def probe_pairs(request: dict[str, Any]) -> dict[str, Any]:
     """A sweep with one worker, shard by shard beside plain measuring."""
-    from erasure_sweep.sweep.driver import Sweep
+    from erasure_sweep.sweep.driver import SweepDriver
     from erasure_sweep.sweep.plan import plan_scan
     from erasure_sweep.sweep.run import Run
     from erasure_sweep.workers.worker import ShardWorker
@@ -202,7 +202,7 @@ def probe_pairs(request: dict[str, Any]) -> dict[str, Any]:
     worker = ShardWorker(config.cpus_per_worker)
     worker.measure(tasks[0])
     reporter = PairedReporter(lambda index: worker.measure(tasks[index]))
-    outcome = Sweep(Run.of(config), reporter).measure()
+    outcome = SweepDriver(Run.of(config), reporter).measure()
     if outcome.problems:
         raise RuntimeError(outcome.problems[0])
     return {"pairs_s": reporter.pairs_s}
@@ -211,11 +211,11 @@ def probe_pairs(request: dict[str, Any]) -> dict[str, Any]:
 def probe_sweep(request: dict[str, Any]) -> dict[str, Any]:
     """The same shards through driver, Ray and store, as ``erasure-sweep run`` takes them."""
     start = time.perf_counter()
-    from erasure_sweep.sweep.driver import Sweep
+    from erasure_sweep.sweep.driver import SweepDriver
     from erasure_sweep.sweep.run import Run
 
     reporter = TimingReporter()
-    outcome = Sweep(Run.of(build_config(request["config"])), reporter).measure()
+    outcome = SweepDriver(Run.of(build_config(request["config"])), reporter).measure()
     if outcome.problems:
         raise RuntimeError(outcome.problems[0])
     return {

@@ -36,13 +36,13 @@ CONVERSION_GIB = 10.0
 
 RESOLVE = """
 import sys, pathlib
-from erasure_sweep.workers.models.resolution import resolve_model
+from erasure_sweep.workers.models.resolve_model import resolve_model
 print(resolve_model(sys.argv[1], pathlib.Path(sys.argv[2])).weights)
 """
 FORWARD = """
 import sys, pathlib, time
 from erasure_sweep.workers.models.logits_check import check_tokens
-from erasure_sweep.workers.models.resolution import load_model
+from erasure_sweep.workers.models.resolve_model import load_model
 config, model = load_model(pathlib.Path(sys.argv[1]))
 model.logits(check_tokens(config))
 start = time.perf_counter()

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from erasure_sweep.sweep.execution.helper_process import Background
+from erasure_sweep.sweep.execution.helper_process import HelperProcess
 from erasure_sweep.workers.measures.registry import table_names
 from tests.support.helper_process import lending
 from tests.support.models.random_models import write_tl_directory
@@ -64,7 +64,7 @@ class Bench:
         self.tokens = root / "tokens.npy"
         np.save(self.tokens, np.random.default_rng(0).integers(0, D_VOCAB, (PROMPTS, SEQ_LEN)))
         self.tracking_uri = f"sqlite:///{root}/mlflow.db"
-        self.background = Background()
+        self.background = HelperProcess()
 
     def flags(self, out: Path, **changes: object) -> list[str]:
         """Flags of a run that would go well; a change to None leaves a flag out."""

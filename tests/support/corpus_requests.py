@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from erasure_sweep.workers.corpora.resolution import CorpusRequest, ResolvedCorpus, load_tokens, resolve_corpus
+from erasure_sweep.workers.corpora.resolve_corpus import CorpusRequest, ResolvedCorpus, load_tokens, resolve_corpus
 from erasure_sweep.workers.errors import SweepError
 
 SEQ_LEN = 16

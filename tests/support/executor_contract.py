@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from erasure_sweep.sweep.execution.executor import Executor, ShardFate, ShardReport
-from erasure_sweep.workers.models.resolution import resolve_model
+from erasure_sweep.workers.models.resolve_model import resolve_model
 from erasure_sweep.workers.records import ScanOptions, ScanWork, ShardTask, WriterBlock
 from erasure_sweep.workers.storage.states import decode_state
 from tests.support.models.random_models import write_tl_directory

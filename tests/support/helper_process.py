@@ -8,13 +8,13 @@ from contextlib import contextmanager
 import pytest
 
 from erasure_sweep.sweep import driver, estimate
-from erasure_sweep.sweep.execution.helper_process import Background
+from erasure_sweep.sweep.execution.helper_process import HelperProcess
 
 
 class _Lent:
     """The shared process, which outlives the runs that use it."""
 
-    def __init__(self, background: Background) -> None:
+    def __init__(self, background: HelperProcess) -> None:
         self.submit = background.submit
 
     def close(self) -> None:
@@ -22,7 +22,7 @@ class _Lent:
 
 
 @contextmanager
-def lending(background: Background) -> Iterator[None]:
+def lending(background: HelperProcess) -> Iterator[None]:
     """Runs in this process use this helper in place of one of their own."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (driver, estimate):

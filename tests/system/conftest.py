@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from erasure_sweep.sweep.execution.helper_process import Background
+from erasure_sweep.sweep.execution.helper_process import HelperProcess
 from tests.support.bad_input import Bench, Ran, assert_finished
 from tests.support.helper_process import lending
 from tests.support.servers.hub import Hub
@@ -50,7 +50,7 @@ def out(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def helper() -> Iterator[None]:
     """One helper process for all runs of a module that are in this process."""
-    with closing(Background()) as background, lending(background):
+    with closing(HelperProcess()) as background, lending(background):
         yield
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from erasure_sweep.workers.corpora.resolution import load_tokens
+from erasure_sweep.workers.corpora.resolve_corpus import load_tokens
 from erasure_sweep.workers.models.tokenizer import Tokenizer, load_tokenizer
 from erasure_sweep.workers.records import Place
 

@@ -24,7 +24,7 @@ from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.records import AdversarialWork, GroupWork, ScanWork, ShardTask, State, TrustWork
 
 
-class Opened(NamedTuple):
+class OpenShard(NamedTuple):
     """A shard, ready to be measured."""
 
     shard: Any
@@ -53,11 +53,11 @@ def measure_shard(model: LeanModel, task: ShardTask, tokens: Tokens, batch: int)
     return {name: accumulator.export() for name, accumulator in accumulators.items()}
 
 
-def open_scan(model: LeanModel, task: ShardTask, tokens: Tokens, batch: int) -> Opened:
+def open_scan(model: LeanModel, task: ShardTask, tokens: Tokens, batch: int) -> OpenShard:
     """Products of every prompt's terms."""
     assert isinstance(task.work, ScanWork)
     reader = ProductReader(model, task.work.writers, task.work.options)
-    return Opened(reader, _products(reader, task, own_prompts(task, tokens), batch))
+    return OpenShard(reader, _products(reader, task, own_prompts(task, tokens), batch))
 
 
 def _products(
@@ -81,26 +81,26 @@ def own_prompts(task: ShardTask, tokens: Tokens) -> Int[Tensor, "prompt pos"]:
     return torch.from_numpy(block.astype(np.int64))
 
 
-def open_group(model: LeanModel, task: ShardTask, tokens: Tokens, batch: int) -> Opened:
+def open_group(model: LeanModel, task: ShardTask, tokens: Tokens, batch: int) -> OpenShard:
     """Every prompt, verified writer by verified writer."""
     assert isinstance(task.work, GroupWork)
     prompts = views(model, task, own_prompts(task, tokens), batch)
-    return Opened(Block(model, task.work), by_writer(prompts, task.work.targets))
+    return OpenShard(Block(model, task.work), by_writer(prompts, task.work.targets))
 
 
-def open_trust(model: LeanModel, task: ShardTask, tokens: Tokens, batch: int) -> Opened:
+def open_trust(model: LeanModel, task: ShardTask, tokens: Tokens, batch: int) -> OpenShard:
     """Every prompt with its partner."""
     assert isinstance(task.work, TrustWork)
-    return Opened(Block(model, task.work), views(model, task, own_prompts(task, tokens), batch))
+    return OpenShard(Block(model, task.work), views(model, task, own_prompts(task, tokens), batch))
 
 
-def open_adversarial(model: LeanModel, task: ShardTask, tokens: Tokens, batch: int) -> Opened:
+def open_adversarial(model: LeanModel, task: ShardTask, tokens: Tokens, batch: int) -> OpenShard:
     """The runs at the places, then those of the donors."""
     assert isinstance(task.work, AdversarialWork)
-    return Opened(Block(model, task.work), place_runs(model, task.work, tokens, batch))
+    return OpenShard(Block(model, task.work), place_runs(model, task.work, tokens, batch))
 
 
-Open = Callable[[LeanModel, ShardTask, Tokens, int], Opened]
+Open = Callable[[LeanModel, ShardTask, Tokens, int], OpenShard]
 STAGES: Mapping[str, Open] = {
     "scan": open_scan,
     "group": open_group,

@@ -13,9 +13,9 @@ from markupsafe import Markup, escape
 
 from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.comparison.answers.findings import (
-    Arisen,
+    ArisenErasure,
     Distrust,
-    Distrusted,
+    DistrustedWriter,
     ErasedWriter,
     arisen,
     distrust,
@@ -32,7 +32,7 @@ from erasure_sweep.dashboards.comparison.answers.growth import (
     trend,
     verdict,
 )
-from erasure_sweep.dashboards.comparison.training import Trained, TrainingPoint, erased_of, trained, when
+from erasure_sweep.dashboards.comparison.training import TrainedModel, TrainingPoint, erased_of, trained, when
 from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
 from erasure_sweep.dashboards.html.links import Home, link
 from erasure_sweep.dashboards.html.parts import Prose
@@ -232,11 +232,11 @@ def _counted(found: Distrust, homes: Mapping[str, Home]) -> Markup:
     )
 
 
-def _component(one: Distrusted, homes: Mapping[str, Home]) -> Markup:
+def _component(one: DistrustedWriter, homes: Mapping[str, Home]) -> Markup:
     return _writer(one.model, one.component, homes)
 
 
-def _together(components: Sequence[Distrusted], homes: Mapping[str, Home]) -> list[Markup]:
+def _together(components: Sequence[DistrustedWriter], homes: Mapping[str, Home]) -> list[Markup]:
     """Models and components, those of one name together: ``pos_embed of a, b``; last how many more components there are."""
     models: dict[str, list[str]] = {}
     for one in components:
@@ -267,7 +267,7 @@ def _of_training(models: Sequence[ModelTables]) -> list[Markup]:
     return [*answers, Markup("<p>{}{}</p>").format(more, _see("training"))]
 
 
-def _trained(one: Trained, models: Mapping[str, ModelTables]) -> Markup:
+def _trained(one: TrainedModel, models: Mapping[str, ModelTables]) -> Markup:
     first, last = one.points[0], one.points[-1]
     items = [_arose(one, writer) for writer in arisen(one)] or [escape(f"no writer is erased after {when(one, -1)}")]
     items.append(Markup("mean over erased writers: {}{}{}").format(_mean(first), GROWS_TO, _mean(last)))
@@ -300,7 +300,7 @@ def _trusted(ends: Sequence[ModelTables]) -> list[Markup]:
     ]
 
 
-def _arose(one: Trained, found: Arisen) -> Markup:
+def _arose(one: TrainedModel, found: ArisenErasure) -> Markup:
     if found.half == 0:
         half = "at least half of its final value at the first point already"
     else:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from erasure_sweep.dashboards.comparison.training import Trained, erased_of
+from erasure_sweep.dashboards.comparison.training import TrainedModel, erased_of
 from erasure_sweep.dashboards.model_names import display_names
 from erasure_sweep.workers.labels import is_head
 from erasure_sweep.workers.tables.facts.erasure import NOTICEABLE, erased_writers, erasers_of
@@ -40,7 +40,7 @@ class ErasedWriter(NamedTuple):
     erasers: list[str]
 
 
-class Distrusted(NamedTuple):
+class DistrustedWriter(NamedTuple):
     """A component and the share of its DLA's effect that survives what comes later, with its interval."""
 
     model: str
@@ -60,13 +60,13 @@ class Distrust(NamedTuple):
     """
 
     n: int
-    bad: list[Distrusted]
-    partly: list[Distrusted]
-    unsettled: list[Distrusted]
+    bad: list[DistrustedWriter]
+    partly: list[DistrustedWriter]
+    unsettled: list[DistrustedWriter]
     absent: list[str]
 
 
-class Arisen(NamedTuple):
+class ArisenErasure(NamedTuple):
     """A writer's share at the first and the last point.
 
     Attributes:
@@ -114,13 +114,13 @@ def distrust(models: Sequence[ModelTables], heads: bool | None = None) -> Distru
 
     ``heads``: attention heads alone, or all others alone; None for all.
     """
-    judged: list[tuple[Distrusted, str]] = []
+    judged: list[tuple[DistrustedWriter, str]] = []
     absent = []
     for name, model in zip(display_names(models), models, strict=True):
         words = trust_of(model.tables)
         absent += [] if words else [name]
         judged += [
-            (Distrusted(name, label, *survival), words[label])
+            (DistrustedWriter(name, label, *survival), words[label])
             for label, survival in survival_of(model.tables).items()
             if label in words and heads in (None, is_head(label))
         ]
@@ -130,28 +130,28 @@ def distrust(models: Sequence[ModelTables], heads: bool | None = None) -> Distru
     return Distrust(len(judged), bad, partly, [one for one, _ in judged if not is_settled(one.low, one.high)], absent)
 
 
-def _least(one: Distrusted) -> float:
+def _least(one: DistrustedWriter) -> float:
     return one.survives if np.isfinite(one.survives) else np.inf
 
 
-def least_trusted_heads(models: Sequence[ModelTables], n: int = _MOST_HEADS) -> list[Distrusted]:
+def least_trusted_heads(models: Sequence[ModelTables], n: int = _MOST_HEADS) -> list[DistrustedWriter]:
     """The heads of all models of whose DLA least survives, the least first; none that can be trusted."""
     found = distrust(models, heads=True)
     known = [one for one in (*found.bad, *found.partly) if np.isfinite(one.survives)]
     return sorted(known, key=_least)[:n]
 
 
-def arisen(one: Trained) -> list[Arisen]:
+def arisen(one: TrainedModel) -> list[ArisenErasure]:
     """The writer most erased at the last point and the head most erased there, once where it is a head."""
     last = one.points[-1].erased
     writers = dict.fromkeys([last.strongest[0], last.heads.strongest[0]])
     return [_arisen(one, writer) for writer in writers if last.by_writer.get(writer, 0.0) >= NOTICEABLE]
 
 
-def _arisen(one: Trained, writer: str) -> Arisen:
+def _arisen(one: TrainedModel, writer: str) -> ArisenErasure:
     shares = [point.erased.by_writer.get(writer, float("nan")) for point in one.points]
     last = shares[-1]
     half = next(at for at, share in enumerate(shares) if share >= HALF * last)
     highest = int(np.nanargmax(shares))
     overshot = shares[highest] - last >= max(_OVERSHOOT * last, NOTICEABLE)
-    return Arisen(writer, shares[0], last, half, (highest, shares[highest]) if overshot else None)
+    return ArisenErasure(writer, shares[0], last, half, (highest, shares[highest]) if overshot else None)

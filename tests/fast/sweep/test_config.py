@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from erasure_sweep.sweep.config import SweepConfig, build_config, load_config, preset_names, reference
-from erasure_sweep.workers.corpora.resolution import KNOWN_CORPORA, OWN
+from erasure_sweep.workers.corpora.resolve_corpus import KNOWN_CORPORA, OWN
 from erasure_sweep.workers.errors import UsageError
 from erasure_sweep.workers.models.catalog import find_entry
 from erasure_sweep.workers.records import Group, VerifyRequest

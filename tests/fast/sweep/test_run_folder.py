@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from erasure_sweep.sweep.config import SweepConfig, build_config
-from erasure_sweep.sweep.manifest import ManifestKeeper
+from erasure_sweep.sweep.manifest_writer import ManifestKeeper
 from erasure_sweep.sweep.plan import sweep_id
 from erasure_sweep.sweep.run import Run, staging_folder
 from erasure_sweep.sweep.run_folder import RunFolder, folder_names, write_atomically

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.progress import SilentReporter
 from erasure_sweep.sweep.run import Run
-from erasure_sweep.sweep.staging import Staging
+from erasure_sweep.sweep.staging import ModelStaging
 from erasure_sweep.workers.errors import UsageError
 from erasure_sweep.workers.records import Resolved
 from tests.support.models.random_models import random_config, tl_state_dict, write_tl_directory
@@ -64,7 +64,7 @@ def corpora(tmp_path: Path) -> list[str]:
 
 def stage(tmp_path: Path, models: list[str], heard: Heard | None = None, **keys: Any) -> list[Resolved]:
     config = SweepConfig(models=models, prompts=2, seq_len=8, stage="scan", staging=str(tmp_path / "staging"), **keys)
-    return Staging(Run.of(config), Here()).finish(heard or Heard())  # type: ignore[arg-type]
+    return ModelStaging(Run.of(config), Here()).finish(heard or Heard())  # type: ignore[arg-type]
 
 
 def test_checkpoints_with_the_weights_of_another_are_left_out(model: Path, corpora: list[str], tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_checkpoints_are_listed_before_weights_are_converted(model: Path, corpor
     here = Here()
     config = SweepConfig(models=[str(model), f"{model}@log:1", f"{model}@all"], corpus=corpora[0], prompts=2, seq_len=8)
     run = Run.of(config.model_copy(update={"stage": "scan", "staging": str(tmp_path)}))
-    Staging(run, here).finish(Heard())  # type: ignore[arg-type]
+    ModelStaging(run, here).finish(Heard())  # type: ignore[arg-type]
     listed = ["list_checkpoints m@log:1", "list_checkpoints m@all"]
     assert here.called == [*listed, "resolve_model m", "resolve_model m@0", "resolve_model m@900"]
 

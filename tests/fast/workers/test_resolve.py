@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from erasure_sweep.workers.corpora.resolution import CorpusRequest, fingerprint_tokens, load_tokens
+from erasure_sweep.workers.corpora.resolve_corpus import CorpusRequest, fingerprint_tokens, load_tokens
 from erasure_sweep.workers.errors import DataError, UsageError
 from erasure_sweep.workers.records import Group, Resolved, VerifyRequest
 from erasure_sweep.workers.resolve import resolve, tokenize_given, verify_span

@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 from markupsafe import Markup
 
-from erasure_sweep.dashboards.html.parts import Card, Control, HtmlColumn, HtmlTable, Part, Prose, Sorted
+from erasure_sweep.dashboards.html.parts import Card, Control, HtmlColumn, HtmlTable, Part, Prose, SortedCell
 from erasure_sweep.dashboards.html.sparkline import sparkline
 from erasure_sweep.dashboards.plots.theme import figure
 
@@ -46,7 +46,7 @@ def places() -> go.Figure:
 
 def parts() -> list[Part]:
     rows = [
-        [f"L0H{index}", kind, share, Sorted(sparkline([0, share], 0, 1, f"to {share}"), share), Markup("<i>x</i>")]
+        [f"L0H{index}", kind, share, SortedCell(sparkline([0, share], 0, 1, f"to {share}"), share), Markup("<i>x</i>")]
         for index, (kind, share) in enumerate(zip(KINDS, SHARES, strict=True))
     ]
     columns = [

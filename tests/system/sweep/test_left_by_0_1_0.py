@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 import erasure_sweep as es
-from erasure_sweep.sweep.comparison import compare_folders
+from erasure_sweep.sweep.combine_sweeps import compare_folders
 from erasure_sweep.sweep.tracking.downloads import download_experiment
 from erasure_sweep.workers.tables.sweep_folder import read_out
 from tests.support.paths import ROOT

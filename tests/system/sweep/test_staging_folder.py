@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from erasure_sweep.workers.errors import DataError
 from erasure_sweep.workers.models.known_names import is_staged
-from erasure_sweep.workers.models.resolution import resolve_model
+from erasure_sweep.workers.models.resolve_model import resolve_model
 from erasure_sweep.workers.models.tokenizer import load_tokenizer, stage_tokenizer
 from tests.support.corpus_requests import write_tokenizer
 from tests.support.models.random_models import write_hf_gpt2_directory, write_tl_directory
@@ -27,7 +27,7 @@ DEAD_HUB = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
 RESOLVE = """
 import sys, pathlib
 from erasure_sweep.workers.errors import SweepError
-from erasure_sweep.workers.models.resolution import resolve_model
+from erasure_sweep.workers.models.resolve_model import resolve_model
 from erasure_sweep.workers.models.tokenizer import load_tokenizer
 
 try:
@@ -196,7 +196,7 @@ class TestProcesses:
     def test_two_stage_one_model_once(self, hub, cache, staging, tmp_path):
         code = RESOLVE.replace(
             "try:",
-            "from erasure_sweep.workers.models import resolution as models\n"
+            "from erasure_sweep.workers.models import resolve_model as models\n"
             "convert = models.convert\n"
             "def counted(source, path):\n"
             "    with open(sys.argv[1] + '.count', 'a') as file: file.write('converted\\n')\n"
@@ -281,7 +281,7 @@ class TestRefresh:
 
     def test_unchanged_is_not_converted_again(self, hub, cache, staging, monkeypatch):
         first = resolve_model("gpt2", staging)
-        monkeypatch.setattr("erasure_sweep.workers.models.resolution.convert", None)
+        monkeypatch.setattr("erasure_sweep.workers.models.resolve_model.convert", None)
         assert resolve_model("gpt2", staging, refresh=True) == first
 
     def test_needs_the_hub(self, hub, cache, staging):

@@ -40,14 +40,14 @@ def test_erasure_arises_in_training(tmp_path: Path) -> None:
 
 
 def test_all_checkpoints_are_in_the_order_of_training() -> None:
-    from erasure_sweep.sweep.execution.helper_process import Background
+    from erasure_sweep.sweep.execution.helper_process import HelperProcess
     from erasure_sweep.sweep.progress import SilentReporter
-    from erasure_sweep.sweep.staging import Staging
+    from erasure_sweep.sweep.staging import ModelStaging
 
-    background = Background()
+    background = HelperProcess()
     try:
         config = es.load_config("training", {**SMALL, "prompts": 1})
-        models = Staging(Run.of(config), background).finish(SilentReporter())
+        models = ModelStaging(Run.of(config), background).finish(SilentReporter())
         tokens = [model.training_tokens for model in models]
         assert tokens == [0, *(2**power for power in range(16, 25))]
         assert len({model.hash for model in models}) == len(models)

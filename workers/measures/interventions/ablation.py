@@ -18,7 +18,7 @@ RESAMPLED = ("equal_position", "random_position")
 """Where the partner's output is taken from."""
 
 
-class Ablated(NamedTuple):
+class AblatedRun(NamedTuple):
     """The reruns of one writer at one prompt."""
 
     removed_z: dict[int, Float[Tensor, "token head d_head"]]
@@ -27,7 +27,7 @@ class Ablated(NamedTuple):
     """Final states, in the order of ``RESAMPLED``."""
 
 
-def ablate(view: PromptView, writer: str) -> Ablated:
+def ablate(view: PromptView, writer: str) -> AblatedRun:
     """Rerun the model without a writer's output, and with its partner's."""
     own, other = view.output(writer), view.partner.output(writer)
     edits = torch.stack([-own, other - own, view.resampled(writer) - own])
@@ -37,4 +37,4 @@ def ablate(view: PromptView, writer: str) -> Ablated:
         resid = step.resid
         if not step.sublayer.mlp:
             removed_z[step.sublayer.layer] = step.output[0, view.positions]
-    return Ablated(removed_z, resid[1:])
+    return AblatedRun(removed_z, resid[1:])

@@ -25,7 +25,7 @@ class Sublayer(NamedTuple):
     mlp: bool
 
 
-class Step(NamedTuple):
+class SublayerStep(NamedTuple):
     """One sublayer of a rerun."""
 
     sublayer: Sublayer
@@ -54,7 +54,7 @@ def run_on(
     start: Sublayer,
     value_shifts: Mapping[int, Float[Tensor, "batch pos head d_head"]] | None = None,
     stop: Sublayer | None = None,
-) -> Iterator[Step]:
+) -> Iterator[SublayerStep]:
     """Run the model from a sublayer on.
 
     Args:
@@ -71,7 +71,7 @@ def run_on(
         else:
             output = model.attend(sublayer.layer, resid, shifts.get(sublayer.layer)).z
             resid = resid + model.attention_out(sublayer.layer, output)
-        yield Step(sublayer, output, resid)
+        yield SublayerStep(sublayer, output, resid)
         sublayer = next_sublayer(layout, sublayer)
 
 

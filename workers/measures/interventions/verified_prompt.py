@@ -15,7 +15,7 @@ from torch import Tensor
 
 from erasure_sweep.workers.labels import Layout, layer_of
 from erasure_sweep.workers.measures.cost import Cost, ShardSize, SharedProduct
-from erasure_sweep.workers.measures.interventions.ablation import Ablated, ablate
+from erasure_sweep.workers.measures.interventions.ablation import AblatedRun, ablate
 from erasure_sweep.workers.measures.interventions.prompt_view import PromptView
 from erasure_sweep.workers.measures.interventions.value_reading import GroupReader
 from erasure_sweep.workers.records import GroupWork, Target
@@ -79,7 +79,7 @@ class WriterPrompt:
         self.targets = [TargetPrompt(view, index, t) for index, t in enumerate(targets) if t.writer == writer]
 
     @cached_property
-    def ablated(self) -> Ablated:
+    def ablated(self) -> AblatedRun:
         """The model rerun without the writer, and with its partner's."""
         return ablate(self.view, self.writer)
 

@@ -26,7 +26,7 @@ from erasure_sweep.workers.measures.cost import Cost, ShardSize
 from erasure_sweep.workers.measures.measure import Block, Measure, Setting, stack
 from erasure_sweep.workers.measures.scan.composition import PairRows
 from erasure_sweep.workers.measures.scan.products import PARTS, TERMS, TRACE, ProductReader, PromptProducts
-from erasure_sweep.workers.measures.statistics.moments import CONSTANT, Union
+from erasure_sweep.workers.measures.statistics.moments import CONSTANT, MergedSizes
 from erasure_sweep.workers.positions import hash_u64
 from erasure_sweep.workers.records import ScanWork, State
 from erasure_sweep.workers.tables.columns import Columns
@@ -110,7 +110,7 @@ class Moments(NamedTuple):
 
     def merged(self, other: Moments, writer_term: np.ndarray) -> Moments:
         """Both sets together; ``writer_term`` is each row's writer among the terms."""
-        union = Union.of(self.n, other.n)
+        union = MergedSizes.of(self.n, other.n)
         apart, part_apart = other.mean - self.mean, other.part_mean - self.part_mean
         return Moments(
             union.n,

@@ -23,7 +23,7 @@ from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.measures.cost import Cost, ShardSize, counting
 from erasure_sweep.workers.measures.measure import Block, Measure, Setting, stack
 from erasure_sweep.workers.measures.scan.products import TERMS, TRACE, ProductReader, PromptProducts
-from erasure_sweep.workers.measures.statistics.moments import Union
+from erasure_sweep.workers.measures.statistics.moments import MergedSizes
 from erasure_sweep.workers.measures.statistics.quantile_sketch import SparseCounts, add_counts, count_dtype, quantiles
 from erasure_sweep.workers.measures.statistics.sketch_bins import N_BINS
 from erasure_sweep.workers.records import ScanOptions, ScanWork, State
@@ -83,7 +83,7 @@ class ProjectionAccumulator:
         }
 
 
-class Powers(NamedTuple):
+class WriterPowers(NamedTuple):
     """How much one block's writers write, and their products with all terms."""
 
     gram: Float[np.ndarray, "writer term"]
@@ -94,7 +94,7 @@ class Powers(NamedTuple):
     """Σ |o_w − mean|², NaN for a writer that is constant up to rounding."""
 
 
-def finish_powers(layout: Layout, writers: tuple[str, ...], state: State) -> Powers:
+def finish_powers(layout: Layout, writers: tuple[str, ...], state: State) -> WriterPowers:
     """The writers' powers from one block's merged sums."""
     n, centred = state["n"], state["comoment"]
     terms = [layout.term_index[writer] for writer in writers]
@@ -102,7 +102,7 @@ def finish_powers(layout: Layout, writers: tuple[str, ...], state: State) -> Pow
     power, power_centred = (matrix[np.arange(len(terms)), terms] for matrix in (gram, centred))
     power = np.where(n > 0, power, np.nan)
     varies = (n > 0) & (power_centred > CONSTANT * power)
-    return Powers(gram, power, np.where(varies, power_centred, np.nan))
+    return WriterPowers(gram, power, np.where(varies, power_centred, np.nan))
 
 
 class Statistics(NamedTuple):
@@ -175,7 +175,7 @@ class Projection(Measure[ScanWork, ProductReader, PromptProducts]):
 
 def _add(a: State, b: State, terms: list[int]) -> State:
     """Sums, means and co-moments of two sets of tokens together."""
-    union = Union.of(a["n_tokens"], b["n_tokens"])
+    union = MergedSizes.of(a["n_tokens"], b["n_tokens"])
     apart = b["term_mean"] - a["term_mean"]
     return {
         "ratio_sum": a["ratio_sum"] + b["ratio_sum"],

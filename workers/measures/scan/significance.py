@@ -1,4 +1,4 @@
-"""Which heads erase by reading, told from chance: a test of every pair, and control of false discoveries over all of them.
+"""How sure an eraser is: every pair tested against chance, and false discoveries controlled over all of them.
 
 A model has thousands of pairs of a writer and a later head, so some look like erasers in any sample of prompts. Tokens of
 one prompt depend on each other; shards, each of other prompts, hardly do. Of every pair each shard gives one pooled
@@ -22,7 +22,7 @@ LEVEL = 0.05
 """Expected share of false discoveries that is accepted."""
 
 
-class Spread(NamedTuple):
+class ShardSpread(NamedTuple):
     """How values vary over shards, row by row."""
 
     n: Int[np.ndarray, "row"]
@@ -32,20 +32,20 @@ class Spread(NamedTuple):
     """Σ (value − mean)²."""
 
     @classmethod
-    def empty(cls, n_rows: int) -> Spread:
+    def empty(cls, n_rows: int) -> ShardSpread:
         """No shard yet."""
         return cls(np.zeros(n_rows, dtype=np.int64), np.zeros(n_rows), np.zeros(n_rows))
 
-    def with_shard(self, values: Float[np.ndarray, "row"]) -> Spread:
+    def with_shard(self, values: Float[np.ndarray, "row"]) -> ShardSpread:
         """One shard more; rows that have no value in it are NaN."""
         present = ~np.isnan(values)
         n = self.n + present
         apart = np.where(present, values - self.mean, 0.0)
         mean = self.mean + apart / np.maximum(n, 1)
-        return Spread(n, mean, self.squares + apart * np.where(present, values - mean, 0.0))
+        return ShardSpread(n, mean, self.squares + apart * np.where(present, values - mean, 0.0))
 
 
-def p_below(spread: Spread, bound: float) -> Float[np.ndarray, "row"]:
+def p_below(spread: ShardSpread, bound: float) -> Float[np.ndarray, "row"]:
     """One-sided p-values of the t-test of the hypothesis that the mean over shards is at least ``bound``.
 
     NaN with fewer than two shards. Where all shards have the same value it is 0 below the bound and 1 elsewhere.

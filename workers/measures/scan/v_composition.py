@@ -25,9 +25,9 @@ from erasure_sweep.workers.measures.cost import Cost, ShardSize, counting
 from erasure_sweep.workers.measures.measure import Block, Measure, Setting, stack
 from erasure_sweep.workers.measures.scan.composition import PairRows, rows_of_writer
 from erasure_sweep.workers.measures.scan.products import PARTS, TERMS, TRACE, ProductReader, PromptProducts
-from erasure_sweep.workers.measures.scan.projection import Powers, Projection, finish_powers
-from erasure_sweep.workers.measures.scan.significance import Spread, discoveries, p_below
-from erasure_sweep.workers.measures.statistics.moments import Union
+from erasure_sweep.workers.measures.scan.projection import Projection, WriterPowers, finish_powers
+from erasure_sweep.workers.measures.scan.significance import ShardSpread, discoveries, p_below
+from erasure_sweep.workers.measures.statistics.moments import MergedSizes
 from erasure_sweep.workers.measures.statistics.quantile_sketch import SparseCounts, add_counts, count_dtype, quantiles
 from erasure_sweep.workers.measures.statistics.sketch_bins import N_BINS
 from erasure_sweep.workers.models.forward import LeanModel
@@ -142,7 +142,7 @@ class VComposition(Measure[ScanWork, ProductReader, PromptProducts]):
         """Add up states; counts become dense: [kind, row, bin]; of the shards' β, mean and squared deviations remain."""
         rows = PairRows(block.layout, block.work.writers, block.work.options.groups)
         counts = np.zeros((len(KINDS), len(rows), N_BINS), dtype=np.uint32)
-        spread = Spread.empty(len(rows))
+        spread = ShardSpread.empty(len(rows))
         together: State = {}
         for state in states:
             SparseCounts(state["count_gap"], state["count"]).add_to(counts)
@@ -182,7 +182,7 @@ SUMS = ("product", "mixed", "writer_mean", "n_tokens")
 
 
 def _add(a: State, b: State) -> State:
-    union = Union.of(a["n_tokens"], b["n_tokens"])
+    union = MergedSizes.of(a["n_tokens"], b["n_tokens"])
     sums = {name: a[name] + b[name] for name in ("product", "mixed")}
     return {**sums, "writer_mean": union.mean(a["writer_mean"], b["writer_mean"]), "n_tokens": union.n}
 
@@ -210,7 +210,7 @@ class PairStatistics(NamedTuple):
         return self.quantiles[KINDS.index(kind), :, list(QUANTILES).index(name)]
 
 
-def finish_pairs(model: LeanModel, rows: PairRows, state: State, powers: Powers, tau: float) -> PairStatistics:
+def finish_pairs(model: LeanModel, rows: PairRows, state: State, powers: WriterPowers, tau: float) -> PairStatistics:
     """Quantiles, coefficients and p-values from one block's merged sums.
 
     Args:
@@ -223,7 +223,7 @@ def finish_pairs(model: LeanModel, rows: PairRows, state: State, powers: Powers,
     for products in (centred, plain):
         rows.sum_heads(products)
     power, power_centred = (np.repeat(p, np.diff(rows.start)) for p in (powers.power, powers.power_centred))
-    spread = Spread(*(state[f"shard_{name}"] for name in Spread._fields))
+    spread = ShardSpread(*(state[f"shard_{name}"] for name in ShardSpread._fields))
     return PairStatistics(
         quantiles=flat.reshape(len(KINDS), len(rows), len(QUANTILES)),
         beta=plain / power,

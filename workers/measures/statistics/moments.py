@@ -13,7 +13,7 @@ CONSTANT = 1e-9
 """Share of the squares that must vary over tokens for a line through them: below it there is only rounding."""
 
 
-class Union(NamedTuple):
+class MergedSizes(NamedTuple):
     """Sizes of two sets together, as the formulas need them."""
 
     n: Any
@@ -23,7 +23,7 @@ class Union(NamedTuple):
     """n_a n_b / n: what the product of two distances between means adds to a co-moment."""
 
     @classmethod
-    def of(cls, n_a: Any, n_b: Any) -> Union:
+    def of(cls, n_a: Any, n_b: Any) -> MergedSizes:
         """Of the sizes of both."""
         n = n_a + n_b
         return cls(n, n_b / n, n_a * n_b / n)

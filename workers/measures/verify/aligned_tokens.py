@@ -78,17 +78,17 @@ class AlignedTokens(Measure[GroupWork, Block[GroupWork], WriterPrompt]):
         return Cost(stored_bytes=8 * size.shape["d_model"] * len(writers_of(targets_of(size))))
 
 
-class Aligned(NamedTuple):
+class AlignedTokenList(NamedTuple):
     """The tokens that one writer raises most, on average."""
 
     token_ids: Int[np.ndarray, "token"]
     mean_direct_logit: Float[np.ndarray, "token"]
 
 
-def aligned_with(model: LeanModel, mean: Float[np.ndarray, "d_model"]) -> Aligned:
+def aligned_with(model: LeanModel, mean: Float[np.ndarray, "d_model"]) -> AlignedTokenList:
     """Tokens of a mean output, the highest first; the lower id goes first among equals."""
     unembedding = model.weights["W_U"]
     centred = torch.from_numpy(mean - mean.mean()).to(unembedding.device, unembedding.dtype)
     logits = (centred @ unembedding).double().cpu().numpy()
     ids = np.argsort(-logits, kind="stable")[:SHOWN]
-    return Aligned(ids, logits[ids])
+    return AlignedTokenList(ids, logits[ids])

@@ -27,7 +27,7 @@ from erasure_sweep.workers.measures.interventions.verified_prompt import (
 )
 from erasure_sweep.workers.measures.measure import Block, Measure, Row, Setting, columns_of
 from erasure_sweep.workers.measures.scan.composition import head_of, head_output
-from erasure_sweep.workers.measures.statistics.moments import Union
+from erasure_sweep.workers.measures.statistics.moments import MergedSizes
 from erasure_sweep.workers.measures.statistics.ratios import (
     STORED_BYTES_PER_RATIO,
     RatioRecorder,
@@ -144,7 +144,7 @@ class Carries(Measure[GroupWork, Block[GroupWork], WriterPrompt]):
         parts = list(states)
         n, mean, squares = 0.0, np.zeros(1), np.zeros(1)
         for state in parts:
-            union = Union.of(n, state["sums"][0, 0])
+            union = MergedSizes.of(n, state["sums"][0, 0])
             between = ((state["mean"] - mean) ** 2).sum(axis=1) * union.weight
             squares = squares + state["sums"][:, 1] + between
             mean, n = union.mean(mean, state["mean"]), union.n

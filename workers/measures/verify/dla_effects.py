@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from erasure_sweep.workers.measures.cost import Cost, ShardSize
-from erasure_sweep.workers.measures.interventions.ablation import Ablated
+from erasure_sweep.workers.measures.interventions.ablation import AblatedRun
 from erasure_sweep.workers.measures.interventions.prompt_view import CLEAN_PASS
 from erasure_sweep.workers.measures.interventions.rerun import Sublayer
 from erasure_sweep.workers.measures.interventions.verified_prompt import (
@@ -68,7 +68,7 @@ class DlaEffectsAccumulator:
             self._record_ablations(target, products.ablated)
             self._record_without_pattern(target)
 
-    def _record_ablations(self, products: TargetPrompt, ablated: Ablated) -> None:
+    def _record_ablations(self, products: TargetPrompt, ablated: AblatedRun) -> None:
         view, reader, writer = products.view, products.reader, products.target.writer
         direction = view.logit_direction
         x = (view.written(writer) * direction).sum(dim=-1)

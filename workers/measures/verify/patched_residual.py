@@ -16,7 +16,7 @@ from torch import Tensor
 from erasure_sweep.workers.labels import Layout, layer_of
 from erasure_sweep.workers.measures.cost import Cost, ShardSize
 from erasure_sweep.workers.measures.interventions.prompt_view import CLEAN_PASS, PromptView
-from erasure_sweep.workers.measures.interventions.rerun import Step, Sublayer, run_on
+from erasure_sweep.workers.measures.interventions.rerun import Sublayer, SublayerStep, run_on
 from erasure_sweep.workers.measures.interventions.verified_prompt import TargetPrompt, WriterPrompt, targets_of
 from erasure_sweep.workers.measures.measure import Block, Measure, Row, Setting, columns_of
 from erasure_sweep.workers.measures.scan.composition import head_of, head_output
@@ -189,7 +189,7 @@ def _clean_product(view: PromptView, label: str, writer: Float[Tensor, "token d_
 
 
 def _products(
-    view: PromptView, step: Step, writer: Float[Tensor, "token d_model"]
+    view: PromptView, step: SublayerStep, writer: Float[Tensor, "token d_model"]
 ) -> Iterator[tuple[str, Float[Tensor, "token"]]]:
     """Products with the writer of what a sublayer of the rerun under the first patch writes, by component."""
     layer, output = step.sublayer.layer, step.output[0][view.positions]

@@ -94,7 +94,7 @@ def _together(view: PromptView, writers: tuple[str, ...]) -> Iterator[tuple[list
             yield labels[first : first + most], start
 
 
-class Trust(Measure[TrustWork, Block[TrustWork], PromptView]):
+class DlaTrust(Measure[TrustWork, Block[TrustWork], PromptView]):
     """What a writer's attribution is worth."""
 
     stage, name = "trust", "trust"

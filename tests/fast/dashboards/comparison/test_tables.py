@@ -10,7 +10,7 @@ from markupsafe import Markup
 from erasure_sweep.dashboards.comparison.protocols import FIELDS, differing, protocols, protocols_table
 from erasure_sweep.dashboards.comparison.strongest_writers import strongest_table, strongest_writers
 from erasure_sweep.dashboards.html.links import Home
-from erasure_sweep.dashboards.html.parts import Sorted
+from erasure_sweep.dashboards.html.parts import SortedCell
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.tables import fake_manifest, fake_model, fake_sweep, model_tables, point
 from tests.support.fakes.views import comparison_view
@@ -69,11 +69,11 @@ class TestStrongest:
             -0.5,
             "L1H1, L1H0",
         )
-        assert row["share that survives"] == Sorted(Markup("−0.50 [−0.62, −0.38]"), -0.5)
+        assert row["share that survives"] == SortedCell(Markup("−0.50 [−0.62, −0.38]"), -0.5)
         assert row["writer"] == '<a href="m/index.html#writer=L0H0">L0H0</a>'
         assert row["model"] == '<a href="m/index.html">m</a>'
         assert "reversed" in row["its DLA"]
-        assert isinstance(row["presence"], Sorted)
+        assert isinstance(row["presence"], SortedCell)
         assert row["presence"].value == 0.5
         assert "median 1.25 where it writes, 0.50 at the end" in row["presence"].markup
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import plotly.graph_objects as go
 import pytest
 
-from erasure_sweep.dashboards.export.choices import Asked, drawings
+from erasure_sweep.dashboards.export.choices import ExportRequest, drawings
 from erasure_sweep.dashboards.html.parts import Card, Control
 
 
@@ -35,7 +35,7 @@ class TestWhichFigures:
 
     def found(self, card: Card, **asked: object) -> dict[int, tuple[str, ...]]:
         """What was chosen, by the figures' heights."""
-        return {one.figure.layout.height: one.chosen for one in drawings(card, Asked(**asked))}
+        return {one.figure.layout.height: one.chosen for one in drawings(card, ExportRequest(**asked))}
 
     def test_as_the_page_starts(self, card: Card, side_by_side: Card) -> None:
         assert self.found(card) == {101: ()}

@@ -15,7 +15,16 @@ from markupsafe import Markup
 
 from erasure_sweep.dashboards.html.document import write_document
 from erasure_sweep.dashboards.html.links import Home, link
-from erasure_sweep.dashboards.html.parts import Card, Control, HtmlColumn, HtmlTable, Part, Prose, Sorted, writers_of
+from erasure_sweep.dashboards.html.parts import (
+    Card,
+    Control,
+    HtmlColumn,
+    HtmlTable,
+    Part,
+    Prose,
+    SortedCell,
+    writers_of,
+)
 from erasure_sweep.dashboards.html.render import asset, render
 from erasure_sweep.dashboards.html.sparkline import sparkline
 from erasure_sweep.dashboards.plots.theme import BLANK, CYCLE, GREY, ON_DARK, figure, template
@@ -165,8 +174,8 @@ class TestParts:
             HtmlColumn("d", "", True),
         ]
         rows = [
-            [Sorted(Markup("<i>x</i>"), 2.5), Sorted(Markup("<b>y</b>"), NAN), "<z>", 1 / 3],
-            ["<w>", None, Markup("<u>v</u>"), Sorted(Markup("<s>u</s>"), 1e-9)],
+            [SortedCell(Markup("<i>x</i>"), 2.5), SortedCell(Markup("<b>y</b>"), NAN), "<z>", 1 / 3],
+            ["<w>", None, Markup("<u>v</u>"), SortedCell(Markup("<s>u</s>"), 1e-9)],
             ["n", "m", "l", None],
         ]
         shown = page(tmp_path, [HtmlTable("T", "", columns, rows, key="t")])

@@ -10,7 +10,7 @@ from contextlib import closing
 
 import pytest
 
-from erasure_sweep.sweep.execution.helper_process import Background
+from erasure_sweep.sweep.execution.helper_process import HelperProcess
 from erasure_sweep.workers.errors import UsageError
 
 
@@ -23,17 +23,17 @@ def fail(reason: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def background() -> Iterator[Background]:
-    with closing(Background()) as background:
+def background() -> Iterator[HelperProcess]:
+    with closing(HelperProcess()) as background:
         yield background
 
 
-def test_functions_are_called_in_one_other_process(background: Background) -> None:
+def test_functions_are_called_in_one_other_process(background: HelperProcess) -> None:
     first, second = background.submit(its_process).result(), background.submit(its_process, plus=1).result()
     assert first != os.getpid() and second == first + 1
 
 
-def test_an_error_comes_back_as_it_is(background: Background) -> None:
+def test_an_error_comes_back_as_it_is(background: HelperProcess) -> None:
     with pytest.raises(UsageError, match="of no use"):
         background.submit(fail, "of no use").result()
 

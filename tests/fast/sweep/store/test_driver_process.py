@@ -11,20 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from erasure_sweep.sweep.store.driver_process import Driver, read_driver, started, this_driver
-from erasure_sweep.sweep.store.staged_use import Use, read_uses
+from erasure_sweep.sweep.store.driver_process import DriverProcess, read_driver, started, this_driver
+from erasure_sweep.sweep.store.staged_use import StagedFilesInUse, read_uses
 from tests.support.waiting import wait_until
 
 GONE = 2**22 + 1
 """No process has this number: Linux gives none beyond."""
 
 
-def here(tmp_path: Path, pid: int = 0) -> Driver:
+def here(tmp_path: Path, pid: int = 0) -> DriverProcess:
     """A driver on this machine."""
     return this_driver("trial", "ab" * 16, tmp_path / "out", pid or os.getpid())
 
 
-def elsewhere(tmp_path: Path, host: str = "far") -> Driver:
+def elsewhere(tmp_path: Path, host: str = "far") -> DriverProcess:
     """A driver on another machine, where this process' number means another one."""
     return here(tmp_path)._replace(host=host, boot_id="another boot")
 
@@ -86,7 +86,7 @@ class TestUse:
         yield staging
 
     def test_all_of_it_until_the_files_are_known(self, staging: Path, tmp_path: Path):
-        use = Use(staging, here(tmp_path))
+        use = StagedFilesInUse(staging, here(tmp_path))
         assert read_uses(staging) == []
         use.start()
         assert [record.files for record in read_uses(staging)] == [None]
@@ -103,14 +103,14 @@ class TestUse:
     def test_whose_process_is_gone_uses_nothing(self, staging: Path, tmp_path: Path):
         now = time.time()
         for pid, live in ((os.getpid(), True), (GONE, False)):
-            use = Use(staging, here(tmp_path)._replace(pid=pid))
+            use = StagedFilesInUse(staging, here(tmp_path)._replace(pid=pid))
             use.start()
             assert [record.is_live(now) for record in read_uses(staging)] == [live]
             assert [record.is_live(now + 1e6) for record in read_uses(staging)] == [live]
             use.end()
 
     def test_of_another_machine_by_its_beats(self, staging: Path, tmp_path: Path):
-        use = Use(staging, elsewhere(tmp_path))
+        use = StagedFilesInUse(staging, elsewhere(tmp_path))
         use.start()
         (record,) = read_uses(staging)
         os.utime(record.path, (1e9, 1e9))
@@ -121,7 +121,7 @@ class TestUse:
         assert record.beat > 1e9 + 601
 
     def test_a_beat_writes_again_what_is_gone(self, staging: Path, tmp_path: Path):
-        use = Use(staging, here(tmp_path))
+        use = StagedFilesInUse(staging, here(tmp_path))
         use.of([staging / "models" / "used"])
         for record in read_uses(staging):
             record.path.unlink()
@@ -130,14 +130,14 @@ class TestUse:
 
     def test_a_folder_that_cannot_be_written_is_no_error(self, tmp_path: Path):
         (tmp_path / "file").write_bytes(b"")
-        use = Use(tmp_path / "file" / "staging", here(tmp_path))
+        use = StagedFilesInUse(tmp_path / "file" / "staging", here(tmp_path))
         use.start()
         use.of([tmp_path / "file" / "staging" / "models" / "a"])
         use.beat()
         use.end()
 
     def test_damaged_records_are_left_out(self, staging: Path, tmp_path: Path):
-        Use(staging, here(tmp_path)).start()
+        StagedFilesInUse(staging, here(tmp_path)).start()
         for name, content in (("a.json", "{"), ("b.json", "[]"), ("c.json", "{}")):
             (staging / "in-use" / name).write_text(content)
         assert len(read_uses(staging)) == 1

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from erasure_sweep.sweep.store.driver_process import Driver, InUseError, this_driver
-from erasure_sweep.sweep.store.lease import Heart, Lease, read_lease
+from erasure_sweep.sweep.store.driver_process import DriverProcess, InUseError, this_driver
+from erasure_sweep.sweep.store.lease import Heartbeat, Lease, read_lease
 from erasure_sweep.workers.errors import SweepError
 from erasure_sweep.workers.storage.shard_storage import Storage, StorageError, open_storage
 
@@ -60,17 +60,17 @@ def storage(address: str) -> Storage:
 
 
 @pytest.fixture
-def lease(address: str, clock: Clock, said: list[str]) -> Callable[[Driver], Lease]:
+def lease(address: str, clock: Clock, said: list[str]) -> Callable[[DriverProcess], Lease]:
     """Makes leases that each see the same store by a storage of their own."""
     return lambda driver: Lease(open_storage(address), driver, said.append, clock.time, clock.sleep)
 
 
-def here(tmp_path: Path, pid: int = 0) -> Driver:
+def here(tmp_path: Path, pid: int = 0) -> DriverProcess:
     """A driver on this machine."""
     return this_driver("trial", "ab" * 16, tmp_path / "out", pid or os.getpid())
 
 
-def elsewhere(tmp_path: Path, host: str = "far") -> Driver:
+def elsewhere(tmp_path: Path, host: str = "far") -> DriverProcess:
     """A driver on another machine, where this process' number means another one."""
     return here(tmp_path)._replace(host=host, boot_id="another boot")
 
@@ -264,7 +264,7 @@ class TestHeart:
             if len(beats) == 1:
                 raise RuntimeError("one that fails")
 
-        heart = Heart(beat, lambda: beats.append("end"))
+        heart = Heartbeat(beat, lambda: beats.append("end"))
         heart.start()
         enough.wait()
         heart.close()
@@ -275,7 +275,7 @@ class TestHeart:
 
     def test_one_that_was_not_started_ends_too(self):
         ends: list[str] = []
-        Heart(lambda: None, lambda: ends.append("end")).close()
+        Heartbeat(lambda: None, lambda: ends.append("end")).close()
         assert ends == ["end"]
 
     def test_one_that_hangs_keeps_nobody(self, monkeypatch: pytest.MonkeyPatch):
@@ -286,7 +286,7 @@ class TestHeart:
             hangs.set()
             released.wait()
 
-        heart = Heart(beat, lambda: None)
+        heart = Heartbeat(beat, lambda: None)
         heart.start()
         hangs.wait()
         heart.close()  # though the beat goes on hanging

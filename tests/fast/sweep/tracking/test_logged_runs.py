@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from erasure_sweep.sweep.config import SweepConfig
-from erasure_sweep.sweep.manifest import ManifestKeeper
+from erasure_sweep.sweep.manifest_writer import ManifestKeeper
 from erasure_sweep.sweep.progress import SilentReporter
 from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.run_folder import RunFolder

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from erasure_sweep.workers.corpora.resolution import load_tokenizer
+from erasure_sweep.workers.corpora.resolve_corpus import load_tokenizer
 from erasure_sweep.workers.corpora.sampling import Document, order_passages, pack_prompts, read_passage
 from erasure_sweep.workers.errors import DataError, UsageError
 from erasure_sweep.workers.models.catalog import BUNDLED

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from erasure_sweep.workers.corpora import resolution as corpora
-from erasure_sweep.workers.corpora.resolution import own_corpus
+from erasure_sweep.workers.corpora import resolve_corpus as corpora
+from erasure_sweep.workers.corpora.resolve_corpus import own_corpus
 from erasure_sweep.workers.errors import UsageError
 
 

@@ -14,7 +14,7 @@ import torch
 
 from erasure_sweep.workers.corpora import hub_sets as corpus_hub
 from erasure_sweep.workers.corpora.hub_sets import torch_permutation
-from erasure_sweep.workers.corpora.resolution import load_tokenizer
+from erasure_sweep.workers.corpora.resolve_corpus import load_tokenizer
 from erasure_sweep.workers.errors import DataError, UsageError
 from erasure_sweep.workers.models.catalog import BUNDLED
 from tests.support.corpus_requests import BOS, SEQ_LEN, refusal, tokens_of, write_rows, write_tokenizer

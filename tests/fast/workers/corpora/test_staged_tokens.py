@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from erasure_sweep.workers.corpora import resolution as corpora
-from erasure_sweep.workers.corpora.resolution import CorpusRequest, load_tokens
+from erasure_sweep.workers.corpora import resolve_corpus as corpora
+from erasure_sweep.workers.corpora.resolve_corpus import CorpusRequest, load_tokens
 from erasure_sweep.workers.corpora.sampling import DrawnPrompts
 from erasure_sweep.workers.errors import DataError, UsageError
 from tests.support.corpus_requests import corpus_of, refusal, resolve, tokens_of, write_texts, write_tokenizer

@@ -20,7 +20,7 @@ from erasure_sweep.workers.models.checkpoints import (
     revision_steps,
     split_point,
 )
-from erasure_sweep.workers.models.resolution import load_model, resolve_model
+from erasure_sweep.workers.models.resolve_model import load_model, resolve_model
 from erasure_sweep.workers.models.sources import find_model_files
 from tests.support.models.random_models import random_config, tl_state_dict, write_hf_gpt2_directory, write_tl_directory
 

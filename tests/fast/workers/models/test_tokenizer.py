@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from erasure_sweep.workers.corpora.resolution import load_tokenizer
+from erasure_sweep.workers.corpora.resolve_corpus import load_tokenizer
 from erasure_sweep.workers.errors import DataError, UsageError
 from tests.support.corpus_requests import write_tokenizer
 

@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from erasure_sweep.sweep.cleaning.staged_files import StagedFiles
 from erasure_sweep.sweep.store.driver_process import InUseError, this_driver
-from erasure_sweep.sweep.store.staged_use import Use
+from erasure_sweep.sweep.store.staged_use import StagedFilesInUse
 from erasure_sweep.workers.errors import SweepError
 from tests.support.bad_input import Bench, Ran, assert_finished
 from tests.support.models.random_models import write_tl_directory
@@ -99,7 +99,7 @@ class TestStaged:
     def test_what_a_run_uses(self, cleaned, staging: Path, out: Path):
         used = {*self.of_model(staging, "other"), *self.of_corpus(staging, "longer.npy")}
         driver = this_driver("demo", "", out, os.getpid())
-        use = Use(staging, driver)
+        use = StagedFilesInUse(staging, driver)
         use.start()
         before = self.files(staging)
         said = cleaned(staging=staging, older_than=ALL)
@@ -114,7 +114,7 @@ class TestStaged:
 
     def test_what_a_run_uses_that_begins_meanwhile(self, staging: Path, out: Path):
         found = list(StagedFiles(staging).removable())
-        use = Use(staging, this_driver("demo", "", out, os.getpid()))
+        use = StagedFilesInUse(staging, this_driver("demo", "", out, os.getpid()))
         use.start()
         before = self.files(staging)
         assert len(found) == 4
@@ -124,7 +124,7 @@ class TestStaged:
         assert self.files(staging) == before
 
     def test_what_a_killed_run_used(self, cleaned, staging: Path, out: Path):
-        Use(staging, this_driver("demo", "", out, os.getpid())._replace(pid=GONE)).start()
+        StagedFilesInUse(staging, this_driver("demo", "", out, os.getpid())._replace(pid=GONE)).start()
         cleaned(staging=staging, older_than=ALL)
         assert self.files(staging) == set()
 

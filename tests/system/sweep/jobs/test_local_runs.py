@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from erasure_sweep.sweep.store.driver_process import Driver, this_driver
+from erasure_sweep.sweep.store.driver_process import DriverProcess, this_driver
 from tests.support.bad_input import Bench, Ran, assert_finished, assert_refused, environment
 from tests.support.waiting import wait_until
 
@@ -66,7 +66,7 @@ def said(bench: Bench, *arguments: str | Path) -> tuple[int, str]:
     return ran.code, ran.stdout + ran.stderr
 
 
-def forge(out: Path, driver: Driver) -> None:
+def forge(out: Path, driver: DriverProcess) -> None:
     """Say that this driver works in OUT."""
     out.mkdir(parents=True, exist_ok=True)
     (out / ".driver.json").write_text(json.dumps(driver._asdict()))

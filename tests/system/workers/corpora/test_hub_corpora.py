@@ -28,7 +28,7 @@ SEQ_LEN = 12
 RESOLVE = """
 import json, sys, time
 from pathlib import Path
-from erasure_sweep.workers.corpora.resolution import CorpusRequest, load_tokens, resolve_corpus
+from erasure_sweep.workers.corpora.resolve_corpus import CorpusRequest, load_tokens, resolve_corpus
 from erasure_sweep.workers.errors import SweepError
 from erasure_sweep.workers.corpora import hub_sets as corpus_hub
 

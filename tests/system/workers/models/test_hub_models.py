@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from erasure_sweep.workers.models.bridge import quiet
 from erasure_sweep.workers.models.logits_check import check_tokens
-from erasure_sweep.workers.models.resolution import load_model, resolve_model
+from erasure_sweep.workers.models.resolve_model import load_model, resolve_model
 from tests.support.models.random_models import (
     random_config,
     write_hf_gpt2_directory,

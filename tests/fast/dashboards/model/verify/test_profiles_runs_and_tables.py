@@ -13,7 +13,7 @@ from erasure_sweep.dashboards.model.verify.ablation_loss import loss_table
 from erasure_sweep.dashboards.model.verify.aligned_tokens import aligned_table
 from erasure_sweep.dashboards.model.verify.carries import carries_table
 from erasure_sweep.dashboards.model.verify.later_use import later_use, plot_later_use
-from erasure_sweep.dashboards.model.verify.mlp_erasers import mlp_erasers, plot_mlps
+from erasure_sweep.dashboards.model.verify.mlp_erasure import mlp_erasers, plot_mlps
 from erasure_sweep.dashboards.model.verify.position_profile import plot_profile, position_profile
 from erasure_sweep.dashboards.model.view import ModelView
 from erasure_sweep.dashboards.wording import eraser_name

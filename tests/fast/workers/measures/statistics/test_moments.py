@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from erasure_sweep.workers.measures.statistics.moments import Union
+from erasure_sweep.workers.measures.statistics.moments import MergedSizes
 
 
 @pytest.mark.parametrize(("n_a", "n_b"), [(1, 1), (3, 40), (40, 3)])
 def test_two_sets_together_are_the_whole(n_a: int, n_b: int) -> None:
     x, y = np.random.default_rng(n_a).normal(5.0, 2.0, size=(2, n_a + n_b))
     parts = [(values[:n_a], values[n_a:]) for values in (x, y)]
-    union = Union.of(n_a, n_b)
+    union = MergedSizes.of(n_a, n_b)
     assert union.n == n_a + n_b
     for values, (a, b) in zip((x, y), parts, strict=True):
         assert union.mean(a.mean(), b.mean()) == pytest.approx(values.mean(), rel=1e-12)

@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from erasure_sweep.workers.measures.measure import Block
-from erasure_sweep.workers.measures.scan.significance import Spread, discoveries, p_below
+from erasure_sweep.workers.measures.scan.significance import ShardSpread, discoveries, p_below
 from erasure_sweep.workers.measures.scan.v_composition import VComposition
 from erasure_sweep.workers.models.forward import LeanModel, ModelConfig
 from erasure_sweep.workers.records import Group, ScanOptions, ScanWork, WriterBlock
@@ -38,9 +38,9 @@ def with_eraser(seed: int) -> tuple[ModelConfig, dict[str, torch.Tensor], LeanMo
     return config, weights, LeanModel(config, weights, dtype=torch.float64)
 
 
-def spread_of(shards: np.ndarray) -> Spread:
+def spread_of(shards: np.ndarray) -> ShardSpread:
     """The spread of values [shard, row]."""
-    spread = Spread.empty(shards.shape[1])
+    spread = ShardSpread.empty(shards.shape[1])
     for values in shards:
         spread = spread.with_shard(values)
     return spread
@@ -64,7 +64,7 @@ def test_p_values_by_hand() -> None:
     p = p_below(spread_of(np.array(columns).T), -0.05)
     expected = [0.5 + math.atan(-1.5) / math.pi, 0.5, 0.5 + math.atan(2.5) / math.pi, 0.0, 1.0, 1.0, math.nan]
     np.testing.assert_allclose(p, expected, atol=1e-14)
-    assert np.isnan(p_below(Spread.empty(2), -0.05)).all()
+    assert np.isnan(p_below(ShardSpread.empty(2), -0.05)).all()
 
 
 def test_p_values_are_those_of_the_t_test() -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.estimate import worker_memory
 from erasure_sweep.sweep.execution.executor import Executor, LocalExecutor
-from erasure_sweep.sweep.execution.helper_process import Background
+from erasure_sweep.sweep.execution.helper_process import HelperProcess
 from erasure_sweep.sweep.execution.ray.executor import RayExecutor
 from erasure_sweep.sweep.execution.ray.session import RayCluster, connect, environment_address
 from erasure_sweep.sweep.helper_tasks import has_gpu
@@ -19,7 +19,7 @@ SHARES = (0.25, 0.5)
 """Of a GPU, that workers of smaller models may ask for: so that they fill one."""
 
 
-class Room(NamedTuple):
+class MeasuringPlace(NamedTuple):
     """What is there to measure with.
 
     ``cluster`` is None while Ray is not needed or will be started on this machine.
@@ -56,7 +56,7 @@ class Room(NamedTuple):
         return next((share for share in SHARES if needed <= share * config.gpu_memory_gib * 2**30), 1.0)
 
 
-def find_room(config: SweepConfig, background: Background) -> Room:
+def find_room(config: SweepConfig, background: HelperProcess) -> MeasuringPlace:
     """Join the cluster that is asked for, and see whether there are GPUs.
 
     Raises:
@@ -76,4 +76,4 @@ def find_room(config: SweepConfig, background: Background) -> Room:
             "device = 'cuda': no GPU is found here; use --device auto or cpu (a cluster that starts GPUs on demand needs "
             "--workers N or --max-workers N as well)"
         )
-    return Room(config, "cuda" if gpu_found and config.device != "cpu" else "cpu", cluster)
+    return MeasuringPlace(config, "cuda" if gpu_found and config.device != "cpu" else "cpu", cluster)

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from erasure_sweep.sweep.run import Run
-from erasure_sweep.sweep.store.lease import Heart, Lease
-from erasure_sweep.sweep.store.staged_use import Use
+from erasure_sweep.sweep.store.lease import Heartbeat, Lease
+from erasure_sweep.sweep.store.staged_use import StagedFilesInUse
 from erasure_sweep.workers.records import Resolved
 from erasure_sweep.workers.storage.shard_storage import open_storage
 
 
-class Presence:
+class DriverClaim:
     """A driver's lease on a store that others may see, and its use of the staging folder.
 
     Args:
@@ -22,8 +22,8 @@ class Presence:
 
     def __init__(self, run: Run, say: Callable[[str], None]) -> None:
         self._lease = Lease(open_storage(run.store), run.driver, say) if run.config.store else None
-        self._use = Use(run.staging, run.driver)
-        self._heart = Heart(self._beat, self._end)
+        self._use = StagedFilesInUse(run.staging, run.driver)
+        self._heart = Heartbeat(self._beat, self._end)
 
     def start(self) -> None:
         """Take the sweep for this driver.

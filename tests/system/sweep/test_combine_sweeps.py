@@ -20,8 +20,8 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 import erasure_sweep as es
+from erasure_sweep.sweep.combine_sweeps import compare_folders
 from erasure_sweep.sweep.commands import main
-from erasure_sweep.sweep.comparison import compare_folders
 from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.tracking.downloads import download_experiment
 from erasure_sweep.sweep.tracking.mlflow_store import run_url

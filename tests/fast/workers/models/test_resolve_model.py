@@ -20,7 +20,7 @@ from erasure_sweep.workers.models import staged_weights as staged
 from erasure_sweep.workers.models.bridge import process_bridge, quiet
 from erasure_sweep.workers.models.forward import LeanModel, weight_shapes
 from erasure_sweep.workers.models.logits_check import check_tokens
-from erasure_sweep.workers.models.resolution import load_model, resolve_model
+from erasure_sweep.workers.models.resolve_model import load_model, resolve_model
 from erasure_sweep.workers.models.sources import find_model_files
 from erasure_sweep.workers.models.staged_weights import content_hash
 from tests.support.models.bridges import boot_bridge
@@ -200,7 +200,7 @@ class TestStaging:
     def test_second_resolve_needs_no_transformer_lens(self, tl_directory, staging):
         first = resolve_model(str(tl_directory), staging)
         code = (
-            "import sys, pathlib; from erasure_sweep.workers.models.resolution import resolve_model, load_model\n"
+            "import sys, pathlib; from erasure_sweep.workers.models.resolve_model import resolve_model, load_model\n"
             "r = resolve_model(sys.argv[1], pathlib.Path(sys.argv[2])); load_model(r.weights)\n"
             "print(r.hash, [m for m in ('transformer_lens', 'transformers', 'datasets', 'ray') if m in sys.modules])"
         )
@@ -211,7 +211,7 @@ class TestStaging:
     def test_same_content_elsewhere_is_not_converted_again(self, tl_directory, tmp_path, staging, monkeypatch):
         first = resolve_model(str(tl_directory), staging)
         moved = tl_directory.rename(tmp_path / "moved")
-        monkeypatch.setattr("erasure_sweep.workers.models.resolution.convert", None)
+        monkeypatch.setattr("erasure_sweep.workers.models.resolve_model.convert", None)
         second = resolve_model(str(moved), staging)
         assert (second.name, second.hash, second.weights) == ("moved", first.hash, first.weights)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from erasure_sweep.workers.corpora import resolution as corpora
+from erasure_sweep.workers.corpora import resolve_corpus as corpora
 from erasure_sweep.workers.corpora.hub_sets import parse_hub_corpus
-from erasure_sweep.workers.corpora.resolution import load_tokens
+from erasure_sweep.workers.corpora.resolve_corpus import load_tokens
 from erasure_sweep.workers.corpora.text_files import find_files
 from erasure_sweep.workers.errors import DataError, SweepError, UsageError
 from tests.support.corpus_requests import (
@@ -177,7 +177,7 @@ class TestFewerThanAsked:
 def test_local_corpora_need_neither_torch_nor_datasets() -> None:
     """The command line offers corpora by name, and must answer at once."""
     script = (
-        "import sys, erasure_sweep.workers.corpora.resolution\n"
+        "import sys, erasure_sweep.workers.corpora.resolve_corpus\n"
         "print(sorted({'torch', 'datasets', 'transformers'} & set(sys.modules)))"
     )
     root = Path(corpora.__file__).parents[1]

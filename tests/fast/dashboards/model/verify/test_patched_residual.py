@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from erasure_sweep.dashboards.model.verify.patched_states import BANDS, patched_states, plot_states
+from erasure_sweep.dashboards.model.verify.patched_residual import BANDS, patched_states, plot_states
 from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.tables.facts.verified import VerifiedGroup
 from erasure_sweep.workers.tables.sweep_folder import ModelTables

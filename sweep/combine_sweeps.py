@@ -17,7 +17,7 @@ from erasure_sweep.dashboards.html.links import Home
 from erasure_sweep.dashboards.pages import write_comparison
 from erasure_sweep.dashboards.wording import of_sweep
 from erasure_sweep.sweep.run_folder import MODEL_PAGE
-from erasure_sweep.workers.corpora.resolution import OWN
+from erasure_sweep.workers.corpora.resolve_corpus import OWN
 from erasure_sweep.workers.errors import DataError, SweepError, UsageError
 from erasure_sweep.workers.manifest import Manifest, ManifestConfig, ManifestHead
 from erasure_sweep.workers.tables import SCHEMA_VERSION
@@ -28,7 +28,7 @@ _PROTOCOL = ("prompts", "seq_len", "positions", "corpus", "seed", "dtype", "tau"
 _MADE_WITH = ("device_type", "version", "git_commit", "schema_version")
 
 
-class Compared(NamedTuple):
+class ComparedModels(NamedTuple):
     """The finished models of several sweeps, under names that tell them apart."""
 
     models: list[ModelTables]
@@ -73,7 +73,7 @@ def compare_folders(folders: list[Path], to: Path) -> list[str]:
     return compared.left_out
 
 
-def gather(folders: list[Path], page_folder: Path) -> Compared:
+def gather(folders: list[Path], page_folder: Path) -> ComparedModels:
     """The finished models of several sweeps' folders, each once; ``page_folder`` is where their page is to stand.
 
     Raises:
@@ -91,7 +91,7 @@ def gather(folders: list[Path], page_folder: Path) -> Compared:
     if not models:
         raise UsageError(f"no model is finished of sweep {', '.join(labels)}: `erasure-sweep run` goes on with it")
     named = {model.about.name: homes[id(model.tables)] for model in models}
-    return Compared(models, _together(sweeps), named, left_out)
+    return ComparedModels(models, _together(sweeps), named, left_out)
 
 
 def _read(path: Path) -> _Folder:

@@ -22,6 +22,7 @@ import numpy as np
 from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.measures.measure import DerivedTable, Setting
 from erasure_sweep.workers.measures.scan.dla import EFFECTS
+from erasure_sweep.workers.measures.scan.eraser_rule import takes_away
 from erasure_sweep.workers.tables.columns import Columns
 
 LEDGER = ("written", "remaining", "reinforced", "opposed")
@@ -37,7 +38,7 @@ class WriterTables(NamedTuple):
     lines: Columns
 
 
-class Reading(NamedTuple):
+class ErasureByReading(NamedTuple):
     """What later heads do to a writer because they read it."""
 
     erased: float
@@ -52,10 +53,10 @@ class Reading(NamedTuple):
     dla_slope: float
 
 
-NO_READING = Reading(np.nan, np.nan, "", "", np.nan, np.nan, np.nan)
+NO_READING = ErasureByReading(np.nan, np.nan, "", "", np.nan, np.nan, np.nan)
 
 
-class Writers(DerivedTable):
+class WritersTable(DerivedTable):
     """One row for each writer."""
 
     stage, name = "scan", "writers"
@@ -115,7 +116,7 @@ def _ledgers(layout: Layout, writers: list[WriterTables], column: str) -> Column
     return dict(zip(LEDGER, np.array(values, dtype=np.float64).T, strict=True))
 
 
-def _reading(writer: WriterTables, tau: float) -> Reading:
+def _reading(writer: WriterTables, tau: float) -> ErasureByReading:
     """What a writer's later heads do; ``NO_READING`` where there is none, or the writer writes nothing."""
     pairs, labels = writer.pairs, writer.pairs["eraser"]
     if len(labels) == 0 or writer.states["n"][0] == 0:
@@ -123,14 +124,14 @@ def _reading(writer: WriterTables, tau: float) -> Reading:
     later = labels.tolist().index("later")
     # Behind `later` stand the groups that the user named: one of a single head is called as that head is.
     heads = np.array([row < later and label.startswith("L") for row, label in enumerate(labels)])
-    erases = heads & (pairs["v_composed_median"] <= -tau) & (pairs["v_composed_q75"] < 0)
+    erases = heads & takes_away(pairs["v_composed_median"], pairs["v_composed_q75"], tau)
     row_of = {label: row for row, label in enumerate(writer.components["component"])}
     full = [row_of[label] for label in labels[heads]]
     opposes = np.zeros(len(labels), dtype=bool)
-    opposes[heads] = (writer.components["median"][full] <= -tau) & (writer.components["q75"][full] < 0)
+    opposes[heads] = takes_away(writer.components["median"][full], writer.components["q75"][full], tau)
     opposed = -writer.components["beta"][[row_of[label] for label in labels[erases]]].sum()
     line = len(EFFECTS) * later + EFFECTS.index("v_composition")
-    return Reading(
+    return ErasureByReading(
         erased=-pairs["beta"][later],
         erased_centred=-pairs["beta_centred"][later],
         erasers="+".join(labels[erases]),

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from erasure_sweep.sweep.choose_executor import MeasuringPlace
 from erasure_sweep.sweep.config import build_config
-from erasure_sweep.sweep.placement import Room
 from erasure_sweep.workers.records import Resolved
 
 GIB = 2**30
@@ -33,7 +33,7 @@ def model(weights_gib: float, seq_len: int = 256, n_layers: int = 4, d_model: in
 
 
 def share(of: Resolved, device: str = "cuda", **config: Any) -> float:
-    return Room(build_config({"models": ["m"], **config}), device, None).gpus_for(of)
+    return MeasuringPlace(build_config({"models": ["m"], **config}), device, None).gpus_for(of)
 
 
 @pytest.mark.parametrize(
