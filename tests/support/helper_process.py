@@ -26,5 +26,5 @@ def lending(background: HelperProcess) -> Iterator[None]:
     """Runs in this process use this helper in place of one of their own."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (driver, estimate):
-            patch.setattr(module, "Background", lambda: _Lent(background))
+            patch.setattr(module, "HelperProcess", lambda: _Lent(background))
         yield
