@@ -45,8 +45,9 @@ def measure(config: SweepConfig, *, fresh: bool, dry_run: bool) -> None:
     progress = reporter(console)
     this_run = Run.of(config, fresh)
     try:
+        driver = SweepDriver(this_run, progress)  # a store that is none is refused before OUT is made
         with _logging_to(this_run.folder):
-            outcome = SweepDriver(this_run, progress).measure()
+            outcome = driver.measure()
     finally:
         progress.close()
     print_outcome(config, outcome)

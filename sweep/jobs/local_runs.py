@@ -48,12 +48,19 @@ def stop(out: Path) -> None:
     if not driver.is_here:
         raise SweepError(f"the run in {out} is working on {driver.host} (process {driver.pid}): stop it there")
     _end(driver, folder)
-    manifest = folder.read_manifest()
-    states = Counter(entry.state for entry in manifest.models) if manifest else Counter()
-    came_to = ", ".join(f"{n} {state}" for state, n in sorted(states.items())) or "nothing was measured yet"
     click.echo(
-        f"the run in {out} ({driver.where}) has ended: {came_to}; the same `erasure-sweep run` goes on from there"
+        f"the run in {out} ({driver.where}) has ended: {_came_to(folder)}; the same `erasure-sweep run` goes on from there"
     )
+
+
+def _came_to(folder: RunFolder) -> str:
+    """How far the models are; the run has ended whether its manifest can be read or not."""
+    try:
+        manifest = folder.read_manifest()
+    except SweepError as error:
+        return str(error)
+    states = Counter(entry.state for entry in manifest.models) if manifest else Counter()
+    return ", ".join(f"{n} {state}" for state, n in sorted(states.items())) or "nothing was measured yet"
 
 
 def _end(driver: DriverProcess, folder: RunFolder) -> None:

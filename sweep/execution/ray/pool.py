@@ -109,10 +109,13 @@ class WorkerPool:
                 worker.ask()
 
     def _end_unplaced(self) -> None:
-        """Where nodes left, end absent workers that have no place any more, all but one, unless they were asked for."""
-        absent = sorted((worker for worker in self if worker.absent), key=lambda worker: -worker.share)
-        while absent and not self._asks and len(self) > 1 and self._taken(self) > 1:
-            self.end(absent.pop(), "there is no room for it any more")
+        """Where nodes left, end workers that have found no place for long, all but one, unless they were asked for.
+
+        One that only takes its time to start is none of them: it would be started again at once.
+        """
+        stuck = sorted((worker for worker in self if self._is_stuck(worker)), key=lambda worker: -worker.share)
+        while stuck and not self._asks and len(self) > 1 and self._taken(self) > 1:
+            self.end(stuck.pop(), "there is no room for it any more")
 
     def _end_needless(self, waiting: Mapping[float, int]) -> None:
         """End workers that wait for room which nothing waits for any more: a cluster might start machines for them."""

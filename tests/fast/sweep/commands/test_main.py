@@ -267,3 +267,13 @@ def test_a_thread_that_hangs_does_not_keep_an_interrupted_command():
     done = in_a_process("import threading\n" + script)
     assert done.returncode == 130, done.stderr
     assert done.stderr.strip() == "erasure-sweep: interrupted; the same command goes on from here"
+
+
+def test_a_store_that_is_none_is_refused_before_anything_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "out"
+    arguments = ["run", "--model", "toy-gelu-1l", "--workers", "0", "--out", str(out), "--store", "nosuchproto://x"]
+    with pytest.raises(SystemExit) as ended:
+        main.main(arguments)
+    assert ended.value.code == 2
+    assert "nosuchproto" in capsys.readouterr().err
+    assert not out.exists()

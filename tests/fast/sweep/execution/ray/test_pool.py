@@ -194,6 +194,21 @@ def test_a_worker_that_finds_no_whole_gpu_keeps_no_room_from_others(stage: Stage
     assert stage.shares()[0] == 1.0
 
 
+def test_workers_that_take_their_time_to_start_are_not_ended_for_one_without_a_place(stage: Stage):
+    """A whole GPU is waited for while quarters lie on both: the quarters that are just starting stay."""
+    stage.set(("a", 16, 1), ("b", 16, 1))
+    stage.scale(quarter=2)
+    stage.answer("a", "b")
+    stage.work("worker-0", "worker-1")
+    for _ in range(6):
+        stage.scale(whole=1, quarter=9)
+    starting = [worker.name for worker in stage.pool if worker.share == 0.25 and worker.absent]
+    assert starting
+    stage.scale(whole=1, quarter=9)
+    assert not set(starting) & set(stage.ended)
+    assert stage.shares().count(0.25) == 8
+
+
 def test_nodes_that_join_are_used(stage: Stage):
     stage.set(("a", 1, 0))
     stage.scale(cpu=5)
@@ -212,6 +227,7 @@ def test_where_nodes_left_workers_without_a_place_go_but_not_those_asked_for(sta
         stage.work("worker-0")
         stage.cluster.nodes = stage.cluster.nodes[:1]
         stage.scale(cpu=9)
+        stage.scale(11.0, cpu=9)
         assert len(stage.pool) == left
         assert stage.pool["worker-0"].present
 
