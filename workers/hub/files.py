@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from erasure_sweep.workers.errors import DataError
-from erasure_sweep.workers.hub.refusals import HubRequest, hub_errors, no_room, not_a_hub, transfer_errors
+from erasure_sweep.workers.hub.refusals import HubRequest, broke_off, hub_errors, no_room, not_a_hub, transfer_errors
+
+log = logging.getLogger(__name__)
 
 PROBE_TIMEOUT_S = 10.0
 
@@ -28,6 +30,7 @@ PROBE_TIMEOUT_S = 10.0
 class RemoteFile(NamedTuple):
     """A file as the hub describes it."""
 
+    commit: str
     etag: str
     """sha256 of a large file, git's hash of a small one; on a mirror it may be something else, which is not checked."""
     size: int | None
@@ -140,21 +143,28 @@ def _ask(request: HubRequest, file: str) -> RemoteFile:
     commit, etag = metadata.commit_hash or "", metadata.etag or ""
     if not re.fullmatch(r"\w+", commit) or not re.fullmatch(r"\w[\w.-]*", etag):
         raise not_a_hub(request)
-    return RemoteFile(etag, metadata.size)
+    return RemoteFile(commit, etag, metadata.size)
 
 
 def _download(request: HubRequest, file: str, remote: RemoteFile) -> Path:
     """Let huggingface_hub put a file into its cache, and see that it is what the hub says."""
     from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.file_download import repo_folder_name
 
     cache = Path(constants.HF_HUB_CACHE)
-    with transfer_errors(request, cache), quiet_hub():
+    with transfer_errors(request, cache):
         cache.mkdir(parents=True, exist_ok=True)
-        held = any(cache.glob(f"*/blobs/{remote.etag}"))
+        held = (cache / repo_folder_name(repo_id=request.repo, repo_type="model") / "blobs" / remote.etag).exists()
         # huggingface_hub would only warn, and fill the disk
         if remote.size is not None and not held and shutil.disk_usage(cache).free < remote.size:
             raise no_room(request, cache, remote.size)
-        path = Path(hf_hub_download(request.repo, file, revision=request.revision, etag_timeout=PROBE_TIMEOUT_S))
+        log.info("fetching %s (%s)", request, "unknown size" if remote.size is None else f"{remote.size / 1e6:.1f} MB")
+        with quiet_hub():
+            path = Path(hf_hub_download(request.repo, file, revision=request.revision, etag_timeout=PROBE_TIMEOUT_S))
+    # By name, so that the name is found in the cache offline. What it leads to may be another commit's by now: a branch
+    # that moved, or the cache's own where the hub fell silent. That file is not the one asked about, and stays.
+    if remote.commit not in path.parts:
+        raise broke_off(request, f"the hub was to give commit {remote.commit[:12]} and the cache has another")
     actual = content_hash(path, remote.etag)
     if actual is not None and actual != remote.etag:
         path.resolve().unlink()  # the blob, to which the snapshot's file leads where there are symbolic links

@@ -140,7 +140,8 @@ def _refusal(request: HubRequest, error: Exception) -> DataError:
         errors.OfflineModeIsEnabled: f"{request} is not in the Hugging Face cache and HF_HUB_OFFLINE is set: {remedy}",
     }
     for kind, message in meanings.items():
-        if isinstance(error, kind):
+        # the hub that fell silent before the cache had the file is one of these, and no answer
+        if isinstance(error, kind) and not isinstance(error, errors.LocalEntryNotFoundError):
             return DataError(message)
     if isinstance(error, errors.HfHubHTTPError):
         return DataError(f"{hub} answers {error.response.status_code} for {request}: try later, or {remedy}")

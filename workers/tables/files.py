@@ -107,6 +107,9 @@ def _as_array(table: Table, column: Column, values: npt.ArrayLike) -> pa.Array:
     # None alone has a type of its own, and strings come with short offsets
     if pa.types.is_null(array.type) or (column.type == "text" and pa.types.is_string(array.type)):
         array = array.cast(ARROW[column.type])
+    # numbers that all happen to be whole, and single precision: nothing is lost
+    if column.type == "number" and (pa.types.is_integer(array.type) or pa.types.is_float32(array.type)):
+        array = array.cast(pa.float64())
     if array.type != ARROW[column.type]:
         raise DeclarationError(f"{where} is {array.type}, declared is {column.type} ({ARROW[column.type]})")
     if array.null_count and not column.nullable:

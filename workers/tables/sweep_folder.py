@@ -73,5 +73,7 @@ def read_manifest(path: Path) -> Manifest:
         return Manifest.model_validate_json(content)
     except FileNotFoundError:
         raise DataError(f"{path} is missing: {path.parent} is not the folder of a finished sweep") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
         raise DataError(f"{path} is damaged: run the sweep again, finished shards are kept") from error

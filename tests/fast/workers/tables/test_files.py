@@ -75,8 +75,11 @@ class TestChecks:
         [
             ({"beta": None}, "table tiny: column beta is missing"),
             ({"gamma": np.zeros(2)}, "table tiny: column gamma is not declared"),
-            ({"beta": np.array([1, 2])}, r"column beta is int64, declared is number \(double\)"),
-            ({"beta": np.zeros(2, dtype=np.float32)}, r"column beta is float, declared is number \(double\)"),
+            (
+                {"beta": np.array(["1", "2"], dtype=object)},
+                r"column beta is (large_)?string, declared is number \(double\)",
+            ),
+            ({"beta": np.array([True, False])}, r"column beta is bool, declared is number \(double\)"),
             ({"n": np.array([1.0, 2.0])}, r"column n is double, declared is whole number \(int64\)"),
             ({"n": np.array([1, None], dtype=object)}, "column n lacks 1 of 2 values and is not declared nullable"),
             ({"word": np.array([None, None], dtype=object)}, "column word lacks 2 of 2 values"),
@@ -158,3 +161,10 @@ class TestReading:
         with pytest.raises(DataError, match=r"writers\.parquet is damaged") as caught:
             read_tables(tmp_path)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("values", [np.array([1, 2]), np.array([0.5, np.nan], dtype=np.float32)])
+def test_numbers_that_happen_to_be_whole_or_of_single_precision_are_numbers(values: np.ndarray):
+    table = as_arrow(TINY, columns(beta=values))
+    assert table["beta"].type == pa.float64()
+    np.testing.assert_array_equal(table["beta"].to_numpy(), values.astype(np.float64))

@@ -16,7 +16,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from erasure_sweep.workers.hub.files import content_hash, hub_file
+from erasure_sweep.workers.errors import DataError
+from erasure_sweep.workers.hub.files import RemoteFile, content_hash, hub_file
 from tests.support.paths import ROOT
 from tests.support.servers.hub import etag, refused_soon, run_environment
 from tests.support.waiting import wait_until
@@ -210,6 +211,15 @@ class TestCache:
         repo.revisions["step100"] = {WEIGHTS: CONTENT}
         assert fetch().parent != fetch(revision="step100").parent
         assert hub.served[REPO, WEIGHTS] == (len(CONTENT), 1)
+
+    def test_a_branch_that_moves_between_the_questions_costs_no_file(self, cache, repo, monkeypatch):
+        """What the cache has of an older commit stays, and is not called damaged."""
+        path = fetch()
+        newer = RemoteFile("f" * 40, etag(WEIGHTS, b"newer"), 5)
+        monkeypatch.setattr("erasure_sweep.workers.hub.files._ask", lambda request, file: newer)
+        with pytest.raises(DataError, match="broke off: run again"):
+            fetch(refresh=True)
+        assert path.read_bytes() == CONTENT
 
     def test_a_pointer_that_leads_nowhere(self, cache, repo):
         fetch().resolve().unlink()
