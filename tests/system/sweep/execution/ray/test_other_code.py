@@ -80,7 +80,8 @@ def test_namesakes_where_a_run_is_started_are_not_imported(trial: Trial, monkeyp
         plant_namesakes(folder)
     monkeypatch.chdir(current)
     monkeypatch.setattr(sys, "argv", [str(scripts / "study.py")])
-    monkeypatch.setattr(sys, "path", [*sys.path, str(scripts)])
+    # Without the empty entry of a `python -c`, which is the current folder of this process, not of its workers.
+    monkeypatch.setattr(sys, "path", [*filter(None, sys.path), str(scripts)])
     found = es.run(trial.config("beside", workers=1))
     assert found.keys() == expected.keys()
     for name, table in expected.items():
