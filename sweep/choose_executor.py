@@ -9,8 +9,8 @@ from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.estimate import worker_memory
 from erasure_sweep.sweep.execution.executor import Executor, LocalExecutor
 from erasure_sweep.sweep.execution.helper_process import HelperProcess
+from erasure_sweep.sweep.execution.ray.cluster import RayCluster, connect, environment_address
 from erasure_sweep.sweep.execution.ray.executor import RayExecutor
-from erasure_sweep.sweep.execution.ray.session import RayCluster, connect, environment_address
 from erasure_sweep.sweep.helper_tasks import has_gpu
 from erasure_sweep.workers.errors import UsageError
 from erasure_sweep.workers.records import Resolved, SharedStore

@@ -116,9 +116,9 @@ class ScanMerge(NamedTuple):
 
 def finish_scan(request: ScanMerge) -> tuple[Target, ...]:
     """Merge a model's scan, write its tables, and say what to verify."""
-    from erasure_sweep.sweep import merging
+    from erasure_sweep.sweep import finish_model
 
-    return merging.finish_scan(request)
+    return finish_model.finish_scan(request)
 
 
 class PlaceSearch(NamedTuple):
@@ -134,9 +134,9 @@ class PlaceSearch(NamedTuple):
 
 def find_places(request: PlaceSearch) -> tuple[Place, ...]:
     """Where the verified writers have their highest attributions."""
-    from erasure_sweep.sweep import merging
+    from erasure_sweep.sweep import finish_model
 
-    return merging.find_places(request)
+    return finish_model.find_places(request)
 
 
 class VerifyMerge(NamedTuple):
@@ -156,9 +156,9 @@ class VerifyMerge(NamedTuple):
 
 def finish_verify(request: VerifyMerge) -> None:
     """Merge what verify measured of a model and write its tables."""
-    from erasure_sweep.sweep import merging
+    from erasure_sweep.sweep import finish_model
 
-    merging.finish_verify(request)
+    finish_model.finish_verify(request)
 
 
 class PageRequest(NamedTuple):
@@ -171,13 +171,13 @@ class PageRequest(NamedTuple):
 
 def write_page(request: PageRequest) -> None:
     """Write a model's page from its tables, and beside it the figures that are pages of their own."""
-    from erasure_sweep.sweep import merging
+    from erasure_sweep.sweep import finish_model
 
-    merging.write_page(request)
+    finish_model.write_page(request)
 
 
 def compare_models(out: Path) -> None:
     """Write the page that puts all finished models of an OUT side by side."""
-    from erasure_sweep.sweep import merging
+    from erasure_sweep.sweep import finish_model
 
-    merging.compare_models(out)
+    finish_model.compare_models(out)

@@ -16,8 +16,8 @@ from typing import Any
 
 from erasure_sweep.sweep.execution.executor import IdleWorker, ShardFate, ShardReport
 from erasure_sweep.sweep.execution.ray.actor import shard_worker_actor
+from erasure_sweep.sweep.execution.ray.cluster import RayCluster
 from erasure_sweep.sweep.execution.ray.pool import WorkerPool
-from erasure_sweep.sweep.execution.ray.session import RayCluster
 from erasure_sweep.sweep.execution.ray.worker_handle import LostShard, PingResult, WorkerHandle, first_line
 from erasure_sweep.workers.errors import SweepError
 from erasure_sweep.workers.records import ShardTask, SharedStore

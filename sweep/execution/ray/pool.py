@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from fractions import Fraction
 from typing import Any, Protocol
 
-from erasure_sweep.sweep.execution.ray.session import ClusterNode
+from erasure_sweep.sweep.execution.ray.cluster import ClusterNode
 from erasure_sweep.sweep.execution.ray.worker_handle import LostShard, WorkerHandle
 
 log = logging.getLogger(__name__)

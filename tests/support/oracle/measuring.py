@@ -12,9 +12,9 @@ from erasure_sweep.workers.corpora.token_texts import TokenTexts
 from erasure_sweep.workers.measures import stages
 from erasure_sweep.workers.measures.interventions.verified_prompt import writers_of
 from erasure_sweep.workers.measures.measure import Block, Setting
-from erasure_sweep.workers.measures.merge_states import merge_states, stage_tables
 from erasure_sweep.workers.measures.registry import measures
 from erasure_sweep.workers.measures.scan.products import ProductReader
+from erasure_sweep.workers.measures.states_to_tables import merge_states, stage_tables
 from erasure_sweep.workers.measures.verify.high_places import found_places
 from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.records import (

@@ -11,8 +11,8 @@ import ray
 from ray import exceptions
 
 from erasure_sweep.sweep.execution.executor import ShardFate, ShardReport
+from erasure_sweep.sweep.execution.ray.cluster import ClusterNode
 from erasure_sweep.sweep.execution.ray.executor import NODE_GONE_S, RayExecutor
-from erasure_sweep.sweep.execution.ray.session import ClusterNode
 from erasure_sweep.workers.errors import SweepError
 from erasure_sweep.workers.records import ScanOptions, ScanWork, ShardResult, ShardTask, WorkerProcess, WriterBlock
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from erasure_sweep.sweep.execution.ray.cluster import ClusterNode
 from erasure_sweep.sweep.execution.ray.pool import WorkerPool
-from erasure_sweep.sweep.execution.ray.session import ClusterNode
 from erasure_sweep.sweep.execution.ray.worker_handle import WorkerHandle
 from erasure_sweep.workers.records import WorkerProcess
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from erasure_sweep.sweep.execution.executor import Executor
+from erasure_sweep.sweep.execution.ray.cluster import connect
 from erasure_sweep.sweep.execution.ray.executor import RayExecutor
-from erasure_sweep.sweep.execution.ray.session import connect
 from erasure_sweep.workers.errors import SweepError
 from tests.support.executor_contract import ExecutorContract, task
 

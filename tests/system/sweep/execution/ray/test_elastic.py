@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 
 from erasure_sweep.sweep.execution.executor import ShardFate
+from erasure_sweep.sweep.execution.ray.cluster import connect
 from erasure_sweep.sweep.execution.ray.executor import RayExecutor
-from erasure_sweep.sweep.execution.ray.session import connect
 from erasure_sweep.sweep.execution.shard_queue import ShardQueue
 from erasure_sweep.workers.errors import SweepError
 from erasure_sweep.workers.records import ScanOptions, ScanWork, ShardResult, ShardTask, WorkerProcess, WriterBlock

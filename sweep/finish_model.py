@@ -17,7 +17,7 @@ from erasure_sweep.sweep.helper_tasks import PageRequest, PlaceSearch, ScanMerge
 from erasure_sweep.sweep.run_folder import RunFolder
 from erasure_sweep.workers.corpora.token_texts import TokenTexts
 from erasure_sweep.workers.measures.measure import Block, Setting
-from erasure_sweep.workers.measures.merge_states import merge_states, stage_tables
+from erasure_sweep.workers.measures.states_to_tables import merge_states, stage_tables
 from erasure_sweep.workers.measures.verify.high_places import HighPlaces, found_places
 from erasure_sweep.workers.measures.verify.targets import choose_targets
 from erasure_sweep.workers.models.forward import LeanModel

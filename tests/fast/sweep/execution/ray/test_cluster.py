@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import ray
 
-from erasure_sweep.sweep.execution.ray.session import GONE_S, ClusterNode, RayCluster
+from erasure_sweep.sweep.execution.ray.cluster import GONE_S, ClusterNode, RayCluster
 from erasure_sweep.workers.errors import SweepError
 
 
@@ -19,9 +19,9 @@ def node(name: str, alive: bool = True, **resources: float) -> dict[str, Any]:
 class Stage:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.nodes = 1000.0, [node("own", CPU=2.0), node("far", CPU=4.0, GPU=2.0)]
-        monkeypatch.setattr("erasure_sweep.sweep.execution.ray.session._own_node", lambda: "own")
+        monkeypatch.setattr("erasure_sweep.sweep.execution.ray.cluster._own_node", lambda: "own")
         monkeypatch.setattr(
-            "erasure_sweep.sweep.execution.ray.session.time", SimpleNamespace(monotonic=lambda: self.now)
+            "erasure_sweep.sweep.execution.ray.cluster.time", SimpleNamespace(monotonic=lambda: self.now)
         )
         monkeypatch.setattr(ray, "nodes", lambda: self.nodes)
         self.cluster = RayCluster(False, "10.0.0.1:6379")
