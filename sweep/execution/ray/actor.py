@@ -30,12 +30,13 @@ def shard_worker_actor() -> Any:
             import socket
             import sys
 
-            for folder in launch_folders:
-                if folder in sys.path:
-                    sys.path.remove(folder)
-                    sys.path.append(folder)
+            # Away until the package is imported: an editable install is looked for after every folder of the path.
+            folders = [folder for folder in launch_folders if folder in sys.path]
+            for folder in folders:
+                sys.path.remove(folder)
             from erasure_sweep.workers.code_identity import code_identity
 
+            sys.path.extend(folders)
             own = code_identity()
             if own.hash != driver_hash:
                 raise ImportError(

@@ -63,9 +63,12 @@ def copy_package(parent: Path) -> Path:
     return copy
 
 
-def plant_namesakes(folder: Path) -> None:
+PACKAGES = ("sweep", "workers", "dashboards", "torch")
+
+
+def plant_namesakes(folder: Path, *packages: str) -> None:
     """What may lie in the folder in which a run is started: another checkout, and files that fail when they are imported."""
-    for name in ("sweep", "workers", "dashboards", "torch", "erasure_sweep"):
+    for name in packages:
         (folder / name).mkdir(parents=True)
         (folder / name / "__init__.py").write_text(f"raise RuntimeError('{name} of the current folder')\n")
     for name in ("workers.py", "sweep.py", "yaml.py", "safetensors.py"):
@@ -76,8 +79,8 @@ def test_namesakes_where_a_run_is_started_are_not_imported(trial: Trial, monkeyp
     """Neither from the current folder nor from the folder of the script: Ray puts both first on its workers' path."""
     expected = es.run(trial.config("alone", workers=0))
     current, scripts = trial.root / "current", trial.root / "scripts"
-    for folder in (current, scripts):
-        plant_namesakes(folder)
+    plant_namesakes(current, *PACKAGES, "erasure_sweep")
+    plant_namesakes(scripts, *PACKAGES)  # beside an `erasure_sweep` a script would import that itself
     monkeypatch.chdir(current)
     monkeypatch.setattr(sys, "argv", [str(scripts / "study.py")])
     # Without the empty entry of a `python -c`, which is the current folder of this process, not of its workers.
