@@ -31,9 +31,8 @@ def shard_worker_actor() -> Any:
             import sys
 
             # Away until the package is imported: an editable install is looked for after every folder of the path.
-            folders = [folder for folder in launch_folders if folder in sys.path]
-            for folder in folders:
-                sys.path.remove(folder)
+            folders = [folder for folder in sys.path if folder in launch_folders]
+            sys.path[:] = [folder for folder in sys.path if folder not in launch_folders]
             from erasure_sweep.workers.code_identity import code_identity
 
             sys.path.extend(folders)
