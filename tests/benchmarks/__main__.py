@@ -22,6 +22,7 @@ from tests.benchmarks.report import machine_info, tables, write_json
 from tests.benchmarks.scan import measure_scans
 from tests.benchmarks.settings import Settings, full_settings, quick_settings
 from tests.benchmarks.shards import measure_shards
+from tests.benchmarks.startup import measure_startup
 from tests.benchmarks.timing import Row
 from tests.benchmarks.verify import measure_verify
 
@@ -34,6 +35,7 @@ SUBJECTS: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "shards": measure_shards,
     "positions": measure_positions,
     "pages": measure_pages,
+    "startup": measure_startup,
 }
 
 
