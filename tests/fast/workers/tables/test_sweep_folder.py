@@ -78,3 +78,8 @@ class TestReadOut:
     def test_a_folder_without_manifest_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"manifest\.json is missing"):
             read_out(tmp_path)
+
+    def test_a_manifest_that_cannot_be_read_is_not_called_damaged(self, tmp_path: Path) -> None:
+        (tmp_path / "manifest.json").mkdir()
+        with pytest.raises(DataError, match=r"manifest\.json cannot be read \(Is a directory\)"):
+            read_out(tmp_path)
