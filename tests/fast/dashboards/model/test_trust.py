@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import pandas as pd
 import pytest
 from markupsafe import Markup
 
@@ -14,33 +11,7 @@ from erasure_sweep.dashboards.model.trust import badge, trust_line, trust_table
 from erasure_sweep.dashboards.model.view import ModelView
 from erasure_sweep.workers.tables.facts.trust import WORDS, is_settled
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
-from tests.support.fakes.tables import fake_model, model_tables
-
-NAMED = ("L1H0", "L2H1")
-
-
-@pytest.fixture(scope="module")
-def model() -> ModelTables:
-    """Eight prompts of twelve tokens in two blocks; of L0H1 a named group, and what the rule finds."""
-    return fake_model("m", 3, 3, seed=3, n_tokens=96, d_model=40, zero=("L1H1",), verify=True, groups={"L0H1": NAMED})
-
-
-@pytest.fixture(scope="module")
-def block() -> ModelTables:
-    """Two prompts, one block: no intervals and no verdicts."""
-    return fake_model("one", 2, 2, seed=2, n_tokens=24, d_model=16, verify=True, tokenizer=False)
-
-
-def only(table: pd.DataFrame, **keys: Any) -> pd.Series:
-    """The one row with these keys."""
-    wanted = np.logical_and.reduce([table[name] == value for name, value in keys.items()])
-    assert wanted.sum() == 1
-    return table[wanted].iloc[0]
-
-
-def tables_of(**rows: list[dict[str, Any]]) -> ModelTables:
-    """A model with these rows alone."""
-    return model_tables({}, {name: pd.DataFrame(found) for name, found in rows.items()})
+from tests.support.fakes.verified_models import only, tables_of
 
 
 class TestTrust:

@@ -2,39 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
-import pytest
 
 from erasure_sweep.dashboards.model.verify.adversarial import adversarial_places, plot_places
 from erasure_sweep.dashboards.model.verify.adversarial_prompts import adversarial_table
 from erasure_sweep.dashboards.model.verify.prompt_words import by_construction, tail_words, token_words
 from erasure_sweep.dashboards.model.view import ModelView
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
-from tests.support.fakes.tables import fake_model, model_tables
-
-NAMED = ("L1H0", "L2H1")
-
-
-@pytest.fixture(scope="module")
-def model() -> ModelTables:
-    """Eight prompts of twelve tokens in two blocks; of L0H1 a named group, and what the rule finds."""
-    return fake_model("m", 3, 3, seed=3, n_tokens=96, d_model=40, zero=("L1H1",), verify=True, groups={"L0H1": NAMED})
-
-
-@pytest.fixture(scope="module")
-def block() -> ModelTables:
-    """Two prompts, one block: no intervals and no verdicts."""
-    return fake_model("one", 2, 2, seed=2, n_tokens=24, d_model=16, verify=True, tokenizer=False)
-
-
-def only(table: pd.DataFrame, **keys: Any) -> pd.Series:
-    """The one row with these keys."""
-    wanted = np.logical_and.reduce([table[name] == value for name, value in keys.items()])
-    assert wanted.sum() == 1
-    return table[wanted].iloc[0]
+from tests.support.fakes.tables import model_tables
+from tests.support.fakes.verified_models import only
 
 
 class TestAdversarial:

@@ -22,20 +22,6 @@ from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.tables import fake_model, model_tables
 from tests.support.fakes.views import verify_cards
 
-NAMED = ("L1H0", "L2H1")
-
-
-@pytest.fixture(scope="module")
-def model() -> ModelTables:
-    """Eight prompts of twelve tokens in two blocks; of L0H1 a named group, and what the rule finds."""
-    return fake_model("m", 3, 3, seed=3, n_tokens=96, d_model=40, zero=("L1H1",), verify=True, groups={"L0H1": NAMED})
-
-
-@pytest.fixture(scope="module")
-def block() -> ModelTables:
-    """Two prompts, one block: no intervals and no verdicts."""
-    return fake_model("one", 2, 2, seed=2, n_tokens=24, d_model=16, verify=True, tokenizer=False)
-
 
 def _content(part: Part) -> Any:
     """What a part shows; nothing where it only says that there is none."""

@@ -2,40 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import pandas as pd
 import pytest
 
 from erasure_sweep.dashboards.model.verify.patched_residual import BANDS, patched_states, plot_states
 from erasure_sweep.workers.labels import Layout
-from erasure_sweep.workers.tables.facts.verified import VerifiedGroup
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
-from tests.support.fakes.tables import fake_model
-
-NAMED = ("L1H0", "L2H1")
-
-
-def group_of(writer: str, label: str) -> VerifiedGroup:
-    """A group whose heads stand in their order in the stream."""
-    return VerifiedGroup(writer, label, tuple(label.split("+")))
-
-
-GROUP = group_of("L0H1", "L1H0+L2H1")
-
-
-@pytest.fixture(scope="module")
-def model() -> ModelTables:
-    """Eight prompts of twelve tokens in two blocks; of L0H1 a named group, and what the rule finds."""
-    return fake_model("m", 3, 3, seed=3, n_tokens=96, d_model=40, zero=("L1H1",), verify=True, groups={"L0H1": NAMED})
-
-
-def only(table: pd.DataFrame, **keys: Any) -> pd.Series:
-    """The one row with these keys."""
-    wanted = np.logical_and.reduce([table[name] == value for name, value in keys.items()])
-    assert wanted.sum() == 1
-    return table[wanted].iloc[0]
+from tests.support.fakes.verified_models import GROUP, group_of, only
 
 
 class TestStates:

@@ -5,42 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from erasure_sweep.dashboards.grids import dla_of
 from erasure_sweep.dashboards.model.verified import first_head, pair_name, verdict_line
 from erasure_sweep.dashboards.model.verify.verdicts import verdict_list
-from erasure_sweep.workers.tables.facts.verified import VerifiedGroup, verdict_of, verified_groups, was_verified
+from erasure_sweep.workers.tables.facts.verified import verdict_of, verified_groups, was_verified
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.tables import fake_model, model_tables
-
-NAMED = ("L1H0", "L2H1")
-
-
-def group_of(writer: str, label: str) -> VerifiedGroup:
-    """A group whose heads stand in their order in the stream."""
-    return VerifiedGroup(writer, label, tuple(label.split("+")))
-
-
-GROUP = group_of("L0H1", "L1H0+L2H1")
-
-
-@pytest.fixture(scope="module")
-def model() -> ModelTables:
-    """Eight prompts of twelve tokens in two blocks; of L0H1 a named group, and what the rule finds."""
-    return fake_model("m", 3, 3, seed=3, n_tokens=96, d_model=40, zero=("L1H1",), verify=True, groups={"L0H1": NAMED})
-
-
-@pytest.fixture(scope="module")
-def block() -> ModelTables:
-    """Two prompts, one block: no intervals and no verdicts."""
-    return fake_model("one", 2, 2, seed=2, n_tokens=24, d_model=16, verify=True, tokenizer=False)
-
-
-def tables_of(**rows: list[dict[str, Any]]) -> ModelTables:
-    """A model with these rows alone."""
-    return model_tables({}, {name: pd.DataFrame(found) for name, found in rows.items()})
+from tests.support.fakes.verified_models import GROUP, group_of, tables_of
 
 
 class TestTargets:
