@@ -31,7 +31,7 @@ help:
 	@echo "make services PostgreSQL, S3 and MLflow's server with basic auth, on loopback until Ctrl-C, for runs to log to"
 	@echo "make check    linters, type checker, tests with coverage"
 	@echo "make lint     linters and type checker alone"
-	@echo "make docs     docs/tables.md anew, from the declarations of the tables"
+	@echo "make docs     docs/tables.md anew, from the declarations of the tables, and docs/situations.md, from its tests"
 	@echo "make bench    speed and memory beside plain forward passes, printed and saved as JSON (ARGS=--quick: in minutes)"
 	@echo "make soak     the nightly tests: long trials, and further seeds of other tests"
 	@echo "Each sets up .venv first if need be. ARGS=\"…\" is passed on, PYTHON=… names the Python to use."
@@ -63,8 +63,9 @@ lint: dev
 check: lint
 	$(PYTEST) --cov --cov-report=term-missing:skip-covered $(ARGS)
 
-docs: runtime
+docs: dev
 	@mkdir -p build && $(BIN) -m erasure_sweep.workers.tables.reference > build/tables.md && mv build/tables.md docs/tables.md
+	@$(BIN) -m tests.support.situations_page > build/situations.md && mv build/situations.md docs/situations.md
 
 bench: dev
 	@$(BIN) -m tests.benchmarks $(ARGS)

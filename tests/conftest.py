@@ -4,7 +4,8 @@ Shapes and types of ``workers`` are checked while testing, by jaxtyping's pytest
 that tests start, Ray's workers among them, are not checked.
 
 Tiers are folders: ``fast`` (no Ray, no server, no browser), ``numeric`` (against the oracle), ``system`` (Ray, MLflow, a
-browser, stand-ins for services) and ``nightly``, which ``make test`` leaves out, as it does further seeds of other tests.
+browser, stand-ins for services), ``situations`` (what users have met, a test each) and ``nightly``, which ``make test``
+leaves out, as it does further seeds of other tests.
 
 Under xdist, tests that share something expensive run in one process: those of the group ``ray``, because two clusters
 would starve each other, and each other file of system tests, because of its servers and browsers.
@@ -26,7 +27,7 @@ from typing import Any, NoReturn
 import pytest
 
 CHROMIUM = Path("/usr/bin/chromium")
-SYSTEM = Path(__file__).parent / "system"
+SYSTEM = [Path(__file__).parent / "system", Path(__file__).parent / "situations"]
 NIGHTLY = Path(__file__).parent / "nightly"
 
 QUIET = {
@@ -63,7 +64,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if NIGHTLY in item.path.parents:
             item.add_marker(pytest.mark.nightly)
-        if SYSTEM in item.path.parents and not item.get_closest_marker("xdist_group"):
+        if any(folder in item.path.parents for folder in SYSTEM) and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 

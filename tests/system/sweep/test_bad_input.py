@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +35,6 @@ Build = Callable[[Path], Any]
 
 CLOSED = "http://127.0.0.1:9"
 """The discard port: nothing listens there."""
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    bench = Bench(tmp_path_factory.mktemp("bad-input"))
-    yield bench
-    bench.close()
 
 
 def test_a_run_that_goes_well_says_nothing_on_stderr(measured: Ran):

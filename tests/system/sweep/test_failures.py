@@ -27,13 +27,6 @@ from tests.support.models.random_models import write_tl_directory
 from tests.support.waiting import wait_until
 
 
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    bench = Bench(tmp_path_factory.mktemp("failures"))
-    yield bench
-    bench.close()
-
-
 def log_of(ran: Ran) -> str:
     return (ran.out / "run.log").read_text()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 
@@ -24,13 +24,6 @@ GONE = 2**22 + 1
 """No process has this number: Linux gives none beyond."""
 MONTH = timedelta(days=30)
 ALL = timedelta(0)
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    bench = Bench(tmp_path_factory.mktemp("clean"))
-    yield bench
-    bench.close()
 
 
 class TestWhatIsRefused:

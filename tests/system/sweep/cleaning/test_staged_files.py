@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,13 +17,6 @@ from erasure_sweep.workers.errors import SweepError
 from tests.support.bad_input import Bench, Ran, assert_finished
 from tests.support.models.random_models import write_tl_directory
 from tests.system.sweep.cleaning.test_clean import ALL, GONE, LONG_AGO, MONTH
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    bench = Bench(tmp_path_factory.mktemp("staged"))
-    yield bench
-    bench.close()
 
 
 class TestStaged:

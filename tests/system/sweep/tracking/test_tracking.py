@@ -19,7 +19,7 @@ import pytest
 from erasure_sweep.sweep.tracking import ui_server as ui
 from erasure_sweep.sweep.tracking.saved_view import runs_page
 from erasure_sweep.sweep.tracking.tracker import ModelResults, Tracker, TrackingError
-from erasure_sweep.sweep.tracking.ui_server import is_healthy, serve
+from erasure_sweep.sweep.tracking.ui_server import serve
 from erasure_sweep.workers.errors import DataError, SweepError, UsageError
 from erasure_sweep.workers.manifest import Manifest, ManifestConfig
 from tests.support.fakes.tables import write_frame
@@ -404,7 +404,7 @@ class TestPages:
         with said.open("w") as out:  # from another folder than the store's: artifacts are found all the same
             ui = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=out, stderr=out, env=environment)
         try:
-            wait_until(lambda: is_healthy("127.0.0.1", port), ui)
+            wait_until(lambda: "Ctrl-C ends it" in said.read_text(), ui)
             assert "<html" in get(f"http://127.0.0.1:{port}/")
             query = urlencode({"run_uuid": child_id, "path": "index.html"})
             assert get(f"http://127.0.0.1:{port}/get-artifact?{query}") == "<h1>drawn here</h1>"
