@@ -39,6 +39,7 @@ from erasure_sweep.workers.errors import DataError, UsageError, nearest
 from erasure_sweep.workers.fingerprint import fingerprint
 from erasure_sweep.workers.models.catalog import find_entry
 from erasure_sweep.workers.models.tokenizer import BOS_TOKEN, Tokenizer, load_tokenizer
+from erasure_sweep.workers.storage.lfs_pointer import refuse_pointer
 
 __all__ = [
     "BOS_TOKEN",
@@ -149,6 +150,7 @@ def find_corpus(name: str) -> Corpus:
 
     Raises:
         UsageError: there is none; the nearest known names are offered.
+        DataError: a file is a pointer of Git LFS.
     """
     if name == OWN:
         raise UsageError(
@@ -165,6 +167,7 @@ def find_corpus(name: str) -> Corpus:
         return parse_hub_corpus(name)
     path = Path(name).expanduser()
     if path.suffix.lower() == ".npy" and path.is_file():
+        refuse_pointer(path)
         return ArrayCorpus(path)
     if path.is_file() or path.is_dir():
         return find_files(path)

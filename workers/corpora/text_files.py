@@ -32,6 +32,7 @@ from erasure_sweep.workers.corpora.sampling import (
 )
 from erasure_sweep.workers.errors import DataError, UsageError
 from erasure_sweep.workers.models.tokenizer import Tokenizer
+from erasure_sweep.workers.storage.lfs_pointer import refuse_pointer
 
 _PROSE = (".txt", ".text", ".md", ".rst", ".tex", ".html", ".xml", ".csv", ".tsv", ".yaml", ".yml", ".toml")
 _CODE = (
@@ -133,15 +134,19 @@ def find_files(path: Path) -> FileCorpus:
 
     Raises:
         UsageError: the folder holds none.
+        DataError: a file is a pointer of Git LFS.
     """
     root = str(path.resolve())
     if path.is_file():
+        refuse_pointer(path)
         return FileCorpus([CorpusFile(path.name, path)], root)
     read = TEXT_SUFFIXES | ROW_SUFFIXES
     found = sorted((p.relative_to(path).as_posix(), p) for p in _walk(path, set()) if p.suffix.lower() in read)
     visible = [CorpusFile(*file) for file in found if not any(part.startswith(".") for part in Path(file[0]).parts)]
     if not visible:
         raise UsageError(f"folder {path} holds no text: give files in .txt, .md, .py and the like, .jsonl or .parquet")
+    for file in visible:
+        refuse_pointer(file.path)
     return FileCorpus(visible, root)
 
 

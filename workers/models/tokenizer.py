@@ -17,6 +17,7 @@ from erasure_sweep.workers.errors import DataError, UsageError
 from erasure_sweep.workers.fingerprint import fingerprint
 from erasure_sweep.workers.hub.files import hub_file, list_files
 from erasure_sweep.workers.models.known_names import files_hash, recall_tokenizer, remember_tokenizer, write_whole
+from erasure_sweep.workers.storage.lfs_pointer import refuse_pointer
 
 if TYPE_CHECKING:
     import tokenizers
@@ -157,6 +158,7 @@ def stage_tokenizer(source: str, staging: Path, refresh: bool = False) -> str:
 def _from_json(path: Path, folder: Path, source: str) -> Tokenizer:
     from tokenizers import Tokenizer as Backend
 
+    refuse_pointer(path)
     try:
         backend = Backend.from_file(str(path))
     except Exception as error:  # the library raises plain Exception for every kind of damage
@@ -170,6 +172,7 @@ def _special_tokens(paths: Iterable[Path]) -> dict[str, str]:
     for path in paths:
         if not path.is_file():
             continue
+        refuse_pointer(path)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -227,6 +230,8 @@ def _fetch(repo: str, revision: str) -> Path:
 def _from_transformers(source: str, folder: Path) -> _FastTokenizer:
     from transformers import AutoTokenizer
 
+    for name in (*_SPECIAL_TOKEN_FILES, *_SLOW_EXTRAS, *_SLOW_FILES):
+        refuse_pointer(folder / name)
     try:
         loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and what its converters raise
