@@ -19,9 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from erasure_sweep.workers.errors import UsageError, nearest
 from erasure_sweep.workers.models.catalog import find_entry
 from erasure_sweep.workers.records import Group, VerifyRequest
-
-RESULTS_VERSION = 5
-"""Raised by hand whenever the same shard would give another result, or keep it in another way."""
+from erasure_sweep.workers.version import RESULTS_VERSION
 
 PRESETS = resources.files("erasure_sweep.sweep") / "presets"
 

@@ -86,7 +86,7 @@ class SweepDriver:
     def __init__(self, run: Run, reporter: Reporter) -> None:
         self._run = run
         self._reporter = reporter
-        self._store = ShardStore(open_storage(run.store))
+        self._store = ShardStore(open_storage(run.store), reporter.say)
         self._queue = ShardQueue(run.config.attempts)
         self._models: dict[str, _Model] = {}
         self._unbegun: deque[_Model] = deque()

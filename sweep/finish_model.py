@@ -23,7 +23,7 @@ from erasure_sweep.workers.measures.verify.targets import choose_targets
 from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.models.resolve_model import load_model
 from erasure_sweep.workers.records import AdversarialWork, GroupWork, Place, ScanWork, State, Target, TrustWork, Work
-from erasure_sweep.workers.storage.shard_storage import Storage, open_storage
+from erasure_sweep.workers.storage.shard_storage import Storage, open_storage, shard_of
 from erasure_sweep.workers.storage.states import decode_state
 from erasure_sweep.workers.storage.whole_file import write_error
 from erasure_sweep.workers.tables.columns import Columns
@@ -44,7 +44,8 @@ def finish_scan(request: ScanMerge) -> tuple[Target, ...]:
 def find_places(request: PlaceSearch) -> tuple[Place, ...]:
     """Where the verified writers have their highest attributions, from the shards of the substage ``group``."""
     with open_storage(request.store).local(request.keys) as paths:
-        return found_places(_of_measure(paths, HighPlaces.name), request.targets, request.n_places)
+        states = _of_measure(request.keys, paths, HighPlaces.name)
+        return found_places(states, request.targets, request.n_places)
 
 
 def finish_verify(request: VerifyMerge) -> None:
@@ -87,12 +88,13 @@ def _merged(
     for work, keys in blocks:
         block = Block(model, work)
         with storage.local(keys) as paths:
-            merged = merge_states(stage, block, partial(_of_measure, paths))
+            merged = merge_states(stage, block, partial(_of_measure, keys, paths))
         yield block, merged
 
 
-def _of_measure(paths: list[Path], measure: str) -> Iterator[State]:
-    return (decode_state(path.read_bytes(), measure) for path in paths)
+def _of_measure(keys: list[str], paths: list[Path], measure: str) -> Iterator[State]:
+    for key, path in zip(keys, paths, strict=True):
+        yield decode_state(path.read_bytes(), shard_of(key), measure)
 
 
 def compare_models(out: Path) -> None:

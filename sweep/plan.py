@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from erasure_sweep.sweep.config import RESULTS_VERSION, SweepConfig
+from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.workers.fingerprint import fingerprint
 from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.measures.statistics.sketch_bins import N_BINS, count_bytes
@@ -33,6 +33,7 @@ from erasure_sweep.workers.records import (
     Work,
     WriterBlock,
 )
+from erasure_sweep.workers.version import RESULTS_VERSION
 
 STATE_BYTES = 512 * 2**20
 """Budget for the dense state of one shard."""

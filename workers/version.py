@@ -1,3 +1,6 @@
-"""The version of the package, for everything that writes it down."""
+"""The version of the package and that of its results, for everything that writes them down."""
 
 VERSION = "0.2.0"
+
+RESULTS_VERSION = 6
+"""Raised by hand whenever the same shard would give another result, or keep it in another way."""

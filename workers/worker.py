@@ -52,7 +52,7 @@ class ShardWorker:
         batch = min(task.batch, self._fits.get(kind, task.batch))
         while True:
             try:
-                return ShardResult(task.id, encode_states(measure_shard(model, task, prompts, batch)), batch)
+                return ShardResult(task.id, encode_states(measure_shard(model, task, prompts, batch), task.id), batch)
             except torch.cuda.OutOfMemoryError:
                 torch.cuda.empty_cache()
                 if batch == 1:

@@ -1,14 +1,15 @@
 """Finished shards: a shard counts once its state stands in the store, and a resumed sweep goes on from what does.
 
-A state is whole there or absent, and carries a checksum: a torn or altered one is found, named in the log, removed and
-measured again. What a sweep finds when it begins is listed once; from then on only its own driver and workers put and remove.
+A state is whole there or absent, and carries a checksum that covers its shard's id: a torn, altered or exchanged one is
+found, named in the log, removed and measured again. What a sweep finds when it begins is listed once; from then on only its
+own driver and workers put and remove.
 """
 
 from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from erasure_sweep.workers.records import ScanWork, ShardTask, SharedStore, TrustWork, WriterBlock
@@ -52,10 +53,11 @@ class ShardStore:
 
     Args:
         storage: of this sweep alone; nothing is asked of it before it is used.
+        say: tells people a line.
     """
 
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
+    def __init__(self, storage: Storage, say: Callable[[str], None] = log.info) -> None:
+        self._storage, self._say = storage, say
         self._listed: dict[str, int] | None = None
 
     @property
@@ -91,16 +93,21 @@ class ShardStore:
         sizes = self._sizes()
         found = {key: shard_id for shard_id in shard_ids if (key := state_key(shard_id)) in sizes}
         whole: set[str] = set()
+        damaged: list[str] = []
         for batch in _batches(found, sizes):
-            states = self._storage.get_many(batch)
-            whole |= {found[key] for key, state in states.items() if is_whole(state)}
-            self._remove_damaged([found[key] for key in states if found[key] not in whole])
+            for key, state in self._storage.get_many(batch).items():
+                (whole.add if is_whole(state, found[key]) else damaged.append)(found[key])
+        self._remove_damaged(damaged)
         return whole
 
     def _remove_damaged(self, shard_ids: list[str]) -> None:
-        for shard_id in shard_ids:
-            where = f"{self.address}/{state_key(shard_id)}"
+        if not shard_ids:
+            return
+        places = [f"{self.address}/{state_key(shard_id)}" for shard_id in shard_ids]
+        for shard_id, where in zip(shard_ids, places, strict=True):
             log.warning("shard %s: %s is damaged and is measured again", shard_id, where)
+        others = f" and {len(places) - 1} more are" if len(places) > 1 else " is"
+        self._say(f"{places[0]}{others} damaged or another shard's: measured again")
         self.discard(shard_ids)
 
     def discard(self, shard_ids: Iterable[str]) -> None:

@@ -33,11 +33,11 @@ class NoOpWorker(RemoteShardWorker):
         import numpy as np
 
         noise = np.random.default_rng(0).integers(0, 256, STATE_BYTES, dtype=np.uint8)  # which does not compress
-        self._state = encode_states({"noop": {"noise": noise}})
+        self._states = {"noop": {"noise": noise}}
         super().__init__(threads)
 
     def measure(self, task: ShardTask, weights: bytes | None = None, tokens: bytes | None = None) -> ShardResult:
-        return ShardResult(task.id, self._state, task.batch)
+        return ShardResult(task.id, encode_states(self._states, task.id), task.batch)
 
 
 def noop_worker() -> Any:

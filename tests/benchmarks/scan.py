@@ -71,7 +71,7 @@ class Scan:
 
     def finish(self) -> bytes:
         """The shard's state as a worker returns it."""
-        return encode_states({name: accumulator.export() for name, accumulator in self.accumulators.items()})
+        return encode_states({name: each.export() for name, each in self.accumulators.items()}, "scan")
 
 
 def measure_scans(settings: Settings) -> Iterator[Row]:

@@ -170,6 +170,11 @@ def state_key(shard_id: str) -> str:
     return f"{shard_id[:2]}/{shard_id}.state"
 
 
+def shard_of(key: str) -> str:
+    """The shard whose state stands there."""
+    return key.rpartition("/")[2].removesuffix(".state")
+
+
 def joined(address: str, *parts: str) -> str:
     """The address of something below another."""
     return "/".join((address.rstrip("/"), *parts)) if address.strip("/") else "/" + "/".join(parts)

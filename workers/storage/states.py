@@ -1,12 +1,17 @@
 """Shard states as bytes: what a worker returns, the store keeps and a merge reads.
 
-A state is a checksum (BLAKE2b, 16 bytes) followed by a compressed NumPy archive of the arrays of every measure, named
-``measure/array``. It holds no objects, so nothing is unpickled; a torn or altered file fails its checksum.
+A state is sealed: a line that names the version of the results, a checksum (BLAKE2b, 16 bytes), then a compressed NumPy
+archive of the arrays of every measure, named ``measure/array``. The checksum covers the version, the shard's id and the
+archive, so that a state under another shard's name is noticed as well as one that is torn or altered. It holds no objects,
+so nothing is unpickled.
 """
 
 from __future__ import annotations
 
 import io
+import re
+import zipfile
+import zlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -14,49 +19,49 @@ import numpy as np
 from erasure_sweep.workers.errors import DataError
 from erasure_sweep.workers.fingerprint import FINGERPRINT_BYTES, digest
 from erasure_sweep.workers.records import State
+from erasure_sweep.workers.version import RESULTS_VERSION
+
+_HEAD = f"erasure-sweep state {RESULTS_VERSION}\n".encode()
+_ANY_HEAD = re.compile(rb"erasure-sweep state (\d{1,9})\n")
+_PAYLOAD = len(_HEAD) + FINGERPRINT_BYTES
 
 
-def encode_states(states: Mapping[str, State]) -> bytes:
-    """Bytes of the states of all measures of one shard."""
+def encode_states(states: Mapping[str, State], shard_id: str) -> bytes:
+    """Sealed bytes of the states of all measures of one shard."""
     arrays = {f"{measure}/{name}": array for measure, state in states.items() for name, array in state.items()}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     payload = buffer.getvalue()
-    return digest([payload]) + payload
+    return _HEAD + digest([_HEAD, shard_id, payload]) + payload
 
 
-def is_whole(encoded: bytes) -> bool:
-    """Whether the bytes are as they were encoded."""
-    payload = memoryview(encoded)[FINGERPRINT_BYTES:]
-    return len(payload) > 0 and digest([payload]) == encoded[:FINGERPRINT_BYTES]
+def is_whole(sealed: bytes, shard_id: str) -> bool:
+    """Whether the bytes are as they were sealed, and this shard's."""
+    payload = memoryview(sealed)[_PAYLOAD:]
+    if len(payload) == 0 or not sealed.startswith(_HEAD):
+        return False
+    return digest([_HEAD, shard_id, payload]) == sealed[len(_HEAD) : _PAYLOAD]
 
 
-def decode_states(encoded: bytes) -> dict[str, State]:
-    """The states of all measures of one shard.
-
-    Raises:
-        DataError: the bytes are damaged.
-    """
-    states: dict[str, State] = {}
-    for name, array in _read(encoded).items():
-        measure, _, key = name.partition("/")
-        states.setdefault(measure, {})[key] = array
-    return states
+def sealed_version(sealed: bytes) -> int | None:
+    """The version of the results that the bytes name; ``None`` where they name none, as versions before 6 did not."""
+    head = _ANY_HEAD.match(sealed)
+    return int(head[1]) if head else None
 
 
-def decode_state(encoded: bytes, measure: str) -> State:
+def decode_state(sealed: bytes, shard_id: str, measure: str) -> State:
     """The state of one measure.
 
     Raises:
-        DataError: the bytes are damaged.
+        DataError: the bytes are damaged, or another shard's.
     """
+    if not is_whole(sealed, shard_id):
+        raise DataError(f"the stored shard {shard_id} is damaged: run again, and it is measured anew")
     prefix = f"{measure}/"
-    return {name.removeprefix(prefix): array for name, array in _read(encoded, prefix).items()}
-
-
-def _read(encoded: bytes, prefix: str = "") -> State:
-    """The arrays whose names begin so."""
-    if not is_whole(encoded):
-        raise DataError("a stored shard is damaged: run again, and it is measured anew")
-    with np.load(io.BytesIO(encoded[FINGERPRINT_BYTES:]), allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files if name.startswith(prefix)}
+    try:
+        with np.load(io.BytesIO(memoryview(sealed)[_PAYLOAD:]), allow_pickle=False) as archive:
+            return {name.removeprefix(prefix): archive[name] for name in archive.files if name.startswith(prefix)}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"the stored shard {shard_id} is sealed and holds no arrays ({error}): measure it anew with --fresh"
+        ) from error

@@ -62,8 +62,11 @@ def test_that_decide_what_is_drawn():
 
 
 def test_of_states():
-    encoded = encode_states({"dla": {"sums": np.arange(3.0)}})
-    assert encoded[:16] == blake2b(encoded[16:], digest_size=16).digest()
+    """The shard's id is in what is hashed, and stands nowhere beside it."""
+    sealed = encode_states({"dla": {"sums": np.arange(3.0)}}, "ab" * 16)
+    head, rest = sealed[:22], sealed[22:]
+    assert head == b"erasure-sweep state 6\n"
+    assert rest[:16] == blake2b(head + b"ab" * 16 + rest[16:], digest_size=16).digest()
 
 
 def test_pieces_are_one_text():

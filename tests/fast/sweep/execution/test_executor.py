@@ -70,5 +70,5 @@ def test_out_of_gpu_memory_halves_the_batch(task: ShardTask, monkeypatch: pytest
     assert outcome.fate is ShardFate.MEASURED and outcome.result is not None and whole.result is not None
     assert batches == [4, 2, 1, 1, 1, 1]
     assert outcome.result.batch == 1
-    states = [decode_state(result.state, "projection") for result in (outcome.result, whole.result)]
+    states = [decode_state(result.state, task.id, "projection") for result in (outcome.result, whole.result)]
     np.testing.assert_allclose(states[0]["comoment"], states[1]["comoment"], rtol=1e-4, atol=1e-4)

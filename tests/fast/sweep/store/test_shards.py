@@ -16,7 +16,8 @@ from erasure_sweep.workers import worker as actor
 from erasure_sweep.workers.errors import DataError
 from erasure_sweep.workers.records import ShardResult, ShardTask, SharedStore, TrustWork, WriterBlock
 from erasure_sweep.workers.storage.shard_storage import FolderStorage, Storage, StorageError, find_shared, open_storage
-from erasure_sweep.workers.storage.states import decode_state, encode_states, is_whole
+from erasure_sweep.workers.storage.states import decode_state, encode_states, is_whole, sealed_version
+from erasure_sweep.workers.version import RESULTS_VERSION
 from erasure_sweep.workers.worker import RemoteShardWorker, ShardWorker
 
 ID, OTHER = "ab" * 16, "cd" * 16
@@ -26,8 +27,8 @@ STATE = {"counts": np.arange(500, dtype=np.uint32), "n": np.array(3)}
 
 
 def test_states_come_back_as_they_went() -> None:
-    encoded = encode_states({"projection": STATE, "other": {"x": np.zeros(2)}})
-    back = decode_state(encoded, "projection")
+    encoded = encode_states({"projection": STATE, "other": {"x": np.zeros(2)}}, ID)
+    back = decode_state(encoded, ID, "projection")
     assert set(back) == set(STATE)
     assert all(np.array_equal(back[name], STATE[name]) and back[name].dtype == STATE[name].dtype for name in STATE)
 
@@ -35,24 +36,55 @@ def test_states_come_back_as_they_went() -> None:
 def test_objects_are_never_unpickled() -> None:
     objects = np.array([{"a": 1}], dtype=object)
     with pytest.raises(ValueError, match="allow_pickle"):
-        encode_states({"m": {"x": objects}})
+        encode_states({"m": {"x": objects}}, ID)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **{"m/x": objects})
     payload = buffer.getvalue()
-    with pytest.raises(ValueError, match="allow_pickle"):
-        decode_state(blake2b(payload, digest_size=16).digest() + payload, "m")
+    with pytest.raises(DataError, match="allow_pickle"):
+        decode_state(sealed(payload), ID, "m")
 
 
-DAMAGES = [lambda b: b[:-1], lambda b: b[:8], lambda b: b"", lambda b: b[:40] + b"x" + b[41:]]
+def sealed(payload: bytes) -> bytes:
+    """Any bytes with a seal that is right."""
+    head = f"erasure-sweep state {RESULTS_VERSION}\n".encode()
+    return head + blake2b(head + ID.encode() + payload, digest_size=16).digest() + payload
+
+
+def test_sealed_bytes_that_hold_no_arrays_are_named():
+    for payload in (b"x", b"PK\x03\x04 no archive", b"\x93NUMPY"):
+        assert is_whole(sealed(payload), ID)
+        with pytest.raises(DataError, match=f"{ID} is sealed and holds no arrays .*--fresh"):
+            decode_state(sealed(payload), ID, "m")
+
+
+def test_the_version_that_bytes_name():
+    encoded = encode_states({"m": {"x": np.zeros(1)}}, ID)
+    assert sealed_version(encoded) == RESULTS_VERSION
+    assert sealed_version(b"erasure-sweep state 99\n...") == 99
+    assert sealed_version(b"") is None and sealed_version(b"\x00" * 100) is None
+
+
+def test_the_state_of_another_version_is_not_whole():
+    encoded = encode_states({"m": {"x": np.zeros(1)}}, ID)
+    assert not is_whole(encoded.replace(b"state 6\n", b"state 7\n"), ID)
+
+
+DAMAGES = [
+    lambda b: b[:-1],
+    lambda b: b[:8],
+    lambda b: b"",
+    lambda b: b[:60] + b"x" + b[61:],
+    lambda b: encode_states({"projection": STATE}, OTHER),
+]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_torn_and_altered_states_are_noticed(damage):
-    encoded = encode_states({"projection": STATE})
+    encoded = encode_states({"projection": STATE}, ID)
     damaged = damage(encoded)
-    assert is_whole(encoded) and not is_whole(damaged)
-    with pytest.raises(DataError):
-        decode_state(damaged, "projection")
+    assert is_whole(encoded, ID) and not is_whole(damaged, ID)
+    with pytest.raises(DataError, match=f"the stored shard {ID} is damaged: run again"):
+        decode_state(damaged, ID, "projection")
 
 
 @pytest.fixture(params=["folder", "memory"])
@@ -62,12 +94,14 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_shards_are_named_removed_and_not_finished(damage, storage: Storage, caplog: pytest.LogCaptureFixture):
-    encoded = encode_states({"projection": STATE})
+    encoded, said = encode_states({"projection": STATE}, ID), []
     ShardStore(storage).put(ID, encoded)
-    ShardStore(storage).put(OTHER, encoded)
-    assert ShardStore(storage).finished([ID, OTHER]) == {ID, OTHER}
+    ShardStore(storage).put(OTHER, encode_states({"projection": STATE}, OTHER))
+    assert ShardStore(storage, said.append).finished([ID, OTHER]) == {ID, OTHER}
     storage.put(KEY, damage(encoded))
-    assert ShardStore(storage).finished([ID, OTHER]) == {OTHER}
+    assert said == []
+    assert ShardStore(storage, said.append).finished([ID, OTHER]) == {OTHER}
+    assert said == [f"{storage.address}/{KEY} is damaged or another shard's: measured again"]
     assert storage.get(KEY) is None
     assert f"shard {ID}: {storage.address}/{KEY} is damaged and is measured again" in caplog.text
 
@@ -75,7 +109,7 @@ def test_damaged_shards_are_named_removed_and_not_finished(damage, storage: Stor
 def test_a_shard_counts_once_it_is_put(storage: Storage):
     store = ShardStore(storage)
     assert store.finished([ID]) == set()
-    store.put(ID, encode_states({"projection": STATE}))
+    store.put(ID, encode_states({"projection": STATE}, ID))
     assert store.finished([ID, OTHER]) == {ID}
     assert keys_in(storage) == {KEY}
     store.discard([ID, OTHER])
@@ -86,7 +120,7 @@ def test_a_shard_counts_once_it_is_put(storage: Storage):
 def test_what_a_worker_has_put_counts_as_well(storage: Storage):
     store = ShardStore(storage)
     assert store.finished([ID, OTHER]) == set()
-    storage.put(KEY, encode_states({"projection": STATE}))
+    storage.put(KEY, encode_states({"projection": STATE}, ID))
     store.put(ID, None)
     assert store.finished([ID, OTHER]) == {ID}
     store.discard([ID])
@@ -104,7 +138,7 @@ def test_other_objects_in_the_store_are_left_alone(storage: Storage):
 
 def test_no_more_is_read_at_a_time_than_memory_holds(storage: Storage, monkeypatch: pytest.MonkeyPatch):
     ids = [f"{i:032x}" for i in range(20)]
-    states = {shard_id: encode_states({"m": {"x": np.full(50 + i, i)}}) for i, shard_id in enumerate(ids)}
+    states = {shard_id: encode_states({"m": {"x": np.full(50 + i, i)}}, shard_id) for i, shard_id in enumerate(ids)}
     for shard_id, state in states.items():
         ShardStore(storage).put(shard_id, state)
     monkeypatch.setattr("erasure_sweep.sweep.store.shards.BATCH_BYTES", 1000)
