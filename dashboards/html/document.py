@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 from markupsafe import Markup
+from plotly.io.json import to_json_plotly
 from plotly.offline import get_plotlyjs
 
 from erasure_sweep.dashboards.html.links import Home
@@ -118,9 +119,9 @@ def _figures_json(figures: dict[str, go.Figure]) -> Markup:
     entries = []
     for key, figure in figures.items():
         # the page holds both templates once; a copy in every figure would be most of its size
-        bare = go.Figure(figure)
-        bare.layout.template = None
-        entries.append(f"{json.dumps(key)}:{bare.to_json(validate=False)}")
+        bare = figure.to_dict()
+        bare["layout"].pop("template", None)
+        entries.append(f"{json.dumps(key)}:{to_json_plotly(bare)}")
     return _for_script("{" + ",".join(entries) + "}")
 
 
