@@ -17,11 +17,13 @@ scale: the difference of normalized inputs is mixed, for every writer.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional
 
@@ -51,9 +53,12 @@ class PairRows:
         self.labels = writers.labels(layout)
         self.n_layers, self.n_heads = layout.n_layers, layout.n_heads
         self.first_layer = [layer_of(label) + 1 for label in self.labels]
-        self.groups = [[group for group in groups if group.writer == label] for label in self.labels]
-        sizes = [rows_of_writer(layout, label, groups) for label in self.labels]
-        self.start = [sum(sizes[:index]) for index in range(len(sizes) + 1)]
+        self.groups: list[list[Group]] = [[] for _ in self.labels]
+        for group in groups:
+            if group.writer in self.labels:
+                self.groups[self.labels.index(group.writer)].append(group)
+        sizes = (rows_of_writer(layout, label, own) for label, own in zip(self.labels, self.groups, strict=True))
+        self.start = [0, *accumulate(sizes)]
 
     def __len__(self) -> int:
         return self.start[-1]
@@ -87,15 +92,41 @@ class PairRows:
                 members = [self.head(writer, label) for label in group.erasers]
                 values[self.later(writer) + 1 + index] = values[members].sum(0)
 
-    def erasers(self, writer: int) -> list[str]:
-        """Labels of a writer's rows."""
-        first = self.first_layer[writer]
-        if first == self.n_layers:
-            return []
-        labels = []
-        for layer in range(first, self.n_layers):
-            labels += [f"L{layer}H{head}" for head in range(self.n_heads)] + [f"attn{layer}"]
-        return [*labels, "later", *(group.label for group in self.groups[writer])]
+    @cached_property
+    def writer(self) -> Int[np.ndarray, "row"]:
+        """Index in the block of each row's writer."""
+        return np.repeat(np.arange(len(self.labels)), np.diff(self.start))
+
+    @cached_property
+    def writers(self) -> Shaped[np.ndarray, "row"]:
+        """Label of each row's writer."""
+        labels: Shaped[np.ndarray, "row"] = np.array(self.labels, dtype=object)[self.writer]
+        return labels
+
+    @cached_property
+    def erasers(self) -> Shaped[np.ndarray, "row"]:
+        """Label of each row's eraser."""
+        of_layers = np.array(
+            [(*(f"L{layer}H{head}" for head in range(self.n_heads)), f"attn{layer}") for layer in range(self.n_layers)],
+            dtype=object,
+        )
+        labels = np.empty(len(self), dtype=object)
+        for writer, first in enumerate(self.first_layer):
+            if first < self.n_layers:
+                rows, later = self.of(writer), self.later(writer)
+                labels[rows.start : later] = of_layers[first:].ravel()
+                labels[later : rows.stop] = ["later", *(group.label for group in self.groups[writer])]
+        return labels
+
+    @cached_property
+    def single_heads(self) -> Bool[np.ndarray, "row"]:
+        """Which rows are single heads, each head once: a named group of one is no further head."""
+        single = np.zeros(len(self), dtype=bool)
+        of_layer = np.arange(self.n_heads + 1) < self.n_heads
+        for writer, first in enumerate(self.first_layer):
+            if first < self.n_layers:
+                single[self.start[writer] : self.later(writer)] = np.tile(of_layer, self.n_layers - first)
+        return single
 
 
 def rows_of_writer(layout: Layout, label: str, groups: Sequence[Group] = ()) -> int:

@@ -23,7 +23,7 @@ from scipy import stats
 
 from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.measures.cost import Cost, ShardSize
-from erasure_sweep.workers.measures.measure import Block, Measure, Setting, stack
+from erasure_sweep.workers.measures.measure import Block, Measure, Setting
 from erasure_sweep.workers.measures.scan.composition import PairRows
 from erasure_sweep.workers.measures.scan.products import PARTS, TERMS, TRACE, ProductReader, PromptProducts
 from erasure_sweep.workers.measures.statistics.moments import CONSTANT, MergedSizes
@@ -151,8 +151,7 @@ class Dla(Measure[ScanWork, ProductReader, PromptProducts]):
     def columns(self, block: Block[ScanWork], states: Mapping[str, State], setting: Setting) -> dict[str, Columns]:
         """Lines of all pairs."""
         rows = _rows(block)
-        lines = finish_lines(block.layout, rows, states[self.name])
-        return {"dla_correlation": stack([line_columns(rows, lines, index) for index in range(len(rows.labels))])}
+        return {"dla_correlation": line_columns(rows, finish_lines(block.layout, rows, states[self.name]))}
 
     def cost(self, size: ShardSize) -> Cost:
         """Co-moments of all terms; moments are small where they are stored."""
@@ -172,21 +171,48 @@ def lowest(sample: list[np.ndarray], size: int) -> list[np.ndarray]:
 
 def row_writers(layout: Layout, rows: PairRows) -> np.ndarray:
     """Index among the terms of each row's writer."""
-    return np.repeat([layout.term_index[label] for label in rows.labels], np.diff(rows.start))
+    terms: np.ndarray = np.array([layout.term_index[label] for label in rows.labels])[rows.writer]
+    return terms
 
 
-def _eraser_terms(layout: Layout, label: str, first_layer: int) -> list[int]:
-    """The terms whose outputs make up an eraser's full output."""
-    if label == "later":
-        return [
-            layout.term_index[f"L{la}H{h}"] for la in range(first_layer, layout.n_layers) for h in range(layout.n_heads)
-        ]
-    if "+" in label:
-        return [layout.term_index[head] for head in label.split("+")]
-    if label.startswith("attn"):
-        attention = layout.attention_slices[int(label[4:])]
-        return list(range(attention.start, attention.stop))
-    return [layout.term_index[label]]
+class ErasersInFull:
+    """The full outputs of erasers as sums of terms, each eraser once: many rows have the same one.
+
+    An eraser that is a single term needs no sum: in a large model nearly all are.
+    """
+
+    def __init__(self, layout: Layout, rows: PairRows) -> None:
+        n_terms, index = len(layout.terms), layout.term_index
+        first = np.array(rows.first_layer)[rows.writer]
+        names = np.where(rows.erasers == "later", [f"later{layer}" for layer in first], rows.erasers)
+        sums = [name for name in dict.fromkeys(names) if name not in index]
+        # BLAS adds up rows in fours, and what is over in another order: whole fours make a value's last digit its own.
+        self._sums = np.zeros((len(sums) + -len(sums) % 4, n_terms))
+        for row, name in zip(self._sums, sums, strict=False):
+            row[self._terms(layout, name)] = 1.0
+        places = index | {name: n_terms + place for place, name in enumerate(sums)}
+        self.of_row = np.array([places[name] for name in names], dtype=np.intp)
+        """Which eraser each row has: a term, or behind the terms a sum."""
+
+    @staticmethod
+    def _terms(layout: Layout, name: str) -> list[int]:
+        if name.startswith("later"):
+            heads = range(layout.n_heads)
+            return [layout.term_index[f"L{la}H{h}"] for la in range(int(name[5:]), layout.n_layers) for h in heads]
+        if name.startswith("attn"):
+            attention = layout.attention_slices[int(name[4:])]
+            return list(range(attention.start, attention.stop))
+        return [layout.term_index[head] for head in name.split("+")]
+
+    def products(self, comoment: Float[np.ndarray, "term term"]) -> tuple[np.ndarray, np.ndarray]:
+        """Co-moments of all erasers with all terms, and of each with itself."""
+        summed = self._sums @ comoment
+        squares = np.einsum("et,et->e", summed, self._sums)
+        return np.concatenate([comoment, summed]), np.concatenate([np.diag(comoment), squares])
+
+    def values(self, of_terms: Float[np.ndarray, "*point term"]) -> Float[np.ndarray, "*point eraser"]:
+        """All erasers' values, from those of the terms."""
+        return np.concatenate([of_terms, of_terms @ self._sums.T], axis=-1)
 
 
 class PairLines(NamedTuple):
@@ -206,11 +232,7 @@ class PairLines(NamedTuple):
 
 def finish_lines(layout: Layout, rows: PairRows, state: State) -> PairLines:
     """Correlations and lines from one block's merged moments; NaN where one side is constant."""
-    terms = row_writers(layout, rows)
-    erasers = np.zeros((len(rows), len(layout.terms)))
-    for writer, first in enumerate(rows.first_layer):
-        for row, label in zip(range(rows.start[writer], rows.start[writer + 1]), rows.erasers(writer), strict=True):
-            erasers[row, _eraser_terms(layout, label, first)] = 1.0
+    terms, erasers = row_writers(layout, rows), ErasersInFull(layout, rows)
     groups = [Moments(int(n), *parts) for n, *parts in zip(*(state[name] for name in Moments._fields), strict=True)]
     whole = _together(groups, terms)
     r, slope, intercept = _line(whole, terms, erasers)
@@ -221,7 +243,9 @@ def finish_lines(layout: Layout, rows: PairRows, state: State) -> PairLines:
         low, high = np.tanh(_interval(_fisher(r), _fisher(left_out[:, 0])))
         slope_low, slope_high = _interval(slope, left_out[:, 1])
     dla, parts = state["sample_dla"].astype(np.float64), state["sample_parts"].astype(np.float64)
-    spearman = np.stack([_rank_correlation(dla[:, terms], y) for y in (dla @ erasers.T, parts)])
+    ranks = centred_ranks(erasers.values(dla))
+    full, read = ranks[:, erasers.of_row], centred_ranks(parts)
+    spearman = np.stack([_rank_correlation(ranks[:, terms], y) for y in (full, read)])
     spearman = np.where(np.isnan(r), np.nan, spearman)
     return PairLines(r, slope, intercept, low, high, slope_low, slope_high, spearman, whole.n)
 
@@ -233,13 +257,13 @@ def _together(groups: list[Moments], terms: np.ndarray) -> Moments:
     return whole
 
 
-def _line(m: Moments, terms: np.ndarray, erasers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _line(m: Moments, terms: np.ndarray, erasers: ErasersInFull) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """r, slope and intercept, [effect, row]."""
     x_square, x_mean = np.diag(m.comoment)[terms], m.mean[terms]
-    full = erasers @ m.comoment
-    y_square = np.stack([np.einsum("rt,rt->r", full, erasers), m.part_square])
-    product = np.stack([full[np.arange(len(terms)), terms], m.part_product])
-    y_mean = np.stack([erasers @ m.mean, m.part_mean])
+    (products, squares), own = erasers.products(m.comoment), erasers.of_row
+    y_square = np.stack([squares[own], m.part_square])
+    product = np.stack([products[own, terms], m.part_product])
+    y_mean = np.stack([erasers.values(m.mean)[own], m.part_mean])
     scale = x_square + (x_mean**2) * m.n
     x_square = np.where(x_square > CONSTANT * scale, x_square, np.nan)
     y_square = np.where(y_square > CONSTANT * (y_square + y_mean**2 * m.n), y_square, np.nan)
@@ -265,25 +289,27 @@ CLIP = 1 - 1e-12
 """The strongest correlation whose z is taken."""
 
 
+def centred_ranks(values: Float[np.ndarray, "token column"]) -> Float[np.ndarray, "token column"]:
+    """Ranks within each column, their mean taken from them."""
+    ranks: Float[np.ndarray, "token column"] = stats.rankdata(values, axis=0)
+    return ranks - (len(values) + 1) / 2
+
+
 def _rank_correlation(x: Float[np.ndarray, "token row"], y: Float[np.ndarray, "token row"]) -> Float[np.ndarray, "row"]:
-    """Spearman's correlation, column by column."""
+    """Spearman's correlation, column by column, from centred ranks."""
     if len(x) < 2:
         return np.full(x.shape[1], np.nan)
-    ranks = [stats.rankdata(values, axis=0) for values in (x, y)]
-    x, y = (rank - rank.mean(axis=0) for rank in ranks)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray((x * y).sum(axis=0) / np.sqrt((x * x).sum(axis=0) * (y * y).sum(axis=0)))
 
 
-def line_columns(rows: PairRows, lines: PairLines, index: int) -> Columns:
-    """The ``dla_correlation`` table of one writer, both effects of each eraser in turn."""
-    mine, erasers = rows.of(index), rows.erasers(index)
+def line_columns(rows: PairRows, lines: PairLines) -> Columns:
+    """The ``dla_correlation`` table of a block, both effects of each eraser in turn."""
     columns: Columns = {
-        "writer": np.full(2 * len(erasers), rows.labels[index], dtype=object),
-        "eraser": np.repeat(np.array(erasers, dtype=object), 2),
-        "effect": np.array(EFFECTS * len(erasers), dtype=object),
+        "writer": np.repeat(rows.writers, len(EFFECTS)),
+        "eraser": np.repeat(rows.erasers, len(EFFECTS)),
+        "effect": np.tile(np.array(EFFECTS, dtype=object), len(rows)),
     }
     for name in ("r", "spearman", "slope", "intercept", "low", "high", "slope_low", "slope_high"):
-        columns[name] = getattr(lines, name)[:, mine].T.flatten()
-    same = {"n": np.full(2 * len(erasers), lines.n), "stage": np.full(2 * len(erasers), "scan", dtype=object)}
-    return columns | same
+        columns[name] = getattr(lines, name).T.flatten()
+    return columns | {"n": np.full(2 * len(rows), lines.n), "stage": np.full(2 * len(rows), "scan", dtype=object)}

@@ -21,10 +21,17 @@ from jaxtyping import Float, Int
 
 from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.measures.cost import Cost, ShardSize, counting
-from erasure_sweep.workers.measures.measure import Block, Measure, Setting, stack
+from erasure_sweep.workers.measures.measure import Block, Measure, Setting
 from erasure_sweep.workers.measures.scan.products import TERMS, TRACE, ProductReader, PromptProducts
 from erasure_sweep.workers.measures.statistics.moments import MergedSizes
-from erasure_sweep.workers.measures.statistics.quantile_sketch import SparseCounts, add_counts, count_dtype, quantiles
+from erasure_sweep.workers.measures.statistics.quantile_sketch import (
+    SketchSum,
+    SparseCounts,
+    add_counts,
+    count_dtype,
+    quantiles,
+    stored_counts,
+)
 from erasure_sweep.workers.measures.statistics.sketch_bins import N_BINS
 from erasure_sweep.workers.records import ScanOptions, ScanWork, State
 from erasure_sweep.workers.tables.columns import QUANTILES, Columns
@@ -117,11 +124,10 @@ class Statistics(NamedTuple):
 
 def finish_statistics(layout: Layout, writers: tuple[str, ...], state: State) -> Statistics:
     """Quantiles, means and pooled coefficients from one block's merged sums; NaN where a writer writes nothing."""
-    n_writers, n_rows, _ = state["counts"].shape
-    flat = quantiles(state["counts"].reshape(n_writers * n_rows, N_BINS), tuple(QUANTILES.values()))
+    flat = quantiles(stored_counts(state), tuple(QUANTILES.values()))
     n, sums, powers = state["n"], row_sums(layout), finish_powers(layout, writers, state)
     return Statistics(
-        quantiles=flat.reshape(n_writers, n_rows, -1),
+        quantiles=flat.reshape(len(writers), len(layout.rows), -1),
         mean=state["ratio_sum"] / np.where(n > 0, n, np.nan)[:, None],
         beta=powers.gram @ sums.T / powers.power[:, None],
         beta_centred=state["comoment"] @ sums.T / powers.power_centred[:, None],
@@ -141,26 +147,24 @@ class Projection(Measure[ScanWork, ProductReader, PromptProducts]):
         return ProjectionAccumulator(shard)
 
     def merge(self, block: Block[ScanWork], states: Iterable[State]) -> State:
-        """Add up states; counts become dense: [writer, row, bin]."""
+        """Add up states; a sketch for each writer and row."""
         layout, labels = block.layout, block.work.writers.labels(block.layout)
-        counts = np.zeros((len(labels), len(layout.rows), N_BINS), dtype=np.uint32)
+        counts = SketchSum(len(labels) * len(layout.rows))
         terms = [layout.term_index[label] for label in labels]
         together: State = {}
         for state in states:
-            SparseCounts(state["count_gap"], state["count"]).add_to(counts)
-            together = _add(together, state, terms) if together else state
-        return {**together, "counts": counts}
+            counts.add(state)
+            together = _add(together, state, terms) if together else {name: state[name] for name in SUMS}
+        return {**together, **counts.export()}
 
     def columns(self, block: Block[ScanWork], states: Mapping[str, State], setting: Setting) -> dict[str, Columns]:
         """Both projections, writer by writer."""
         layout, labels = block.layout, block.work.writers.labels(block.layout)
         statistics = finish_statistics(layout, labels, states[self.name])
-        parts: dict[str, list[Columns]] = {name: [] for name in self.tables}
-        for index, writer in enumerate(labels):
-            others = tuple(label for label in layout.components if label != writer)
-            for name, key, rows in zip(self.tables, ("state", "component"), (layout.states, others), strict=True):
-                parts[name].append(projection_columns(layout, statistics, index, key, rows, writer))
-        return {name: stack(columns) for name, columns in parts.items()}
+        return {
+            "residual_projection": projection_columns(layout, statistics, "state", layout.states, labels),
+            "component_projection": projection_columns(layout, statistics, "component", layout.components, labels),
+        }
 
     def sketches(self, layout: Layout, options: ScanOptions) -> list[int]:
         """One sketch for each row that is projected onto a writer."""
@@ -171,6 +175,10 @@ class Projection(Measure[ScanWork, ProductReader, PromptProducts]):
         assert isinstance(size.work, ScanWork)
         writers, options = size.work
         return counting(size, sum(self.sketches(size.layout, options)[writers.start : writers.stop]))
+
+
+SUMS = ("ratio_sum", "term_mean", "comoment", "n", "n_tokens")
+"""What a merged state keeps of the shards beside their counts."""
 
 
 def _add(a: State, b: State, terms: list[int]) -> State:
@@ -187,11 +195,13 @@ def _add(a: State, b: State, terms: list[int]) -> State:
 
 
 def projection_columns(
-    layout: Layout, statistics: Statistics, index: int, key: str, labels: tuple[str, ...], writer: str
+    layout: Layout, statistics: Statistics, key: str, labels: tuple[str, ...], writers: tuple[str, ...]
 ) -> Columns:
-    """One writer's rows of a projection table, its writer the ``index``-th of the block."""
-    rows = [layout.row_index[label] for label in labels]
-    columns: Columns = {"writer": np.full(len(rows), writer, dtype=object), key: np.array(labels, dtype=object)}
-    columns |= {name: statistics.quantiles[index, rows, i] for i, name in enumerate(QUANTILES)}
-    columns |= {name: getattr(statistics, name)[index, rows] for name in ("mean", "beta", "beta_centred")}
-    return columns | {"n": np.full(len(rows), statistics.n[index])}
+    """A projection table of a block: what is called ``labels``, onto each writer but itself."""
+    names, onto = np.array(labels, dtype=object), np.array(writers, dtype=object)
+    writer, place = np.nonzero(names != onto[:, None])
+    row = np.array([layout.row_index[label] for label in labels])[place]
+    columns: Columns = {"writer": onto[writer], key: names[place]}
+    columns |= {name: statistics.quantiles[writer, row, i] for i, name in enumerate(QUANTILES)}
+    columns |= {name: getattr(statistics, name)[writer, row] for name in ("mean", "beta", "beta_centred")}
+    return columns | {"n": statistics.n[writer]}

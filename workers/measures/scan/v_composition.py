@@ -17,18 +17,25 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.measures.cost import Cost, ShardSize, counting
-from erasure_sweep.workers.measures.measure import Block, Measure, Setting, stack
+from erasure_sweep.workers.measures.measure import Block, Measure, Setting
 from erasure_sweep.workers.measures.scan.composition import PairRows, rows_of_writer
 from erasure_sweep.workers.measures.scan.products import PARTS, TERMS, TRACE, ProductReader, PromptProducts
 from erasure_sweep.workers.measures.scan.projection import Projection, WriterPowers, finish_powers
 from erasure_sweep.workers.measures.scan.significance import ShardSpread, discoveries, p_below
 from erasure_sweep.workers.measures.statistics.moments import MergedSizes
-from erasure_sweep.workers.measures.statistics.quantile_sketch import SparseCounts, add_counts, count_dtype, quantiles
+from erasure_sweep.workers.measures.statistics.quantile_sketch import (
+    SketchSum,
+    SparseCounts,
+    add_counts,
+    count_dtype,
+    quantiles,
+    stored_counts,
+)
 from erasure_sweep.workers.measures.statistics.sketch_bins import N_BINS
 from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.records import ScanOptions, ScanWork, State
@@ -139,17 +146,17 @@ class VComposition(Measure[ScanWork, ProductReader, PromptProducts]):
         return VCompositionAccumulator(shard)
 
     def merge(self, block: Block[ScanWork], states: Iterable[State]) -> State:
-        """Add up states; counts become dense: [kind, row, bin]; of the shards' β, mean and squared deviations remain."""
+        """Add up states, a sketch for each kind and row; of the shards' β, mean and squared deviations remain."""
         rows = PairRows(block.layout, block.work.writers, block.work.options.groups)
-        counts = np.zeros((len(KINDS), len(rows), N_BINS), dtype=np.uint32)
+        counts = SketchSum(len(KINDS) * len(rows))
         spread = ShardSpread.empty(len(rows))
         together: State = {}
         for state in states:
-            SparseCounts(state["count_gap"], state["count"]).add_to(counts)
+            counts.add(state)
             spread = spread.with_shard(_betas(rows, state))
             together = _add(together, state) if together else {name: state[name] for name in SUMS}
         over_shards = {f"shard_{name}": values for name, values in spread._asdict().items()}
-        return {**together, **over_shards, "counts": counts}
+        return {**together, **over_shards, **counts.export()}
 
     def columns(self, block: Block[ScanWork], states: Mapping[str, State], setting: Setting) -> dict[str, Columns]:
         """Rows of all pairs; what is ``significant`` waits for the p-values of all blocks."""
@@ -157,8 +164,7 @@ class VComposition(Measure[ScanWork, ProductReader, PromptProducts]):
         projected = states[Projection.name]
         powers = finish_powers(block.layout, rows.labels, projected)
         pairs = finish_pairs(block.model, rows, states[self.name], powers, setting.tau)
-        columns = [pair_columns(rows, pairs, index, int(n)) for index, n in enumerate(projected["n"])]
-        return {"v_composition": stack(columns)}
+        return {"v_composition": pair_columns(rows, pairs, projected["n"])}
 
     def complete(self, tables: Mapping[str, Columns]) -> None:
         """Test all pairs of the model together."""
@@ -189,7 +195,7 @@ def _add(a: State, b: State) -> State:
 
 def _betas(rows: PairRows, state: State) -> Float[np.ndarray, "row"]:
     """One shard's pooled coefficients of the V-composed parts; NaN where its writer has no power."""
-    products, power = state["product"].copy(), np.repeat(state["power"], np.diff(rows.start))
+    products, power = state["product"].copy(), state["power"][rows.writer]
     rows.sum_heads(products)
     betas: Float[np.ndarray, "row"] = products / np.where(power > 0.0, power, np.nan)
     return betas
@@ -217,12 +223,12 @@ def finish_pairs(model: LeanModel, rows: PairRows, state: State, powers: WriterP
         powers: of the same block's writers.
         tau: how much of a writer a head has to take away before it counts as its eraser.
     """
-    flat = quantiles(state["counts"].reshape(-1, N_BINS), tuple(QUANTILES.values()))
+    flat = quantiles(stored_counts(state), tuple(QUANTILES.values()))
     plain = state["product"].copy()
     centred = plain - along(model, rows, state["mixed"], state["writer_mean"])
     for products in (centred, plain):
         rows.sum_heads(products)
-    power, power_centred = (np.repeat(p, np.diff(rows.start)) for p in (powers.power, powers.power_centred))
+    power, power_centred = (values[rows.writer] for values in (powers.power, powers.power_centred))
     spread = ShardSpread(*(state[f"shard_{name}"] for name in ShardSpread._fields))
     return PairStatistics(
         quantiles=flat.reshape(len(KINDS), len(rows), len(QUANTILES)),
@@ -232,24 +238,13 @@ def finish_pairs(model: LeanModel, rows: PairRows, state: State, powers: WriterP
     )
 
 
-def single_heads(rows: PairRows, index: int) -> Bool[np.ndarray, "row"]:
-    """Which of a writer's rows are single heads, each head once: a named group of one is no further head."""
-    labels = rows.erasers(index)
-    n_scanned = rows.later(index) - rows.of(index).start if labels else 0
-    return np.array([row < n_scanned and label.startswith("L") for row, label in enumerate(labels)], dtype=bool)
-
-
-def pair_columns(rows: PairRows, pairs: PairStatistics, index: int, n: int) -> Columns:
-    """The ``v_composition`` table of one writer, the ``index``-th of the block, at its ``n`` tokens.
+def pair_columns(rows: PairRows, pairs: PairStatistics, n: Int[np.ndarray, "writer"]) -> Columns:
+    """The ``v_composition`` table of a block, each writer at its ``n`` tokens.
 
     ``significant`` is ``False`` for the pairs that are tested, until the p-values of all blocks are known.
     """
-    mine, erasers = rows.of(index), rows.erasers(index)
-    columns: Columns = {
-        "writer": np.full(len(erasers), rows.labels[index], dtype=object),
-        "eraser": np.array(erasers, dtype=object),
-    }
-    columns |= {f"{kind}_{name}": pairs.quantile(kind, name)[mine] for kind in KINDS for name in QUANTILES}
-    columns |= {name: getattr(pairs, name)[mine] for name in ("beta", "beta_centred", "p")}
-    columns["significant"] = np.array([False if head else None for head in single_heads(rows, index)], dtype=object)
-    return columns | {"n": np.full(len(erasers), n)}
+    columns: Columns = {"writer": rows.writers, "eraser": rows.erasers}
+    columns |= {f"{kind}_{name}": pairs.quantile(kind, name) for kind in KINDS for name in QUANTILES}
+    columns |= {name: getattr(pairs, name) for name in ("beta", "beta_centred", "p")}
+    columns["significant"] = np.array([None, False], dtype=object)[rows.single_heads.astype(int)]
+    return columns | {"n": n[rows.writer]}

@@ -12,9 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from jaxtyping import Float, Int
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from erasure_sweep.workers.measures.statistics.sketch_bins import BIN_WIDTH, HALF_BINS, N_BINS, count_bytes
+from erasure_sweep.workers.records import State
 
 
 def bin_centres() -> Float[np.ndarray, "n_bins"]:
@@ -45,25 +47,27 @@ def add_counts(
     counts.view(-1).scatter_add_(0, flat, valid.expand(values.shape).flatten())
 
 
-def quantiles(counts: npt.NDArray[np.uint32], qs: tuple[float, ...]) -> Float[np.ndarray, "sketch q"]:
+def quantiles(counts: csr_array, qs: tuple[float, ...]) -> Float[np.ndarray, "sketch q"]:
     """Quantiles of each sketch by linear interpolation of order statistics; NaN where nothing was counted.
 
     Args:
-        counts: [sketch, N_BINS].
+        counts: [sketch, bin], bins in order and none of those kept empty.
         qs: fractions in [0, 1].
     """
-    cumulative = np.cumsum(counts, axis=1, dtype=np.int64)
-    n = cumulative[:, -1]
+    # Counts before each kept bin, over all sketches in a row: one search finds an order statistic of every sketch.
+    before = np.concatenate([[0], np.cumsum(counts.data, dtype=np.int64)])
+    start, end = before[counts.indptr[:-1]], before[counts.indptr[1:]]
+    counted = np.flatnonzero(end > start)
+    result = np.full((counts.shape[0], len(qs)), np.nan)
+    first, last = start[counted, None], end[counted, None] - 1
+    ranks = np.asarray(qs) * (last - first)
+    lower = np.floor(ranks).astype(np.int64)
     centres = bin_centres()
-    result = np.full((len(counts), len(qs)), np.nan)
-    for row in np.flatnonzero(n):
-        ranks = np.asarray(qs) * (n[row] - 1)
-        lower = np.floor(ranks).astype(np.int64)
-        low, high = (
-            centres[np.searchsorted(cumulative[row], np.minimum(rank, n[row] - 1), side="right")]
-            for rank in (lower, lower + 1)
-        )
-        result[row] = low + (ranks - lower) * (high - low)
+    low, high = (
+        centres[counts.indices[np.searchsorted(before, np.minimum(first + rank, last), side="right") - 1]]
+        for rank in (lower, lower + 1)
+    )
+    result[counted] = low + (ranks - lower) * (high - low)
     return result
 
 
@@ -82,6 +86,35 @@ class SparseCounts:
         gap = np.diff(position.cpu().numpy(), prepend=0).astype(np.uint32)
         return cls(gap, flat[position].cpu().numpy().astype(np.uint32))
 
-    def add_to(self, dense: npt.NDArray[np.uint32]) -> None:
-        """Add to a dense array of counts in place; positions are unique, so plain indexing adds each once."""
-        dense.reshape(-1)[np.cumsum(self.gap, dtype=np.int64)] += self.count
+    def by_sketch(self, n_sketches: int) -> csr_array:
+        """The counts as [sketch, bin], which add up: memory and time go with the bins that hold anything."""
+        position = np.cumsum(self.gap, dtype=np.int64)
+        edges = np.arange(n_sketches + 1) * N_BINS
+        ends = np.searchsorted(position, edges)
+        bins = (position - np.repeat(edges[:-1], np.diff(ends))).astype(np.int32)
+        return csr_array((self.count, bins, ends), shape=(n_sketches, N_BINS))
+
+
+class SketchSum:
+    """Counts of shards added up.
+
+    Args:
+        n_sketches: how many each shard has.
+    """
+
+    def __init__(self, n_sketches: int) -> None:
+        self._counts = csr_array((n_sketches, N_BINS), dtype=np.uint32)
+
+    def add(self, state: State) -> None:
+        """Add the counts of one shard's state."""
+        self._counts = self._counts + SparseCounts(state["count_gap"], state["count"]).by_sketch(self._counts.shape[0])
+
+    def export(self) -> State:
+        """The sum, as ``stored_counts`` reads it."""
+        return {"count": self._counts.data, "count_bin": self._counts.indices, "count_end": self._counts.indptr}
+
+
+def stored_counts(state: State) -> csr_array:
+    """Counts, [sketch, bin], of a state that a ``SketchSum`` exported."""
+    parts = (state["count"], state["count_bin"], state["count_end"])
+    return csr_array(parts, shape=(len(state["count_end"]) - 1, N_BINS))

@@ -15,6 +15,7 @@ from typing import Generic
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from erasure_sweep.workers.measures.statistics.quantile_sketch import SparseCounts, add_counts, quantiles
@@ -137,7 +138,7 @@ class Ratios(Generic[RowT]):
     def quantiles(self, row: RowT, prefix: str = "") -> dict[str, float]:
         """The quantile columns of a row, each name behind ``prefix``; NaN where no token has the ratio."""
         counts = self._counts(row).sum(axis=0).astype(np.uint32)
-        found = quantiles(counts[None], tuple(QUANTILES.values()))[0]
+        found = quantiles(csr_array(counts[None]), tuple(QUANTILES.values()))[0]
         return {f"{prefix}{name}": float(value) for name, value in zip(QUANTILES, found, strict=True)}
 
     def beta(self, row: RowT) -> float:
@@ -159,7 +160,7 @@ class Ratios(Generic[RowT]):
             return np.nan, np.nan
         # With few shards most draws are alike.
         drawn, which = self._draws
-        medians = quantiles((drawn @ self._counts(row)).astype(np.uint32), (0.5,))[:, 0]
+        medians = quantiles(csr_array((drawn @ self._counts(row)).astype(np.uint32)), (0.5,))[:, 0]
         return interval(medians[which])
 
 
