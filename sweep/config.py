@@ -13,12 +13,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
+from erasure_sweep.sweep.yaml_text import MOST_BYTES, load_yaml
 from erasure_sweep.workers.errors import UsageError, nearest
 from erasure_sweep.workers.models.catalog import find_entry
 from erasure_sweep.workers.records import Group, VerifyRequest
+from erasure_sweep.workers.storage.small_files import read_small_file
 from erasure_sweep.workers.version import RESULTS_VERSION
 
 PRESETS = resources.files("erasure_sweep.sweep") / "presets"
@@ -28,6 +30,16 @@ NonNegative = Annotated[int, Field(ge=0)]
 Several = Annotated[int, Field(ge=2)]
 """Of prompts that lend each other a writer's output."""
 Text = Annotated[str, Field(pattern=r"^[^\x00-\x1f]+$")]
+
+
+def _no_truth(value: object) -> object:
+    if isinstance(value, bool):
+        raise PydanticCustomError("float_type", "Input should be a valid number")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_no_truth), Field(strict=False, allow_inf_nan=False)]
+"""Also as text, as YAML has ``1e-3``; pydantic would take ``true`` for 1."""
 
 _PLAINLY = {
     "missing": "is required",
@@ -84,7 +96,7 @@ class SweepConfig(BaseModel):
     stage: Annotated[Literal["scan", "verify", "all"], Flag()] = "all"
     """What to measure. `scan` looks at every component as a writer; `verify` does for few of them, on other prompts, what
     is too costly for all, and needs a stored scan unless `writers` and `erasers` name what to verify; `all` is both."""
-    tau: Annotated[float, Field(ge=0, strict=False, allow_inf_nan=False)] = 0.05
+    tau: Annotated[Number, Field(ge=0)] = 0.05
     """A later head opposes a writer when its median projection ratio is at most −tau and its upper quartile negative."""
     top: Annotated[Positive, Flag()] = 3
     """How many writers, the most erased first, are verified and shown in the final table."""
@@ -112,16 +124,16 @@ class SweepConfig(BaseModel):
     driver's own process."""
     max_workers: Annotated[Positive | None, Flag()] = None
     """Never more workers than this. A cluster that starts machines on demand is asked for so many."""
-    cpus_per_worker: Positive = 1
+    cpus_per_worker: Annotated[int, Field(ge=1, le=4096)] = 1
     """CPU cores, and torch threads, of one worker."""
-    gpus_per_worker: Literal["auto"] | Annotated[float, Field(gt=0, le=1, strict=False)] = "auto"
+    gpus_per_worker: Literal["auto"] | Annotated[Number, Field(gt=0, le=1)] = "auto"
     """Share of a GPU that one worker asks for when models run on GPUs; `auto` lets four or two workers of a small model
     share one of `gpu_memory_gib`."""
-    gpu_memory_gib: Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)] = 16.0
+    gpu_memory_gib: Annotated[Number, Field(gt=0)] = 16.0
     """Memory of the smallest GPU that may be given out, by which `auto` decides who shares one."""
     attempts: Positive = 3
     """How often a shard may fail before it is set aside."""
-    shard_deadline_s: Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)] = 3600.0
+    shard_deadline_s: Annotated[Number, Field(gt=0)] = 3600.0
     """Seconds after which a shard counts as failed and its worker is replaced."""
     ray_address: Annotated[Text | None, Flag("A")] = None
     """A running Ray cluster (`auto`, HOST:PORT or ray://…); by default RAY_ADDRESS, else a local one is started."""
@@ -271,42 +283,30 @@ def _default_name(source: str) -> str:
 
 
 def _read_yaml(source: str) -> dict[str, Any]:
-    preset = PRESETS / f"{source}.yaml"
-    path = Path(source)
-    if "/" not in source and preset.is_file():
-        text = preset.read_text(encoding="utf-8")
-    elif path.is_file():
-        text = _read_text(path)
-    else:
-        raise _no_config(source, path)
+    preset = source in preset_names()
+    text = (PRESETS / f"{source}.yaml").read_text(encoding="utf-8") if preset else _read_text(source)
     try:
-        values = yaml.safe_load(text)
-    # Dates and numbers that look like ones but are none raise ValueError.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(f"{source}: not valid YAML: {_yaml_problem(error)}") from error
+        values = load_yaml(text)
+    except ValueError as error:
+        raise UsageError(f"{source}: not valid YAML: {error}") from error
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise UsageError(f"{source}: should hold `key: value` lines; `erasure-sweep config` prints an example")
     return values
 
 
-def _no_config(source: str, path: Path) -> UsageError:
-    if source and (path.is_dir() or find_entry(source) is not None):
-        return UsageError(f"{source} is neither a preset nor a config file: for a model write --model {source}")
-    return UsageError(f"no preset and no file {source!r}: {nearest(source, preset_names())}")
-
-
-def _yaml_problem(error: Exception) -> str:
-    """What is wrong and in which line, without the parser's drawing of it."""
-    mark = getattr(error, "problem_mark", None)
-    where = f"line {mark.line + 1}: " if mark else ""
-    return where + " ".join(str(getattr(error, "problem", None) or error).split())
-
-
-def _read_text(path: Path) -> str:
+def _read_text(source: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read as a config: {error}") from error
+        return read_small_file(Path(source), MOST_BYTES).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{source} cannot be read as a config: it is not UTF-8 (at byte {error.start})") from error
+    except (FileNotFoundError, IsADirectoryError, ValueError) as error:  # a name with NUL is a ValueError
+        if find_entry(source) is not None or (source and isinstance(error, IsADirectoryError)):
+            line = f"{source} is neither a preset nor a config file: for a model write --model {source}"
+        else:
+            line = f"no preset and no file {source!r}: {nearest(source, preset_names())}"
+        raise UsageError(line) from error
+    except OSError as error:
+        raise UsageError(f"{source} cannot be read as a config: {error.strerror}") from error
 
 
 def reference() -> str:

@@ -12,7 +12,8 @@ from importlib import resources
 from typing import Any, Literal, NamedTuple
 
 import pandas as pd
-import yaml
+
+from erasure_sweep.sweep.yaml_text import load_yaml
 
 PUBLISHED = resources.files("erasure_sweep.sweep.replication") / "published"
 STATISTICS = ("q25", "median", "q75")
@@ -81,7 +82,7 @@ class Published(NamedTuple):
 @cache
 def published() -> Published:
     """The published numbers on gelu-4l."""
-    values = yaml.safe_load((PUBLISHED / "gelu-4l.yaml").read_text(encoding="utf-8"))
+    values = load_yaml((PUBLISHED / "gelu-4l.yaml").read_text(encoding="utf-8"))
     residual, adversarial = values["residual_projection"], values["adversarial"]
     with (PUBLISHED / residual.pop("file")).open(encoding="utf-8") as file:
         table = pd.read_csv(file)
