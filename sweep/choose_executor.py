@@ -9,7 +9,7 @@ from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.estimate import worker_memory
 from erasure_sweep.sweep.execution.executor import Executor, LocalExecutor
 from erasure_sweep.sweep.execution.helper_process import HelperProcess
-from erasure_sweep.sweep.execution.ray.cluster import RayCluster, connect, environment_address
+from erasure_sweep.sweep.execution.ray.cluster import RayCluster, cluster_address, connect
 from erasure_sweep.sweep.execution.ray.executor import RayExecutor
 from erasure_sweep.sweep.helper_tasks import has_gpu
 from erasure_sweep.workers.errors import UsageError
@@ -63,7 +63,7 @@ def find_room(config: SweepConfig, background: HelperProcess) -> MeasuringPlace:
         SweepError: no cluster answers at the address.
         UsageError: a GPU is asked for where there is none.
     """
-    address = config.ray_address or environment_address()
+    address = cluster_address(config.ray_address)
     cluster = connect(address, None) if address and config.workers != 0 else None
     if cluster is not None:
         # A cluster that grows from nothing has no GPU yet: then it is enough that one is asked for.

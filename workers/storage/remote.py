@@ -16,11 +16,10 @@ import errno
 import hashlib
 import inspect
 import random
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,6 +32,7 @@ from erasure_sweep.workers.storage.shard_storage import (
     gone_error,
     without_password,
 )
+from erasure_sweep.workers.storage.temporary_folder import TemporaryFolder
 
 PATIENCE_S = 20.0
 """How long requests are repeated that are not answered."""
@@ -162,8 +162,8 @@ class RemoteStorage:
 
     @contextmanager
     def local(self, keys: Sequence[str]) -> Iterator[list[Path]]:
-        with tempfile.TemporaryDirectory(prefix="erasure-sweep-", ignore_cleanup_errors=True) as folder:
-            paths = [Path(folder, str(index)) for index in range(len(keys))]
+        with closing(TemporaryFolder()) as folder:
+            paths = [folder.path / str(index) for index in range(len(keys))]
 
             def fetch(index: int) -> None:
                 content = self.get(keys[index])

@@ -16,11 +16,12 @@ import threading
 import time
 from typing import Any, NamedTuple
 
+from erasure_sweep.sweep.execution.ray.local_cluster import LocalCluster
+from erasure_sweep.sweep.execution.usable_cpus import usable_cpus
 from erasure_sweep.workers.errors import SweepError
 
 log = logging.getLogger(__name__)
 
-OBJECT_STORE_BYTES = 2**30
 PROBE_TIMEOUT_S = 5.0
 REFRESH_S = 2.0
 GONE_S = 30.0
@@ -49,13 +50,11 @@ class RayCluster:
     """A Ray session of this process, from ``connect``.
 
     Args:
-        started_here: whether this process started it.
-        address: of the cluster that was joined, for messages.
+        joined: where it is: an address, or what this process started.
     """
 
-    def __init__(self, started_here: bool, address: str | None = None) -> None:
-        self.started_here = started_here
-        self._address = address
+    def __init__(self, joined: str | LocalCluster) -> None:
+        self._joined = joined
         self._own_node = _own_node()
         self._heard = self._looked = time.monotonic()
         self._gone = False
@@ -64,6 +63,11 @@ class RayCluster:
         self.nodes: tuple[ClusterNode, ...] = ()
         """Nodes that were alive when the head last answered."""
         self._ask()
+
+    @property
+    def started_here(self) -> bool:
+        """Whether it is this process' own, on this machine."""
+        return isinstance(self._joined, LocalCluster)
 
     @property
     def gpus(self) -> float:
@@ -122,12 +126,17 @@ class RayCluster:
         if self.started_here:
             return SweepError("Ray has ended on this machine: what was measured is kept, run again")
         return SweepError(
-            f"the Ray cluster at {self._address} is gone: what was measured is kept; start it, see that `ray status` "
+            f"the Ray cluster at {self._joined} is gone: what was measured is kept; start it, see that `ray status` "
             "answers, and run again"
         )
 
     def close(self) -> None:
         """Leave the cluster, or end it if it was started here."""
+        self._leave()
+        if isinstance(self._joined, LocalCluster):
+            self._joined.close()
+
+    def _leave(self) -> None:
         import ray
 
         gone = self.is_gone()
@@ -137,7 +146,7 @@ class RayCluster:
         if not gone:
             ray.shutdown()
             return
-        leaving = threading.Thread(target=_leave, name="ray-shutdown", daemon=True)
+        leaving = threading.Thread(target=_shut_down, name="ray-shutdown", daemon=True)
         leaving.start()
         leaving.join(SHUTDOWN_S)
         if leaving.is_alive():
@@ -145,10 +154,10 @@ class RayCluster:
 
 
 def connect(address: str | None, cpus: int | None) -> RayCluster:
-    """Join the cluster at ``address`` (or RAY_ADDRESS), or start one on this machine.
+    """Join the cluster at ``address``, or start one on this machine; see ``cluster_address``.
 
     Args:
-        cpus: CPU slots of a local cluster; by default the machine's.
+        cpus: CPU slots that a local cluster has at least; by default those that this process may use.
 
     Raises:
         SweepError: there is no cluster at the address.
@@ -156,33 +165,38 @@ def connect(address: str | None, cpus: int | None) -> RayCluster:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
-    address = address or environment_address()
+    address = cluster_address(address)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
-    if address is None:
-        options |= {"num_cpus": max(cpus or 0, os.cpu_count() or 1), "include_dashboard": False}
-        options |= {"object_store_memory": OBJECT_STORE_BYTES}
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
+        if address is None:
+            return RayCluster(LocalCluster(max(cpus or 0, usable_cpus()), options))
         _probe(address)
-        ray.init(address=address or "local", **options)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler aborts the process
-        return RayCluster(address is None, address)
+        ray.init(address=address, **options)
+        return RayCluster(address)
     except Exception as error:
         where = f"no Ray cluster answers at {address}" if address else "Ray does not start on this machine"
         last = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise SweepError(f"{where}: {last} (--workers 0 measures without Ray)") from error
+    except SystemExit as error:  # what Ray's own handler of SIGTERM makes of it
+        raise KeyboardInterrupt from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
 
 
-def environment_address() -> str | None:
-    """RAY_ADDRESS, unless it is a dashboard's, to which jobs are submitted."""
-    address = os.environ.get("RAY_ADDRESS") or None
-    return None if address is None or address.startswith("http") else address
+def cluster_address(named: str | None) -> str | None:
+    """Which cluster is to be joined: as named, else by RAY_ADDRESS, unless that is a dashboard's, to which jobs are submitted.
+
+    ``None``, or ``local`` in Ray's words, is one on this machine.
+    """
+    address = named or os.environ.get("RAY_ADDRESS") or "local"
+    return None if address == "local" or (named is None and address.startswith("http")) else address
 
 
-def _probe(address: str | None) -> None:
+def _probe(address: str) -> None:
     """One quick try, because Ray tries an address where nothing listens for minutes."""
-    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_TIMEOUT_S).close()
 
@@ -201,7 +215,7 @@ def _node(found: dict[str, Any]) -> ClusterNode:
     )
 
 
-def _leave() -> None:
+def _shut_down() -> None:
     import ray
 
     with contextlib.suppress(Exception):  # there is nobody left to say good-bye to

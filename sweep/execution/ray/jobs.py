@@ -29,7 +29,7 @@ ANSWER_S = 60.0
 SILENCE_S = 60.0
 """After so long without a line, a connection that brings the log counts as lost; a new one costs little."""
 DASHBOARD_PORT = 8265
-OLDEST_RAY = (2, 50)
+OLDEST_RAY = (2, 53)
 """As the package requires it."""
 
 _VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")

@@ -24,7 +24,7 @@ class Stage:
             "erasure_sweep.sweep.execution.ray.cluster.time", SimpleNamespace(monotonic=lambda: self.now)
         )
         monkeypatch.setattr(ray, "nodes", lambda: self.nodes)
-        self.cluster = RayCluster(False, "10.0.0.1:6379")
+        self.cluster = RayCluster("10.0.0.1:6379")
 
     def look(self, for_s: float, every_s: float = 1.0, asks: bool = False) -> None:
         """As a driver's loop does, while the head answers or is silent."""
