@@ -11,9 +11,10 @@ from erasure_sweep.sweep.execution.executor import Executor, LocalExecutor
 from erasure_sweep.sweep.execution.helper_process import HelperProcess
 from erasure_sweep.sweep.execution.ray.cluster import RayCluster, cluster_address, connect
 from erasure_sweep.sweep.execution.ray.executor import RayExecutor
-from erasure_sweep.sweep.helper_tasks import has_gpu
+from erasure_sweep.sweep.execution.ray.numerics import cluster_numerics
+from erasure_sweep.sweep.helper_tasks import has_gpu, own_numerics
 from erasure_sweep.workers.errors import UsageError
-from erasure_sweep.workers.records import Resolved, SharedStore
+from erasure_sweep.workers.records import Numerics, Resolved, SharedStore
 
 SHARES = (0.25, 0.5)
 """Of a GPU, that workers of smaller models may ask for: so that they fill one."""
@@ -29,19 +30,26 @@ class MeasuringPlace(NamedTuple):
     device: str
     cluster: RayCluster | None
 
-    def executor(self, shared: SharedStore | None, say: Callable[[str], None]) -> Executor:
+    def numerics(self, background: HelperProcess, say: Callable[[str], None]) -> Numerics:
+        """With which numerics there is measured: those of a cluster's workers, else this machine's."""
+        config = self.config
+        found = cluster_numerics(self.cluster, config.cpus_per_worker, self.device, say) if self.cluster else None
+        return found or background.submit(own_numerics, self.device).result()
+
+    def executor(self, numerics: Numerics, shared: SharedStore | None, say: Callable[[str], None]) -> Executor:
         """An executor, whose workers come with the shards; Ray is started here if it is needed and not running.
 
         Args:
+            numerics: with which the sweep is measured.
             shared: where workers may put states themselves.
             say: tells people a line.
         """
         config = self.config
         if config.workers == 0:
-            return LocalExecutor(config.cpus_per_worker)
+            return LocalExecutor(config.cpus_per_worker, numerics)
         cluster = self.cluster or connect(None, (config.workers or 1) * config.cpus_per_worker)
         counts = (config.workers, config.max_workers, config.cpus_per_worker)
-        return RayExecutor(cluster, *counts, config.shard_deadline_s, self.device, shared, say)
+        return RayExecutor(cluster, *counts, config.shard_deadline_s, self.device, shared, say, numerics)
 
     def gpus_for(self, model: Resolved) -> float:
         """Share of a GPU that workers of a model ask for; 0 where models run on CPUs."""

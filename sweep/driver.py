@@ -35,7 +35,7 @@ from erasure_sweep.sweep.tracking.logged_runs import LoggedRuns
 from erasure_sweep.sweep.tracking.tracker import Status
 from erasure_sweep.workers.errors import SweepError
 from erasure_sweep.workers.manifest import Manifest
-from erasure_sweep.workers.records import Resolved
+from erasure_sweep.workers.records import Numerics, Resolved
 from erasure_sweep.workers.storage.shard_storage import open_storage
 
 log = logging.getLogger(__name__)
@@ -113,17 +113,17 @@ class SweepDriver:
             self._manifest = ManifestKeeper(run)
             self._presence.start()
             models, room = self._prepare()
-            self._room = room
+            self._room, self._numerics = room, self._choose_numerics(room)
             self._manifest.refuse_other_weights(models)
-            stages = [ModelStages(run, model, room.device, self._store, self._manifest) for model in models]
+            stages = [ModelStages(run, model, self._numerics, self._store, self._manifest) for model in models]
             batch = run.config.batch_on(room.device)
             self._models = {each.model.hash: _Model(each.model, each.steps(), batch) for each in stages}
             self._unbegun.extend(self._models.values())
             with self._noting_the_end():
-                self._manifest.start(models, room.device)
+                self._manifest.start(models, self._numerics)
                 self._discard_replaced(models)
                 self._logged.start(self._manifest, models)
-                with closing(LateExecutor(lambda: room.executor(self._store.share(), self._reporter.say))) as executor:
+                with closing(LateExecutor(self._start_executor)) as executor:
                     while self._unbegun or self._begun:
                         self._step(executor)
                 self._compare()
@@ -137,6 +137,16 @@ class SweepDriver:
         models = staging.finish(self._reporter)
         self._presence.uses(models)
         return models, find_room(self._run.config, self._background)
+
+    def _choose_numerics(self, room: MeasuringPlace) -> Numerics:
+        """With which numerics is measured: those of the shards that are stored, so that none is mixed with others."""
+        kept = None if self._run.fresh else self._store.numerics(room.device)
+        return kept or room.numerics(self._background, self._reporter.say)
+
+    def _start_executor(self) -> Executor:
+        if not self._run.fresh:
+            self._store.note_numerics(self._numerics)
+        return self._room.executor(self._numerics, self._store.share(), self._reporter.say)
 
     def _discard_replaced(self, models: list[Resolved]) -> None:
         """Remove results that will not be measured: of other weights whose place a model takes, or made anew."""
@@ -243,6 +253,7 @@ class SweepDriver:
     def _end_finished(self, model: _Model) -> None:
         name = model.resolved.name
         model.ended, model.plan = True, None
+        self._store.note_numerics(self._numerics)
         self._manifest.update(name, state="FINISHED")
         self._logged.log_model(model.resolved, self._manifest.entry(name))
 

@@ -17,7 +17,7 @@ from erasure_sweep.sweep.progress import SilentReporter
 from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.staging import ModelStaging
 from erasure_sweep.workers.measures.cost import Cost, ShardSize
-from erasure_sweep.workers.records import Resolved, ShardTask
+from erasure_sweep.workers.records import Numerics, Resolved, ShardTask
 
 EFFICIENCY = 0.6
 """Of a large matrix product's speed, reached by the whole scan; seen on gelu-4l's and GPT-2 small's shapes."""
@@ -47,7 +47,7 @@ def estimate(config: SweepConfig) -> list[Estimate]:
     """
     with closing(HelperProcess()) as background:
         models = ModelStaging(Run.of(config), background).finish(SilentReporter())
-        plans = [expected_stages(config, model, "cpu") for model in models]
+        plans = [expected_stages(config, model, Numerics("cpu")) for model in models]
         measured = [_measured(config, stages) for stages in plans]
         work = [_work(stages[0].model, tasks) for stages, tasks in zip(plans, measured, strict=True)]
         # Measures know what they cost, and importing them takes torch.

@@ -17,6 +17,7 @@ from erasure_sweep.workers.manifest import Manifest
 from erasure_sweep.workers.measures.cost import Cost, ShardSize, total
 from erasure_sweep.workers.records import (
     Group,
+    Numerics,
     Place,
     Resolved,
     ScanOptions,
@@ -89,6 +90,13 @@ def has_gpu() -> bool:
     from erasure_sweep.workers.resolve import has_gpu
 
     return has_gpu()
+
+
+def own_numerics(device: str) -> Numerics:
+    """With which numerics this machine measures on a kind of device."""
+    from erasure_sweep.workers.numerics import numerics_on
+
+    return numerics_on(device)
 
 
 class NamedTargets(NamedTuple):

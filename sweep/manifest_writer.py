@@ -18,7 +18,7 @@ from erasure_sweep.sweep.run_folder import folder_names
 from erasure_sweep.workers.code_identity import code_identity
 from erasure_sweep.workers.errors import UsageError
 from erasure_sweep.workers.manifest import MANIFEST_VERSION, Manifest, ManifestConfig, ManifestEntry
-from erasure_sweep.workers.records import Resolved
+from erasure_sweep.workers.records import Numerics, Resolved
 from erasure_sweep.workers.storage.shard_storage import without_password
 from erasure_sweep.workers.tables import SCHEMA_VERSION
 from erasure_sweep.workers.version import VERSION
@@ -54,7 +54,7 @@ class ManifestKeeper:
                 return None
             raise
 
-    def start(self, models: list[Resolved], device: str) -> None:
+    def start(self, models: list[Resolved], numerics: Numerics) -> None:
         """Write down what is about to be measured; models of earlier runs of the sweep stay."""
         config = self._run.config
         taken = {name: entry.folder for name, entry in self._earlier.items()}
@@ -64,7 +64,8 @@ class ManifestKeeper:
                 **_description(model),
                 folder=folders[model.name],
                 n_tokens=model.n_prompts * (config.n_positions or model.seq_len),
-                batch=config.batch_on(device),
+                batch=config.batch_on(numerics.device),
+                numerics=numerics._asdict(),
                 **self._reached(model),
                 run_url=None,
                 state="MEASURING",
@@ -82,7 +83,7 @@ class ManifestKeeper:
                 code_hash=code_identity().hash,
                 python=platform.python_version(),
                 schema_version=SCHEMA_VERSION,
-                device_type=device,
+                device_type=numerics.device,
                 config=ManifestConfig(**_shown(config)),
                 run_url=None,
                 models=tuple((self._earlier | entries).values()),

@@ -38,7 +38,7 @@ from erasure_sweep.sweep.store.shards import ShardStore, VerifyKeys, block_keys,
 from erasure_sweep.workers.errors import UsageError
 from erasure_sweep.workers.manifest import VerifiedTarget
 from erasure_sweep.workers.measures.verify.targets import choose_targets
-from erasure_sweep.workers.records import Resolved, Target, Thresholds
+from erasure_sweep.workers.records import Numerics, Resolved, Target, Thresholds
 
 Task = Callable[[], Any]
 """A call for the helper process, whose result the stages go on with."""
@@ -60,7 +60,7 @@ class ModelStages:
 
     Args:
         run: tables and the page are written into its folder.
-        device: kind of device that measures, ``cpu`` or ``cuda``.
+        numerics: with which it is measured.
         store: where finished shards are.
         manifest: notes how far the model is.
 
@@ -68,17 +68,19 @@ class ModelStages:
         UsageError: verify alone is asked for, and neither a whole scan nor the user says of what.
     """
 
-    def __init__(self, run: Run, model: Resolved, device: str, store: ShardStore, manifest: ManifestKeeper) -> None:
+    def __init__(
+        self, run: Run, model: Resolved, numerics: Numerics, store: ShardStore, manifest: ManifestKeeper
+    ) -> None:
         self._run = run
         self.model = model
-        self._device = device
+        self._numerics = numerics
         self._store = store
         self._manifest = manifest
         self._scans = run.config.stage != "verify" or self._has_scan()
 
     def _has_scan(self) -> bool:
         """Whether the whole scan is stored; it need not be where the user says what to verify."""
-        ids = {task.id for task in plan_scan(self._run.config, self.model, self._device).tasks}
+        ids = {task.id for task in plan_scan(self._run.config, self.model, self._numerics).tasks}
         missing = len(ids - self._store.finished(ids))
         if missing and not self._run.config.groups:
             raise UsageError(
@@ -102,7 +104,7 @@ class ModelStages:
 
     def _scan(self) -> Generator[Step, Any, tuple[Target, ...]]:
         config, model = self._run.config, self.model
-        plan = plan_scan(config, model, self._device)
+        plan = plan_scan(config, model, self._numerics)
         yield plan
         merge = ScanMerge(
             model,
@@ -122,13 +124,13 @@ class ModelStages:
         first, end = model.verify_prompts
         chosen = tuple(VerifiedTarget(**target._asdict()) for target in targets)
         self._manifest.update(model.name, targets=chosen, n_verify_prompts=end - first, held_out=model.held_out)
-        plan = plan_verify(config, model, self._device, targets)
+        plan = plan_verify(config, model, self._numerics, targets)
         yield plan
         group, places = keys_of(plan.of("group")), given_places(targets, model.given)
         if group and config.places:
             found = yield from in_helper(find_places, PlaceSearch(store, group, targets, config.places))
             places = (*found, *places)
-        tested = plan_adversarial(config, model, self._device, places)
+        tested = plan_adversarial(config, model, self._numerics, places)
         if tested.tasks:
             yield tested
         shards = VerifyKeys(group, block_keys(plan.of("trust")), keys_of(tested.tasks))

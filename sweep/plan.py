@@ -23,6 +23,7 @@ from erasure_sweep.workers.positions import hash_u64
 from erasure_sweep.workers.records import (
     AdversarialWork,
     GroupWork,
+    Numerics,
     Place,
     Resolved,
     ScanOptions,
@@ -72,18 +73,19 @@ class _Shards:
     """Makes the shards of one model: what they have in common, and their ids.
 
     Args:
-        device: kind of device that measures, ``cpu`` or ``cuda``; it decides the last digits, so it is part of the ids.
+        numerics: with which they are measured; they decide the last digits, so they are part of the ids.
     """
 
-    def __init__(self, config: SweepConfig, model: Resolved, device: str) -> None:
+    def __init__(self, config: SweepConfig, model: Resolved, numerics: Numerics) -> None:
+        self._numerics = numerics
         self._model = model
         self._threads = config.cpus_per_worker
         self._shared: dict[str, Any] = {
             "model_hash": model.hash,
             "positions": config.n_positions,
             "seed": config.seed,
-            "batch": config.batch_on(device),
-            "device": device,
+            "batch": config.batch_on(numerics.device),
+            "device": numerics.device,
             "dtype": config.dtype,
         }
 
@@ -95,14 +97,15 @@ class _Shards:
             "work": work,
             "corpus": model.corpus_fingerprint if stage == "scan" else model.verify_fingerprint,
             "threads": self._threads,
+            "numerics": self._numerics,
             "results_version": RESULTS_VERSION,
         }
         return ShardTask(id=digest(identity), weights=model.weights, tokens=model.tokens, work=work, **result)
 
 
-def plan_scan(config: SweepConfig, model: Resolved, device: str) -> StagePlan:
+def plan_scan(config: SweepConfig, model: Resolved, numerics: Numerics) -> StagePlan:
     """Shards of one model's scan: every component as a writer."""
-    shards, options = _Shards(config, model, device), scan_options(config, model)
+    shards, options = _Shards(config, model, numerics), scan_options(config, model)
     tasks = [
         shards.make("scan", prompts, ScanWork(writers, options))
         for writers in writer_blocks(model.sketches, sketch_bytes(config))
@@ -111,9 +114,9 @@ def plan_scan(config: SweepConfig, model: Resolved, device: str) -> StagePlan:
     return StagePlan(model, "scan", tuple(tasks), model.n_prompts)
 
 
-def plan_verify(config: SweepConfig, model: Resolved, device: str, targets: tuple[Target, ...]) -> StagePlan:
+def plan_verify(config: SweepConfig, model: Resolved, numerics: Numerics, targets: tuple[Target, ...]) -> StagePlan:
     """Shards of verify's first substages: ``group`` for the targets, where there are any, and ``trust`` for every writer."""
-    shards, (first, end) = _Shards(config, model, device), model.verify_prompts
+    shards, (first, end) = _Shards(config, model, numerics), model.verify_prompts
     work = GroupWork(targets, config.places)
     group = [shards.make("group", prompts, work) for prompts in paired_blocks(first, end, config.block_prompts)]
     trusted = min(first + config.trust_prompts, end)
@@ -127,9 +130,9 @@ def plan_verify(config: SweepConfig, model: Resolved, device: str, targets: tupl
     )
 
 
-def plan_adversarial(config: SweepConfig, model: Resolved, device: str, places: tuple[Place, ...]) -> StagePlan:
+def plan_adversarial(config: SweepConfig, model: Resolved, numerics: Numerics, places: tuple[Place, ...]) -> StagePlan:
     """Shards of verify's last substage: places of high attribution under the inputs of blocks of other prompts."""
-    shards, end = _Shards(config, model, device), n_rows(model)
+    shards, end = _Shards(config, model, numerics), n_rows(model)
     donors = draw_donors(config.seed, end, config.donors) if places else ()
     tasks = [
         shards.make(
@@ -140,9 +143,9 @@ def plan_adversarial(config: SweepConfig, model: Resolved, device: str, places: 
     return StagePlan(model, "adversarial", tuple(tasks), len(donors))
 
 
-def expected_stages(config: SweepConfig, model: Resolved, device: str) -> list[StagePlan]:
+def expected_stages(config: SweepConfig, model: Resolved, numerics: Numerics) -> list[StagePlan]:
     """The stages as far as they are known before anything is measured: as many shards as there will be, with other ids."""
-    scan = plan_scan(config, model, device)
+    scan = plan_scan(config, model, numerics)
     if config.verify is None:
         return [scan]
     layout = layout_of(model)
@@ -150,8 +153,8 @@ def expected_stages(config: SweepConfig, model: Resolved, device: str) -> list[S
     ranks = {"writer": read, "erasers": [""] * len(read), "rank": range(1, len(read) + 1)}
     targets = choose_targets(layout, ranks, config.groups, config.writers, config.top)
     found = [Place(t.writer, "found", 0, model.seq_len - 1) for t in targets for _ in range(config.places)]
-    adversarial = plan_adversarial(config, model, device, (*found, *given_places(targets, model.given)))
-    return [scan, plan_verify(config, model, device, targets), adversarial]
+    adversarial = plan_adversarial(config, model, numerics, (*found, *given_places(targets, model.given)))
+    return [scan, plan_verify(config, model, numerics, targets), adversarial]
 
 
 def given_places(targets: tuple[Target, ...], given: tuple[tuple[int, ...], ...]) -> tuple[Place, ...]:

@@ -80,6 +80,8 @@ class ManifestEntry(_Written):
     """How many are measured."""
     batch: int | None = None
     """Prompts in one forward pass that fitted into memory."""
+    numerics: dict[str, str] | None = None
+    """With which it was measured: fields as of ``workers.records.Numerics``."""
     stages: tuple[str, ...] = ()
     """Those of which the tables are written."""
     targets: tuple[VerifiedTarget, ...] = ()

@@ -129,6 +129,34 @@ class AdversarialWork(NamedTuple):
 Work = ScanWork | GroupWork | TrustWork | AdversarialWork
 
 
+class Numerics(NamedTuple):
+    """What decides the last digits of a result, beside what is measured: of a process, or asked for by a sweep."""
+
+    device: str
+    """Kind of device that measures: ``cpu`` or ``cuda``."""
+    unit: str = ""
+    """Which kernels: torch's CPU capability, or the GPU."""
+    torch: str = ""
+    """Its version."""
+    backend: str = ""
+    """Of matrix products."""
+    precision: str = ""
+    """Of float32 matrix products, as torch calls it."""
+    probe: str = ""
+    """Hash of a few results that were computed there."""
+
+    def differs_from(self, other: Numerics) -> str:
+        """What differs, in words: this against the other; empty where nothing does."""
+        names = {"device": "", "unit": "", "torch": "torch ", "backend": "", "precision": "float32 precision "}
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in names}
+        told = [
+            f"{names[name]}{own or '?'} against {their or '?'}" for name, (own, their) in pairs.items() if own != their
+        ]
+        if not told and self.probe != other.probe:
+            return f"the same products come out in other digits ({self.probe} against {other.probe})"
+        return ", ".join(told)
+
+
 class Resolved(NamedTuple):
     """A model and its corpus, staged and ready to be planned."""
 
@@ -217,6 +245,8 @@ class WorkerProcess(NamedTuple):
     """Ray's id of the node that it is on."""
     gpu: bool
     """Whether torch finds a GPU there."""
+    numerics: Numerics | None = None
+    """With which it measures."""
 
 
 class SharedStore(NamedTuple):

@@ -17,6 +17,7 @@ from erasure_sweep.workers.corpora.resolve_corpus import load_tokens
 from erasure_sweep.workers.measures.stages import measure_shard
 from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.models.resolve_model import load_model
+from erasure_sweep.workers.numerics import numerics_on
 from erasure_sweep.workers.records import ShardResult, ShardTask, SharedStore, WorkerProcess
 from erasure_sweep.workers.storage.shard_storage import Storage, StorageError, find_shared, state_key
 from erasure_sweep.workers.storage.states import encode_states
@@ -70,17 +71,25 @@ class ShardWorker:
 
 
 class RemoteShardWorker(ShardWorker):
-    """A ``ShardWorker`` in a Ray actor: fetches what its node cannot read, and puts states into the store where it can."""
+    """A ``ShardWorker`` in a Ray actor: fetches what its node cannot read, and puts states into the store where it can.
 
-    def __init__(self, threads: int) -> None:
+    Args:
+        threads: what torch may use of the CPU.
+        device: kind of device that it measures on.
+    """
+
+    def __init__(self, threads: int, device: str = "cpu") -> None:
         super().__init__(threads)
         self._stores: dict[SharedStore, Storage | None] = {}
+        has_gpu = torch.cuda.is_available()
+        self._numerics = numerics_on(device) if device == "cpu" or has_gpu else None
+        self._has_gpu = has_gpu
 
     def ping(self) -> WorkerProcess:
-        """Answer: this worker is alive, and where it is."""
+        """Answer: this worker is alive, where it is, and with which numerics it measures."""
         import ray
 
-        return WorkerProcess(os.getpid(), ray.get_runtime_context().get_node_id(), torch.cuda.is_available())
+        return WorkerProcess(os.getpid(), ray.get_runtime_context().get_node_id(), self._has_gpu, self._numerics)
 
     def measure_remote(self, task: ShardTask, files: dict[str, Any], shared: SharedStore | None = None) -> ShardResult:
         """Measure a shard.

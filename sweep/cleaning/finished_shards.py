@@ -19,6 +19,7 @@ from erasure_sweep.sweep.store.lease import KEY, Heartbeat, Lease, LeaseRecord, 
 from erasure_sweep.sweep.store.staged_use import STALE_S
 from erasure_sweep.workers.storage.shard_storage import (
     MARK,
+    NUMERICS,
     FolderStorage,
     Storage,
     StorageError,
@@ -29,7 +30,7 @@ from erasure_sweep.workers.storage.shard_storage import (
 
 DELETED_AT_A_TIME = 1000
 _SWEEP = re.compile(r"(?P<sweep>[0-9a-f]{32})/(?P<key>.+)")
-_OURS = re.compile(rf"{re.escape(KEY)}|{re.escape(MARK)}|[0-9a-f]{{2}}/[0-9a-f]{{32}}\.state")
+_OURS = re.compile(rf"{re.escape(KEY)}|{re.escape(MARK)}|{re.escape(NUMERICS)}|[0-9a-f]{{2}}/[0-9a-f]{{32}}\.state")
 
 
 def removable_of(folder: RunFolder) -> Removable | None:

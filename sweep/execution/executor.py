@@ -6,13 +6,16 @@ shard by themselves: the driver owns attempts.
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import NamedTuple, Protocol
 
-from erasure_sweep.workers.records import ShardResult, ShardTask
+from erasure_sweep.workers.cpu_capability import VARIABLE, hold_to
+from erasure_sweep.workers.errors import SweepError
+from erasure_sweep.workers.records import Numerics, ShardResult, ShardTask
 
 
 class ShardFate(Enum):
@@ -83,11 +86,20 @@ class LocalExecutor:
 
     Args:
         threads: as one Ray worker would have.
+        numerics: with which it is measured.
+
+    Raises:
+        SweepError: this process has others.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, numerics: Numerics | None = None) -> None:
+        if numerics and "torch" not in sys.modules:
+            hold_to(numerics.unit)
+        from erasure_sweep.workers.numerics import numerics_on
         from erasure_sweep.workers.worker import ShardWorker
 
+        if numerics and (own := numerics_on(numerics.device)) != numerics:
+            raise SweepError(other_numerics("this process", own, numerics))
         self._worker = ShardWorker(threads)
         self._model_hash: str | None = None
         self._task: ShardTask | None = None
@@ -151,6 +163,14 @@ class LateExecutor:
     def close(self) -> None:
         if self._started:
             self._started.close()
+
+
+def other_numerics(where: str, own: Numerics, asked: Numerics) -> str:
+    """The line for a place that would not compute the digits of the shards that are measured."""
+    return (
+        f"{where} computes otherwise than the sweep's shards were ({own.differs_from(asked)}): go on where these were "
+        f"measured or with the same torch and {VARIABLE}, or measure all anew with --fresh or another --out"
+    )
 
 
 def describe(error: BaseException) -> str:

@@ -7,13 +7,14 @@ own driver and workers put and remove.
 
 from __future__ import annotations
 
+import json
 import logging
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from erasure_sweep.workers.records import ScanWork, ShardTask, SharedStore, TrustWork, WriterBlock
-from erasure_sweep.workers.storage.shard_storage import MARK, Storage, state_key
+from erasure_sweep.workers.records import Numerics, ScanWork, ShardTask, SharedStore, TrustWork, WriterBlock
+from erasure_sweep.workers.storage.shard_storage import MARK, NUMERICS, Storage, state_key
 from erasure_sweep.workers.storage.states import is_whole
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,26 @@ class ShardStore:
         mark = secrets.token_hex(16)
         self._storage.put(MARK, mark.encode())
         return SharedStore(self._storage.location, mark)
+
+    def numerics(self, device: str) -> Numerics | None:
+        """With which numerics the sweep's shards were measured on a kind of device; ``None`` where none were."""
+        return self._noted_numerics().get(device)
+
+    def note_numerics(self, numerics: Numerics) -> None:
+        """Note with which numerics shards are measured from now on."""
+        noted = self._noted_numerics()
+        if noted.get(numerics.device) != numerics:
+            noted[numerics.device] = numerics
+            values = {device: each._asdict() for device, each in noted.items()}
+            self._storage.put(NUMERICS, json.dumps(values, indent=1).encode())
+
+    def _noted_numerics(self) -> dict[str, Numerics]:
+        """By kind of device; a damaged note is none, and the shards, whose ids cover it, are measured anew if it is lost."""
+        try:
+            values = json.loads(self._storage.get(NUMERICS) or b"{}")
+            return {str(device): Numerics(**each) for device, each in values.items()}
+        except (ValueError, TypeError, AttributeError):
+            return {}
 
     def put(self, shard_id: str, state: bytes | None) -> None:
         """Keep a finished shard.

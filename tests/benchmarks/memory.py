@@ -20,7 +20,7 @@ from erasure_sweep.sweep.config import SweepConfig, build_config
 from erasure_sweep.sweep.plan import layout_of, plan_scan, plan_verify
 from erasure_sweep.workers.measures.registry import count_sketches
 from erasure_sweep.workers.models.forward import ModelConfig
-from erasure_sweep.workers.records import Resolved, ScanOptions, ScanWork, ShardTask, WriterBlock
+from erasure_sweep.workers.records import Numerics, Resolved, ScanOptions, ScanWork, ShardTask, WriterBlock
 from tests.benchmarks.probe import run_probe
 from tests.benchmarks.settings import GELU_4L, GPT2_SMALL, Settings, random_prompts, stage_random
 from tests.benchmarks.timing import Row, spread
@@ -95,7 +95,7 @@ def _config(model: Resolved, n_prompts: int) -> SweepConfig:
 
 def scan_task(model: Resolved, n_prompts: int) -> ShardTask:
     """The first shard of a scan in blocks of so many prompts."""
-    return plan_scan(_config(model, n_prompts), model, "cpu").tasks[0]
+    return plan_scan(_config(model, n_prompts), model, Numerics("cpu")).tasks[0]
 
 
 def shard_tasks(model: Resolved, whole: bool) -> dict[str, ShardTask]:
@@ -106,7 +106,7 @@ def shard_tasks(model: Resolved, whole: bool) -> dict[str, ShardTask]:
     """
     targets = verified_targets(layout_of(model))
     targets = targets if whole else targets[:1]
-    plan = plan_verify(_config(model, SHARD_PROMPTS), model, "cpu", targets)
+    plan = plan_verify(_config(model, SHARD_PROMPTS), model, Numerics("cpu"), targets)
     tasks = {"scan": scan_task(model, SHARD_PROMPTS), f"verify, groups of {len(targets)}": plan.of("group")[0]}
     return tasks | ({"verify, trust": plan.of("trust")[0]} if whole else {})
 

@@ -40,7 +40,7 @@ class NoOpWorker(RemoteShardWorker):
         return ShardResult(task.id, encode_states(self._states, task.id), task.batch)
 
 
-def noop_worker() -> Any:
+def noop_worker(*told: str) -> Any:
     """As ``shard_worker_actor``."""
     import ray
 
@@ -125,7 +125,7 @@ def probe_noop(request: dict[str, Any]) -> dict[str, Any]:
         def finish(self, *told: object) -> list[Resolved]:
             return [model]
 
-    def stages(run: Run, resolved: Resolved, device: str, store: object, manifest: Any) -> OneStage:
+    def stages(run: Run, resolved: Resolved, numerics: object, store: object, manifest: Any) -> OneStage:
         return OneStage(request["n_shards"], run.folder, manifest, resolved)
 
     with (

@@ -24,6 +24,7 @@ from erasure_sweep.sweep.progress import SilentReporter
 from erasure_sweep.workers.records import (
     Group,
     GroupWork,
+    Numerics,
     Resolved,
     ScanOptions,
     ScanWork,
@@ -132,7 +133,7 @@ def probe_loop(request: dict[str, Any]) -> dict[str, Any]:
     from erasure_sweep.workers.worker import ShardWorker
 
     config = build_config(request["config"])
-    plan = plan_scan(config, Resolved(**request["model"]), "cpu")
+    plan = plan_scan(config, Resolved(**request["model"]), Numerics("cpu"))
     worker = ShardWorker(config.cpus_per_worker)
     ends, cpu = [], []
     for task in plan.tasks:
@@ -198,7 +199,7 @@ def probe_pairs(request: dict[str, Any]) -> dict[str, Any]:
     from erasure_sweep.workers.worker import ShardWorker
 
     config = build_config(request["config"])
-    tasks = plan_scan(config, Resolved(**request["model"]), "cpu").tasks
+    tasks = plan_scan(config, Resolved(**request["model"]), Numerics("cpu")).tasks
     worker = ShardWorker(config.cpus_per_worker)
     worker.measure(tasks[0])
     reporter = PairedReporter(lambda index: worker.measure(tasks[index]))

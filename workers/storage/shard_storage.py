@@ -20,6 +20,9 @@ from erasure_sweep.workers.storage.whole_file import create_whole, whole_file, w
 
 log = logging.getLogger(__name__)
 
+NUMERICS = "numerics.json"
+"""Key of what says with which numerics the shards of a sweep were measured."""
+
 MARK = "mark"
 """Key of what tells a driver's store from another machine's folder of the same name."""
 

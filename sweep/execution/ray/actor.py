@@ -15,8 +15,13 @@ from typing import Any
 from erasure_sweep.workers.code_identity import code_identity
 
 
-def shard_worker_actor() -> Any:
-    """The actor class. The driver owns attempts, so Ray restarts workers but repeats no shard by itself."""
+def shard_worker_actor(device: str = "cpu", capability: str = "") -> Any:
+    """The actor class. The driver owns attempts, so Ray restarts workers but repeats no shard by itself.
+
+    Args:
+        device: kind of device that it measures on.
+        capability: of the CPU, beyond which a worker does not go (``workers.cpu_capability``).
+    """
     import ray
 
     # Plain strings: a record of this package would be imported before the path is in order.
@@ -42,9 +47,12 @@ def shard_worker_actor() -> Any:
                     f"{socket.gethostname()} runs other code ({own.hash} in {own.folder}) than the driver ({driver_hash} in "
                     f"{driver_folder})"
                 )
+            from erasure_sweep.workers.cpu_capability import hold_to
+
+            hold_to(capability)  # before torch is imported
             from erasure_sweep.workers.worker import RemoteShardWorker
 
-            self._worker = RemoteShardWorker(threads)
+            self._worker = RemoteShardWorker(threads, device)
 
         def ping(self) -> Any:
             return self._worker.ping()

@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from erasure_sweep.sweep.execution.executor import IdleWorker, ShardFate, ShardReport
+from erasure_sweep.sweep.execution.executor import IdleWorker, ShardFate, ShardReport, other_numerics
 from erasure_sweep.sweep.execution.ray.actor import shard_worker_actor
 from erasure_sweep.sweep.execution.ray.cluster import RayCluster
 from erasure_sweep.sweep.execution.ray.pool import WorkerPool
 from erasure_sweep.sweep.execution.ray.worker_handle import LostShard, PingResult, WorkerHandle, first_line
 from erasure_sweep.workers.errors import SweepError
-from erasure_sweep.workers.records import ShardTask, SharedStore
+from erasure_sweep.workers.records import Numerics, ShardTask, SharedStore
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ class RayExecutor:
         device: kind of device that measures, ``cpu`` or ``cuda``.
         shared: where workers may put states themselves.
         say: tells people a line.
+        numerics: with which it is measured; a worker with others gets no shards.
     """
 
     def __init__(
@@ -64,10 +65,13 @@ class RayExecutor:
         device: str = "cpu",
         shared: SharedStore | None = None,
         say: Callable[[str], None] = log.info,
+        numerics: Numerics | None = None,
     ) -> None:
         self._cluster = cluster
         self._deadline_s, self._device, self._shared = deadline_s, device, shared
-        actor, bounds = shard_worker_actor(), [n for n in (workers, max_workers) if n is not None]
+        self._numerics, self._unfit_hosts = numerics, set[str]()
+        capability = numerics.unit if numerics and device == "cpu" else ""
+        actor, bounds = shard_worker_actor(device, capability), [n for n in (workers, max_workers) if n is not None]
         self._pool = WorkerPool(
             cluster,
             cpus,
@@ -175,6 +179,7 @@ class RayExecutor:
             return []
         self._last_seen = time.monotonic()
         self._check_gpu(worker)
+        self._check_numerics(worker)
         loss, worker.lost = worker.lost, None
         return [] if loss is None else self._why_lost(worker, loss)
 
@@ -187,6 +192,19 @@ class RayExecutor:
                 "and that torch is a CUDA build, or use --device cpu"
             )
             log.warning("%s gets no shards: %s", worker.name, worker.unfit)
+
+    def _check_numerics(self, worker: WorkerHandle) -> None:
+        """A worker whose results differ in the last digits would make tables that no other run makes."""
+        assert worker.process is not None
+        own = worker.process.numerics
+        if worker.unfit or own is None or self._numerics is None or own == self._numerics:
+            return
+        host = self._cluster.host(worker.process.node)
+        worker.unfit = other_numerics(host, own, self._numerics)
+        log.warning("%s gets no shards: %s", worker.name, worker.unfit)
+        if host not in self._unfit_hosts:
+            self._unfit_hosts.add(host)
+            self._say(f"a worker gets no shards: {worker.unfit}")
 
     def _why_lost(self, worker: WorkerHandle, loss: LostShard) -> list[ShardReport]:
         """Whether a shard is to be blamed for what became of its worker, now that the worker answers."""

@@ -28,6 +28,7 @@ from erasure_sweep.workers.records import (
     AdversarialWork,
     Group,
     GroupWork,
+    Numerics,
     Place,
     Resolved,
     Target,
@@ -35,6 +36,7 @@ from erasure_sweep.workers.records import (
     WriterBlock,
 )
 
+CPU = Numerics("cpu", "AVX2", "2.9.0", "MKL", "highest", "00000000")
 SHAPE = {"n_layers": 4, "n_heads": 8, "attn_only": False}
 MODEL = Resolved(
     name="m", spec="m", hash="aa", weights="/w", weights_bytes=10, architecture=SHAPE, n_params=5,
@@ -49,14 +51,14 @@ def config(**changes: Any) -> Any:
     return build_config({"models": ["m"], "prompts": 30, "seq_len": 64, **changes})
 
 
-def ids(model: Resolved = MODEL, device: str = "cpu", **changes: Any) -> set[str]:
-    return {task.id for task in plan_scan(config(**changes), model, device).tasks}
+def ids(model: Resolved = MODEL, numerics: Numerics = CPU, **changes: Any) -> set[str]:
+    return {task.id for task in plan_scan(config(**changes), model, numerics).tasks}
 
 
 @pytest.mark.parametrize("sketches", [55, 20_000])
 def test_shards_cover_every_prompt_and_writer_once(sketches: int) -> None:
     model = MODEL._replace(sketches=(sketches,) * 38)
-    plan = plan_scan(config(block_prompts=8), model, "cpu")
+    plan = plan_scan(config(block_prompts=8), model, CPU)
     seen = [
         (prompt, writer)
         for task in plan.tasks
@@ -114,7 +116,12 @@ def test_ids_change_with_what_changes_results(changes: dict[str, Any]) -> None:
 def test_ids_change_with_model_corpus_and_device() -> None:
     assert not ids(MODEL._replace(hash="bb")) & ids()
     assert not ids(MODEL._replace(corpus_fingerprint="dd")) & ids()
-    assert not ids(device="cuda") & ids()
+    assert not ids(numerics=Numerics("cuda")) & ids()
+
+
+@pytest.mark.parametrize("field", ["unit", "torch", "backend", "precision", "probe"])
+def test_ids_change_with_whatever_decides_the_last_digits(field: str) -> None:
+    assert not ids(numerics=CPU._replace(**{field: "another"})) & ids()
 
 
 @pytest.mark.parametrize("changes", [{"workers": 7}, {"top": 9}, {"out": "x"}, {"name": "y"}, {"attempts": 9}])
@@ -133,12 +140,12 @@ def test_a_scan_is_the_same_whatever_is_verified(changes: dict[str, Any]) -> Non
 
 
 def test_a_longer_sweep_keeps_the_shards_it_shares() -> None:
-    assert {t.first_prompt for t in plan_scan(config(), MODEL, "cpu").tasks} == {0, 8, 16, 24}
+    assert {t.first_prompt for t in plan_scan(config(), MODEL, CPU).tasks} == {0, 8, 16, 24}
     assert sweep_id(config(prompts=20)) != sweep_id(config())
 
 
 def verify(model: Resolved = MODEL, targets: tuple[Target, ...] = TARGETS, **changes: Any) -> StagePlan:
-    return plan_verify(config(**changes), model, "cpu", targets)
+    return plan_verify(config(**changes), model, CPU, targets)
 
 
 def spans(plan: StagePlan, stage: str) -> list[tuple[int, int]]:
@@ -158,7 +165,7 @@ def test_verify_reads_the_prompts_behind_the_scan() -> None:
 def test_trust_has_blocks_of_writers_as_the_scan_has() -> None:
     model = MODEL._replace(sketches=(20_000,) * 38)
     plan = verify(model)
-    assert plan.writer_blocks == plan_scan(config(), model, "cpu").writer_blocks
+    assert plan.writer_blocks == plan_scan(config(), model, CPU).writer_blocks
     assert len(plan.of("trust")) == 2 * len(plan.writer_blocks) > 2
 
 
@@ -212,7 +219,7 @@ def test_donors_are_drawn_from_all_prompts_by_the_seed() -> None:
 def test_adversarial_shards_are_blocks_of_donors() -> None:
     model = MODEL._replace(verify_prompts=(30, 230), given=((0, 5), (0, 7, 8)))
     places = (*PLACES, *given_places(TARGETS, model.given))
-    plan = plan_adversarial(config(donors=150), model, "cpu", places)
+    plan = plan_adversarial(config(donors=150), model, CPU, places)
     works = [task.work for task in plan.tasks]
     assert all(
         isinstance(work, AdversarialWork) and work.places == places and work.given == model.given for work in works
@@ -221,7 +228,7 @@ def test_adversarial_shards_are_blocks_of_donors() -> None:
     assert sum((work.donors for work in works), ()) == draw_donors(0, 230, 150)
     assert [work.tokens for work in works] == [True, False, False]
     assert plan.n_prompts == 150 and len({task.id for task in plan.tasks}) == 3
-    assert plan_adversarial(config(), model, "cpu", ()).tasks == ()
+    assert plan_adversarial(config(), model, CPU, ()).tasks == ()
 
 
 def test_given_prompts_are_tested_at_their_last_token_for_each_writer() -> None:
@@ -232,9 +239,9 @@ def test_given_prompts_are_tested_at_their_last_token_for_each_writer() -> None:
 
 
 def test_what_is_expected_has_as_many_shards_as_there_will_be() -> None:
-    counts = [len(plan.tasks) for plan in expected_stages(config(), MODEL, "cpu")]
-    real = (plan_scan(config(), MODEL, "cpu"), verify(), plan_adversarial(config(), MODEL, "cpu", PLACES))
+    counts = [len(plan.tasks) for plan in expected_stages(config(), MODEL, CPU)]
+    real = (plan_scan(config(), MODEL, CPU), verify(), plan_adversarial(config(), MODEL, CPU, PLACES))
     assert counts == [len(plan.tasks) for plan in real] == [4, 6, 1]
-    assert [plan.name for plan in expected_stages(config(stage="scan"), MODEL, "cpu")] == ["scan"]
+    assert [plan.name for plan in expected_stages(config(stage="scan"), MODEL, CPU)] == ["scan"]
     given = config(writers=["L0H2"], places=0)
-    assert [len(plan.tasks) for plan in expected_stages(given, MODEL, "cpu")] == [4, 6, 0]
+    assert [len(plan.tasks) for plan in expected_stages(given, MODEL, CPU)] == [4, 6, 0]

@@ -16,6 +16,7 @@ from erasure_sweep.sweep.run import Run, staging_folder
 from erasure_sweep.sweep.run_folder import RunFolder, folder_names, write_atomically
 from erasure_sweep.workers.errors import SweepError, UsageError
 from erasure_sweep.workers.manifest import Manifest, ManifestConfig, ManifestEntry
+from erasure_sweep.workers.records import Numerics
 
 
 def config_of(out: Path, **changes: object) -> SweepConfig:
@@ -137,14 +138,14 @@ def test_a_damaged_manifest_is_refused_unless_fresh(tmp_path: Path, text: str):
     folder.manifest.write_text(text)
     with pytest.raises(UsageError, match=r"manifest\.json is damaged: .*--fresh"):
         ManifestKeeper(Run.of(config))
-    ManifestKeeper(Run.of(config, fresh=True)).start([], "cpu")
+    ManifestKeeper(Run.of(config, fresh=True)).start([], Numerics("cpu"))
     assert folder.read_manifest().models == ()
 
 
 def test_another_sweep_is_refused_and_the_difference_named(tmp_path: Path):
     config = config_of(tmp_path)
     folder = Run.of(config).folder
-    ManifestKeeper(Run.of(config)).start([], "cpu")
+    ManifestKeeper(Run.of(config)).start([], Numerics("cpu"))
     ManifestKeeper(Run.of(config_of(tmp_path, models=["b"], workers=0, top=3)))
     for fresh in (False, True):
         with pytest.raises(UsageError, match=r"holds another sweep \(prompts 64, seed 0\): choose another --out"):
@@ -158,7 +159,7 @@ def test_another_sweep_is_refused_and_the_difference_named(tmp_path: Path):
 def test_a_manifest_keeps_no_password(tmp_path: Path):
     config = config_of(tmp_path, tracking_uri="postgresql://me:secret@host/runs")
     folder = Run.of(config).folder
-    ManifestKeeper(Run.of(config)).start([], "cpu")
+    ManifestKeeper(Run.of(config)).start([], Numerics("cpu"))
     assert "secret" not in folder.manifest.read_text()
     assert json.loads(folder.manifest.read_text())["config"]["tracking_uri"] == "postgresql://me:***@host/runs"
 

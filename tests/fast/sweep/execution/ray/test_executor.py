@@ -60,7 +60,7 @@ class Stage:
         method = SimpleNamespace(remote=lambda *told: object())
         handle = SimpleNamespace(ping=method, measure_remote=method)
         actor = SimpleNamespace(options=lambda **asked: SimpleNamespace(remote=lambda threads: handle))
-        monkeypatch.setattr("erasure_sweep.sweep.execution.ray.executor.shard_worker_actor", lambda: actor)
+        monkeypatch.setattr("erasure_sweep.sweep.execution.ray.executor.shard_worker_actor", lambda *told: actor)
         self.cluster = FakeCluster()
         self.executor = RayExecutor(self.cluster, None, 1, 1, deadline_s, device, say=self.said.append)  # type: ignore[arg-type]
         self.executor.scale({0.0: 1})

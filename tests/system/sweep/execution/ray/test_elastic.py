@@ -22,8 +22,10 @@ import pytest
 from erasure_sweep.sweep.execution.executor import ShardFate
 from erasure_sweep.sweep.execution.ray.cluster import connect
 from erasure_sweep.sweep.execution.ray.executor import RayExecutor
+from erasure_sweep.sweep.execution.ray.numerics import cluster_numerics
 from erasure_sweep.sweep.execution.shard_queue import ShardQueue
 from erasure_sweep.workers.errors import SweepError
+from erasure_sweep.workers.numerics import numerics_on
 from erasure_sweep.workers.records import ScanOptions, ScanWork, ShardResult, ShardTask, WorkerProcess, WriterBlock
 from tests.support.bad_input import Bench, assert_nothing_finished
 from tests.support.servers.cluster import HandCluster
@@ -35,7 +37,7 @@ MEMORY = 80 * 2**20
 """Of a node's object store."""
 
 
-def scripted_worker() -> Any:
+def scripted_worker(*told: str) -> Any:
     """Stands for ``shard_worker_actor``; defined in here, so that it travels whole and needs no torch there."""
     import ray
 
@@ -59,7 +61,7 @@ def scripted_worker() -> Any:
     return ray.remote(max_restarts=-1, max_task_retries=0)(Scripted)
 
 
-def broken_worker() -> Any:
+def broken_worker(*told: str) -> Any:
     """One whose machine lacks what it needs."""
     import ray
 
@@ -313,3 +315,15 @@ def test_a_cluster_that_is_gone_ends_the_run_with_one_line(tmp_path: Path) -> No
     bench.close()
     assert (again.code, again.states) == (0, {"good": "FINISHED"}), again.stderr
     assert f"good: 100 shards of scan, {n_measured} already measured" in again.stdout
+
+
+def test_a_cluster_says_how_its_workers_compute(machines: Machines) -> None:
+    """Before any shard has its id."""
+    said: list[str] = []
+    machines.add()
+    cluster = connect(machines.address, None)
+    try:
+        found = cluster_numerics(cluster, 1, "cpu", said.append)
+    finally:
+        cluster.close()
+    assert found == numerics_on("cpu") and said == []
