@@ -13,7 +13,7 @@ from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.execution.helper_process import HelperProcess
 from erasure_sweep.sweep.helper_tasks import total_costs
 from erasure_sweep.sweep.plan import StagePlan, expected_stages, sketch_bytes, writer_blocks
-from erasure_sweep.sweep.progress import SilentReporter
+from erasure_sweep.sweep.progress import Reporter
 from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.staging import ModelStaging
 from erasure_sweep.workers.measures.cost import Cost, ShardSize
@@ -39,14 +39,18 @@ class Estimate(NamedTuple):
     store_bytes: float
 
 
-def estimate(config: SweepConfig) -> list[Estimate]:
+def estimate(config: SweepConfig, reporter: Reporter) -> list[Estimate]:
     """Stage and plan as ``run`` would, and say what measuring would take.
+
+    Args:
+        config: of the sweep.
+        reporter: hears what there is to say of models and corpus.
 
     Raises:
         SweepError: what ``run`` would refuse before measuring.
     """
     with closing(HelperProcess()) as background:
-        models = ModelStaging(Run.of(config), background).finish(SilentReporter())
+        models = ModelStaging(Run.of(config), background).finish(reporter)
         plans = [expected_stages(config, model, Numerics("cpu")) for model in models]
         measured = [_measured(config, stages) for stages in plans]
         work = [_work(stages[0].model, tasks) for stages, tasks in zip(plans, measured, strict=True)]

@@ -10,9 +10,12 @@ from erasure_sweep.sweep.execution.helper_process import HelperProcess
 from erasure_sweep.sweep.helper_tasks import CheckpointsRequest, ModelRequest, list_checkpoints, resolve_model
 from erasure_sweep.sweep.progress import Reporter
 from erasure_sweep.sweep.run import Run
+from erasure_sweep.workers.corpora.resolve_corpus import KNOWN_CORPORA, OWN
 from erasure_sweep.workers.corpora.sampling import CorpusRequest
 from erasure_sweep.workers.errors import UsageError
-from erasure_sweep.workers.models.checkpoints import names_several
+from erasure_sweep.workers.known_name import passed_over
+from erasure_sweep.workers.models.catalog import find_entry
+from erasure_sweep.workers.models.checkpoints import names_several, split_point
 from erasure_sweep.workers.records import Resolved
 
 
@@ -39,6 +42,8 @@ class ModelStaging:
             SweepError: a model or the corpus cannot be had or does not fit.
             UsageError: two models cannot be told apart.
         """
+        for line in _passed_over(self._config):
+            reporter.say(line)
         models = []
         for spec in dict.fromkeys(spec for named in self._config.models for spec in self._specs(named, reporter)):
             reporter.say(f"preparing {spec}")
@@ -81,6 +86,20 @@ class ModelStaging:
             self._refresh,
         )
         return self._background.submit(resolve_model, request)
+
+
+def _passed_over(config: SweepConfig) -> list[str]:
+    """Lines on files and folders here that have the name of a known model or corpus, which goes before them."""
+    names = dict.fromkeys(split_point(spec)[0] for spec in config.models)
+    entries = {name: entry for name in names if (entry := find_entry(name)) is not None}
+    meanings = {
+        name: f"the bundled model {entry.name}" if entry.kind == "bundled" else f"the model {entry.location} of the hub"
+        for name, entry in entries.items()
+    }
+    corpora = {config.corpus, *config.own_corpora.values()} & {OWN, *KNOWN_CORPORA}
+    meanings |= {name: "a known corpus" for name in sorted(corpora)}
+    lines = (passed_over(name, meaning) for name, meaning in meanings.items())
+    return [line for line in lines if line is not None]
 
 
 def _unread(config: SweepConfig, models: Iterable[Resolved]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -94,14 +94,16 @@ def _logging_to(folder: RunFolder) -> Iterator[None]:
 def _print_estimates(config: SweepConfig) -> None:
     from erasure_sweep.sweep.commands.output import console, table_of
     from erasure_sweep.sweep.estimate import estimate
-    from erasure_sweep.sweep.progress import duration
+    from erasure_sweep.sweep.progress import duration, reporter
 
     numbers = ("shards of scan", "of verify", "writers in a shard", "time on one core", "memory of a worker")
     table = table_of(
         f"What `run` would measure ({config.prompts} prompts × {config.seq_len} tokens)",
         {"model": "text", **dict.fromkeys((*numbers, "store on disk"), "number")},
     )
-    for model in estimate(config):
+    with closing(reporter(console)) as progress:
+        estimates = estimate(config, progress)
+    for model in estimates:
         counts = map(str, (model.shards, model.verify_shards, model.writers_per_shard))
         memory, disk = f"{model.memory_bytes / 2**30:.1f} GiB", f"{model.store_bytes / 2**20:.0f} MiB"
         table.add_row(model.model, *counts, duration(model.core_seconds), memory, disk)
