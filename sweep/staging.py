@@ -97,7 +97,7 @@ def _passed_over(config: SweepConfig) -> list[str]:
         for name, entry in entries.items()
     }
     corpora = {config.corpus, *config.own_corpora.values()} & {OWN, *KNOWN_CORPORA}
-    meanings |= {name: "a known corpus" for name in sorted(corpora)}
+    meanings |= dict.fromkeys(sorted(corpora), "a known corpus")
     lines = (passed_over(name, meaning) for name, meaning in meanings.items())
     return [line for line in lines if line is not None]
 

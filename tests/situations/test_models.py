@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import ByteLevelBPETokenizer
 
-from tests.support.bad_input import Bench
-from tests.support.models.random_models import write_tl_directory
+from erasure_sweep.workers.models.bridge import bridge_logits, quiet
+from erasure_sweep.workers.models.logits_check import check_tokens
+from erasure_sweep.workers.models.resolve_model import load_model, resolve_model
+from erasure_sweep.workers.models.sources import find_model_files
+from tests.support.bad_input import Bench, assert_refused
+from tests.support.models.bridges import boot_bridge
+from tests.support.models.random_models import write_hf_gpt2_directory, write_tl_directory
+
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'4d' * 32}\nsize 548118077\n"
 
 
 class TestNames:
@@ -26,7 +38,7 @@ class TestNames:
             "toy-gelu-2l is the bundled model toy-gelu-2l; the folder toy-gelu-2l here is passed over: write "
             "./toy-gelu-2l to mean it"
         )
-        meant = bench.run(out, model="./toy-gelu-2l", stage="scan", seq_len=8)
+        meant = bench.run(out, model="./toy-gelu-2l", stage="scan", prompts=2, seq_len=8)
         assert meant.code == 0 and meant.states == {"toy-gelu-2l": "FINISHED"} and "passed over" not in meant.stdout
         assert json.loads((out / "manifest.json").read_text())["models"][0]["n_layers"] == 1
 
@@ -43,3 +55,127 @@ class TestNames:
         assert ran.code == 0 and ran.stdout.startswith(
             "stdlib is a known corpus; the folder stdlib here is passed over: write ./stdlib to mean it"
         )
+
+
+class TestGitLfs:
+    @pytest.mark.parametrize(
+        "name", ["model.safetensors", "model_final.pth", "config.json", "tokenizer.json", "pytorch_model.bin"]
+    )
+    def test_a_model_whose_files_git_lfs_left_as_pointers(self, bench: Bench, out: Path, tmp_path: Path, name: str):
+        """A model of whose files Git LFS left a pointer
+
+        Refused before anything is measured, with the file's name and `git lfs pull`.
+        """
+        write = write_hf_gpt2_directory if name.endswith(".bin") else write_tl_directory
+        model = write(tmp_path / "m", 0, 1, 2, 8)
+        if name.endswith((".pth", ".bin")):
+            (model / "model.safetensors").unlink()
+        (model / name).write_text(POINTER)
+        text = tmp_path / "text.txt"
+        text.write_text("Some text. " * 100)
+        ran = bench.run(out, model=model, corpus=text)
+        assert_refused(ran, 1, f"{model / name} is a pointer of Git LFS", "git lfs pull")
+
+
+class TestStateDicts:
+    def test_a_state_dict_of_hooked_transformer(self, bench: Bench, tmp_path: Path):
+        """A state dict that was saved from HookedTransformer, masks and its IGNORE of −∞ included
+
+        Measured as the weights alone.
+        """
+        state = load_file(bench.model / "model.safetensors")
+        masks = {f"blocks.{i}.attn.mask": torch.ones(64, 64).tril().bool() for i in range(2)}
+        ignored = {f"blocks.{i}.attn.IGNORE": torch.tensor(-torch.inf) for i in range(2)}
+        saved = save_state(tmp_path / "saved", bench.model, state | masks | ignored)
+        assert hash_of(saved, tmp_path) == hash_of(bench.model, tmp_path)
+
+    def test_a_state_dict_of_a_bridge(self, bench: Bench, tmp_path: Path):
+        """A state dict that was saved from TransformerLens 4's TransformerBridge
+
+        Measured as the model that was saved.
+        """
+        state = bridge_to(bench.model).state_dict()
+        assert hash_of(save_state(tmp_path / "saved", bench.model, state), tmp_path) == hash_of(bench.model, tmp_path)
+
+    def test_a_state_dict_of_a_bridge_to_gpt2(self, tmp_path: Path):
+        """A state dict that was saved from a TransformerBridge to GPT-2, whose matrices lie the other way
+
+        Measured as the model that was saved: a forward pass over its weights gives the logits of the bridge.
+        """
+        model = write_hf_gpt2_directory(tmp_path / "gpt-2", 0, 2, 2, 16)
+        bridge = bridge_to(model)
+        saved = save_state(tmp_path / "saved", model, bridge.state_dict(), "pytorch_model.bin")
+        config, lean = load_model(resolve_model(str(saved), tmp_path / "staging").weights)
+        tokens = check_tokens(config)
+        torch.testing.assert_close(lean.logits(tokens), bridge_logits(bridge, tokens), atol=1e-4, rtol=0)
+
+    def test_folded_norms(self, bench: Bench, out: Path, tmp_path: Path):
+        """A SoLU model whose norms were folded (LNPre), so that its state dict has none
+
+        Measured, with ones and zeros for the norms, that behind the activation included.
+        """
+        model = write_tl_directory(tmp_path / "m", 0, 2, 2, 16, act_fn="solu_ln", overrides={"normalization": "LNPre"})
+        state = load_file(model / "model.safetensors")
+        kept = {name: tensor for name, tensor in state.items() if ".ln" not in name and "ln_" not in name}
+        save_file(kept, model / "model.safetensors")
+        ran = bench.run(out, model=model, stage="scan", prompts=4, seq_len=8)
+        assert ran.code == 0 and ran.states == {"m": "FINISHED"}, ran.stderr
+
+    def test_a_checkpoint_of_a_training_script(self, bench: Bench, tmp_path: Path):
+        """A checkpoint with the optimizer beside the weights, saved from several devices (`module.`)
+
+        Measured as the weights alone.
+        """
+        state = {f"module.{name}": t for name, t in load_file(bench.model / "model.safetensors").items()}
+        content = {"model_state_dict": state, "optimizer_state_dict": {"state": {0: torch.ones(3)}}, "step": 1000}
+        saved = save_state(tmp_path / "saved", bench.model, content)
+        assert hash_of(saved, tmp_path) == hash_of(bench.model, tmp_path)
+
+
+class TestTransformersFiles:
+    def test_shards_of_pytorch_model_bin(self, tmp_path: Path):
+        """Weights in shards of pytorch_model.bin with their index
+
+        Measured as the same weights in one file.
+        """
+        one = write_hf_gpt2_directory(tmp_path / "one", 0, 2, 2, 16)
+        state = load_file(one / "model.safetensors")
+        names = sorted(state)
+        shards = {"pytorch_model-00001-of-00002.bin": names[:9], "pytorch_model-00002-of-00002.bin": names[9:]}
+        for shard, held in shards.items():
+            several = save_state(tmp_path / "several", one, {name: state[name] for name in held}, shard)
+        weight_map = {name: shard for shard, held in shards.items() for name in held}
+        (several / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+        assert hash_of(several, tmp_path) == hash_of(one, tmp_path)
+
+    def test_a_tokenizer_of_vocab_and_merges(self, bench: Bench, out: Path, tmp_path: Path):
+        """A tokenizer of vocab.json and merges.txt, without tokenizer.json
+
+        Text is read through it, as transformers does.
+        """
+        model = write_hf_gpt2_directory(tmp_path / "m", 0, 1, 2, 8, d_vocab=300)
+        text = tmp_path / "text.txt"
+        text.write_text("hello world, hello tokens " * 200)
+        byte_level = ByteLevelBPETokenizer()
+        byte_level.train_from_iterator([text.read_text()], vocab_size=300, special_tokens=["<|endoftext|>"])
+        byte_level.save_model(str(model))
+        ran = bench.run(out, model=model, corpus=text, stage="scan", prompts=2, seq_len=8)
+        assert ran.code == 0 and ran.states == {"m": "FINISHED"}, ran.stderr
+
+
+def save_state(folder: Path, like: Path, content: Mapping[str, object], file: str = "model_final.pth") -> Path:
+    """A model with the config of another, whose weights file holds this."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_bytes((like / "config.json").read_bytes())
+    torch.save(dict(content), folder / file)
+    return folder
+
+
+def bridge_to(model: Path) -> Any:
+    with quiet():
+        return boot_bridge(find_model_files(str(model)))
+
+
+def hash_of(model: Path, root: Path) -> str:
+    """Of a model's processed weights, which determine what is measured."""
+    return resolve_model(str(model), root / "staging").hash

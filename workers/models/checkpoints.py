@@ -8,10 +8,10 @@ of Hugging Face's layout keep them as revisions of their repository, which the h
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from erasure_sweep.workers.models.known_names import (
     recall_checkpoints,
     remember_checkpoints,
 )
+from erasure_sweep.workers.storage.given_files import check_given_file, read_given_json
 
 SEPARATOR = "@"
 FOLDER = "checkpoints"
@@ -153,12 +154,16 @@ def revision_steps(revision: str) -> int | None:
 
 
 def read_log(directory: Path) -> dict[str, Any]:
-    """``training_log.json`` of a directory, empty where there is none that can be read."""
-    try:
-        log = json.loads((directory / LOG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return log if isinstance(log, dict) else {}
+    """``training_log.json`` of a directory, empty where there is none that can be read.
+
+    Raises:
+        DataError: what lies there stands for another file, or is none.
+    """
+    check_given_file(directory / LOG)
+    with suppress(FileNotFoundError, DataError):
+        log = read_given_json(directory / LOG)
+        return log if isinstance(log, dict) else {}
+    return {}
 
 
 def final_counts(config: Mapping[str, Any], log: Mapping[str, Any]) -> tuple[int | None, int | None]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from erasure_sweep.workers.models.architectures.registry import find_architecture
 from erasure_sweep.workers.models.bridge import quiet
+from erasure_sweep.workers.models.refusals import refuse_config
 from erasure_sweep.workers.models.sources import ModelFiles
 from erasure_sweep.workers.models.staged_weights import StagedModel
 
@@ -25,6 +26,7 @@ def convert(source: ModelFiles, path: Path) -> StagedModel:
     Raises:
         DataError: the files cannot be used, the model cannot be measured, or the staged file cannot be written.
     """
+    refuse_config(source.name, source.config)
     with quiet():
         return find_architecture(source.config).convert(source, path)
 
@@ -40,5 +42,6 @@ def refuse_by_config(name: str, directory: Path, config: dict[str, Any]) -> None
     Raises:
         DataError: the forward cannot express it, or its files are in a layout that nothing reads, with the reason.
     """
+    refuse_config(name, config)
     with quiet():
         find_architecture(config).refuse(name, directory, config)

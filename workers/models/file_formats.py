@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from erasure_sweep.workers.errors import DataError, one_line
+from erasure_sweep.workers.storage.given_files import read_given_json
 
 FileLayout = Literal["transformer_lens", "hugging_face"]
 CONFIG = "config.json"
-INDEX = "model.safetensors.index.json"
+_SAFETENSORS_INDEX, _TORCH_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
+INDICES = (_SAFETENSORS_INDEX, _TORCH_INDEX)
+"""Files that list the shards in which the weights lie."""
 
 _PREFERRED: dict[FileLayout, tuple[str, ...]] = {
     "transformer_lens": ("model.safetensors", "model_final.pth"),
-    "hugging_face": ("model.safetensors", INDEX, "pytorch_model.bin"),
+    "hugging_face": ("model.safetensors", _SAFETENSORS_INDEX, "pytorch_model.bin", _TORCH_INDEX),
 }
 
 
@@ -27,14 +29,12 @@ def read_config(directory: Path) -> dict[str, Any]:
     """
     path = directory / CONFIG
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_given_json(path)
     except FileNotFoundError as error:
         raise DataError(
             f"{directory} holds no config.json: a model directory is TransformerLens' (with n_layers, d_model, …) "
             "or Hugging Face's (with model_type)"
         ) from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {one_line(error)}") from error
     if not isinstance(config, dict):
         raise DataError(f"{path} holds {type(config).__name__} where an object with the model's shape is expected")
     return config
@@ -80,7 +80,7 @@ def shard_names(index: Path) -> tuple[str, ...]:
         DataError: it is damaged, or names files elsewhere.
     """
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(read_given_json(index)["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{index} is not an index of shards: {one_line(error)}") from error
     if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):

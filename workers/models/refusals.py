@@ -20,6 +20,33 @@ LOAD_ERRORS = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, No
 """What the libraries raise when they cannot load or process a model."""
 
 
+_LAYER_KEYS = ("n_layers", "n_layer", "num_hidden_layers", "num_layers")
+_MOST_LAYERS = 10_000
+"""More than any model has; a config that says more would fill memory before weights could contradict it."""
+
+
+def refuse_config(name: str, config: Mapping[str, Any]) -> None:
+    """Refuse what no family may say in its config.json, before anything is made of it.
+
+    Raises:
+        DataError: the weights are quantized, or there would be more layers than memory has room for their names.
+    """
+    if config.get("quantization_config") is not None:
+        settings = config["quantization_config"]
+        method = settings.get("quant_method") if isinstance(settings, Mapping) else None
+        raise DataError(
+            f"model {name} cannot be measured: its weights are quantized{f' ({method})' if method else ''}: give the "
+            "model that they were made from"
+        )
+    for key in _LAYER_KEYS:
+        value = config.get(key)
+        if isinstance(value, int | float) and value > _MOST_LAYERS:
+            raise DataError(f"model {name}: config.json says {key} = {value:,}, and no model has so many")
+    for part in config.values():
+        if isinstance(part, Mapping):
+            refuse_config(name, part)
+
+
 def unsupported(values: Mapping[str, Any]) -> list[str]:
     """What the lean trace cannot express in an architecture, given in the words of TransformerLens' config."""
     n_heads, d_head = values["n_heads"], values["d_head"]
@@ -99,6 +126,7 @@ def refuse_misfit(name: str, problems: Sequence[str]) -> None:
 def check_finite(name: str, state: Mapping[str, Tensor]) -> None:
     """Refuse weights that hold NaN or infinity, naming the first tensor that does."""
     for key, tensor in state.items():
-        bad = int((~torch.isfinite(tensor)).sum()) if tensor.is_floating_point() else 0
+        numbers = tensor.float() if tensor.element_size() == 1 else tensor  # torch asks nothing of float8
+        bad = int((~torch.isfinite(numbers)).sum()) if tensor.is_floating_point() else 0
         if bad:
             raise DataError(f"model {name}: {key} holds NaN or infinity at {bad} of {tensor.numel()} places")

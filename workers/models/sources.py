@@ -28,7 +28,7 @@ from erasure_sweep.workers.models.checkpoints import (
 )
 from erasure_sweep.workers.models.file_formats import (
     CONFIG,
-    INDEX,
+    INDICES,
     FileLayout,
     layout_of,
     read_config,
@@ -36,6 +36,8 @@ from erasure_sweep.workers.models.file_formats import (
     weights_name,
 )
 from erasure_sweep.workers.models.known_names import Checkpoint, processing
+from erasure_sweep.workers.models.tokenizer import local_tokenizer
+from erasure_sweep.workers.storage.given_files import check_given_file
 
 _HASHED_BYTES = 1 << 20
 
@@ -102,7 +104,7 @@ def files_in_directory(location: ModelLocation, checkpoint: Checkpoint | None = 
     layout = layout_of(config)
     weights = _local_weights(directory, layout) if checkpoint is None else (directory / checkpoint.file,)
     fingerprint = _fingerprint(_file_digest(path) for path in (directory / CONFIG, *weights))
-    tokenizer = _local_tokenizer(directory) or _named_tokenizer(directory, config)
+    tokenizer = local_tokenizer(directory) or _named_tokenizer(directory, config)
     source = ModelFiles(location.name, layout, directory, config, weights, fingerprint, location.origin, tokenizer)
     return _at(source, checkpoint)
 
@@ -175,7 +177,7 @@ def _local_weights(directory: Path, layout: FileLayout) -> tuple[Path, ...]:
     """The files that hold the weights: one, or the shards of a Hugging Face model behind their index."""
     names = [path.name for path in directory.iterdir() if path.is_file()]
     first = directory / weights_name(names, layout, str(directory))
-    return (first,) if first.name != INDEX else (first, *(directory / name for name in shard_names(first)))
+    return (first,) if first.name not in INDICES else (first, *(directory / name for name in shard_names(first)))
 
 
 def _hub_weights(repo: str, folder: Path, layout: FileLayout) -> tuple[Path, ...]:
@@ -189,7 +191,7 @@ def _hub_weights(repo: str, folder: Path, layout: FileLayout) -> tuple[Path, ...
         if LOG in names:
             hub_file(repo, LOG, (LOG,), folder.name)
     first = hub_file(repo, name, (CONFIG, name), folder.name)
-    if name != INDEX:
+    if name not in INDICES:
         return (first,)
     return (first, *(hub_file(repo, shard, (CONFIG, name, shard), folder.name) for shard in shard_names(first)))
 
@@ -201,17 +203,12 @@ def _fingerprint(parts: Iterable[str]) -> str:
 def _file_digest(path: Path) -> str:
     """Name and content of one file, hashed."""
     try:
+        check_given_file(path)
         with path.open("rb") as file:
             chunks = iter(lambda: file.read(_HASHED_BYTES), b"")
             return digest(chain([f"{path.name}\n"], chunks)).hex()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {one_line(error)}") from error
-
-
-def _local_tokenizer(directory: Path) -> str | None:
-    if (directory / "tokenizer.json").is_file():
-        return str(directory / "tokenizer.json")
-    return str(directory) if (directory / "tokenizer_config.json").is_file() else None
 
 
 def _named_tokenizer(directory: Path, config: dict[str, Any]) -> str | None:
@@ -221,7 +218,7 @@ def _named_tokenizer(directory: Path, config: dict[str, Any]) -> str | None:
         return None
     path = (directory / name).resolve()
     if path.is_dir():
-        return _local_tokenizer(path)
+        return local_tokenizer(path)
     if path.is_file():
         return str(path)
     return name if is_repo(name) else None

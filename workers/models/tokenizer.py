@@ -17,6 +17,7 @@ from erasure_sweep.workers.errors import DataError, UsageError
 from erasure_sweep.workers.fingerprint import fingerprint
 from erasure_sweep.workers.hub.files import hub_file, list_files
 from erasure_sweep.workers.models.known_names import files_hash, recall_tokenizer, remember_tokenizer, write_whole
+from erasure_sweep.workers.storage.given_files import read_given_json
 from erasure_sweep.workers.storage.lfs_pointer import refuse_pointer
 
 if TYPE_CHECKING:
@@ -126,6 +127,14 @@ def load_tokenizer(source: str) -> Tokenizer:
     return _from_hub(source)
 
 
+def local_tokenizer(directory: Path) -> str | None:
+    """The tokenizer of a model's folder, as ``load_tokenizer`` takes it; ``None`` where the folder holds none."""
+    if (directory / _FAST_FILE).is_file():
+        return str(directory / _FAST_FILE)
+    others = (_SPECIAL_TOKEN_FILES[0], *_SLOW_FILES)
+    return str(directory) if any((directory / name).is_file() for name in others) else None
+
+
 def stage_tokenizer(source: str, staging: Path, refresh: bool = False) -> str:
     """Put a tokenizer of the hub into the staging folder, unless it is there, and say where; others stay where they are.
 
@@ -172,11 +181,7 @@ def _special_tokens(paths: Iterable[Path]) -> dict[str, str]:
     for path in paths:
         if not path.is_file():
             continue
-        refuse_pointer(path)
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise DataError(f"{path} is not valid JSON ({error})") from error
+        content = read_given_json(path)
         for name in ("bos_token", "eos_token"):
             token = content.get(name) if isinstance(content, dict) else None
             token = token.get("content") if isinstance(token, dict) else token

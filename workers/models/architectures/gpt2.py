@@ -27,8 +27,10 @@ from erasure_sweep.workers.models.architectures.hugging_face import (
     HF_KEYS,
     boot_hugging_face,
     refuse_by_bridge_config,
+    refuse_other_depth,
 )
-from erasure_sweep.workers.models.bridge import bridge_logits, centred_logits, processing_errors
+from erasure_sweep.workers.models.architectures.transformer_lens_native import boot_native
+from erasure_sweep.workers.models.bridge import bridge_logits, centred_logits, convert_bridge, processing_errors
 from erasure_sweep.workers.models.folding import centred, folded, ordered_sum
 from erasure_sweep.workers.models.forward import LeanModel, ModelConfig, default_attn_scale, weight_shapes
 from erasure_sweep.workers.models.logits_check import check_logits, check_tokens
@@ -39,6 +41,7 @@ from erasure_sweep.workers.models.refusals import (
     refuse_misfit,
     refuse_unsupported,
 )
+from erasure_sweep.workers.models.saved_state import GPT2, is_of_bridge
 from erasure_sweep.workers.models.sources import ModelFiles
 from erasure_sweep.workers.models.staged_weights import StagedModel, content_hash
 from erasure_sweep.workers.models.stored_tensors import StoredTensor, stored_tensors
@@ -68,7 +71,11 @@ def _recognizes(config: Config) -> bool:
 
 
 def _convert(source: ModelFiles, path: Path) -> StagedModel:
-    """A GPT-2, from its files to the staged one, which then is mapped."""
+    """A GPT-2, from its files to the staged one, which then is mapped; from what a bridge to it saved, as a native model."""
+    stored = stored_tensors(source.weights)
+    refuse_other_depth(source, source.config.get("n_layer", source.config.get("num_hidden_layers")), len(stored))
+    if is_of_bridge(stored):
+        return convert_bridge(source._replace(config=_as_native(source)), path, boot_native)
     gpt2 = Gpt2(source)
     config = gpt2.config
     with _temporary(source, path) as temporary:
@@ -78,6 +85,17 @@ def _convert(source: ModelFiles, path: Path) -> StagedModel:
             expected, whose = _expected_logits(source, gpt2)
             check_logits(source.name, LeanModel(config, weights), expected, whose)
     return StagedModel(config, found, weights)
+
+
+def _as_native(source: ModelFiles) -> dict[str, Any]:
+    """The config of a GPT-2 in TransformerLens' words."""
+    config = _without_weights(source).config
+    return {
+        **{"n_layers": config.n_layer, "d_model": config.n_embd, "n_heads": config.n_head},
+        **{"d_head": config.n_embd // config.n_head, "d_mlp": config.n_inner or 4 * config.n_embd},
+        **{"n_ctx": config.n_positions, "d_vocab": config.vocab_size, "eps": float(config.layer_norm_epsilon)},
+        **{"act_fn": activation(config.activation_function), "architecture": GPT2},
+    }
 
 
 def _write(gpt2: Gpt2, origin: str, path: Path) -> str:

@@ -20,6 +20,7 @@ from erasure_sweep.workers.models.bridge import convert_bridge
 from erasure_sweep.workers.models.file_formats import layout_of
 from erasure_sweep.workers.models.refusals import LOAD_ERRORS, check_finite, refuse_misfit, refuse_unsupported
 from erasure_sweep.workers.models.sources import ModelFiles
+from erasure_sweep.workers.models.stored_tensors import stored_tensors
 
 HF_BUFFERS = (".attn.bias", ".attn.masked_bias")
 """Causal masks that old files of GPT-2 hold beside the weights."""
@@ -39,6 +40,7 @@ def refuse_by_bridge_config(name: str, directory: Path, _config: Config) -> None
 
 def boot_hugging_face(source: ModelFiles) -> Any:
     """TransformerLens' bridge around transformers' model."""
+    _refuse_other_size(source)
     model = _load_hugging_face(source)
     check_finite(source.name, dict(model.named_parameters()))
     from transformer_lens.model_bridge.sources import build_bridge_from_module
@@ -54,6 +56,30 @@ def boot_hugging_face(source: ModelFiles) -> Any:
     return bridge.eval()
 
 
+def refuse_other_depth(source: ModelFiles, n_layers: object, n_tensors: int) -> None:
+    """Refuse more layers than there are tensors, before a model of so many is built, be it without weights."""
+    if isinstance(n_layers, int) and n_layers > n_tensors:
+        refuse_misfit(source.name, [f"it says {n_layers:,} layers, and the files hold {n_tensors:,} tensors"])
+
+
+def _refuse_other_size(source: ModelFiles) -> None:
+    """Refuse a model that is larger than its files: transformers would make what they do not hold."""
+    from transformers import AutoModelForCausalLM
+
+    stored = stored_tensors(source.weights)
+    config = _read_config(source.name, source.directory)
+    refuse_other_depth(source, getattr(config, "num_hidden_layers", None), len(stored))
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except (ArithmeticError, *LOAD_ERRORS) as error:
+        raise DataError(f"model {source.name}: transformers cannot load it: {one_line(error)}") from error
+    n_values = sum(parameter.numel() for parameter in model.parameters())
+    n_bytes = sum(path.stat().st_size for path in source.weights)
+    if n_values > n_bytes:  # a value takes a byte at least
+        refuse_misfit(source.name, [f"it says {n_values:,} values, and the files have {n_bytes:,} bytes"])
+
+
 def _load_hugging_face(source: ModelFiles) -> Any:
     """transformers' model in float32, refused where transformers would fill in or leave out weights."""
     from huggingface_hub.errors import StrictDataclassError
@@ -65,7 +91,7 @@ def _load_hugging_face(source: ModelFiles) -> Any:
             local_files_only=True,
             trust_remote_code=False,
             dtype=torch.float32,
-            use_safetensors=source.weights[0].suffix != ".bin",
+            use_safetensors=source.weights[-1].suffix != ".bin",
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
@@ -83,20 +109,26 @@ def _load_hugging_face(source: ModelFiles) -> Any:
     return model
 
 
+def _read_config(name: str, directory: Path) -> Any:
+    """transformers' config of a model."""
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except (StrictDataclassError, *LOAD_ERRORS) as error:
+        raise DataError(f"model {name}: transformers cannot load it: {one_line(error)}") from error
+
+
 def _bridge_values(name: str, directory: Path) -> dict[str, Any] | None:
     """What TransformerLens makes of a config in Hugging Face's layout, without a model.
 
     ``None`` where its builder of configs, which is private to it, is gone: then a model is refused once its weights are here.
     """
-    from huggingface_hub.errors import StrictDataclassError
     from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
-    from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    try:
-        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    except (StrictDataclassError, *LOAD_ERRORS) as error:
-        raise DataError(f"model {name}: transformers cannot load it: {one_line(error)}") from error
+    config = _read_config(name, directory)
     architecture = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
     if architecture is None:
         raise DataError(f"model {name} cannot be measured: {config.model_type} is no causal language model")
