@@ -56,10 +56,11 @@ class Bench:
 
     Args:
         root: a folder of its own.
+        pages: draw them in runs in this process; by default there are pages that hold nothing.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, pages: bool = False) -> None:
+        self.root, self.pages = root, pages
         self.model = write_tl_directory(root / "good", 0, 2, 2, 16)
         self.tokens = root / "tokens.npy"
         np.save(self.tokens, np.random.default_rng(0).integers(0, D_VOCAB, (PROMPTS, SEQ_LEN)))
@@ -90,7 +91,11 @@ class Bench:
         from erasure_sweep.sweep.commands.main import call
 
         stdout, stderr = io.StringIO(), io.StringIO()
-        with lending(self.background), contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        with (
+            lending(self.background, self.pages),
+            contextlib.redirect_stdout(stdout),
+            contextlib.redirect_stderr(stderr),
+        ):
             code = call(arguments)
         return self.ran(code, stdout.getvalue(), stderr.getvalue(), out)
 

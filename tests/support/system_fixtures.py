@@ -52,8 +52,8 @@ def out(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def helper() -> Iterator[None]:
-    """One helper process for all runs of a module that are in this process."""
-    with closing(HelperProcess()) as background, lending(background):
+    """One helper process for all runs of a module that are in this process; their pages hold nothing."""
+    with closing(HelperProcess()) as background, lending(background, pages=False):
         yield
 
 

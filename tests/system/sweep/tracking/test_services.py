@@ -40,7 +40,7 @@ def services() -> Iterator[Services]:
 @pytest.fixture(scope="module")
 def bench(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     """With a background process that finds the services."""
-    bench = Bench(tmp_path_factory.mktemp("services"))
+    bench = Bench(tmp_path_factory.mktemp("services"), pages=True)
     yield bench
     bench.close()
 

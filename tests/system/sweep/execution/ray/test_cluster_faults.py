@@ -21,9 +21,9 @@ from tests.system.sweep.test_driver import Place, assert_same, read
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("helper")]
 
-LONGER = {"prompts": 40, "block_prompts": 1, "attempts": 10}
+LONGER = {"prompts": 24, "block_prompts": 1, "attempts": 10}
 """More shards, so that there is time to kill something, and patience with one that is killed again and again."""
-N_SHARDS = 3 * 40
+N_SHARDS = 3 * 24
 SCANNED = tuple(table_names("scan"))
 
 
@@ -68,7 +68,7 @@ def test_kills_at_random_moments_end_in_the_undisturbed_tables(
 
 def test_two_sweeps_at_once(trials: Trials) -> None:
     """Both on the same nodes and the same store; the second over fewer prompts, so another sweep."""
-    sizes = {"first": 24, "second": 12}
+    sizes = {"first": 12, "second": 6}
     paths = [trials.config(name, stage="scan", prompts=n, store=trials.s3.uri("both")) for name, n in sizes.items()]
     command = [ERASURE_SWEEP, "submit", "--address", trials.cluster.dashboard]
     jobs = [
