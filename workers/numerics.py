@@ -35,7 +35,7 @@ def _gpu() -> str:
 def _blas() -> str:
     libraries = {
         "MKL": torch.backends.mkl.is_available(),  # type: ignore[no-untyped-call]
-        "oneDNN": torch.backends.mkldnn.is_available(),
+        "oneDNN": torch.backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]
     }
     return " and ".join(name for name, there in libraries.items() if there) or "neither MKL nor oneDNN"
 
