@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 _LABEL = re.compile(
@@ -24,6 +24,7 @@ _KIND_ORDER = {"embeddings": 0, "head": 1, "bias": 2, "attention": 3, "MLP": 4, 
 _LAST = 10**9
 
 
+@lru_cache(maxsize=2**14)
 def layer_of(label: str) -> int:
     """Layer of a component's label; −1 for ``embed`` and ``pos_embed``.
 

@@ -83,14 +83,15 @@ class PairRows:
     def sum_heads(self, values: Tensor | np.ndarray) -> None:
         """Fill the rows of ``attn{l}``, ``later`` and groups with the sums of their heads, in place."""
         for writer, first in enumerate(self.first_layer):
-            layers = [self.layer(writer, layer) for layer in range(first, self.n_layers)]
-            for heads in layers:
-                values[heads.stop] = values[heads].sum(0)
-            if layers:
-                values[self.later(writer)] = values[[heads.stop for heads in layers]].sum(0)
+            if first == self.n_layers:
+                continue
+            later = self.later(writer)
+            layers = values[self.start[writer] : later].reshape(-1, self.n_heads + 1, *values.shape[1:])
+            layers[:, -1] = sums = layers[:, :-1].sum(1)
+            values[later] = sums.sum(0)
             for index, group in enumerate(self.groups[writer]):
                 members = [self.head(writer, label) for label in group.erasers]
-                values[self.later(writer) + 1 + index] = values[members].sum(0)
+                values[later + 1 + index] = values[members].sum(0)
 
     @cached_property
     def writer(self) -> Int[np.ndarray, "row"]:
@@ -181,6 +182,15 @@ class Composer:
         self.rows = PairRows(model.config.layout, writers, options.groups)
         self.recompute = options.ln == "recompute"
         self._references: dict[str, Tensor] = {}
+        self._direct: list[int] = []
+        """Writers that are read through their whole vectors."""
+        self._heads: dict[int, list[int]] = {}
+        """Heads that are read through their z, by layer."""
+        for index, label in enumerate(self.rows.labels):
+            if self.recompute or not label.startswith("L"):
+                self._direct.append(index)
+            else:
+                self._heads.setdefault(layer_of(label), []).append(index)
 
     def reference(self, label: str, own: Float[Tensor, "token own"]) -> Float[Tensor, "own"]:
         """What is taken from a writer's output in ``product`` to keep rounding small: its mean over the first prompt.
@@ -231,21 +241,18 @@ class Composer:
                 along, dla = _dot(read, target), _dot(mixed, direction[:, tokens])
                 centred = (read * (target - group.reference)).sum(dim=(2, 3))
                 sums = mixed.sum(dim=2)
-                for index, writer in enumerate(group.writers):
-                    rows = self.rows.layer(writer, layer)
-                    parts.along_writer[rows, tokens], parts.dla[rows, tokens] = along[index], dla[index]
-                    parts.product[rows] += centred[index]
-                    parts.mixed[rows] += sums[index]
+                starts = torch.tensor([self.rows.layer(writer, layer).start for writer in group.writers])
+                rows = (starts[:, None] + torch.arange(self.model.config.n_heads)).to(along.device)
+                parts.along_writer[:, tokens][rows], parts.dla[:, tokens][rows] = along, dla
+                parts.product[rows] += centred
+                parts.mixed[rows] += sums
 
     def _groups(self, trace: Trace, prompt: int, layer: int) -> list[_Group]:
         """The writers that a layer can read, grouped by how they are read."""
-        writers = [index for index, first in enumerate(self.rows.first_layer) if first <= layer]
-        direct = [i for i in writers if self.recompute or not self.rows.labels[i].startswith("L")]
+        direct = [index for index in self._direct if self.rows.first_layer[index] <= layer]
         groups: list[_Group] = [_DirectGroup(self, trace, prompt, layer, direct)] if direct else []
-        for source in range(0 if self.recompute else layer):
-            heads = [i for i in writers if i not in direct and layer_of(self.rows.labels[i]) == source]
-            groups += [_HeadGroup(self, trace, prompt, layer, heads)] if heads else []
-        return groups
+        sources = [heads for source, heads in self._heads.items() if source < layer]
+        return groups + [_HeadGroup(self, trace, prompt, layer, heads) for heads in sources]
 
 
 class _HeadGroup:

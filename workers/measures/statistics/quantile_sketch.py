@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from scipy.sparse import csr_array
 from torch import Tensor
 
@@ -86,13 +86,16 @@ class SparseCounts:
         gap = np.diff(position.cpu().numpy(), prepend=0).astype(np.uint32)
         return cls(gap, flat[position].cpu().numpy().astype(np.uint32))
 
-    def by_sketch(self, n_sketches: int) -> csr_array:
-        """The counts as [sketch, bin], which add up: memory and time go with the bins that hold anything."""
-        position = np.cumsum(self.gap, dtype=np.int64)
-        edges = np.arange(n_sketches + 1) * N_BINS
-        ends = np.searchsorted(position, edges)
-        bins = (position - np.repeat(edges[:-1], np.diff(ends))).astype(np.int32)
-        return csr_array((self.count, bins, ends), shape=(n_sketches, N_BINS))
+
+def by_sketch(position: Int[np.ndarray, "filled"], count: Integer[np.ndarray, "filled"], n_sketches: int) -> csr_array:
+    """Counts of bins, given by their positions in all sketches in a row, as [sketch, bin].
+
+    They add up, and take memory and time for the filled bins alone.
+    """
+    edges = np.arange(n_sketches + 1) * N_BINS
+    ends = np.searchsorted(position, edges)
+    bins = (position - np.repeat(edges[:-1], np.diff(ends))).astype(np.int32)
+    return csr_array((count, bins, ends), shape=(n_sketches, N_BINS))
 
 
 class SketchSum:
@@ -107,7 +110,8 @@ class SketchSum:
 
     def add(self, state: State) -> None:
         """Add the counts of one shard's state."""
-        self._counts = self._counts + SparseCounts(state["count_gap"], state["count"]).by_sketch(self._counts.shape[0])
+        position = np.cumsum(state["count_gap"], dtype=np.int64)
+        self._counts = self._counts + by_sketch(position, state["count"], self._counts.shape[0])
 
     def export(self) -> State:
         """The sum, as ``stored_counts`` reads it."""

@@ -8,17 +8,18 @@ come from drawing whole shards with replacement, since tokens of one prompt depe
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Generic
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
-from erasure_sweep.workers.measures.statistics.quantile_sketch import SparseCounts, add_counts, quantiles
+from erasure_sweep.workers.measures.statistics.quantile_sketch import SparseCounts, add_counts, by_sketch, quantiles
 from erasure_sweep.workers.measures.statistics.rows import RowT, decode_rows, encode_rows
 from erasure_sweep.workers.measures.statistics.sketch_bins import N_BINS
 from erasure_sweep.workers.records import State
@@ -34,9 +35,9 @@ class RatioRecorder(Generic[RowT]):
     """Rows of one shard; every prompt brings the same rows."""
 
     def __init__(self) -> None:
-        self._counts: dict[RowT, Tensor] = {}
-        self._sums: dict[RowT, Tensor] = {}
-        self._prompts: dict[RowT, int] = {}
+        self._counts: dict[tuple[RowT, ...], Tensor] = {}
+        self._sums: dict[tuple[RowT, ...], Tensor] = {}
+        self._prompts: dict[tuple[RowT, ...], int] = {}
 
     def add(
         self,
@@ -56,14 +57,25 @@ class RatioRecorder(Generic[RowT]):
         """
         if inside is not None:
             product, norm_sq = product * inside, norm_sq * inside
+        self.add_rows((row,), product[None], norm_sq, valid)
+
+    def add_rows(
+        self,
+        rows: tuple[RowT, ...],
+        product: Float[Tensor, "row token"],
+        norm_sq: Float[Tensor, "token"],
+        valid: Bool[Tensor, "token"],
+    ) -> None:
+        """Take in several rows of one b, the same at every prompt."""
         valid = valid & (norm_sq > torch.finfo(norm_sq.dtype).tiny)  # below that a ratio is not even a number
         ratio = product * (valid / norm_sq.masked_fill(~valid, 1.0))
-        if row not in self._counts:
-            self._counts[row] = torch.zeros(1, N_BINS, dtype=torch.int32, device=ratio.device)
-            self._sums[row] = torch.zeros(2, dtype=torch.float64, device=ratio.device)
-        self._sums[row] += torch.stack([product.double().sum(), norm_sq.double().sum()])
-        add_counts(self._counts[row], ratio[None], valid.to(torch.int32))
-        self._prompts[row] = self._prompts.get(row, 0) + 1
+        if rows not in self._counts:
+            self._counts[rows] = torch.zeros(len(rows), N_BINS, dtype=torch.int32, device=ratio.device)
+            self._sums[rows] = torch.zeros(2, len(rows), dtype=torch.float64, device=ratio.device)
+        self._sums[rows][0] += product.double().sum(dim=-1)
+        self._sums[rows][1] += norm_sq.double().sum()
+        add_counts(self._counts[rows], ratio, valid.to(torch.int32))
+        self._prompts[rows] = self._prompts.get(rows, 0) + 1
 
     def add_values(self, row: RowT, values: Float[Tensor, "token"]) -> None:
         """A row of plain numbers, whose pooled coefficient is their mean."""
@@ -75,9 +87,14 @@ class RatioRecorder(Generic[RowT]):
             return {}
         assert len(set(self._prompts.values())) == 1, "every prompt brings every row once"
         sparse = SparseCounts.from_dense(torch.cat(list(self._counts.values())))
-        product, power = torch.stack(list(self._sums.values())).T.cpu().numpy()
+        product, power = torch.cat(list(self._sums.values()), dim=1).cpu().numpy()
         counts = {"count_gap": sparse.gap, "count": sparse.count}
-        return {**encode_rows(list(self._counts)), **counts, "product": product, "power": power}
+        return {
+            **encode_rows([row for rows in self._counts for row in rows]),
+            **counts,
+            "product": product,
+            "power": power,
+        }
 
 
 def merge_ratios(states: Iterable[State]) -> State:
@@ -110,7 +127,11 @@ class Ratios(Generic[RowT]):
             return
         self._product, self._power = state["product"], state["power"]
         inner = state["shard_end"][:-1]
-        self._bins, self._held = np.split(state["bin"], inner), np.split(state["count"], inner)
+        shards = zip(np.split(state["bin"], inner), np.split(state["count"], inner), strict=True)
+        self._shards = [by_sketch(bins, held, len(self.rows)) for bins, held in shards]
+        together = reduce(operator.add, self._shards)
+        self._n = together.sum(axis=1)
+        self._quantiles = quantiles(together, tuple(QUANTILES.values()))
 
     @cached_property
     def _weights(self) -> Float[np.ndarray, "replicate shard"]:
@@ -122,24 +143,14 @@ class Ratios(Generic[RowT]):
         drawn, which = np.unique(self._weights, axis=0, return_inverse=True)
         return drawn, which.reshape(-1)
 
-    def _counts(self, row: RowT) -> Float[np.ndarray, "shard bin"]:
-        """Dense counts of one row."""
-        start = self._row[row] * N_BINS
-        counts = np.zeros((len(self._bins), N_BINS))
-        for shard, (bins, held) in enumerate(zip(self._bins, self._held, strict=True)):
-            low, high = np.searchsorted(bins, [start, start + N_BINS])
-            counts[shard, bins[low:high] - start] = held[low:high]
-        return counts
-
     def n(self, row: RowT) -> int:
         """Tokens that have the ratio."""
-        return int(self._counts(row).sum())
+        return int(self._n[self._row[row]])
 
     def quantiles(self, row: RowT, prefix: str = "") -> dict[str, float]:
         """The quantile columns of a row, each name behind ``prefix``; NaN where no token has the ratio."""
-        counts = self._counts(row).sum(axis=0).astype(np.uint32)
-        found = quantiles(csr_array(counts[None]), tuple(QUANTILES.values()))[0]
-        return {f"{prefix}{name}": float(value) for name, value in zip(QUANTILES, found, strict=True)}
+        values = self._quantiles[self._row[row]].tolist()
+        return {f"{prefix}{name}": value for name, value in zip(QUANTILES, values, strict=True)}
 
     def beta(self, row: RowT) -> float:
         """The pooled coefficient Σ a·b / Σ |b|²; the mean of plain numbers."""
@@ -158,9 +169,13 @@ class Ratios(Generic[RowT]):
         """95 % interval of the median; NaN with a single shard."""
         if not len(self._weights):
             return np.nan, np.nan
-        # With few shards most draws are alike.
+        # With few shards most draws are alike, and a row fills few of the bins.
         drawn, which = self._draws
-        medians = quantiles(csr_array((drawn @ self._counts(row)).astype(np.uint32)), (0.5,))[:, 0]
+        counts = vstack([shard[[self._row[row]]] for shard in self._shards], format="csr")
+        filled = np.unique(counts.indices)
+        resampled = csr_array((drawn @ counts[:, filled].toarray()).astype(np.uint32))
+        parts = (resampled.data, filled[resampled.indices], resampled.indptr)
+        medians = quantiles(csr_array(parts, shape=(len(drawn), N_BINS)), (0.5,))[:, 0]
         return interval(medians[which])
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -86,14 +87,11 @@ class EraserGroupAccumulator:
 
     def _record_erasers(self, products: TargetPrompt) -> None:
         reading = products.reading
-        norm_sq, valid = reading.norm_sq[0], reading.valid
-        outputs = [
-            (label, reading.clean[0, row], reading.read[0, row]) for row, label in enumerate(products.target.erasers)
-        ]
-        outputs.append((SUM, reading.clean.sum(dim=1)[0], reading.read.sum(dim=1)[0]))
-        for label, clean, read in outputs:
-            for kind, product in zip(KINDS, (clean, clean - read, read), strict=True):
-                self._ratios.add(GroupRow(products.index, label, WRITER, "", kind), product, norm_sq, valid)
+        clean, read = (torch.cat([products[0], products.sum(dim=1)[:1]]) for products in (reading.clean, reading.read))
+        labels = (*products.target.erasers, SUM)
+        rows = tuple(GroupRow(products.index, label, WRITER, "", kind) for label in labels for kind in KINDS)
+        values = torch.stack([clean, clean - read, read], dim=1).flatten(0, 1)
+        self._ratios.add_rows(rows, values, reading.norm_sq[0], reading.valid)
 
     def _record_nulls(self, products: TargetPrompt) -> None:
         view, index, reading = products.view, products.index, products.reading
