@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from erasure_sweep.workers.manifest import ManifestEntry
+from erasure_sweep.workers.printable import printable_line
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
 
 _SWEEP = " · "
@@ -31,8 +32,8 @@ def display_names(models: Sequence[ModelTables]) -> list[str]:
 
 
 def name_of(about: ManifestEntry) -> str:
-    """A model's name as its manifest has it."""
-    return about.name or "unnamed model"
+    """A model's name as its manifest has it, such that it can be shown."""
+    return printable_line(about.name or "unnamed model")
 
 
 def family_of(name: str) -> str:
@@ -44,12 +45,12 @@ def family_of(name: str) -> str:
 def series_of(about: ManifestEntry) -> str:
     """The model of whose training this is a point, told apart by sweep where several have it."""
     name, sweep = _parts(about)
-    return f"{about.base if is_checkpoint(about) else name}{sweep}"
+    return f"{printable_line(about.base or '') if is_checkpoint(about) else name}{sweep}"
 
 
 def is_checkpoint(about: ManifestEntry) -> bool:
     """Whether these are not the final weights of a model but others of its training."""
-    base = about.base
+    base = printable_line(about.base or "")
     return bool(base) and _parts(about)[0].startswith(f"{base}@")
 
 

@@ -8,6 +8,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from erasure_sweep.workers.printable import printable_line
+
 PLAIN_EVERY_S = 10.0
 
 
@@ -64,7 +66,7 @@ class BarReporter:
         self._rates: dict[str, _Rate] = {}
 
     def say(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable_line(line), markup=False, highlight=False, soft_wrap=True)
 
     def start_stage(self, name: str, stage: str, done: int, total: int, prompts_per_shard: float) -> None:
         if name not in self._tasks:
@@ -95,7 +97,7 @@ class LineReporter:
         self._said: dict[str, float] = {}
 
     def say(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable_line(line), markup=False, highlight=False, soft_wrap=True)
 
     def start_stage(self, name: str, stage: str, done: int, total: int, prompts_per_shard: float) -> None:
         self._stage[name], self._done[name], self._total[name] = stage, done, total

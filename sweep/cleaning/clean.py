@@ -6,12 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import click
-
 from erasure_sweep.sweep.aligned_text import aligned_lines
 from erasure_sweep.sweep.cleaning.finished_shards import removable_in, removable_of
 from erasure_sweep.sweep.cleaning.removable import CleaningRequest, Removable
 from erasure_sweep.sweep.cleaning.staged_files import StagedFiles
+from erasure_sweep.sweep.printing import echo
 from erasure_sweep.sweep.progress import count
 from erasure_sweep.sweep.run import staging_folder
 from erasure_sweep.sweep.run_folder import RunFolder
@@ -50,7 +49,7 @@ def clean(
     chosen = [each for each in found if wanted.means(each)]
     failures: list[str] = []
     came_to = [_outcome(each, dry_run, failures) for each in chosen]
-    click.echo("\n".join([*_table(chosen, came_to), *_unknown(names, found)]))
+    echo("\n".join([*_table(chosen, came_to), *_unknown(names, found)]))
     if failures:
         raise SweepError(f"{len(failures)} of {len(chosen)} could not be removed, the first: {failures[0]}")
 
@@ -75,7 +74,7 @@ def _found(folders: Iterable[RunFolder], stores: Iterable[str], staging: Path | 
         if own:
             yield own
         else:
-            click.echo(_without_own(folder))
+            echo(_without_own(folder))
     for store in stores:
         yield from removable_in(store)
     if staging:

@@ -56,7 +56,7 @@ def finished_folders(
 def compare(folders: tuple[Path, ...], experiments: tuple[str, ...], tracking_uri: str | None, to: Path) -> None:
     """Put the models of several sweeps side by side on one page."""
     from erasure_sweep.sweep.combine_sweeps import compare_folders
-    from erasure_sweep.sweep.commands.output import print_line
+    from erasure_sweep.sweep.printing import print_line
 
     with finished_folders(folders, experiments, tracking_uri) as all_folders:
         left_out = compare_folders(all_folders, to)

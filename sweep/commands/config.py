@@ -17,8 +17,9 @@ def config(source: str, reference: bool, **flags: Any) -> None:
     import yaml
 
     from erasure_sweep.sweep.config import reference as reference_page
+    from erasure_sweep.sweep.printing import echo
 
     if reference:
-        click.echo(reference_page())
+        echo(reference_page())
     else:
-        click.echo(yaml.safe_dump(load(source, flags).model_dump(exclude_none=True), sort_keys=False).rstrip())
+        echo(yaml.safe_dump(load(source, flags).model_dump(exclude_none=True), sort_keys=False).rstrip())

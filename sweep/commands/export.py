@@ -52,7 +52,7 @@ def export(
     """Write figures of finished sweeps as image files for papers."""
     from erasure_sweep.dashboards.export import choices as exporting
     from erasure_sweep.sweep.combine_sweeps import gather
-    from erasure_sweep.sweep.commands.output import console, print_line
+    from erasure_sweep.sweep.printing import console, print_line
     from erasure_sweep.workers.errors import UsageError
 
     if experiments and to is None and not only_list:

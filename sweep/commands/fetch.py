@@ -33,9 +33,10 @@ def fetch(source: str, refresh: bool, debug: bool, **flags: Any) -> None:
     """Stage everything a sweep needs, so that it runs without a network."""
     from rich.markup import escape
 
-    from erasure_sweep.sweep.commands.output import console, print_line, table_of
+    from erasure_sweep.sweep.commands.output import table_of
     from erasure_sweep.sweep.execution.helper_process import HelperProcess
     from erasure_sweep.sweep.plan import n_rows
+    from erasure_sweep.sweep.printing import console, print_line
     from erasure_sweep.sweep.progress import reporter
     from erasure_sweep.sweep.run import Run
     from erasure_sweep.sweep.staging import ModelStaging

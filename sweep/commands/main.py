@@ -97,7 +97,9 @@ def call(arguments: list[str]) -> int:
         return SweepError.exit_code
     except Exception as error:  # noqa: BLE001 the last line of defence: users get a line, --debug the traceback
         if "--debug" in arguments:
-            traceback.print_exc()
+            from erasure_sweep.sweep.printing import echo
+
+            echo(traceback.format_exc(), to_stderr=True, end=False)
         # Libraries turn an interrupt that falls into them into errors of their own.
         return _end_interrupted() if _interrupted.is_set() and not _tells_interrupt(error) else _end_failed(error)
     return 0
@@ -132,4 +134,6 @@ def _end_failed(error: Exception) -> int:
 
 def _print_line(message: str) -> None:
     """One line on stderr, whatever the message holds."""
-    click.echo(f"erasure-sweep: {' '.join(message.split())}", err=True)
+    from erasure_sweep.sweep.printing import echo
+
+    echo(f"erasure-sweep: {' '.join(message.split())}", to_stderr=True)

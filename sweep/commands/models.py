@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 @staging_option
 def models(check: bool, seq_len: int | None, staging: str | None) -> None:
     """List the models that have a name here."""
-    from erasure_sweep.sweep.commands.output import console, print_line
     from erasure_sweep.sweep.config import load_config
+    from erasure_sweep.sweep.printing import console, print_line
 
     config = load_config("demo", {"seq_len": seq_len, "staging": staging})
     listed = list_models(config, check)

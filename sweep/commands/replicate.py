@@ -17,7 +17,7 @@ from erasure_sweep.sweep.commands.run import measure
 @debug_option
 def replicate(model: str | None, fresh: bool, dry_run: bool, debug: bool, **flags: Any) -> None:
     """Measure what the paper published, number by number."""
-    from erasure_sweep.sweep.commands.output import console, print_line
+    from erasure_sweep.sweep.printing import console, print_line
     from erasure_sweep.sweep.replication.replicate import replication_config, write_report
     from erasure_sweep.sweep.replication.report import show
 

@@ -32,9 +32,9 @@ def measure(config: SweepConfig, *, fresh: bool, dry_run: bool) -> None:
     Raises:
         SweepError: something was not measured or not logged.
     """
-    from erasure_sweep.sweep.commands.output import console
     from erasure_sweep.sweep.commands.run_summary import print_outcome
     from erasure_sweep.sweep.driver import SweepDriver
+    from erasure_sweep.sweep.printing import console
     from erasure_sweep.sweep.progress import reporter
     from erasure_sweep.sweep.run import Run
     from erasure_sweep.workers.errors import SweepError
@@ -69,6 +69,7 @@ class _LogFile(logging.FileHandler):
 @contextmanager
 def _logging_to(folder: RunFolder) -> Iterator[None]:
     """Keep details, with the ids of shards, in OUT/run.log."""
+    from erasure_sweep.sweep.printing import PrintableFormatter
     from erasure_sweep.workers.storage.whole_file import write_error
 
     try:
@@ -76,7 +77,7 @@ def _logging_to(folder: RunFolder) -> Iterator[None]:
         handler = _LogFile(folder.log, encoding="utf-8")
     except OSError as error:
         raise write_error(folder.out, error) from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logger = logging.getLogger("erasure_sweep")
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -92,8 +93,9 @@ def _logging_to(folder: RunFolder) -> Iterator[None]:
 
 
 def _print_estimates(config: SweepConfig) -> None:
-    from erasure_sweep.sweep.commands.output import console, table_of
+    from erasure_sweep.sweep.commands.output import table_of
     from erasure_sweep.sweep.estimate import estimate
+    from erasure_sweep.sweep.printing import console
     from erasure_sweep.sweep.progress import duration, reporter
 
     numbers = ("shards of scan", "of verify", "writers in a shard", "time on one core", "memory of a worker")

@@ -9,9 +9,10 @@ import pandas as pd
 from rich.markup import escape
 from rich.table import Table
 
-from erasure_sweep.sweep.commands.output import console, print_line, table_of
+from erasure_sweep.sweep.commands.output import table_of
 from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.driver import SweepOutcome
+from erasure_sweep.sweep.printing import console, print_line
 from erasure_sweep.sweep.progress import count
 from erasure_sweep.sweep.run_folder import MODEL_PAGE
 from erasure_sweep.workers.storage.shard_storage import without_password

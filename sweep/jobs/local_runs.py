@@ -8,9 +8,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import click
-
 from erasure_sweep.sweep.aligned_text import aligned_lines
+from erasure_sweep.sweep.printing import echo
 from erasure_sweep.sweep.progress import count
 from erasure_sweep.sweep.run_folder import RunFolder
 from erasure_sweep.sweep.store.driver_process import DriverProcess
@@ -30,7 +29,7 @@ def status(out: Path | None) -> None:
         UsageError: the folder holds no run, or its manifest is damaged.
     """
     lines = _described(RunFolder.found(out)) if out else _listed(RUNS)
-    click.echo("\n".join(lines))
+    echo("\n".join(lines))
 
 
 def stop(out: Path) -> None:
@@ -43,12 +42,12 @@ def stop(out: Path) -> None:
     folder = RunFolder.found(out)
     driver = folder.working_driver()
     if driver is None:
-        click.echo(f"no run is working in {out}")
+        echo(f"no run is working in {out}")
         return
     if not driver.is_here:
         raise SweepError(f"the run in {out} is working on {driver.host} (process {driver.pid}): stop it there")
     _end(driver, folder)
-    click.echo(
+    echo(
         f"the run in {out} ({driver.where}) has ended: {_came_to(folder)}; the same `erasure-sweep run` goes on from there"
     )
 

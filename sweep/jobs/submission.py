@@ -19,6 +19,7 @@ import click
 from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.execution.ray.jobs import JobState, RayJobs, find_address
 from erasure_sweep.sweep.jobs.job_files import JobFiles, job_files
+from erasure_sweep.sweep.printing import echo
 from erasure_sweep.sweep.progress import count, duration
 from erasure_sweep.workers.errors import SweepError, UsageError
 from erasure_sweep.workers.version import VERSION
@@ -64,7 +65,7 @@ def submit(config: SweepConfig, address: str | None, *, fresh: bool, wait: bool)
     if not started and fresh:
         raise UsageError(f"job {files.id} is running already: stop it first, or submit without --fresh to follow it")
     how = f"submitted {files.id} to {jobs.shown}" if started else f"{files.id} is running already at {jobs.shown}"
-    click.echo(f"{how}: " + ("following it, Ctrl-C leaves it running" if wait else _what_next(files.id, jobs.shown)))
+    echo(f"{how}: " + ("following it, Ctrl-C leaves it running" if wait else _what_next(files.id, jobs.shown)))
     if not wait:
         return
     try:
@@ -151,7 +152,7 @@ def _follow(jobs: RayJobs, job: str) -> JobState:
             failing = None
             if state.is_over:
                 log.again()
-                click.echo(log.take(jobs.log(job)), nl=False)
+                echo(click.unstyle(log.take(jobs.log(job))), end=False)
                 return state
         except SweepError:
             failing = failing or time.monotonic()
@@ -162,7 +163,7 @@ def _follow(jobs: RayJobs, job: str) -> JobState:
 
 async def _print_tail(jobs: RayJobs, job: str, log: _Log) -> None:
     async for piece in jobs.tail(job):
-        click.echo(log.take(piece), nl=False)
+        echo(click.unstyle(log.take(piece)), end=False)
 
 
 def _found(jobs: RayJobs, job: str) -> JobState:
@@ -212,10 +213,10 @@ def status(job: str | None, address: str | None) -> None:
         return
     listed = [each for each in jobs.list() if _NAME in each.metadata]
     if not listed:
-        click.echo(f"no sweep was submitted to {jobs.shown}; `erasure-sweep submit` does it")
+        echo(f"no sweep was submitted to {jobs.shown}; `erasure-sweep submit` does it")
     width = max((len(each.id) for each in listed), default=0)
     for each in listed:
-        click.echo(f"{each.id:<{width}}  {_how_it_stands(each)}")
+        echo(f"{each.id:<{width}}  {_how_it_stands(each)}")
 
 
 def _jobs(name: str | None, address: str | None) -> RayJobs:
@@ -228,15 +229,15 @@ def _jobs(name: str | None, address: str | None) -> RayJobs:
 
 def _show(jobs: RayJobs, job: JobState) -> None:
     lines = _printed(jobs, job)
-    click.echo(f"{job.id}  {_how_it_stands(job)}")
+    echo(f"{job.id}  {_how_it_stands(job)}")
     if out := job.metadata.get("out"):
-        click.echo(f"sweep {job.metadata[_NAME]}, in {out} on the cluster's head")
+        echo(f"sweep {job.metadata[_NAME]}, in {out} on the cluster's head")
     if job.state == "FAILED":
-        click.echo(f"failed: {_why(job, lines)}")
+        echo(f"failed: {_why(job, lines)}")
     if lines:
-        click.echo(f"the last of {count(len(lines), 'line')}:" if len(lines) > LAST_LINES else "what it printed:")
+        echo(f"the last of {count(len(lines), 'line')}:" if len(lines) > LAST_LINES else "what it printed:")
     for line in lines[-LAST_LINES:]:
-        click.echo(f"  {line}")
+        echo(f"  {line}")
 
 
 def _how_it_stands(job: JobState) -> str:
@@ -259,7 +260,7 @@ def stop(job: str, address: str | None) -> None:
     jobs = _jobs(job, address)
     state = _found(jobs, job)
     if state.is_over:
-        click.echo(f"{job} is not running: {_how_it_stands(state)}")
+        echo(f"{job} is not running: {_how_it_stands(state)}")
         return
     jobs.stop(job)
     deadline = time.monotonic() + STOP_S + GONE_S
@@ -267,4 +268,4 @@ def stop(job: str, address: str | None) -> None:
         if time.monotonic() > deadline:
             raise SweepError(f"job {job} was told to stop and has not ended: look at the cluster (`ray status`)")
         time.sleep(RETRY_S / 4)
-    click.echo(f"{job}  {_how_it_stands(state)}; what it measured is kept, the same `submit` goes on from there")
+    echo(f"{job}  {_how_it_stands(state)}; what it measured is kept, the same `submit` goes on from there")

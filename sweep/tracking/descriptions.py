@@ -17,6 +17,7 @@ from erasure_sweep.dashboards.wording import amount, listed, measured_line, mode
 from erasure_sweep.sweep.tracking.saved_view import VIEW_NAME, runs_page
 from erasure_sweep.workers.labels import is_head
 from erasure_sweep.workers.manifest import Manifest, ManifestEntry
+from erasure_sweep.workers.printable import printable_line
 from erasure_sweep.workers.tables.facts.erasure import NOTICEABLE, erased_writers, erasers_of, half_erased
 from erasure_sweep.workers.tables.facts.trust import CANCELLED, PARTLY, REVERSED, TRUSTED, trust_counts, trust_of
 from erasure_sweep.workers.tables.facts.verified import LATER, VerifiedGroup, verdicts
@@ -46,7 +47,7 @@ class Row(NamedTuple):
 
 def plain(text: object) -> str:
     """Text of any kind as one line of markdown that shows it as it is."""
-    line = " ".join(str(text).split())
+    line = printable_line(" ".join(str(text).split()))
     return re.sub(r"([\\`*_{}\[\]()#+!|<>~&])", r"\\\1", line)
 
 

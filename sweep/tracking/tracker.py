@@ -48,6 +48,7 @@ from erasure_sweep.sweep.tracking.mlflow_store import (
 from erasure_sweep.sweep.tracking.saved_view import VIEW_TAG, runs_page, save_view
 from erasure_sweep.workers.errors import DataError, SweepError, UsageError
 from erasure_sweep.workers.manifest import Manifest
+from erasure_sweep.workers.printable import printable_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -103,7 +104,7 @@ class Tracker:
     def __init__(self, uri: str, experiment: str) -> None:
         self.uri = uri
         self._store = TrackingStore(uri)
-        self.experiment = experiment
+        self.experiment = printable_line(experiment)
         self._sweep_id: str | None = None
         self._sample = 0
         self._runs: dict[str | None, Run] = {}  # by model hash; the sweep's own run under None
@@ -280,7 +281,7 @@ class Tracker:
         """The oldest run with these tags, created if there is none, and set to RUNNING."""
         run = self._find(identity)
         if run is None:
-            run = self._client.create_run(self._experiment_id, tags=dict(identity), run_name=name)
+            run = self._client.create_run(self._experiment_id, tags=dict(identity), run_name=printable_line(name))
             oldest = self._find(identity) or run
             if oldest.info.run_id != run.info.run_id:
                 self._client.delete_run(run.info.run_id)

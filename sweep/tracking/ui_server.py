@@ -22,8 +22,7 @@ from http.client import HTTPConnection
 from types import FrameType
 from typing import IO
 
-import click
-
+from erasure_sweep.sweep.printing import echo
 from erasure_sweep.sweep.tracking.mlflow_store import TrackingStore, server_address
 from erasure_sweep.sweep.tracking.tracker import Tracker, is_remote, sqlite_path
 from erasure_sweep.workers.errors import SweepError, UsageError
@@ -52,21 +51,21 @@ def serve(
         raise UsageError(f"no MLflow store at {path}: `erasure-sweep run` makes one, or pass --tracking-uri of another")
     if is_remote(uri):
         page = _page(uri, uri, experiment)
-        click.echo(f"MLflow runs at {page}")
+        echo(f"MLflow runs at {page}")
         _open(page, show_browser)
         return 0
     _refuse_taken_port(host, port)
     page = _page(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", uri, experiment)
-    click.echo(f"starting MLflow on {without_password(uri)} …")
+    echo(f"starting MLflow on {without_password(uri)} …")
     with tempfile.TemporaryFile("w+", encoding="utf-8") as log, _ending_on_signals():
         try:
             with _server(uri, host, port, log) as server:
                 _wait_until_up(server, host, port, log)
-                click.echo(f"MLflow runs at {page} (Ctrl-C ends it)")
+                echo(f"MLflow runs at {page} (Ctrl-C ends it)")
                 _open(page, show_browser)
                 server.wait()
         except KeyboardInterrupt:
-            click.echo("MLflow ended")
+            echo("MLflow ended")
             return 0
         raise SweepError(f"MLflow's server ended by itself: {_last_line(log)}")
 

@@ -30,6 +30,7 @@ from typing import Any, Self
 
 import click
 
+from erasure_sweep.sweep.printing import echo
 from erasure_sweep.sweep.tracking.ui_server import is_healthy
 from erasure_sweep.workers.errors import SweepError
 from tests.support.servers.cluster import free_port
@@ -356,22 +357,22 @@ def main(folder: Path, fresh: bool, **ports: int) -> None:
     try:
         if fresh:
             shutil.rmtree(folder, ignore_errors=True)
-        click.echo("starting PostgreSQL, S3 and MLflow's server …")
+        echo("starting PostgreSQL, S3 and MLflow's server …")
         with Services(folder, **ports) as services:
             services.bring_objects()
             lines = [f"export {name}={shlex.quote(value)}\n" for name, value in services.environment().items()]
             exports = "".join(lines)
             _write_private(services.folder / "env", exports)
-            click.echo(f"\n{exports}")
-            click.echo(f"The same lines are in {folder}/env. In another terminal:\n")
-            click.echo(f"  . {folder}/env; erasure-sweep run --store {services.s3.uri('shards')}\n")
-            click.echo(f"MLflow's pages are at {services.mlflow.uri} (the user and password above). Ctrl-C ends all.")
+            echo(f"\n{exports}")
+            echo(f"The same lines are in {folder}/env. In another terminal:\n")
+            echo(f"  . {folder}/env; erasure-sweep run --store {services.s3.uri('shards')}\n")
+            echo(f"MLflow's pages are at {services.mlflow.uri} (the user and password above). Ctrl-C ends all.")
             try:
                 _wait(services)
             finally:
                 services.keep_objects()
     except KeyboardInterrupt:
-        click.echo("ended")
+        echo("ended")
     except SweepError as error:
         raise click.ClickException(str(error)) from error
 
