@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import ByteLevelBPETokenizer
 
+from erasure_sweep.workers.corpora.sampling import CorpusRequest
+from erasure_sweep.workers.errors import DataError
 from erasure_sweep.workers.models.bridge import bridge_logits, quiet
 from erasure_sweep.workers.models.logits_check import check_tokens
 from erasure_sweep.workers.models.resolve_model import load_model, resolve_model
 from erasure_sweep.workers.models.sources import find_model_files
+from erasure_sweep.workers.records import Resolved
+from erasure_sweep.workers.resolve import resolve
 from tests.support.bad_input import Bench, assert_refused
 from tests.support.models.bridges import boot_bridge
 from tests.support.models.random_models import write_hf_gpt2_directory, write_tl_directory
+from tests.support.privileges import of_another_user, permissions_count
+from tests.support.servers.hub import Hub
 
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'4d' * 32}\nsize 548118077\n"
 
@@ -163,6 +171,53 @@ class TestTransformersFiles:
         assert ran.code == 0 and ran.states == {"m": "FINISHED"}, ran.stderr
 
 
+class TestSharedFolders:
+    @pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])
+    def test_staged_files_and_the_umask(self, tmp_path: Path, umask: int):
+        """A staging folder that several users share, and a umask that lets them
+
+        Weights, tokens and tables can be read by whom the umask allows.
+        """
+        before = os.umask(umask)
+        try:
+            staging = tmp_path / "staging"
+            for write in (write_tl_directory, write_hf_gpt2_directory):
+                resolve_with_tokens(write(tmp_path / write.__name__, 0, 1, 2, 8), tmp_path, staging)
+        finally:
+            os.umask(before)
+        modes = {oct(path.stat().st_mode & 0o777) for path in staging.rglob("*") if path.is_file()}
+        assert modes == {oct(0o666 & ~umask)}
+
+    def test_a_staging_folder_and_a_cache_that_cannot_be_written(self, hub: Hub, cache: Path, tmp_path: Path):
+        """A staging folder and a Hugging Face cache of another user, which can only be read
+
+        What is there is measured; no lock is asked for.
+        """
+        hub.add_model("gpt2", write_hf_gpt2_directory(tmp_path / "gpt2", 1, 1, 2, 8))
+        own = write_tl_directory(tmp_path / "own", 0, 1, 2, 8)
+        staging = tmp_path / "staging"
+        first = [resolve_with_tokens(spec, tmp_path, staging) for spec in ("gpt2", own)]
+        with of_another_user(staging), of_another_user(cache), permissions_count():
+            assert [resolve_with_tokens(spec, tmp_path, staging) for spec in ("gpt2", own)] == first
+            anew = resolve_with_tokens("gpt2", tmp_path, tmp_path / "another")
+        assert anew.hash == first[0].hash
+
+    def test_staged_weights_of_another_user(self, tmp_path: Path):
+        """Staged weights that only another user may read
+
+        Refused with their name and what their owner can do.
+        """
+        model, staging = write_tl_directory(tmp_path / "m", 0, 1, 2, 8), tmp_path / "staging"
+        weights = resolve_model(str(model), staging).weights
+        weights.chmod(0)
+        with of_another_user(staging), permissions_count(), pytest.raises(DataError) as caught:
+            resolve_model(str(model), staging)
+        assert str(caught.value) == (
+            f"staged weights {weights} cannot be read (Permission denied): let their owner `chmod a+r` them, or choose "
+            "another --staging"
+        )
+
+
 def save_state(folder: Path, like: Path, content: Mapping[str, object], file: str = "model_final.pth") -> Path:
     """A model with the config of another, whose weights file holds this."""
     folder.mkdir(exist_ok=True)
@@ -179,3 +234,11 @@ def bridge_to(model: Path) -> Any:
 def hash_of(model: Path, root: Path) -> str:
     """Of a model's processed weights, which determine what is measured."""
     return resolve_model(str(model), root / "staging").hash
+
+
+def resolve_with_tokens(spec: object, root: Path, staging: Path) -> Resolved:
+    """A model and its tokens, staged."""
+    tokens = root / "tokens.npy"
+    if not tokens.exists():
+        np.save(tokens, np.arange(64).reshape(8, 8))
+    return resolve(str(spec), CorpusRequest(str(tokens), 4, 8, 0), str(staging))

@@ -110,13 +110,27 @@ def locked(path: Path, name: str) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except OSError as error:
-        raise DataError(f"cannot stage model {name} in {path.parent}: {one_line(error)}") from error
+        raise _staging_error(path, name, error) from error
     try:
         yield
     finally:
         with suppress(OSError):  # gone while it is held: who waits for it sees that and begins anew
             Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
+
+
+def _staging_error(path: Path, name: str, error: Exception) -> DataError:
+    """Why a model cannot be staged: its folder cannot be written, or holds what only another user may read."""
+    try:
+        path.open("rb").close()
+    except PermissionError as unreadable:
+        return DataError(
+            f"staged weights {path} cannot be read ({unreadable.strerror}): let their owner `chmod a+r` them, or choose "
+            "another --staging"
+        )
+    except OSError:
+        pass
+    return DataError(f"cannot stage model {name} in {path.parent}: {one_line(error)}")
 
 
 def write_staged(staged: StagedModel, source: ModelFiles, path: Path) -> None:
@@ -126,7 +140,7 @@ def write_staged(staged: StagedModel, source: ModelFiles, path: Path) -> None:
         with whole_file(path) as temporary:
             save_file(staged.weights, temporary, metadata)
     except (OSError, SafetensorError) as error:
-        raise DataError(f"cannot stage model {source.name} in {path.parent}: {one_line(error)}") from error
+        raise _staging_error(path, source.name, error) from error
 
 
 def _read_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -19,13 +19,18 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path``, its folder made: what is written there is synced and renamed in the end.
 
-    After an error, an interrupt too, nothing stays. A process that is killed leaves ``.NAME.….tmp``.
+    After an error, an interrupt too, nothing stays. A process that is killed leaves ``.NAME.….tmp``. Who may read the file
+    the umask says, whatever the library that writes it prefers.
 
     Raises:
         OSError: the folder cannot be made, or the file not synced or renamed.
     """
     with _temporary(path) as temporary:
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode
         yield temporary
+        if temporary.stat().st_mode != mode:  # safetensors writes a file of its own, for its owner alone
+            temporary.chmod(mode)
         _sync(temporary)
         temporary.replace(path)
 
