@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from erasure_sweep.sweep.yaml_text import MOST_BYTES, load_yaml
+from erasure_sweep.workers.credentials import note
 from erasure_sweep.workers.errors import UsageError, nearest
 from erasure_sweep.workers.models.catalog import find_entry
 from erasure_sweep.workers.records import Group, VerifyRequest
@@ -150,6 +151,8 @@ class SweepConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> SweepConfig:
+        for address in (self.tracking_uri, self.store, self.ray_address):
+            note(address)
         for key, names in (("models", self.models), ("writers", self.writers), ("erasers", self._eraser_labels)):
             doubles = sorted({name for name in names if names.count(name) > 1})
             if doubles:

@@ -16,10 +16,10 @@ from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.run_folder import folder_names
 from erasure_sweep.workers.code_identity import code_identity
+from erasure_sweep.workers.credentials import masked, masked_values
 from erasure_sweep.workers.errors import UsageError
 from erasure_sweep.workers.manifest import MANIFEST_VERSION, Manifest, ManifestConfig, ManifestEntry
 from erasure_sweep.workers.records import Numerics, Resolved
-from erasure_sweep.workers.storage.shard_storage import without_password
 from erasure_sweep.workers.tables import SCHEMA_VERSION
 from erasure_sweep.workers.version import VERSION
 
@@ -121,6 +121,8 @@ class ManifestKeeper:
 
     def update(self, name: str, **values: Any) -> None:
         """Note something about a model: its state, why it failed, the batch that fitted."""
+        if values.get("reason"):
+            values["reason"] = masked(values["reason"])
         self._write(self.manifest.with_entry(name, **values))
 
     def note_runs(self, sweep: str | None, models: Mapping[str, str | None]) -> None:
@@ -167,10 +169,9 @@ def _description(model: Resolved) -> dict[str, Any]:
 
 
 def _shown(config: SweepConfig) -> dict[str, Any]:
-    """The config as it may be kept and logged: positions as they are measured, addresses without their passwords."""
+    """The config as it may be kept and logged: positions as they are measured, nothing secret."""
     values = {**config.model_dump(), "positions": config.protocol()["positions"]}
-    addresses = {"tracking_uri": config.tracking_uri, "store": config.store}
-    return values | {key: without_password(address) if address else None for key, address in addresses.items()}
+    return {key: masked_values(value) for key, value in values.items()} | {"name": config.name}
 
 
 def _difference(earlier: Manifest, config: SweepConfig) -> str:

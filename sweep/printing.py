@@ -1,4 +1,4 @@
-"""Everything that is printed goes through here: names, values and messages from outside are shown, never obeyed."""
+"""Everything that is printed goes through here: what comes from outside is shown, never obeyed, and without its secrets."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
+from erasure_sweep.workers.credentials import masked
 from erasure_sweep.workers.printable import printable, printable_line
 
 PLAIN_WIDTH = 120
@@ -22,7 +23,7 @@ class PrintableConsole(Console):
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Make text of a string, as ``Console`` does: here, so that what is shown has its room."""
-        return super().render_str(printable(text), **options)
+        return super().render_str(printable(masked(text)), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Render to segments, as ``Console`` does."""
@@ -40,12 +41,12 @@ def print_line(line: str = "") -> None:
 
 def echo(text: str, *, to_stderr: bool = False, end: bool = True) -> None:
     """Print text of several lines, without a console's colours."""
-    click.echo(printable(text), err=to_stderr, nl=end)  # noqa: TID251 here alone
+    click.echo(printable(masked(text)), err=to_stderr, nl=end)  # noqa: TID251 here alone
 
 
 class PrintableFormatter(logging.Formatter):
-    """Lines of a log that can be printed."""
+    """Lines of a log that can be printed, tracebacks too."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a record, as ``Formatter`` does."""
-        return printable(super().format(record))
+        return printable(masked(super().format(record)))

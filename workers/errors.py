@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from erasure_sweep.workers.credentials import masked
+
 ERROR_LINE_LENGTH = 200
 
 
@@ -12,6 +14,9 @@ class SweepError(Exception):
     """Something failed; the message is one line for the user, and ``exit_code`` what the command ends with."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(masked(message))
 
 
 class UsageError(SweepError):

@@ -15,7 +15,7 @@ from erasure_sweep.sweep.driver import SweepOutcome
 from erasure_sweep.sweep.printing import console, print_line
 from erasure_sweep.sweep.progress import count
 from erasure_sweep.sweep.run_folder import MODEL_PAGE
-from erasure_sweep.workers.storage.shard_storage import without_password
+from erasure_sweep.workers.credentials import masked
 from erasure_sweep.workers.tables.facts.erasure import erased_writers
 from erasure_sweep.workers.tables.facts.trust import trust_counts
 from erasure_sweep.workers.tables.facts.verified import LATER, Verdict, verdicts
@@ -48,7 +48,7 @@ def print_outcome(config: SweepConfig, outcome: SweepOutcome) -> None:
 
 def _print_places(config: SweepConfig, outcome: SweepOutcome) -> None:
     logged = config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    store = f" --tracking-uri {without_password(logged)}" if logged else ""
+    store = f" --tracking-uri {masked(logged)}" if logged else ""
     out = outcome.folder.out
     places = {
         "side by side": outcome.folder.comparison,

@@ -19,9 +19,9 @@ import yaml
 
 from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.tracking.mlflow_store import is_remote, sqlite_path
+from erasure_sweep.workers.credentials import masked
 from erasure_sweep.workers.errors import DataError, UsageError
 from erasure_sweep.workers.fingerprint import fingerprint
-from erasure_sweep.workers.storage.shard_storage import without_password
 
 MOST_BYTES = 100 * 10**6
 """Of the files that travel; a dashboard takes 100 MiB at a time."""
@@ -187,7 +187,7 @@ def _refuse_secrets(config: SweepConfig) -> None:
 
 
 def _secret(key: str, value: str, variables: str) -> UsageError:
-    shown = without_password(value).partition("?")[0]
+    shown = masked(value).partition("?")[0]
     return UsageError(
         f"{key} = {shown!r} holds a password, and what a job is told can be read on the cluster's dashboard: set {variables} "
         "in the environment of the cluster instead, and leave it out here"
@@ -196,7 +196,7 @@ def _secret(key: str, value: str, variables: str) -> UsageError:
 
 def _has_secret(address: str) -> bool:
     user_of_server = is_remote(address) and "@" in address.partition("://")[2].partition("/")[0]
-    return without_password(address) != address or user_of_server
+    return masked(address) != address or user_of_server
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:

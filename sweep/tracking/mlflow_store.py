@@ -20,8 +20,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from filelock import FileLock
 
+from erasure_sweep.workers.credentials import masked, note
 from erasure_sweep.workers.errors import SweepError, UsageError
-from erasure_sweep.workers.storage.shard_storage import without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -81,6 +81,7 @@ class TrackingStore:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
+        note(uri)
 
     @cached_property
     def client(self) -> MlflowClient:
@@ -137,7 +138,7 @@ class TrackingStore:
     @property
     def shown(self) -> str:
         """The address without its password."""
-        return without_password(self.uri)
+        return masked(self.uri)
 
     @property
     def way_out(self) -> str:
@@ -226,7 +227,7 @@ def _probe_database(uri: str) -> None:
         create_sqlalchemy_engine(uri).connect().close()
     except ModuleNotFoundError as error:
         raise SweepError(
-            f"MLflow at {without_password(uri)} needs the Python package {error.name}: install it "
+            f"MLflow at {uri} needs the Python package {error.name}: install it "
             "(PostgreSQL's comes with `pip install 'erasure-sweep[postgres]'`)"
         ) from error
 
@@ -286,5 +287,5 @@ def _reason(error: BaseException) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
+    text = masked(str(error)).strip() or type(error).__name__
     return text.splitlines()[0][:300].rstrip(".: ")

@@ -46,6 +46,7 @@ from erasure_sweep.sweep.tracking.mlflow_store import (
     sqlite_path,
 )
 from erasure_sweep.sweep.tracking.saved_view import VIEW_TAG, runs_page, save_view
+from erasure_sweep.workers.credentials import masked
 from erasure_sweep.workers.errors import DataError, SweepError, UsageError
 from erasure_sweep.workers.manifest import Manifest
 from erasure_sweep.workers.printable import printable_line
@@ -133,7 +134,9 @@ class Tracker:
             save_view(self._client, self._experiment_id)
             run = self._open({"role": "sweep", "sweep_id": sweep_id}, self.experiment)
             self._describe(run, params, tags)
-            self._client.log_text(run.info.run_id, json.dumps(dict(params), indent=2, default=str), "sweep.json")
+            self._client.log_text(
+                run.info.run_id, masked(json.dumps(dict(params), indent=2, default=str)), "sweep.json"
+            )
             self._sample = self._next_sample(run)
         self._runs[None] = run
         return str(run.info.run_id)
@@ -166,7 +169,7 @@ class Tracker:
             self._client.log_artifacts(run_id, str(results.figures), "figures")
             self._log_metrics(run_id, results.metrics)
             self._client.log_inputs(run_id, [_dataset_input(results.dataset)])
-            self._set_tags(run_id, {**results.tags, _NOTE: results.note})
+            self._set_tags(run_id, {**results.tags, _NOTE: masked(results.note)})
 
     def end_model(self, model_hash: str, status: Status, reason: str | None = None) -> None:
         """Close a model's run. FINISHED only if everything in it was measured; ``reason`` is why it was not."""
@@ -181,9 +184,9 @@ class Tracker:
         run_id = self._run(None).info.run_id
         with self._logging():
             rows = self._rows()
-            self._set_tags(run_id, {_NOTE: sweep_note(manifest, rows)})
+            self._set_tags(run_id, {_NOTE: masked(sweep_note(manifest, rows))})
             self._name_sweep(run_id, len(rows))
-            note = experiment_note(str(manifest.name), self._experiment_id, manifest, rows)
+            note = masked(experiment_note(str(manifest.name), self._experiment_id, manifest, rows))
             present = self._experiment_tags()
             if present.get(_NOTE) and not any(row.status == "FINISHED" for row in rows):
                 return  # what an earlier sweep found says more
@@ -363,14 +366,14 @@ class Tracker:
         with self._logging():
             self._client.set_tag(run.info.run_id, "state", status.lower())
             if reason is not None:
-                self._client.set_tag(run.info.run_id, "reason", reason)
+                self._client.set_tag(run.info.run_id, "reason", masked(reason))
             elif "reason" in self._client.get_run(run.info.run_id).data.tags:  # of another driver meanwhile
                 self._client.delete_tag(run.info.run_id, "reason")
             self._client.set_terminated(run.info.run_id, status)
 
 
 def _as_text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+    return masked(value if isinstance(value, str) else json.dumps(value, default=str))
 
 
 def _digest(text: str) -> str:
@@ -386,7 +389,7 @@ def _dataset_input(dataset: DatasetInfo) -> Any:
         name=dataset["name"][:500],
         digest=dataset["digest"][:36],  # the longest that MLflow stores
         source_type="corpus",
-        source=json.dumps({"uri": dataset["source"]}),
+        source=json.dumps({"uri": masked(dataset["source"])}),
         schema=json.dumps({"mlflow_tensorspec": [column]}),
         profile=json.dumps({"num_rows": dataset["prompts"], "num_elements": dataset["prompts"] * length}),
     )

@@ -25,8 +25,8 @@ from typing import IO
 from erasure_sweep.sweep.printing import echo
 from erasure_sweep.sweep.tracking.mlflow_store import TrackingStore, server_address
 from erasure_sweep.sweep.tracking.tracker import Tracker, is_remote, sqlite_path
+from erasure_sweep.workers.credentials import masked
 from erasure_sweep.workers.errors import SweepError, UsageError
-from erasure_sweep.workers.storage.shard_storage import without_password
 
 _START_TIMEOUT_S = 600.0
 """Twenty seconds on an idle machine; whoever looks on can interrupt."""
@@ -56,7 +56,7 @@ def serve(
         return 0
     _refuse_taken_port(host, port)
     page = _page(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", uri, experiment)
-    echo(f"starting MLflow on {without_password(uri)} …")
+    echo(f"starting MLflow on {uri} …")
     with tempfile.TemporaryFile("w+", encoding="utf-8") as log, _ending_on_signals():
         try:
             with _server(uri, host, port, log) as server:
@@ -77,7 +77,7 @@ def _page(base: str, uri: str, experiment: str | None) -> str:
         TrackingStore(uri).check_readable()
         tracker = Tracker(uri, tracker.last_used() or "")
     found = tracker.page() if tracker.experiment else None
-    shown = server_address(base) or without_password(base)
+    shown = server_address(base) or masked(base)
     return shown if found is None else f"{shown}/{found}"
 
 

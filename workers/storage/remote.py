@@ -24,13 +24,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from erasure_sweep.workers.credentials import masked
 from erasure_sweep.workers.errors import UsageError
 from erasure_sweep.workers.storage.shard_storage import (
     StorageError,
     StoredObject,
     file_errors,
     gone_error,
-    without_password,
 )
 from erasure_sweep.workers.storage.temporary_folder import TemporaryFolder
 
@@ -78,7 +78,7 @@ class RemoteStorage:
 
     def __init__(self, uri: str) -> None:
         self.location = uri.rstrip("/")
-        self.address = without_password(self.location)
+        self.address = masked(self.location)
         self._files, self._root = _file_system(uri)
         self._is_s3 = uri.startswith(S3_SCHEMES)
 
@@ -232,7 +232,7 @@ def _failure(address: str, error: Exception) -> StorageError:
     elif _is_any(error, _NOT_ANSWERED):
         said, check = f"does not answer ({reason})", f"the network{endpoint}"
     else:
-        message = without_password(" ".join(str(error).split()))[:200]
+        message = masked(" ".join(str(error).split()))[:200]
         said, check = f"does not do what it is asked ({reason}: {message})", "the address"
     return StorageError(f"the store {address} {said}: check {check}, or choose another --store")
 
@@ -250,17 +250,15 @@ def _file_system(uri: str) -> tuple[Any, str]:
     try:
         files, root = fsspec.core.url_to_fs(uri, **options)
     except ImportError as error:
-        raise StorageError(f"the store {without_password(uri)} {_missing(scheme, error)}") from error
+        raise StorageError(f"the store {uri} {_missing(scheme, error)}") from error
     except ValueError as error:
         if not str(error).startswith("Protocol not known"):
-            raise UsageError(
-                f"--store {without_password(uri)} cannot be opened: {without_password(str(error))}"
-            ) from error
+            raise UsageError(f"--store {uri} cannot be opened: {error}") from error
         raise UsageError(
-            f"--store {without_password(uri)}: nothing opens {scheme}://; a folder does, s3:// and what else fsspec knows"
+            f"--store {uri}: nothing opens {scheme}://; a folder does, s3:// and what else fsspec knows"
         ) from error
     except Exception as error:  # some connect as soon as they are made
-        raise _failure(without_password(uri), error) from error
+        raise _failure(masked(uri), error) from error
     if uri.startswith(S3_SCHEMES):
         files.retries = 1  # all of them are counted in one place
         if not root.strip("/"):

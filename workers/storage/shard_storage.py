@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from erasure_sweep.workers.credentials import masked, note
 from erasure_sweep.workers.errors import SweepError
 from erasure_sweep.workers.records import SharedStore
 from erasure_sweep.workers.storage.whole_file import create_whole, whole_file, write_error
@@ -145,6 +145,7 @@ def open_storage(address: str | Path) -> Storage:
         StorageError: a package is missing that does.
     """
     scheme, separator, path = str(address).partition("://")
+    note(str(address))
     if isinstance(address, Path) or not separator:
         return FolderStorage(address)
     if scheme in ("file", "local"):
@@ -164,7 +165,7 @@ def find_shared(shared: SharedStore) -> Storage | None:
         storage = open_storage(shared.location)
         return storage if storage.get(MARK) == shared.mark.encode() else None
     except Exception as error:  # noqa: BLE001 whatever it is, the driver's way remains
-        log.info("%s is not used from here: %s", without_password(shared.location), error)
+        log.info("%s is not used from here: %s", masked(shared.location), error)
         return None
 
 
@@ -181,13 +182,6 @@ def shard_of(key: str) -> str:
 def joined(address: str, *parts: str) -> str:
     """The address of something below another."""
     return "/".join((address.rstrip("/"), *parts)) if address.strip("/") else "/" + "/".join(parts)
-
-
-def without_password(address: str) -> str:
-    """An address, or a line that holds one, as it may be shown and logged."""
-    # Passwords may hold slashes and at signs; a number before a slash is a port.
-    address = re.sub(r"(?<=://)([^/@:\s]*):(?!\d*(?:[/\s]|$))\S*@", r"\1:***@", address)
-    return re.sub(r"(?i)([?&][^=&\s]*(?:password|passwd|pwd|secret|token)[^=&\s]*=)[^&\s]*", r"\1***", address)
 
 
 def gone_error(address: str) -> StorageError:

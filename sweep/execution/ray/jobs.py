@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
+from erasure_sweep.workers.credentials import masked, note
 from erasure_sweep.workers.errors import SweepError, UsageError
-from erasure_sweep.workers.storage.shard_storage import without_password
 
 T = TypeVar("T")
 
@@ -68,6 +68,7 @@ def find_address(given: str | None) -> str:
     if given is None:
         raise UsageError(f"name the cluster with --address (or RAY_API_SERVER_ADDRESS): {_NO_DASHBOARD}")
     address = given if "://" in given else f"http://{given}"
+    note(address)
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not re.fullmatch(r"[\w.:-]+", parts.hostname or "") or given == "auto":
         raise UsageError(f"--address {given} is no address of a Ray dashboard: {_NO_DASHBOARD}")
@@ -87,7 +88,8 @@ class RayJobs:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self.shown = without_password(address)
+        note(address)
+        self.shown = masked(address)
         with self._asking():
             self._client = _connect(address)
 
@@ -219,7 +221,7 @@ def _connect(address: str) -> Any:
         os.environ.pop(_VARIABLES[0])
         if before is not None:
             os.environ[_VARIABLES[0]] = before
-    _refuse_old(client.server_version(), without_password(address))
+    _refuse_old(client.server_version(), address)
     return client
 
 
