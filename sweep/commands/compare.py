@@ -35,8 +35,9 @@ def finished_folders(
     Raises:
         UsageError: nothing is named.
     """
+    from erasure_sweep.sweep.printing import print_line
     from erasure_sweep.sweep.tracking.downloads import download_experiment
-    from erasure_sweep.sweep.tracking.tracker import default_uri
+    from erasure_sweep.sweep.tracking.store_address import store_uri
     from erasure_sweep.workers.errors import UsageError
 
     if not folders and not experiments:
@@ -45,7 +46,7 @@ def finished_folders(
         downloaded = [
             folder
             for i, name in enumerate(dict.fromkeys(experiments))
-            for folder in download_experiment(tracking_uri or default_uri(), name, Path(temporary) / str(i))
+            for folder in download_experiment(store_uri(tracking_uri), name, Path(temporary) / str(i), print_line)
         ]
         yield [*folders, *downloaded]
 

@@ -17,7 +17,7 @@ from erasure_sweep.sweep.commands.options import tracking_option
 @click.option("--no-browser", is_flag=True, help="Open no browser, only say where the pages are.")
 def ui(tracking_uri: str | None, experiment: str | None, port: int, host: str, no_browser: bool) -> None:
     """Browse the logged runs in MLflow's UI."""
-    from erasure_sweep.sweep.tracking.tracker import default_uri
+    from erasure_sweep.sweep.tracking.store_address import store_uri
     from erasure_sweep.sweep.tracking.ui_server import serve
 
-    sys.exit(serve(tracking_uri or default_uri(), port, host, experiment, show_browser=not no_browser))
+    sys.exit(serve(store_uri(tracking_uri), port, host, experiment, show_browser=not no_browser))

@@ -9,17 +9,16 @@ can take its place or be read as a part of a corpus.
 from __future__ import annotations
 
 import json
-import os
 import zipfile
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import yaml
 
 from erasure_sweep.sweep.config import SweepConfig
-from erasure_sweep.sweep.tracking.mlflow_store import is_remote, sqlite_path
-from erasure_sweep.workers.credentials import masked
+from erasure_sweep.sweep.jobs.travelling_files import is_relative, travelling_files
+from erasure_sweep.sweep.tracking.store_address import is_remote, sqlite_path
+from erasure_sweep.workers.credentials import has_secret
 from erasure_sweep.workers.errors import DataError, UsageError
 from erasure_sweep.workers.fingerprint import fingerprint
 
@@ -47,6 +46,8 @@ class JobFiles(NamedTuple):
     """As the job reads it."""
     files: dict[str, Path]
     """What travels, by its path in the job's folder."""
+    left: list[str]
+    """Paths of files beside them that stay here."""
 
     def write(self, package: Path) -> None:
         """Write the .zip that the job's folder is made from."""
@@ -82,9 +83,9 @@ def job_files(config: SweepConfig) -> JobFiles:
     sent = config.model_copy(update={"out": out, "ray_address": None})
     _refuse_lost(sent)
     try:
-        files = dict(_named_files(config))
+        files, left = travelling_files(config)
         _refuse_too_much(files)
-        return JobFiles(f"{config.name}-{_digest(sent, files)}", sent, files)
+        return JobFiles(f"{config.name}-{_digest(sent, files)}", sent, files, left)
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read ({error.strerror or error})") from error
 
@@ -96,62 +97,6 @@ def _digest(config: SweepConfig, files: dict[str, Path]) -> str:
         f"\n{name}\n{fingerprint(path.read_bytes(), n_bytes=_CONTENT_BYTES)}" for name, path in sorted(files.items())
     )
     return fingerprint(json.dumps(does, sort_keys=True), *contents, n_bytes=_ID_BYTES)
-
-
-def _named_files(config: SweepConfig) -> Iterator[tuple[str, Path]]:
-    """Every file behind a relative path in the config, by that path."""
-    from erasure_sweep.workers.models.checkpoints import split_point
-
-    for spec in config.models:
-        yield from _model_files(split_point(spec)[0])
-    for corpus in (config.corpus, *config.own_corpora.values()):
-        yield from _corpus_files(corpus)
-
-
-def _model_files(name: str) -> Iterator[tuple[str, Path]]:
-    """The visible files of a model's folder; none of a name, which goes before a folder of that name."""
-    from erasure_sweep.workers.models.catalog import find_entry
-
-    if find_entry(name) is not None or not _is_relative(name):
-        return
-    folder = Path(name)
-    if not folder.is_dir():
-        if name.startswith("."):
-            raise UsageError(f"model directory {name} does not exist")
-        return  # a repository of the hub, or what TransformerLens calls so
-    _refuse_outside(name)
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [each for each in folders if not each.startswith(".")]
-        for path in (Path(parent) / each for each in names if not each.startswith(".")):
-            yield path.as_posix(), path
-
-
-def _corpus_files(name: str) -> Iterator[tuple[str, Path]]:
-    """The files that a corpus is read from; none of a known name or a set of the hub."""
-    from erasure_sweep.workers.corpora.resolve_corpus import KNOWN_CORPORA, OWN, ArrayCorpus, find_corpus
-    from erasure_sweep.workers.corpora.text_files import FileCorpus
-
-    if name in (OWN, *KNOWN_CORPORA) or name.startswith("hf:") or not _is_relative(name):
-        return
-    _refuse_outside(name)
-    corpus = find_corpus(name)
-    if isinstance(corpus, ArrayCorpus):
-        yield corpus.path.as_posix(), corpus.path
-    elif isinstance(corpus, FileCorpus):
-        for file in corpus.files:
-            yield file.path.as_posix(), file.path
-
-
-def _is_relative(name: str) -> bool:
-    return not name.startswith(("/", "~"))
-
-
-def _refuse_outside(name: str) -> None:
-    if ".." in PurePosixPath(name).parts or not PurePosixPath(name).parts:
-        raise UsageError(
-            f"{name} lies outside the current folder, or is it: what travels with a job has to lie below it; go to a folder "
-            "above it and name it from there, or give an absolute path on the cluster"
-        )
 
 
 def _refuse_too_much(files: dict[str, Path]) -> None:
@@ -168,7 +113,7 @@ def _refuse_lost(config: SweepConfig) -> None:
     """What a job leaves in its own folder is gone with it."""
     store = config.store if config.store and ":" not in config.store else None
     for key, value in (("out", config.out), ("staging", config.staging), ("store", store)):
-        if value is not None and _is_relative(value):
+        if value is not None and is_relative(value):
             raise UsageError(f"{key} = {value!r}: {_LOST}, or one below its home folder such as ~/{value}")
     file = sqlite_path(config.tracking_uri or "")
     if file is not None and not file.is_absolute():
@@ -177,26 +122,17 @@ def _refuse_lost(config: SweepConfig) -> None:
 
 def _refuse_secrets(config: SweepConfig) -> None:
     """What a job is told can be read by everyone who sees the cluster's dashboard."""
-    if config.tracking_uri and _has_secret(config.tracking_uri):
-        user = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" if is_remote(config.tracking_uri) else ""
-        raise _secret("tracking_uri", config.tracking_uri, user or "MLFLOW_TRACKING_URI")
-    if config.store and _has_secret(config.store):
-        raise _secret(
-            "store", config.store, "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or what else the store reads,"
-        )
-
-
-def _secret(key: str, value: str, variables: str) -> UsageError:
-    shown = masked(value).partition("?")[0]
-    return UsageError(
-        f"{key} = {shown!r} holds a password, and what a job is told can be read on the cluster's dashboard: set {variables} "
-        "in the environment of the cluster instead, and leave it out here"
-    )
-
-
-def _has_secret(address: str) -> bool:
-    user_of_server = is_remote(address) and "@" in address.partition("://")[2].partition("/")[0]
-    return masked(address) != address or user_of_server
+    server = is_remote(config.tracking_uri or "")
+    variables = {
+        "tracking_uri": "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" if server else "MLFLOW_TRACKING_URI",
+        "store": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or what else the store reads,",
+    }
+    for key, value in config.model_dump(exclude={"name", "experiment", "ray_address"}).items():
+        if has_secret(str(value)):
+            raise UsageError(
+                f"{key} = {str(value)!r} holds a password, and what a job is told can be read on the cluster's dashboard: set "
+                f"{variables.get(key, 'it')} in the environment of the cluster instead, and leave it out here"
+            )
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import click
 
+from erasure_sweep.dashboards.wording import listed
 from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.execution.ray.jobs import JobState, RayJobs, find_address
 from erasure_sweep.sweep.jobs.job_files import JobFiles, job_files
@@ -30,6 +31,7 @@ GONE_S = 60.0
 """How long a cluster may not answer before following a job is given up."""
 RETRY_S = 2.0
 LAST_LINES = 10
+_MOST_LEFT = 10
 
 _INTERRUPTED = 130
 _NOT_FOUND = 127
@@ -61,6 +63,8 @@ def submit(config: SweepConfig, address: str | None, *, fresh: bool, wait: bool)
     """
     jobs = RayJobs(find_address(address))
     files = job_files(config)
+    if files.left:
+        echo(f"stays here, since no model is read from it: {listed(files.left, _MOST_LEFT)}")
     started = _start(jobs, files, fresh)
     if not started and fresh:
         raise UsageError(f"job {files.id} is running already: stop it first, or submit without --fresh to follow it")

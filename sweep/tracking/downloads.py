@@ -11,21 +11,28 @@ A model's entry in the manifest gains ``home``: links to its page and tables amo
 from __future__ import annotations
 
 import json
+import logging
 import re
+import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
 from erasure_sweep.sweep.run_folder import MODEL_PAGE, folder_names
-from erasure_sweep.sweep.tracking.mlflow_store import TrackingStore, run_url, server_address
+from erasure_sweep.sweep.tracking.artifact_places import found_beside, local_folder
+from erasure_sweep.sweep.tracking.mlflow_store import TrackingStore
+from erasure_sweep.sweep.tracking.store_address import run_url, server_address, sqlite_path
 from erasure_sweep.workers.errors import DataError, SweepError, UsageError, nearest
 from erasure_sweep.workers.manifest import Links, Manifest, ManifestConfig, ManifestEntry, ManifestHead
 from erasure_sweep.workers.tables import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
+
+log = logging.getLogger(__name__)
 
 _SHAPE = ("n_layers", "n_heads", "d_model", "d_mlp", "n_ctx", "d_vocab", "attn_only", "n_params")
 _MEASURED = ("n_prompts", "n_tokens")
@@ -39,7 +46,7 @@ _PROTOCOL = (
 _PROTOCOL_NAMES = ("corpus", "dtype", "ln", "groups")
 
 
-def download_experiment(uri: str, experiment: str, to: Path) -> list[Path]:
+def download_experiment(uri: str, experiment: str, to: Path, say: Callable[[str], object] = log.info) -> list[Path]:
     """Fetch the tables of an experiment's finished models.
 
     Of a model that was logged twice in one sweep the newest finished run counts.
@@ -48,6 +55,7 @@ def download_experiment(uri: str, experiment: str, to: Path) -> list[Path]:
         uri: the MLflow store.
         experiment: its name there.
         to: an empty folder.
+        say: hears where artifacts were found that are not where the store has them.
 
     Returns:
         A folder for each sweep of the experiment, oldest first, as ``workers.tables.sweep_folder.read_out`` takes them.
@@ -67,6 +75,8 @@ def download_experiment(uri: str, experiment: str, to: Path) -> list[Path]:
         folder = to / _safe(f"{experiment}-{sweep_id[:8]}")
         _download_sweep(logged, sweeps.get(sweep_id, []), runs, folder)
         folders.append(folder)
+    if logged.found_in is not None:
+        say(f"{experiment}: the store says another place, its artifacts were found beside it in {logged.found_in}")
     return folders
 
 
@@ -75,6 +85,8 @@ class _Experiment:
 
     def __init__(self, uri: str, name: str) -> None:
         self.name = name
+        self.found_in: Path | None = None
+        """Where artifacts were found that are not where the store has them."""
         self._store = TrackingStore(uri)
         self._store.check_readable()
         with self._store.reading():
@@ -100,9 +112,9 @@ class _Experiment:
         """Where a browser gets an artifact: from the store's server, or from this disk."""
         if server := server_address(self._store.uri):
             return f"{server}/get-artifact?path={quote(path, safe='')}&run_uuid={run.info.run_id}"
-        found = urlsplit(run.info.artifact_uri or "")
-        local = Path(unquote(found.path), path)
-        return local.absolute().as_uri() if found.scheme in ("", "file") and local.is_file() else None
+        folder = self._moved(run) or local_folder(run.info.artifact_uri or "")
+        is_there = folder is not None and (folder / path).is_file()
+        return (folder / path).absolute().as_uri() if folder is not None and is_there else None
 
     def page_link(self, run: Run, path: str) -> str | None:
         """Where a browser shows an artifact that is a page: MLflow's server only offers its files to be saved."""
@@ -114,8 +126,20 @@ class _Experiment:
         with self._store.reading():
             return self._store.runs(self._id, f"tags.role = '{role}'")
 
+    def _moved(self, run: Run) -> Path | None:
+        """The folder of a run's artifacts where the store was moved or copied with them since."""
+        database = sqlite_path(self._store.uri)
+        beside = found_beside(database, run.info.artifact_uri or "") if database else None
+        if beside is None or not beside.is_dir():
+            return None
+        self.found_in = beside.parent.parent
+        return beside
+
     def artifacts(self, run: Run, folder: str | None = None) -> list[str]:
         """Paths of a run's artifacts in a folder."""
+        if moved := self._moved(run):
+            below = moved / (folder or "")
+            return sorted(path.relative_to(moved).as_posix() for path in below.iterdir()) if below.is_dir() else []
         with self._store.reading():
             return [str(item.path) for item in self._store.client.list_artifacts(run.info.run_id, folder)]
 
@@ -123,6 +147,8 @@ class _Experiment:
         """Fetch one artifact, a file, into the folder ``to``."""
         to.mkdir(parents=True, exist_ok=True)
         target = to / Path(path).name
+        if moved := self._moved(run):
+            return Path(shutil.copyfile(moved / path, target))
         try:
             # kinds of stores differ in whether they keep the path below the folder that they are given
             with tempfile.TemporaryDirectory(dir=to) as fetched, self._store.reading():
@@ -169,7 +195,10 @@ def _download_tables(logged: _Experiment, run: Run, folder: Path) -> list[str]:
     """Fetch a model's tables; returns their paths among its artifacts."""
     tables = [path for path in logged.artifacts(run, "tables") if path.endswith(".parquet")]
     if not tables:
-        raise DataError(f"{_said(run)} has no tables among its artifacts: run its sweep again to log them anew")
+        raise DataError(
+            f"{_said(run)} has no tables among its artifacts, which should be in {run.info.artifact_uri}: bring them there or "
+            "beside the store, or run its sweep again to log them anew"
+        )
     for path in tables:
         logged.download(run, path, folder)
     return tables

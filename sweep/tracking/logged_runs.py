@@ -22,8 +22,9 @@ from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.tracking.descriptions import model_note
 from erasure_sweep.sweep.tracking.metrics import model_metrics, size_metrics, verify_metrics
 from erasure_sweep.sweep.tracking.sender import Job, Sender
+from erasure_sweep.sweep.tracking.store_address import store_uri
 from erasure_sweep.sweep.tracking.system_metrics import MachineMetrics, sampling_s, this_machine
-from erasure_sweep.sweep.tracking.tracker import DatasetInfo, ModelResults, Status, Tracker, default_uri
+from erasure_sweep.sweep.tracking.tracker import DatasetInfo, ModelResults, Status, Tracker
 from erasure_sweep.workers.manifest import ManifestEntry
 from erasure_sweep.workers.records import Resolved
 from erasure_sweep.workers.tables.facts.erasure import most_erased
@@ -53,7 +54,7 @@ class LoggedRuns:
         config = run.config
         self._run = run
         self._reporter = reporter
-        self._tracker = Tracker(config.tracking_uri or default_uri(), config.experiment or config.name)
+        self._tracker = Tracker(store_uri(config.tracking_uri), config.experiment or config.name)
         self._sender = Sender(self._tracker.check, reporter.say)
         self._manifest: ManifestKeeper | None = None
         self._machine: MachineMetrics | None = None
@@ -70,7 +71,8 @@ class LoggedRuns:
         Raises:
             SweepError: it cannot be reached or written.
         """
-        self._sender.call(self._tracker.check)
+        if news := self._sender.call(self._tracker.check):
+            self._reporter.say(news)
 
     def start(self, manifest: ManifestKeeper, models: list[Resolved]) -> None:
         """Open the sweep's run and each model's, now, and note in the manifest where they are.

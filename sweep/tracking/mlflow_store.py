@@ -16,10 +16,11 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import urlsplit, urlunsplit
 
 from filelock import FileLock
 
+from erasure_sweep.sweep.tracking.database import is_store
+from erasure_sweep.sweep.tracking.store_address import for_mlflow, is_remote, refuse_unusable, sqlite_path
 from erasure_sweep.workers.credentials import masked, note
 from erasure_sweep.workers.errors import SweepError, UsageError
 
@@ -45,37 +46,6 @@ _STATUS_OF_WORD = {"UNAUTHENTICATED": 401, "PERMISSION_DENIED": 403}
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
-def default_uri() -> str:
-    """The store that runs are logged to unless told otherwise: MLFLOW_TRACKING_URI, else a file in this folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-
-
-def sqlite_path(uri: str) -> Path | None:
-    """File of a ``sqlite:///`` store, None for every other kind."""
-    scheme, separator, rest = uri.partition(":///")
-    is_sqlite = separator and scheme.partition("+")[0] == "sqlite"
-    return Path(rest.partition("?")[0]) if is_sqlite else None
-
-
-def is_remote(uri: str) -> bool:
-    """Whether an MLflow server answers at this address, so that the store behind it is not ours to open."""
-    return uri.partition(":")[0] in ("http", "https", "databricks")
-
-
-def server_address(uri: str) -> str | None:
-    """Where people and their browsers find the store's server, without user and password; None where it has none."""
-    parts = urlsplit(uri)
-    if parts.scheme not in ("http", "https"):
-        return None
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
-
-
-def run_url(uri: str, experiment_id: str, run_id: str) -> str | None:
-    """Address of a run's page on the store's server; None where it has none."""
-    server = server_address(uri)
-    return f"{server}/#/experiments/{experiment_id}/runs/{run_id}" if server else None
-
-
 class TrackingStore:
     """An MLflow store by its address; nothing is touched before ``client`` is used."""
 
@@ -91,7 +61,9 @@ class TrackingStore:
 
         path = sqlite_path(self.uri)
         with nullcontext() if path is None else _alone(path):
-            return MlflowClient(tracking_uri=self.uri)  # which makes the tables of a new file
+            if not is_remote(self.uri):
+                is_store(self.uri)  # refuses other databases
+            return MlflowClient(tracking_uri=for_mlflow(self.uri))  # which makes the tables of a new file
 
     def check_readable(self) -> None:
         """See that runs can be read from the store now; unlike for logging, none is made where there is none.
@@ -100,18 +72,19 @@ class TrackingStore:
             UsageError: no such file, or no kind of store that MLflow supports.
             SweepError: it does not answer, refuses, or is no store; one line with the way out.
         """
-        self.refuse_folders()
+        refuse_unusable(self.uri)
         path = sqlite_path(self.uri)
-        if path is not None and not path.is_file():
-            raise UsageError(
-                f"no MLflow store at {path}: `erasure-sweep run` makes one, or pass --tracking-uri of another"
-            )
+        is_there = path is None or path.is_file()
         with self.reading():
             quieten()
             if path is None:
                 self.probe()
-            else:
-                _probe_tables(path)
+            if is_there and not is_remote(self.uri):
+                is_there = is_store(self.uri)
+        if not is_there:
+            raise UsageError(
+                f"no MLflow store at {path or self.shown}: `erasure-sweep run` makes one, or pass --tracking-uri of another"
+            )
 
     def probe(self) -> None:
         """One quick try, because MLflow tries its own first connection for minutes."""
@@ -125,15 +98,6 @@ class TrackingStore:
             http_request(creds, "/health", "GET", max_retries=0, timeout=PROBE_TIMEOUT_S, raise_on_status=False)
         elif not is_remote(self.uri):
             _probe_database(self.uri)
-
-    def refuse_folders(self) -> None:
-        """Raise UsageError where the address is a folder."""
-        scheme, colon, _ = self.uri.partition(":")
-        if scheme == "file" or (not colon and self.uri != "databricks"):
-            raise UsageError(
-                f"tracking URI {self.uri!r} is a folder, which MLflow no longer writes: pass "
-                "--tracking-uri sqlite:///mlflow.db, or a server's http://HOST:PORT"
-            )
 
     @property
     def shown(self) -> str:
@@ -199,12 +163,6 @@ def quieten() -> None:
 
     for name in ("mlflow.store", "mlflow.tracking", "alembic", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-def _probe_tables(path: Path) -> None:
-    """Read MLflow's own table, because its client would turn any other database into a store."""
-    with closing(sqlite3.connect(path, timeout=PROBE_TIMEOUT_S)) as connection:
-        connection.execute("SELECT 1 FROM experiments LIMIT 1")
 
 
 def _probe_sqlite(path: Path) -> None:

@@ -36,16 +36,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
+from erasure_sweep.sweep.tracking.artifact_places import of_experiment, put_right
 from erasure_sweep.sweep.tracking.descriptions import Row, experiment_note, sweep_note
-from erasure_sweep.sweep.tracking.mlflow_store import (
-    TrackingStore,
-    default_uri,
-    is_remote,
-    quieten,
-    run_url,
-    sqlite_path,
-)
+from erasure_sweep.sweep.tracking.mlflow_store import TrackingStore, quieten
 from erasure_sweep.sweep.tracking.saved_view import VIEW_TAG, runs_page, save_view
+from erasure_sweep.sweep.tracking.store_address import refuse_unusable, run_url, sqlite_path
 from erasure_sweep.workers.credentials import masked
 from erasure_sweep.workers.errors import DataError, SweepError, UsageError
 from erasure_sweep.workers.manifest import Manifest
@@ -54,9 +49,6 @@ from erasure_sweep.workers.printable import printable_line
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
-
-__all__ = ["DatasetInfo", "ModelResults", "Status", "Tracker", "TrackingError"]
-__all__ += ["default_uri", "is_remote", "sqlite_path"]
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -110,19 +102,26 @@ class Tracker:
         self._sample = 0
         self._runs: dict[str | None, Run] = {}  # by model hash; the sweep's own run under None
 
-    def check(self) -> None:
+    def check(self) -> str | None:
         """See that the store can be reached and written now, within about ten seconds.
 
+        Returns:
+            A line on what was put right there, if anything.
+
         Raises:
-            UsageError: no kind of store that MLflow supports.
+            UsageError: no kind of store that MLflow supports, or another application's database.
             SweepError: it does not answer, refuses, or cannot be written; one line with the way out.
         """
-        self._store.refuse_folders()
+        refuse_unusable(self.uri)
+        path = sqlite_path(self.uri)
         with self._store.reaching():
             quieten()
             self._store.probe()
+            _ = self._client
+            news = put_right(path) if path else None
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
             self._client.set_experiment_tag(self._experiment_id, _LAST_USED, now)
+        return news
 
     def start_sweep(self, sweep_id: str, params: Mapping[str, object], tags: Mapping[str, str]) -> str:
         """Open the sweep's run, the one it had before where there is one, and return its id.
@@ -263,9 +262,7 @@ class Tracker:
     def _artifact_location(self) -> str | None:
         """Beside a SQLite file, where a server started from any folder finds it; else what the store decides."""
         path = sqlite_path(self.uri)
-        if path is None:
-            return None
-        return (path.absolute().parent / "mlartifacts" / re.sub(r"[^\w.-]", "_", self.experiment)).as_uri()
+        return None if path is None else of_experiment(path, self.experiment)
 
     def _run(self, model_hash: str | None) -> Run:
         if model_hash not in self._runs:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -23,10 +24,12 @@ from types import FrameType
 from typing import IO
 
 from erasure_sweep.sweep.printing import echo
-from erasure_sweep.sweep.tracking.mlflow_store import TrackingStore, server_address
-from erasure_sweep.sweep.tracking.tracker import Tracker, is_remote, sqlite_path
+from erasure_sweep.sweep.tracking.artifact_places import put_right
+from erasure_sweep.sweep.tracking.mlflow_store import TrackingStore
+from erasure_sweep.sweep.tracking.store_address import for_mlflow, is_remote, server_address, sqlite_path
+from erasure_sweep.sweep.tracking.tracker import Tracker
 from erasure_sweep.workers.credentials import masked
-from erasure_sweep.workers.errors import SweepError, UsageError
+from erasure_sweep.workers.errors import SweepError
 
 _START_TIMEOUT_S = 600.0
 """Twenty seconds on an idle machine; whoever looks on can interrupt."""
@@ -43,18 +46,20 @@ def serve(
         show_browser: open the page in a browser, where there is one.
 
     Raises:
-        UsageError: a SQLite file that is not there.
+        UsageError: a SQLite file that is not there, or another application's database.
         SweepError: the port is taken, the server did not start, or the store does not answer.
     """
-    path = sqlite_path(uri)
-    if path is not None and not path.is_file():
-        raise UsageError(f"no MLflow store at {path}: `erasure-sweep run` makes one, or pass --tracking-uri of another")
+    TrackingStore(uri).check_readable()
     if is_remote(uri):
         page = _page(uri, uri, experiment)
         echo(f"MLflow runs at {page}")
         _open(page, show_browser)
         return 0
     _refuse_taken_port(host, port)
+    if path := sqlite_path(uri):
+        with suppress(sqlite3.Error):  # what cannot be written is shown as it is
+            if news := put_right(path):
+                echo(news)
     page = _page(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", uri, experiment)
     echo(f"starting MLflow on {uri} …")
     with tempfile.TemporaryFile("w+", encoding="utf-8") as log, _ending_on_signals():
@@ -74,7 +79,6 @@ def _page(base: str, uri: str, experiment: str | None) -> str:
     """Address of the experiment's page under ``base``; of the whole UI where it has no such experiment."""
     tracker = Tracker(uri, experiment or "")
     if experiment is None:
-        TrackingStore(uri).check_readable()
         tracker = Tracker(uri, tracker.last_used() or "")
     found = tracker.page() if tracker.experiment else None
     shown = server_address(base) or masked(base)
@@ -106,7 +110,7 @@ def _server(uri: str, host: str, port: int, log: IO[str]) -> Iterator[subprocess
     command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
     environment = {
         **os.environ,
-        "MLFLOW_BACKEND_STORE_URI": uri,
+        "MLFLOW_BACKEND_STORE_URI": for_mlflow(uri),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its job runner costs twenty seconds and a gigabyte
     }

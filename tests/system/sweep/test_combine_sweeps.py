@@ -24,7 +24,7 @@ from erasure_sweep.sweep.combine_sweeps import compare_folders
 from erasure_sweep.sweep.commands import main
 from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.tracking.downloads import download_experiment
-from erasure_sweep.sweep.tracking.mlflow_store import run_url
+from erasure_sweep.sweep.tracking.store_address import run_url
 from erasure_sweep.workers.errors import DataError, SweepError, UsageError
 from erasure_sweep.workers.tables.files import SchemaError, as_arrow, write_table
 from erasure_sweep.workers.tables.registry import TABLES
@@ -489,7 +489,7 @@ class TestStoresThatCannotBeRead:
             database.execute("CREATE TABLE notes (text)")
         before = (tmp_path / "notes.db").read_bytes()
         with pytest.raises(
-            SweepError, match="failed: no such table: experiments: see that this file is an MLflow store"
+            UsageError, match="is another application's database, with tables such as notes: nothing was"
         ):
             download_experiment(f"sqlite:///{tmp_path}/notes.db", "demo", tmp_path / "logged")
         assert (tmp_path / "notes.db").read_bytes() == before
