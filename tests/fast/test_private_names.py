@@ -42,6 +42,7 @@ def test_each_stands_in_one_place():
     assert uses == {
         ("sweep/execution/ray/jobs.py", "_do_request"),
         ("tests/fast/sweep/clusters/test_clusters.py", "ray.autoscaler._private.util"),
+        ("tests/situations/test_tracking.py", "mlflow.tracking._tracking_service.utils"),
         ("workers/models/architectures/hugging_face.py", BUILDER),
         ("workers/storage/remote.py", "_pipe_file"),
     }
