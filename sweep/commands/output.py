@@ -7,7 +7,6 @@ from typing import Literal
 
 from rich.table import Table
 
-
 Kind = Literal["name", "text", "number"]
 """Of a column: on one line, on as many as it takes, or a number."""
 
