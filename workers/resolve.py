@@ -59,7 +59,8 @@ def resolve(
     options = ScanOptions(groups=groups)
     wanted = request if verify is None else _with_more(request, verify.prompts)
     corpus = resolve_corpus(wanted, model.tokenizer, config.d_vocab, config.n_ctx, folder)
-    scanned = load_tokens(corpus.tokens)[: request.prompts]
+    n_prompts = min(request.prompts, corpus.n_prompts)
+    scanned = load_tokens(corpus.tokens)[:n_prompts]
     resolved = Resolved(
         name=model.name,
         spec=model.spec,
@@ -72,7 +73,7 @@ def resolve(
         tokens=str(corpus.tokens),
         corpus_fingerprint=fingerprint_tokens(scanned),
         corpus_description=corpus.description,
-        n_prompts=request.prompts,
+        n_prompts=n_prompts,
         seq_len=corpus.seq_len,
         tokenizer=model.tokenizer,
         base=model.base,
@@ -80,6 +81,12 @@ def resolve(
         training_steps=model.training_steps,
         corpus=request.corpus,
     )
+    if n_prompts < request.prompts:
+        resolved = _noting(
+            resolved,
+            f"the corpus holds {n_prompts} distinct prompts of {corpus.seq_len} tokens, the others repeat them, so "
+            f"{n_prompts} are measured instead of {request.prompts}",
+        )
     return resolved if verify is None else _prepare_verify(resolved, model, corpus, verify)
 
 
@@ -125,6 +132,8 @@ def _noting(resolved: Resolved, line: str) -> Resolved:
 def verify_span(n_scanned: int, n_prompts: int, wanted: int) -> tuple[int, int]:
     """First and one past the last prompt that verify measures on: behind the scanned ones, else the first of these.
 
+    No two prompts of a corpus' array are alike, so those behind the scanned ones are others by their content.
+
     Args:
         n_scanned: the first so many prompts are scanned.
         n_prompts: how many the corpus holds, at most ``n_scanned + wanted``.
@@ -137,8 +146,8 @@ def verify_span(n_scanned: int, n_prompts: int, wanted: int) -> tuple[int, int]:
         return n_scanned, n_prompts
     if n_scanned < 2:
         raise UsageError(
-            f"verify needs 2 prompts and --prompts is {n_scanned}, of a corpus that holds {n_prompts}: give more, or "
-            "--stage scan"
+            f"verify needs 2 distinct prompts and {n_scanned} is scanned, of a corpus that holds {n_prompts}: give more, "
+            "or --stage scan"
         )
     return 0, min(wanted, n_scanned)
 

@@ -32,10 +32,11 @@ from erasure_sweep.workers.corpora.sampling import (
     CorpusRequest,
     Document,
     DrawnPrompts,
+    Prompt,
     as_ids,
-    check_count,
     draw_text,
     no_tokenizer,
+    take_distinct,
 )
 from erasure_sweep.workers.errors import DataError, UsageError, one_line
 from erasure_sweep.workers.hub.files import PROBE_TIMEOUT_S, quiet_hub
@@ -136,11 +137,8 @@ class HubCorpus(NamedTuple):
                 raise UsageError(f"rows of {self.repo} have up to {longest} tokens, --seq-len is {seq_len}: lower it")
 
     def _draw_tokens(self, rows: Iterator[Row], request: CorpusRequest) -> DrawnPrompts:
-        drawn = list(islice(self.long_rows(rows, request.seq_len), request.prompts))
-        check_count(len(drawn), request)
-        return DrawnPrompts(
-            np.stack(drawn), f"rows of ready tokens of {self.repo}, streamed in the order of seed {request.seed}"
-        )
+        description = f"rows of ready tokens of {self.repo}, streamed in the order of seed {request.seed}"
+        return take_distinct(map(Prompt, self.long_rows(rows, request.seq_len)), request, description)
 
     def _documents(self, rows: Iterator[Row]) -> Iterator[Document]:
         n_bytes = 0
@@ -164,18 +162,19 @@ class GeluMix(NamedTuple):
             return self._draw(request)
 
     def _draw(self, request: CorpusRequest) -> DrawnPrompts:
-        streams = [self._stream(name, request.seq_len) for name, _ in MIX_ROUND]
-        rounds: list[Int64[np.ndarray, "prompt pos"]] = []
-        while sum(map(len, rounds)) < request.prompts:
+        parts = " and ".join(f"{n} prompts of {name}" for name, n in MIX_ROUND)
+        description = f"rounds of {parts}, streamed with seed {MIX_SEED} and permuted with it"
+        return take_distinct(map(Prompt, self._prompts(request.seq_len)), request, description)
+
+    def _prompts(self, seq_len: int) -> Iterator[Int64[np.ndarray, " pos"]]:
+        """Round after round, as long as both sets have enough for a whole one."""
+        streams = [self._stream(name, seq_len) for name, _ in MIX_ROUND]
+        while True:
             taken = [list(islice(stream, n)) for stream, (_, n) in zip(streams, MIX_ROUND, strict=True)]
             if any(len(rows) < n for rows, (_, n) in zip(taken, MIX_ROUND, strict=True)):
-                break
+                return
             prompts = np.stack([*chain.from_iterable(taken)])
-            rounds.append(prompts[torch_permutation(MIX_SEED, len(prompts))])
-        check_count(sum(map(len, rounds)), request)
-        parts = " and ".join(f"{n} prompts of {name}" for name, n in MIX_ROUND)
-        tokens = np.concatenate(rounds)[: request.prompts]
-        return DrawnPrompts(tokens, f"rounds of {parts}, streamed with seed {MIX_SEED} and permuted with it")
+            yield from prompts[torch_permutation(MIX_SEED, len(prompts))]
 
     @staticmethod
     def _stream(name: str, seq_len: int) -> Iterator[Int64[np.ndarray, " pos"]]:

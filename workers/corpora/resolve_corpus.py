@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Integer
 
 from erasure_sweep.workers.corpora.hub_sets import KNOWN_SETS, GeluMix, HubCorpus, parse_hub_corpus
-from erasure_sweep.workers.corpora.sampling import CorpusRequest, DrawnPrompts, check_count
+from erasure_sweep.workers.corpora.sampling import CorpusRequest, DrawnPrompts, Prompt, take_distinct
 from erasure_sweep.workers.corpora.staged_tokens import (
     ResolvedCorpus,
     drawing,
@@ -86,9 +85,8 @@ class ArrayCorpus(NamedTuple):
             raise UsageError(
                 f"{self.path} has {tokens.shape[1]} tokens per prompt, --seq-len is {request.seq_len}: lower it"
             )
-        check_count(len(tokens), request)
-        return DrawnPrompts(
-            tokens[: request.prompts, : request.seq_len], f"ready tokens of shape {tokens.shape}, taken in order"
+        return take_distinct(
+            map(Prompt, tokens[:, : request.seq_len]), request, f"ready tokens of shape {tokens.shape}, taken in order"
         )
 
 
@@ -228,15 +226,18 @@ def load_fitting_tokenizer(source: str, d_vocab: int) -> Tokenizer:
 
 
 def _stage(folder: Path, key: str, drawn: DrawnPrompts, request: CorpusRequest, d_vocab: int) -> ResolvedCorpus:
-    _check_ids(drawn.tokens, d_vocab, request.corpus)
-    return write_tokens(folder, key, request.prompts, drawn.tokens, f"{request.corpus}: {drawn.description}")
+    _check_ids(drawn, d_vocab, request.corpus)
+    drawn = drawn._replace(description=f"{request.corpus}: {drawn.description}")
+    return write_tokens(folder, key, request.prompts, drawn)
 
 
-def _check_ids(tokens: Integer[np.ndarray, "prompt pos"], d_vocab: int, corpus: str) -> None:
+def _check_ids(drawn: DrawnPrompts, d_vocab: int, corpus: str) -> None:
+    tokens = drawn.tokens
     beyond = np.argwhere((tokens < 0) | (tokens >= d_vocab))
     if len(beyond):
         prompt, position = beyond[0].tolist()
+        which = f"distinct prompt {prompt}" if drawn.n_repeats else f"prompt {prompt}"
         raise DataError(
-            f"corpus {corpus} has token id {tokens[prompt, position]} at prompt {prompt}, position {position}: the"
+            f"corpus {corpus} has token id {tokens[prompt, position]} at {which}, position {position}: the"
             f" model's ids go from 0 to {d_vocab - 1}"
         )

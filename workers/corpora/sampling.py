@@ -14,6 +14,10 @@ order follow, taken backwards and each once; what a passage has left over when i
 end where front and back meet. So prompt i begins with the same text whatever the tokenizer: one that spells with fewer
 tokens takes more from the back, and only has fewer prompts in the end. (A passage in which a tokenizer finds no token
 at all leaves its prompt to those from the back.) And the first N prompts of a longer run are the same.
+
+No text counts twice, for statistics take prompts as independent, and verify's as unseen: a prompt whose tokens came before,
+of text or of ready tokens, is passed over, and so is one of which more than half comes from passages whose text stands in
+prompts before it. The others are what they would be if none were.
 """
 
 from __future__ import annotations
@@ -73,11 +77,22 @@ class TokenRow(NamedTuple):
     read: Callable[[], Sequence[object]]
 
 
+class Prompt(NamedTuple):
+    """One prompt as it was made."""
+
+    ids: Integer[np.ndarray, " pos"]
+    passages: Sequence[tuple[bytes, int]] = ()
+    """Of each passage of text in it a hash, and how many of its ids are in the prompt."""
+
+
 class DrawnPrompts(NamedTuple):
     """Prompts drawn from a corpus, before they are checked against the vocabulary."""
 
     tokens: Integer[np.ndarray, "prompt pos"]
+    """No two alike."""
     description: str
+    n_repeats: int = 0
+    """How many were passed over because they repeat others."""
 
 
 class Passages(NamedTuple):
@@ -100,11 +115,11 @@ def draw_text(documents: Sequence[Document], request: CorpusRequest, tokenizer: 
     def read(place: int) -> str:
         return read_passage(documents[order.document[place]], int(order.slot[place]), width)
 
-    packed = list(islice(pack_prompts(read, len(order.slot), tokenizer, request.seq_len), request.prompts))
-    check_count(len(packed), request)
+    packed = pack_prompts(read, len(order.slot), tokenizer, request.seq_len)
     size = sum(document.n_bytes for document in documents)
-    return DrawnPrompts(
-        np.array(packed, dtype=np.int64),
+    return take_distinct(
+        packed,
+        request,
         f"{len(documents)} documents, {size:,} bytes, cut into {len(order.slot)} passages of about {width} bytes;"
         f" each prompt is BOS and a passage, in the order of seed {request.seed}, filled up from the end of that order",
     )
@@ -117,27 +132,56 @@ def draw_rows(rows: Sequence[TokenRow], request: CorpusRequest) -> DrawnPrompts:
         UsageError: too few rows are long enough.
     """
     long_enough = [row for row in rows if row.n_ids >= request.seq_len]
-    check_count(len(long_enough), request)
     keys = np.array([name_key(request.seed, row.name) for row in long_enough], dtype=np.uint64)
-    chosen = [long_enough[i] for i in np.argsort(keys, kind="stable")[: request.prompts]]
-    tokens = np.stack([as_ids(row.read()[: request.seq_len], row.name) for row in chosen])
-    return DrawnPrompts(
-        tokens, f"{len(rows)} rows of ready tokens, {len(long_enough)} long enough, in the order of seed {request.seed}"
+    ordered = (long_enough[i] for i in np.argsort(keys, kind="stable"))
+    return take_distinct(
+        (Prompt(as_ids(row.read()[: request.seq_len], row.name)) for row in ordered),
+        request,
+        f"{len(rows)} rows of ready tokens, {len(long_enough)} long enough, in the order of seed {request.seed}",
     )
 
 
-def check_count(available: int, request: CorpusRequest) -> None:
+def take_distinct(prompts: Iterable[Prompt], request: CorpusRequest, description: str) -> DrawnPrompts:
+    """As many prompts as are asked for, none a repeat of others, in order; fewer where only repeats are left.
+
+    Raises:
+        UsageError: there are too few, those that repeat others among them.
+    """
+    seen: set[bytes] = set()
+    taken: list[Integer[np.ndarray, " pos"]] = []
+    n_repeats = 0
+    for prompt in prompts:
+        came_before = sum(n for passage, n in prompt.passages if passage in seen)
+        if came_before > len(prompt.ids) / 2 or (content := digest([prompt.ids.tobytes()])) in seen:
+            n_repeats += 1
+            continue
+        seen |= {content, *(passage for passage, _ in prompt.passages)}
+        taken.append(prompt.ids)
+        if len(taken) == request.prompts:
+            break
+    check_count(len(taken), request, n_repeats)
+    repeats = f"; {n_repeats} that repeat others were left out" if n_repeats else ""
+    return DrawnPrompts(np.stack(taken), description + repeats, n_repeats)
+
+
+def check_count(available: int, request: CorpusRequest, n_repeats: int = 0) -> None:
     """Refuse to go on with fewer prompts than are needed.
+
+    Args:
+        available: how many there are, no two alike.
+        n_repeats: how many more repeat others; where these would be enough, the distinct ones are measured.
 
     Raises:
         UsageError: says how many there are.
     """
-    if available < request.needed:
-        remedy = f"--prompts {available} or a shorter --seq-len" if available else "a shorter --seq-len or more text"
-        raise UsageError(
-            f"corpus {request.corpus} has {available} prompts of {request.seq_len} tokens, {request.needed} were asked"
-            f" for: give {remedy}"
-        )
+    if available and available + n_repeats >= request.needed:
+        return
+    remedy = f"--prompts {available} or a shorter --seq-len" if available else "a shorter --seq-len or more text"
+    distinct = "distinct " if n_repeats else ""
+    raise UsageError(
+        f"corpus {request.corpus} has {available} {distinct}prompts of {request.seq_len} tokens, {request.needed} were"
+        f" asked for: give {remedy}"
+    )
 
 
 def no_tokenizer(request: CorpusRequest) -> UsageError:
@@ -212,9 +256,7 @@ def _decode(data: bytes, offset: int, document: Document) -> str:
         raise DataError(f"{document.name} is not UTF-8 text ({where}): {remedy}") from error
 
 
-def pack_prompts(
-    read: Callable[[int], str], n_passages: int, tokenizer: Tokenizer, seq_len: int
-) -> Iterator[list[int]]:
+def pack_prompts(read: Callable[[int], str], n_passages: int, tokenizer: Tokenizer, seq_len: int) -> Iterator[Prompt]:
     """Prompts of exactly ``seq_len`` ids, made as they are asked for; one that cannot be filled is dropped.
 
     Args:
@@ -224,21 +266,25 @@ def pack_prompts(
     front = _encode(range(n_passages), read, tokenizer)
     back = _encode(range(n_passages - 1, -1, -1), read, tokenizer)
     taken_from = n_passages
-    for place, ids in front:
-        prompt = [tokenizer.bos_id, *ids]
+    for place, content, ids in front:
+        prompt, passages = [tokenizer.bos_id, *ids], [(content, len(ids))]
         while place < taken_from and len(prompt) < seq_len:
-            taken_from, more = next(back)  # which comes upon this prompt's own passage before it ends
+            taken_from, content, more = next(back)  # which comes upon this prompt's own passage before it ends
             if more and len(prompt) > 1:
                 prompt.append(tokenizer.separator_id)
+            passages.append((content, min(len(more), seq_len - len(prompt))))
             prompt += more
         if place >= taken_from:
             return
-        yield prompt[:seq_len]
+        yield Prompt(np.array(prompt[:seq_len], dtype=np.int64), passages)
 
 
-def _encode(places: Iterable[int], read: Callable[[int], str], tokenizer: Tokenizer) -> Iterator[tuple[int, list[int]]]:
-    """Ids of the passages that are more than white space, each behind its place."""
+def _encode(
+    places: Iterable[int], read: Callable[[int], str], tokenizer: Tokenizer
+) -> Iterator[tuple[int, bytes, list[int]]]:
+    """The passages that are more than white space: of each its place, a hash of its text, and its ids."""
     texts = ((place, read(place)) for place in places)
     written = ((place, text) for place, text in texts if text.strip())
     while batch := list(islice(written, _PASSAGES_PER_BATCH)):
-        yield from zip((place for place, _ in batch), tokenizer.encode_batch([text for _, text in batch]), strict=True)
+        encoded = tokenizer.encode_batch([text for _, text in batch])
+        yield from ((place, digest([text]), ids) for (place, text), ids in zip(batch, encoded, strict=True))

@@ -1,6 +1,7 @@
 """Token arrays in the staging folder: whole or absent, found again by what determines them, drawn by one process.
 
-An array ``KEY-ASKED.npy`` holds the prompts of a request for ASKED of them, or fewer where the corpus ended first. The
+An array ``KEY-ASKED.npy`` holds the prompts of a request for ASKED of them, or fewer where the corpus ended first, no two
+alike: one in which they are, of a version that took repeats, is drawn again. The
 record ``KEY-ASKED.json`` beside it, written last, is what it counts as finished by, and holds its fingerprint. The first
 N prompts of a longer request are those of a request for N, so an array serves shorter requests as well, and one that
 holds all of its corpus serves longer ones to whom fewer are enough.
@@ -19,7 +20,7 @@ import numpy as np
 from filelock import FileLock
 from jaxtyping import Integer
 
-from erasure_sweep.workers.corpora.sampling import CorpusRequest
+from erasure_sweep.workers.corpora.sampling import CorpusRequest, DrawnPrompts
 from erasure_sweep.workers.errors import DataError
 from erasure_sweep.workers.fingerprint import fingerprint
 from erasure_sweep.workers.storage.whole_file import whole_file
@@ -35,6 +36,8 @@ class ResolvedCorpus(NamedTuple):
     seq_len: int
     description: str
     """What was read and how it was cut, in one line."""
+    n_repeats: int = 0
+    """How much was passed over when they were drawn because it repeats what came before."""
 
 
 class _StagedTokens(NamedTuple):
@@ -49,7 +52,7 @@ class _StagedTokens(NamedTuple):
         """How many of its prompts answer a request that differs in their number alone; 0 where it does not."""
         n_prompts = len(self.tokens)
         is_all = n_prompts < self.asked
-        if n_prompts < request.prompts and not (is_all and n_prompts >= request.needed):
+        if n_prompts < request.prompts and not (is_all and n_prompts + self.corpus.n_repeats >= request.needed):
             return 0
         return min(n_prompts, request.prompts)
 
@@ -67,7 +70,8 @@ def find_tokens(folder: Path, key: str, request: CorpusRequest) -> ResolvedCorpu
         if staged and n_prompts == len(staged.tokens):
             return staged.corpus
         if staged and n_prompts:
-            return write_tokens(folder, key, request.prompts, staged.tokens[:n_prompts], staged.corpus.description)
+            shorter = DrawnPrompts(staged.tokens[:n_prompts], staged.corpus.description, staged.corpus.n_repeats)
+            return write_tokens(folder, key, request.prompts, shorter)
     return None
 
 
@@ -76,30 +80,35 @@ def _read(record: Path, seq_len: int) -> _StagedTokens | None:
     try:
         noted = json.loads(record.read_text(encoding="utf-8"))
         tokens = load_tokens(path)
-        fingerprint, asked = noted["fingerprint"], int(noted["asked"])
+        fingerprint, asked, n_repeats = noted["fingerprint"], int(noted["asked"]), int(noted.get("repeats", 0))
     except (OSError, ValueError, KeyError, TypeError, DataError):
         return None
     if tokens.dtype != np.int32 or tokens.shape[1] != seq_len or fingerprint != fingerprint_tokens(tokens):
         return None
-    corpus = ResolvedCorpus(path, fingerprint, len(tokens), seq_len, str(noted.get("description")))
+    if len({prompt.tobytes() for prompt in tokens}) < len(tokens):
+        return None
+    corpus = ResolvedCorpus(path, fingerprint, len(tokens), seq_len, str(noted.get("description")), n_repeats)
     return _StagedTokens(corpus, tokens, asked)
 
 
-def write_tokens(
-    folder: Path, key: str, asked: int, tokens: Integer[np.ndarray, "prompt pos"], description: str
-) -> ResolvedCorpus:
+def write_tokens(folder: Path, key: str, asked: int, drawn: DrawnPrompts) -> ResolvedCorpus:
     """Keep an array, and behind it the record by which it counts as finished.
 
     Raises:
         DataError: it cannot be written.
     """
-    tokens = np.ascontiguousarray(tokens, dtype=np.int32)
+    tokens = np.ascontiguousarray(drawn.tokens, dtype=np.int32)
     fingerprint = fingerprint_tokens(tokens)
-    record = {"fingerprint": fingerprint, "description": description, "asked": asked}
+    record = {
+        "fingerprint": fingerprint,
+        "description": drawn.description,
+        "asked": asked,
+        "repeats": drawn.n_repeats,
+    }
     path = folder / f"{key}-{asked}.npy"
     _write(path, lambda stream: np.save(stream, tokens, allow_pickle=False))
     _write(path.with_suffix(".json"), lambda stream: stream.write(json.dumps(record).encode()))
-    return ResolvedCorpus(path, fingerprint, len(tokens), tokens.shape[1], description)
+    return ResolvedCorpus(path, fingerprint, len(tokens), tokens.shape[1], drawn.description, drawn.n_repeats)
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def test_prompts_behind_the_scan_or_else_scanned_ones(
 
 
 def test_a_single_prompt_cannot_be_verified() -> None:
-    with pytest.raises(UsageError, match=r"verify needs 2 prompts .* holds 2: give more, or --stage scan"):
+    with pytest.raises(UsageError, match=r"verify needs 2 distinct prompts .* holds 2: give more, or --stage scan"):
         verify_span(1, 2, 32)
 
 

@@ -224,14 +224,12 @@ def shard_coefficients(reading: Reading, writer: str, v_composed: np.ndarray) ->
 
 
 def t_test(betas: Sequence[float], tau: float) -> dict[str, float | int]:
-    """The t-test that the shards' β are at least −tau on average against that they are less; NaN with fewer than two."""
+    """The t-test that the shards' β are at least −tau on average against that they are less; NaN where all are the same."""
     if len(betas) < 2:
         return dict.fromkeys(OVER_SHARDS, math.nan) | {"shards": len(betas)}
     mean, error = float(np.mean(betas)), float(np.std(betas, ddof=1)) / math.sqrt(len(betas))
-    if len(set(betas)) == 1:
-        p = 0.0 if betas[0] < -tau else 1.0
-    else:
-        p = float(stats.ttest_1samp(betas, -tau, alternative="less").pvalue)
+    alike = len(set(betas)) == 1
+    p = math.nan if alike else float(stats.ttest_1samp(betas, -tau, alternative="less").pvalue)
     return {"p": p, "shards": len(betas), "shard_mean": mean, "shard_error": error}
 
 

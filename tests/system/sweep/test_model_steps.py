@@ -157,7 +157,9 @@ def test_a_corpus_without_further_prompts_is_said_not_to_be_held_out(bench: Veri
 
 def test_one_prompt_cannot_be_verified(bench: Verifying, out: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "one.npy", np.zeros((1, 16), int))
-    assert_refused(bench.run(out, prompts=1, corpus=tmp_path / "one.npy"), 2, "verify needs 2 prompts", "--stage scan")
+    assert_refused(
+        bench.run(out, prompts=1, corpus=tmp_path / "one.npy"), 2, "verify needs 2 distinct prompts", "--stage scan"
+    )
     assert bench.run(out, prompts=1, corpus=tmp_path / "one.npy", stage="scan").code == 0
 
 

@@ -48,14 +48,13 @@ class ShardSpread(NamedTuple):
 def p_below(spread: ShardSpread, bound: float) -> Float[np.ndarray, "row"]:
     """One-sided p-values of the t-test of the hypothesis that the mean over shards is at least ``bound``.
 
-    NaN with fewer than two shards. Where all shards have the same value it is 0 below the bound and 1 elsewhere.
+    NaN with fewer than two shards, and where all have the same value: nothing then says how far the mean may be off.
     """
     freedom = np.where(spread.n > 1, spread.n - 1.0, np.nan)
     error = np.sqrt(spread.squares / freedom / np.maximum(spread.n, 1))
-    above = spread.mean - bound
-    constant = np.where(np.isnan(error), np.nan, above >= 0.0)
-    t = above / np.where(error > 0.0, error, np.nan)
-    return np.where(error > 0.0, stats.t.cdf(t, freedom), constant)
+    t = (spread.mean - bound) / np.where(error > 0.0, error, np.nan)
+    p: np.ndarray = stats.t.cdf(t, freedom)
+    return p
 
 
 def discoveries(p: Float[np.ndarray, "row"], tested: Bool[np.ndarray, "row"]) -> Shaped[np.ndarray, "row"]:

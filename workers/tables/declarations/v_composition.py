@@ -23,7 +23,8 @@ TABLES = (
             number(
                 "p",
                 "one-sided p-value of the t-test over shards that the mean of the shards' `beta` is at least −τ: small means "
-                "that the head takes more than τ because it reads the writer; null with fewer than two shards",
+                "that the head takes more than τ because it reads the writer; null with fewer than two shards, or where "
+                "all have the same `beta`",
                 "probability",
             ),
             flag(

@@ -78,7 +78,7 @@ class TestText:
     def test_without_an_end_token_the_separator_is_bos(self, tmp_path: Path) -> None:
         loaded = load_tokenizer(write_tokenizer(tmp_path, ("<|BOS|>",)))
         passages = ["ab", "", "efgh", "cd"]
-        assert list(pack_prompts(passages.__getitem__, 4, loaded, 6)) == [
+        assert [prompt.ids.tolist() for prompt in pack_prompts(passages.__getitem__, 4, loaded, 6)] == [
             [loaded.bos_id, *loaded.encode_batch(["ab"])[0], loaded.bos_id, *loaded.encode_batch(["cd"])[0]]
         ]
 

@@ -64,12 +64,12 @@ class TestArray:
         assert found.tolist() == array[:4, :SEQ_LEN].tolist()
 
     def test_a_tokenizer_is_not_looked_at(self, tmp_path: Path) -> None:
-        assert resolve(self.array(tmp_path, np.ones((4, 16), int)), tmp_path, "not/there").n_prompts == 4
+        assert resolve(self.array(tmp_path, np.arange(64).reshape(4, 16)), tmp_path, "not/there").n_prompts == 4
 
     @pytest.mark.parametrize(
         ("kind", "array", "told"),
         [
-            (UsageError, np.zeros((3, 16), int), "has 3 prompts"),
+            (UsageError, np.arange(48).reshape(3, 16), "has 3 prompts"),
             (UsageError, np.zeros((4, 15), int), "15 tokens per prompt"),
             (DataError, np.zeros((4, 16)), "float64"),
             (DataError, np.zeros((4, 16), bool), "bool"),
@@ -82,7 +82,7 @@ class TestArray:
 
     @pytest.mark.parametrize("bad", [-1, D_VOCAB, 2**40])
     def test_ids_beyond_the_vocabulary(self, bad: int, tmp_path: Path) -> None:
-        array = np.zeros((4, 16), np.int64)
+        array = np.arange(64).reshape(4, 16)
         array[2, 5] = bad
         message = refusal(DataError, self.array(tmp_path, array), tmp_path)
         assert f"token id {bad} at prompt 2, position 5" in message
@@ -90,9 +90,19 @@ class TestArray:
         assert not list((tmp_path / "staging").rglob("*.npy"))
 
     def test_ids_beyond_what_is_used_do_not_matter(self, tmp_path: Path) -> None:
-        array = np.zeros((5, 17), np.int64)
+        array = np.arange(85).reshape(5, 17)
         array[4], array[:, 16] = 9999, 9999
-        assert tokens_of(self.array(tmp_path, array), tmp_path).tolist() == np.zeros((4, 16)).tolist()
+        assert tokens_of(self.array(tmp_path, array), tmp_path).tolist() == array[:4, :16].tolist()
+
+    def test_rows_that_repeat_others_are_left_out(self, tmp_path: Path) -> None:
+        rows = np.arange(48).reshape(3, 16)
+        found = resolve(self.array(tmp_path, rows[[0, 1, 0, 0, 2, 1]]), tmp_path, prompts=6)
+        assert load_tokens(found.tokens).tolist() == rows.tolist()
+        assert (found.n_prompts, found.n_repeats) == (3, 3)
+        assert found.description.endswith("taken in order; 3 that repeat others were left out")
+        again = resolve(tmp_path / "ready.npy", tmp_path, prompts=5)
+        assert (again.n_prompts, again.n_repeats) == (3, 3), "what was staged says how many there are"
+        assert "has 3 distinct prompts" in refusal(UsageError, tmp_path / "ready.npy", tmp_path, prompts=7)
 
     @pytest.mark.parametrize("keep", [0, 5, 100, -8])
     def test_torn_file(self, keep: int, tmp_path: Path) -> None:

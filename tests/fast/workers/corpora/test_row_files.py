@@ -132,7 +132,10 @@ class TestHub:
     def test_texts_begin_prompts_alike_whatever_the_tokenizer(
         self, tmp_path: Path, tokenizer: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        texts = [" \n" * 60 if i % 7 == 0 else f"document {i} says {i * i} and ends\n" * 4 for i in range(40)]
+        texts = [
+            " \n" * 60 if i % 7 == 0 else "".join(f"{i * 4 + k} is a line of document {i}\n" for k in range(4))
+            for i in range(40)
+        ]
         fake_hub(monkeypatch, {"o/n": [{"text": text} for text in texts]})
         begun = []
         for source in (tokenizer, str(BUNDLED / "tokenizer")):

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from erasure_sweep.workers.corpora.sampling import CorpusRequest, Document, draw_text, pack_prompts
+from erasure_sweep.workers.errors import UsageError
 
 BOS, SEPARATOR = -1, -2
 Encode = Callable[[str], list[int]]
@@ -58,7 +59,7 @@ passages_of_text = st.lists(st.text("ab é\n", max_size=12), max_size=90)
 
 def pack(passages: list[str], encode: Encode, seq_len: int, prompts: int | None = None) -> list[list[int]]:
     packed = pack_prompts(passages.__getitem__, len(passages), Spelling(encode), seq_len)
-    return list(islice(packed, prompts))
+    return [prompt.ids.tolist() for prompt in islice(packed, prompts)]
 
 
 def pack_literally(passages: list[str], encode: Encode, seq_len: int) -> list[list[int]]:
@@ -171,3 +172,17 @@ def test_only_what_is_used_is_read() -> None:
 
     assert len(list(islice(pack_prompts(passage, 1000, Spelling(by_bytes), 5), 40))) == 40
     assert read == list(range(64))
+
+
+@pytest.mark.parametrize("lines", [1, 4])
+def test_what_repeats_is_passed_over_and_counted(lines: int) -> None:
+    """Six texts, twenty of each in documents of their own, that fill a prompt or a part of one."""
+    contents = [f"text {i % 6} of six\n".encode() * lines for i in range(120)]
+    documents = [Document(str(i), 15 * lines, lambda a, b, c=c: c[a:b]) for i, c in enumerate(contents)]
+    drawn = draw_text(documents, CorpusRequest("c", 32, 40, 0), Spelling(by_bytes))
+    texts = {tuple(prompt) for prompt in drawn.tokens.tolist()}
+    assert len(texts) == len(drawn.tokens) == (6 if lines == 4 else 3)
+    assert drawn.n_repeats == (120 if lines == 4 else 40) - len(texts)
+    assert drawn.description.endswith(f"; {drawn.n_repeats} that repeat others were left out")
+    with pytest.raises(UsageError, match=rf"has {len(texts)} distinct prompts of 40 tokens, 121 were asked for"):
+        draw_text(documents, CorpusRequest("c", 121, 40, 0), Spelling(by_bytes))

@@ -14,6 +14,7 @@ import pytest
 from erasure_sweep.workers.corpora import resolve_corpus as corpora
 from erasure_sweep.workers.corpora.resolve_corpus import CorpusRequest, load_tokens
 from erasure_sweep.workers.corpora.sampling import DrawnPrompts
+from erasure_sweep.workers.corpora.staged_tokens import write_tokens
 from erasure_sweep.workers.errors import DataError, UsageError
 from tests.support.corpus_requests import corpus_of, refusal, resolve, tokens_of, write_texts, write_tokenizer
 
@@ -166,7 +167,7 @@ def test_one_draws_and_the_others_find_it(tmp_path: Path, monkeypatch: pytest.Mo
         def draw(self, request: CorpusRequest, tokenizer: object) -> DrawnPrompts:
             draws.append(request)
             time.sleep(0.2)
-            return DrawnPrompts(np.zeros((request.prompts, request.seq_len), np.int64), "zeros")
+            return DrawnPrompts(np.arange(request.prompts * request.seq_len).reshape(request.prompts, -1), "numbers")
 
     draws: list[CorpusRequest] = []
     monkeypatch.setattr(corpora, "find_corpus", lambda name: Slow())
@@ -174,3 +175,12 @@ def test_one_draws_and_the_others_find_it(tmp_path: Path, monkeypatch: pytest.Mo
         found = list(threads.map(lambda _: resolve("slow", tmp_path), range(4)))
     assert len(draws) == 1
     assert set(found) == {found[0]}
+
+
+def test_an_array_with_repeats_that_another_version_staged_is_drawn_again(tmp_path: Path) -> None:
+    rows = np.arange(64).reshape(4, 16)
+    np.save(tmp_path / "ready.npy", rows[[0, 0, 1, 2, 3]])
+    staged = resolve(tmp_path / "ready.npy", tmp_path)
+    key, _, asked = staged.tokens.stem.partition("-")
+    write_tokens(staged.tokens.parent, key, int(asked), DrawnPrompts(rows[[0, 0, 1, 2]], "as it was"))
+    assert tokens_of(tmp_path / "ready.npy", tmp_path).tolist() == rows.tolist()

@@ -62,7 +62,7 @@ def test_p_values_by_hand() -> None:
     # Two shards have one degree of freedom, Cauchy's distribution: p = 1/2 + arctan(t)/π. Mean −0.2, error 0.1.
     columns = [[-0.1, -0.3], [0.05, -0.15], [0.1, 0.3], [-0.5, -0.5], [-0.05, -0.05], [0.5, 0.5], [-0.5, math.nan]]
     p = p_below(spread_of(np.array(columns).T), -0.05)
-    expected = [0.5 + math.atan(-1.5) / math.pi, 0.5, 0.5 + math.atan(2.5) / math.pi, 0.0, 1.0, 1.0, math.nan]
+    expected = [0.5 + math.atan(-1.5) / math.pi, 0.5, 0.5 + math.atan(2.5) / math.pi, *[math.nan] * 4]
     np.testing.assert_allclose(p, expected, atol=1e-14)
     assert np.isnan(p_below(ShardSpread.empty(2), -0.05)).all()
 
@@ -122,9 +122,8 @@ def test_coefficients_of_shards_by_hand() -> None:
         pytest.approx(0.15),
     )
     assert found["p"] == pytest.approx(0.5 + math.atan(-2.0) / math.pi)
-    assert reading_oracle.t_test([-0.2, -0.2], 0.05)["p"] == 0.0
-    assert reading_oracle.t_test([-0.2, -0.2], 0.2)["p"] == 1.0
-    assert math.isnan(reading_oracle.t_test([-0.2], 0.05)["p"])
+    for alike in ([-0.2, -0.2], [-0.2]):
+        assert math.isnan(reading_oracle.t_test(alike, 0.05)["p"])
 
 
 def test_intervals_by_hand() -> None:
