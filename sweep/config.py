@@ -70,8 +70,9 @@ class SweepConfig(BaseModel):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "demo"
     """Name of the sweep: of its folder under runs/ and of its MLflow experiment."""
-    models: Annotated[list[Text], Field(min_length=1), Flag("NAME|DIR", "--model")]
-    """Models to measure: bundled or hub names (`erasure-sweep models` lists them) or directories."""
+    models: Annotated[list[Text], Field(min_length=1), Flag("[NAME=]NAME|DIR", "--model")]
+    """Models to measure: bundled or hub names (`erasure-sweep models` lists them) or directories; `mine=DIR` is called
+    `mine` in tables and pages. Folders that are called alike have their parent folders' names before their own."""
     corpus: Annotated[Text, Flag("NAME|FILE|DIR")] = "stdlib"
     """What the models read: `stdlib` (the running interpreter's standard library), a .npy token array, a text file or
     folder, JSONL or parquet, or a Hugging Face set; or `own`, each model its own training mix."""

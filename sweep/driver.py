@@ -134,7 +134,7 @@ class SweepDriver:
         """Stage everything: what can be wrong with the input is found here, before anything is measured."""
         staging = ModelStaging(self._run, self._background)
         self._logged.check()
-        models = staging.finish(self._reporter)
+        models = staging.finish(self._reporter, self._manifest.names)
         self._presence.uses(models)
         return models, find_room(self._run.config, self._background)
 

@@ -54,6 +54,11 @@ class ManifestKeeper:
                 return None
             raise
 
+    @property
+    def names(self) -> dict[str, str]:
+        """Of the models that earlier runs measured, by hash."""
+        return {entry.hash: name for name, entry in self._earlier.items()}
+
     def start(self, models: list[Resolved], numerics: Numerics) -> None:
         """Write down what is about to be measured; models of earlier runs of the sweep stay."""
         config = self._run.config
@@ -107,7 +112,7 @@ class ManifestKeeper:
             if self.holds_other(model) and not self._run.fresh:
                 raise UsageError(
                     f"{self._run.folder.out} holds results of other weights called {model.name}: choose another --out, "
-                    "or replace them with --fresh"
+                    f"replace them with --fresh, or write NAME={model.spec} to call these otherwise"
                 )
 
     def holds_other(self, model: Resolved) -> bool:

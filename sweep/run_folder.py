@@ -164,7 +164,7 @@ def folder_names(names: list[str], taken: dict[str, str]) -> dict[str, str]:
     """A safe and unique folder for each model name.
 
     Args:
-        names: unique keys whose last path part is the model's name, with its checkpoint or revision behind an ``@``.
+        names: of models, with parent folders where these tell them apart, and checkpoint or revision behind an ``@``.
         taken: folders that an earlier run of the sweep gave, by key.
     """
     folders = dict(taken)
@@ -172,8 +172,7 @@ def folder_names(names: list[str], taken: dict[str, str]) -> dict[str, str]:
     for name in names:
         if name in folders:
             continue
-        path, at, point = name.partition("@")  # a revision may hold slashes that part no folders
-        stem = re.sub(r"[^A-Za-z0-9._-]+", "_", path.rstrip("/").rsplit("/", 1)[-1] + at + point).strip("._") or "model"
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._") or "model"
         candidates = [stem, *(f"{stem}-{i}" for i in range(2, len(refused) + 3))]
         folders[name] = next(c for c in candidates if c.lower() not in refused)
         refused.add(folders[name].lower())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 
 from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.execution.helper_process import HelperProcess
 from erasure_sweep.sweep.helper_tasks import CheckpointsRequest, ModelRequest, list_checkpoints, resolve_model
+from erasure_sweep.sweep.model_names import ListedModel, as_before, told_apart
 from erasure_sweep.sweep.progress import Reporter
 from erasure_sweep.sweep.run import Run
 from erasure_sweep.workers.corpora.resolve_corpus import KNOWN_CORPORA, OWN
@@ -32,27 +33,39 @@ class ModelStaging:
         config = self._config = run.config
         self._folder = run.staging
         self._background, self._refresh = background, refresh
-        self._expanding = {spec: self._expand(spec) for spec in config.models if names_several(spec)}
-        self._resolving = {spec: self._resolve(spec) for spec in config.models if spec not in self._expanding}
+        self._listed = [ListedModel.of(entry) for entry in config.models]
+        specs = [listed.spec for listed in self._listed]
+        self._expanding = {spec: self._expand(spec) for spec in specs if names_several(spec)}
+        self._resolving = {spec: self._resolve(spec, spec) for spec in specs if spec not in self._expanding}
 
-    def finish(self, reporter: Reporter) -> list[Resolved]:
+    def finish(self, reporter: Reporter, before: Mapping[str, str] | None = None) -> list[Resolved]:
         """Wait for the staged models, in the order of the config, checkpoints in the order of training.
+
+        Args:
+            reporter: hears of progress, and of what may surprise.
+            before: the names that models have in OUT, by hash.
 
         Raises:
             SweepError: a model or the corpus cannot be had or does not fit.
             UsageError: two models cannot be told apart.
         """
-        for line in _passed_over(self._config):
+        for line in _passed_over(self._config, self._listed):
             reporter.say(line)
         models = []
-        for spec in dict.fromkeys(spec for named in self._config.models for spec in self._specs(named, reporter)):
+        listed: dict[str, ListedModel] = {}
+        for entry in self._listed:
+            for spec in self._specs(entry.spec, reporter):
+                listed.setdefault(spec, entry)
+        for spec, entry in listed.items():
             reporter.say(f"preparing {spec}")
-            models.append(self._resolving[spec].result())
+            models.append(entry.named(self._resolving[spec].result()))
             for note in models[-1].notes:
                 reporter.say(note)
-        for key in _unread(self._config, models):
+        for key in _unread(self._config, self._listed, models):
             reporter.say(f"own_corpora: {key} is none of these models")
-        models = _without_repeats(models, self._config.models, reporter)
+        models = _without_repeats(models, [entry.spec for entry in self._listed], reporter)
+        labelled = {spec for spec, entry in listed.items() if entry.label is not None}
+        models = as_before(told_apart(models, labelled), labelled, before or {})
         _refuse_twins(models)
         return models
 
@@ -70,11 +83,13 @@ class ModelStaging:
     def _expand(self, spec: str) -> Future[tuple[str, ...]]:
         return self._background.submit(list_checkpoints, CheckpointsRequest(spec, self._folder, self._refresh))
 
-    def _resolve(self, spec: str, named: str | None = None) -> Future[Resolved]:
-        """Stage one model, ``named`` being the entry of the config that stands for it and others."""
+    def _resolve(self, spec: str, named: str) -> Future[Resolved]:
+        """Stage one model, ``named`` being what the config's entry names, itself or others with it."""
         config, own = self._config, self._config.own_corpora
-        if named in own:
-            own = {spec: own[named], **own}
+        labels = [listed.label for listed in self._listed if listed.spec == named]
+        for key in (named, *(label for label in labels if label)):
+            if key in own:
+                own = {spec: own[key], **own}
         request = ModelRequest(
             spec,
             CorpusRequest(config.corpus, config.prompts, config.seq_len, config.seed),
@@ -88,9 +103,9 @@ class ModelStaging:
         return self._background.submit(resolve_model, request)
 
 
-def _passed_over(config: SweepConfig) -> list[str]:
+def _passed_over(config: SweepConfig, models: Iterable[ListedModel]) -> list[str]:
     """Lines on files and folders here that have the name of a known model or corpus, which goes before them."""
-    names = dict.fromkeys(split_point(spec)[0] for spec in config.models)
+    names = dict.fromkeys(split_point(listed.spec)[0] for listed in models)
     entries = {name: entry for name in names if (entry := find_entry(name)) is not None}
     meanings = {
         name: f"the bundled model {entry.name}" if entry.kind == "bundled" else f"the model {entry.location} of the hub"
@@ -102,9 +117,12 @@ def _passed_over(config: SweepConfig) -> list[str]:
     return [line for line in lines if line is not None]
 
 
-def _unread(config: SweepConfig, models: Iterable[Resolved]) -> list[str]:
+def _unread(config: SweepConfig, listed: Iterable[ListedModel], models: Iterable[Resolved]) -> list[str]:
     """Keys of ``own_corpora`` that name nothing here; a sweep may be measured in parts, so that is no error."""
-    known = {*config.models, *(name for model in models for name in (model.spec, model.name, model.base))}
+    known = {
+        *(each.spec for each in listed),
+        *(name for model in models for name in (model.spec, model.name, model.base)),
+    }
     return [key for key in config.own_corpora if key not in known]
 
 
@@ -130,7 +148,11 @@ def _refuse_twins(models: list[Resolved]) -> None:
     """Names and weights are what results are found by, so each may come once."""
     seen: dict[str, str] = {}
     for model in models:
-        for key, what in ((model.hash, "hold the same weights"), (model.name, "have the same name")):
+        checks = (
+            (model.hash, "hold the same weights", "list only one of them"),
+            (model.name, "have the same name", f"write NAME={model.spec} to give one another"),
+        )
+        for key, what, remedy in checks:
             if key in seen:
-                raise UsageError(f"models {seen[key]} and {model.spec} {what}: list only one of them")
+                raise UsageError(f"models {seen[key]} and {model.spec} {what}: {remedy}")
             seen[key] = model.spec

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from erasure_sweep.sweep.config import SweepConfig
+from erasure_sweep.sweep.model_names import ListedModel
 from erasure_sweep.workers.errors import DataError, UsageError
 
 _OF_MODELS = (
@@ -47,8 +48,8 @@ def travelling_files(config: SweepConfig) -> TravellingFiles:
 
     sent: dict[str, Path] = {}
     left: list[str] = []
-    for spec in config.models:
-        for path in _model_files(split_point(spec)[0]):
+    for entry in config.models:
+        for path in _model_files(split_point(ListedModel.of(entry).spec)[0]):
             wanted = any(fnmatch(path.name, pattern) for pattern in _OF_MODELS) and not path.name.startswith(".")
             if wanted and not path.is_dir():
                 sent[path.as_posix()] = path

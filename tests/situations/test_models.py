@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -63,6 +64,37 @@ class TestNames:
         assert ran.code == 0 and ran.stdout.startswith(
             "stdlib is a known corpus; the folder stdlib here is passed over: write ./stdlib to mean it"
         )
+
+    def test_two_folders_that_are_called_the_same(self, bench: Bench, tmp_path: Path):
+        """Two folders called `checkpoint-500`, one of them behind a link
+
+        Both are measured, under names with as many parent folders as tell them apart, in tables, folders and MLflow; a
+        later run of one of them finds its results again.
+        """
+        models = [write_tl_directory(tmp_path / run / "checkpoint-500", i, 1, 2, 8) for i, run in enumerate("ab")]
+        (tmp_path / "latest").symlink_to(models[1])
+        out, quick = tmp_path / "two" / "out", {"stage": "scan", "prompts": 2, "seq_len": 8}
+        ran = bench.run(out, "--model", str(tmp_path / "latest"), model=models[0], **quick)
+        both = {"a/checkpoint-500": "FINISHED", "b/checkpoint-500": "FINISHED"}
+        assert ran.code == 0 and ran.states == both, ran.stderr
+        assert ran.runs.keys() >= both.keys()
+        for name in both:
+            tables = out / name.replace("/", "_") / "tables"
+            assert set(pd.read_parquet(tables / "writers.parquet")["model"]) == {name}
+        again = bench.run(out, model=models[0], **quick)
+        assert again.code == 0 and again.states == both, again.stderr
+        assert "a/checkpoint-500: scan: 1 shards, 1 already measured" in (out / "run.log").read_text()
+
+    def test_models_that_the_user_names(self, bench: Bench, tmp_path: Path):
+        """Models that should be called otherwise than their folders
+
+        `NAME=DIR`, on the command line as in a config, is called NAME in tables, folders and MLflow.
+        """
+        models = [write_tl_directory(tmp_path / run / "checkpoint-500", i, 1, 2, 8) for i, run in enumerate("ab")]
+        out, quick = tmp_path / "named" / "out", {"stage": "scan", "prompts": 2, "seq_len": 8}
+        ran = bench.run(out, "--model", f"late={models[1]}", model=f"early={models[0]}", **quick)
+        assert ran.code == 0 and ran.states == {"early": "FINISHED", "late": "FINISHED"}, ran.stderr
+        assert ran.runs.keys() >= {"early", "late"} and (out / "early" / "tables").is_dir()
 
 
 class TestGitLfs:

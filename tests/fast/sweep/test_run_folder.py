@@ -172,9 +172,9 @@ def test_folders_are_safe_and_unique():
     folders = folder_names(names, {})
     assert folders == {
         "gelu-1l": "gelu-1l",
-        "x/gelu-1l": "gelu-1l-2",
-        "y/Gelu-1L/": "Gelu-1L-3",
-        "a b/c d": "c_d",
+        "x/gelu-1l": "x_gelu-1l",
+        "y/Gelu-1L/": "y_Gelu-1L",
+        "a b/c d": "a_b_c_d",
         "../..": "model",
         "<script>": "script",
         "ü": "model-2",
@@ -189,7 +189,7 @@ def test_folders_of_revisions_are_called_like_their_model():
 
 
 def test_folders_of_earlier_runs_stay():
-    assert folder_names(["new/a", "old/a"], {"old/a": "a"}) == {"old/a": "a", "new/a": "a-2"}
+    assert folder_names(["new/a", "old/a"], {"old/a": "a"}) == {"old/a": "a", "new/a": "new_a"}
 
 
 @pytest.mark.parametrize("name", ["run.log", "manifest.json", "compare.html", "Compare.HTML"])

@@ -290,10 +290,13 @@ def test_a_named_group_is_measured_in_the_same_pass(place: Place, undisturbed: d
 def test_two_models_that_cannot_be_told_apart_are_refused(place: Place) -> None:
     write_tl_directory(place.root / "twin" / "gelu", seed=9)
     write_tl_directory(place.root / "copy", seed=1, n_layers=3)
-    for twin, what in (("twin/gelu", "the same name"), ("copy", "the same weights")):
-        models = [str(place.root / "gelu"), str(place.root / twin)]
+    first = str(place.root / "gelu")
+    for twin, what in (
+        (f"gelu={place.root / 'twin' / 'gelu'}", "the same name"),
+        (str(place.root / "copy"), "the same weights"),
+    ):
         with pytest.raises(SweepError, match=what):
-            es.run(place.config("twins", workers=0, models=models))
+            es.run(place.config("twins", workers=0, models=[first, twin]))
     assert not list((place.root / "twins").rglob("*.parquet"))
 
 
