@@ -107,7 +107,7 @@ class SweepDriver:
         with (
             run.folder.held_by(run.driver),
             closing(DriverClaim(run, self._reporter.say)) as self._presence,
-            closing(HelperProcess()) as self._background,
+            closing(HelperProcess(say=self._reporter.say)) as self._background,
             closing(LoggedRuns(run, self._reporter)) as self._logged,
         ):
             self._manifest = ManifestKeeper(run)

@@ -12,7 +12,6 @@ import signal
 import sys
 import threading
 import traceback
-from concurrent.futures import BrokenExecutor
 
 import click
 
@@ -123,11 +122,6 @@ def _end_failed(error: Exception) -> int:
     if isinstance(error, SweepError):
         _print_line(str(error))
         return error.exit_code
-    if isinstance(error, BrokenExecutor):
-        _print_line(
-            "a helper process was ended from outside, most likely because memory ran out: free some, then run again"
-        )
-        return SweepError.exit_code
     _print_line(f"unexpected {type(error).__name__}: {error} (--debug shows where)")
     return SweepError.exit_code
 

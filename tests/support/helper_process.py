@@ -55,5 +55,5 @@ def lending(background: HelperProcess, pages: bool = True) -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         for module in (driver, estimate):
-            patch.setattr(module, "HelperProcess", lambda: _Lent(background, pages))
+            patch.setattr(module, "HelperProcess", lambda **_: _Lent(background, pages))
         yield

@@ -86,7 +86,6 @@ def test_usage_errors_are_one_line(arguments: list[str], line: str, capsys: pyte
         (ValueError("odd\nthing"), 1, "unexpected ValueError: odd thing (--debug shows where)"),
         (MemoryError(), 1, "unexpected MemoryError: (--debug shows where)"),
         (KeyboardInterrupt(), 130, "interrupted; the same command goes on from here"),
-        (main.BrokenExecutor("gone"), 1, "a helper process was ended from outside"),
     ],
 )
 def test_exit_codes(
