@@ -252,10 +252,10 @@ class SweepDriver:
 
     def _end_finished(self, model: _Model) -> None:
         name = model.resolved.name
-        model.ended, model.plan = True, None
         self._store.note_numerics(self._numerics)
         self._manifest.update(name, state="FINISHED")
         self._logged.log_model(model.resolved, self._manifest.entry(name))
+        model.ended, model.plan = True, None  # last: an interrupt meanwhile closes its run
 
     def _end_failed(self, model: _Model) -> None:
         name, (shard, reason) = model.resolved.name, next(iter(model.failed.items()))
@@ -264,13 +264,12 @@ class SweepDriver:
             f"{name}: {len(model.failed)} of {count(len(model.plan.tasks), 'shard')} of {model.plan.name} failed "
             f"{self._run.config.attempts} times, the first being {shard} ({reason}); see {self._run.folder.log}"
         )
-        model.ended = True
         self._problems.append(line)
         self._reporter.say(line)
         done = len(model.plan.tasks) - len(model.missing)
-        model.plan = None
         self._manifest.update(name, state="FAILED", reason=line, shards_done=done)
         self._logged.end_model(model.resolved.hash, "FAILED", line)
+        model.ended, model.plan = True, None
 
     def _compare(self) -> None:
         """Write the page that puts the models side by side, and end the sweep."""

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import sys
-import threading
 import traceback
 
 import click
 
+from erasure_sweep.sweep.commands import ending
 from erasure_sweep.sweep.commands.clean import clean
 from erasure_sweep.sweep.commands.compare import compare
 from erasure_sweep.sweep.commands.config import config
@@ -31,10 +30,6 @@ from erasure_sweep.workers.errors import SweepError, UsageError
 from erasure_sweep.workers.version import VERSION
 
 COMMANDS = (run, models, fetch, compare, export, replicate, submit, status, stop, clean, ui, config)
-INTERRUPTED = 130
-_AGAIN_S = 0.05
-_EXIT_S = 3.0
-_interrupted = threading.Event()
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, no_args_is_help=False)
@@ -47,45 +42,22 @@ for command in COMMANDS:
     cli.add_command(command)
 
 
-def _interrupt(signum: int, frame: object) -> None:
-    _interrupted.set()
-    raise KeyboardInterrupt
-
-
-def _unraisable(unraisable: sys.UnraisableHookArgs) -> None:
-    """An interrupt that falls into a destructor is dropped by Python: raise it again, a moment later."""
-    if unraisable.exc_type is KeyboardInterrupt:
-        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
-    else:
-        sys.__unraisablehook__(unraisable)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every error a user meets is one line on stderr."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
-        signal.signal(signum, _interrupt)
-    sys.unraisablehook = _unraisable
+    ending.heed_signals()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that knows no τ is no reason to fail
     code = call(arguments)
-    if code == INTERRUPTED:
-        _end_soon(code)
+    if code == ending.INTERRUPTED:
+        ending.end()
     sys.exit(code)
-
-
-def _end_soon(code: int) -> None:
-    """Python waits for threads of libraries on its way out, and one that sends to a server that hangs would keep it."""
-    sys.stdout.flush()
-    end = threading.Timer(_EXIT_S, os._exit, (code,))
-    end.daemon = True
-    end.start()
 
 
 def call(arguments: list[str]) -> int:
     """Run a command in this process and return its exit code; an error is one line on stderr."""
-    _interrupted.clear()  # what ended an earlier command of this process does not end this one
+    ending.begin()
     try:
         cli(arguments, prog_name="erasure-sweep", standalone_mode=False)
     except (KeyboardInterrupt, click.Abort):
@@ -100,18 +72,18 @@ def call(arguments: list[str]) -> int:
 
             echo(traceback.format_exc(), to_stderr=True, end=False)
         # Libraries turn an interrupt that falls into them into errors of their own.
-        return _end_interrupted() if _interrupted.is_set() and not _tells_interrupt(error) else _end_failed(error)
+        return _end_interrupted() if ending.was_interrupted() and not _tells_interrupt(error) else _end_failed(error)
     return 0
 
 
 def _tells_interrupt(error: Exception) -> bool:
     """Whether an error is about the interrupt itself."""
-    return isinstance(error, SweepError) and error.exit_code == INTERRUPTED
+    return isinstance(error, SweepError) and error.exit_code == ending.INTERRUPTED
 
 
 def _end_interrupted() -> int:
-    _print_line("interrupted; the same command goes on from here")
-    return INTERRUPTED
+    _print_line(ending.LINE)
+    return ending.INTERRUPTED
 
 
 def _end_failed(error: Exception) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from erasure_sweep.sweep.commands import main
+from erasure_sweep.sweep.commands import ending, main
 from erasure_sweep.workers.errors import DataError, SweepError, UsageError
 
 HEAVY = ("torch", "ray", "mlflow", "transformer_lens", "pandas", "plotly", "datasets")
@@ -167,7 +167,7 @@ def test_an_error_that_says_how_to_go_on_after_an_interrupt_is_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     def interrupted(*_: object) -> None:
-        main._interrupted.set()
+        ending._interrupted.set()
         error = SweepError("it goes on there")
         error.exit_code = 130
         raise error
@@ -236,7 +236,7 @@ main.main(["wait"])
 """
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 @pytest.mark.parametrize(
     "action",
     [
@@ -268,7 +268,58 @@ def test_a_thread_that_hangs_does_not_keep_an_interrupted_command():
     assert done.stderr.strip() == "erasure-sweep: interrupted; the same command goes on from here"
 
 
-def test_a_store_that_is_none_is_refused_before_anything_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize(
+    ("action", "shown"),
+    [
+        (
+            """
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(20)
+    finally:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("noted", flush=True)
+""",
+            "noted\n",
+        ),
+        (
+            """
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(20)
+    except KeyboardInterrupt:
+        pass
+    os.kill(os.getpid(), signal.SIGINT)
+""",
+            "",
+        ),
+        (
+            """
+    from erasure_sweep.sweep.commands import ending
+    ending.ORDERLY_S = 0.1
+    try:
+        os.kill(os.getpid(), signal.SIGHUP)
+        time.sleep(20)
+    finally:
+        threading.Event().wait()
+""",
+            "",
+        ),
+    ],
+    ids=["again-while-it-ends", "again-after-a-library-swallowed-it", "while-its-end-hangs"],
+)
+def test_interrupts_that_come_again(action: str, shown: str):
+    """Impatience does not break off the end in order; an end that hangs is cut off."""
+    done = in_a_process("import threading\n" + SIGNALLED.format(signal="signal.SIGINT", action=action))
+    assert (done.returncode, done.stdout) == (130, shown), done.stderr
+    assert done.stderr.strip() == "erasure-sweep: interrupted; the same command goes on from here"
+
+
+def test_a_store_that_is_none_is_refused_before_anything_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(ending, "heed_signals", lambda: None)  # pytest's own signals stay as they are
     out = tmp_path / "out"
     arguments = ["run", "--model", "toy-gelu-1l", "--workers", "0", "--out", str(out), "--store", "nosuchproto://x"]
     with pytest.raises(SystemExit) as ended:

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from erasure_sweep.sweep.commands import main
+from erasure_sweep.sweep.commands import ending, main
 from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.execution.ray.jobs import JobState, RayJobs, find_address
 from erasure_sweep.sweep.jobs import submission as jobs
@@ -250,7 +250,7 @@ class TestSubmit:
         self, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ):
         def interrupt(*_: object) -> None:
-            main._interrupted.set()
+            ending._interrupted.set()
             raise KeyboardInterrupt
 
         sent = job_files(config())
@@ -375,7 +375,7 @@ class TestAddresses:
                 RayJobs(answers(status, "no"))
 
     def test_a_ray_that_is_too_old(self, answers: Callable[[int, str], str]):
-        with pytest.raises(SweepError, match=r"runs Ray 2\.9\.3, and erasure-sweep needs 2\.50 or newer"):
+        with pytest.raises(SweepError, match=r"runs Ray 2\.9\.3, and erasure-sweep needs 2\.53 or newer"):
             RayJobs(answers(200, json.dumps({"ray_version": "2.9.3"})))
 
     def test_the_address_goes_before_the_environment(
