@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from erasure_sweep.workers.errors import DataError
 from erasure_sweep.workers.version import VERSION
 
+READY_TOKENS = "ready tokens"
+"""Stands in the description of a corpus that is no text, which no tokenizer reads."""
 MANIFEST_VERSION = 1
 """Raised when a key changes its meaning. Version 0.1.0 wrote none, and the keys of this one."""
 

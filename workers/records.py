@@ -185,7 +185,7 @@ class Resolved(NamedTuple):
     verify_fingerprint: str = ""
     """Of all prompts of the token array."""
     given: tuple[tuple[int, ...], ...] = ()
-    """Token ids of the prompts that the user gave, BOS first."""
+    """Token ids of the prompts that the user gave, BOS first where the model has one."""
     tokenizer: str | None = None
     """As ``workers.models.tokenizer.load_tokenizer`` takes it; ``None`` where the model has none."""
     base: str = ""

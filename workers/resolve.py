@@ -155,10 +155,10 @@ def verify_span(n_scanned: int, n_prompts: int, wanted: int) -> tuple[int, int]:
 def tokenize_given(
     texts: tuple[str, ...], tokenizer: str | None, d_vocab: int, seq_len: int
 ) -> tuple[tuple[int, ...], ...]:
-    """Token ids of the prompts that the user gave, BOS first.
+    """Token ids of the prompts that the user gave, BOS first where there is one.
 
     Raises:
-        UsageError: there is no tokenizer, or a prompt is longer than those of the corpus.
+        UsageError: there is no tokenizer, or a prompt has no token or is longer than those of the corpus.
         DataError: the tokenizer cannot be read, or is another model's.
     """
     if not texts:
@@ -169,12 +169,15 @@ def tokenize_given(
             "tokenizer.json into the model's folder"
         )
     loaded = load_fitting_tokenizer(tokenizer, d_vocab)
-    given = tuple((loaded.bos_id, *ids) for ids in loaded.encode_batch(list(texts)))
+    start = () if loaded.bos_id is None else (loaded.bos_id,)
+    given = tuple((*start, *ids) for ids in loaded.encode_batch(list(texts)))
     for text, ids in zip(texts, given, strict=True):
+        if not ids:
+            raise UsageError(f"adversarial_prompts: {_shown(text)} has no token: leave it out")
         if len(ids) > seq_len:
             raise UsageError(
-                f"adversarial_prompts: {_shown(text)} has {len(ids)} tokens with BOS, --seq-len is {seq_len}: shorten "
-                "it, or give longer prompts"
+                f"adversarial_prompts: {_shown(text)} has {len(ids)} tokens{' with BOS' if start else ''}, --seq-len is "
+                f"{seq_len}: shorten it, or give longer prompts"
             )
     return given
 

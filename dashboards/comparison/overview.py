@@ -13,7 +13,7 @@ from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable, SortedCel
 from erasure_sweep.dashboards.model_names import display_names, is_checkpoint, is_one_training
 from erasure_sweep.dashboards.plots.writer_strips import ERASED, OPPOSED, StripColumn, strip_points, strongest_points
 from erasure_sweep.dashboards.wording import OWN, corpora_read, measured_with, number, of_sweep, protocol_warnings
-from erasure_sweep.workers.manifest import Manifest
+from erasure_sweep.workers.manifest import READY_TOKENS, Manifest
 from erasure_sweep.workers.tables.facts.erasure import is_ranked, writers_by_rank
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
 
@@ -111,6 +111,8 @@ def texts_line(models: Sequence[ModelTables], sweep: Manifest | None) -> str:
         return f"Not all models read the same text ({listed})."
     if any(len({measured_with(model, key) for model in models}) > 1 for key in _ALIKE):
         return ""
+    if all(READY_TOKENS in (about.corpus or "") for about in abouts):
+        return f"All models read the same {READY_TOKENS}, {next(iter(read))}."
     return f"All models read the same text, {next(iter(read))}, each through its own tokenizer."
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.support.bad_input import D_VOCAB, SEQ_LEN, Bench, assert_finished, assert_refused
+from tests.support.bad_input import D_VOCAB, SEQ_LEN, Bench, assert_finished, assert_refused, measured_words
 
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'4d' * 32}\nsize 548118077\n"
 
@@ -42,9 +42,10 @@ class TestRepeatedDocuments:
         assert (entry["n_prompts"], entry["held_out"]) == (6, False)
         assert "6 distinct prompts of 16 tokens, the others repeat them, so 6 are measured instead of 32" in ran.stdout
         assert "Verified on scanned prompts" in ran.stdout
-        page = (out / entry["folder"] / "index.html").read_text()
-        assert "6 prompts" in page and "114 that repeat others were left out" in page
-        assert "Verified on prompts that the scan did not see" not in page
+        words = measured_words(out)
+        assert "Measured on 6 prompts" in words and "that repeat others were left out" in words
+        table = pd.read_parquet(out / "good" / "tables" / "eraser_group.parquet")
+        assert not table["held_out"].any()
 
     def test_others_are_left_for_verify(self, bench: Bench, out: Path, tmp_path: Path):
         """A corpus with repeated documents, and different ones left for verify

@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from erasure_sweep.dashboards.wording import measured_line
 from erasure_sweep.sweep.execution.helper_process import HelperProcess
+from erasure_sweep.workers.manifest import Manifest
 from erasure_sweep.workers.measures.registry import table_names
 from tests.support.helper_process import lending
 from tests.support.models.random_models import write_tl_directory
@@ -164,6 +166,12 @@ def assert_finished(ran: Ran, *models: str) -> None:
 
 def _files(out: Path) -> list[Path]:
     return [path for path in out.rglob("*") if path.is_file()] if out.is_dir() else []
+
+
+def measured_words(out: Path) -> str:
+    """What the page of a run's first model says of what was measured."""
+    manifest = Manifest.model_validate_json((out / "manifest.json").read_bytes())
+    return measured_line(manifest.models[0], manifest)
 
 
 def edit_json(path: Path, **changes: Any) -> None:

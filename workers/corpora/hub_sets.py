@@ -40,6 +40,7 @@ from erasure_sweep.workers.corpora.sampling import (
 )
 from erasure_sweep.workers.errors import DataError, UsageError, one_line
 from erasure_sweep.workers.hub.files import PROBE_TIMEOUT_S, quiet_hub
+from erasure_sweep.workers.manifest import READY_TOKENS
 from erasure_sweep.workers.models.tokenizer import Tokenizer
 
 MAX_TEXTS, MAX_TEXT_BYTES = 10_000, 256_000_000
@@ -137,7 +138,7 @@ class HubCorpus(NamedTuple):
                 raise UsageError(f"rows of {self.repo} have up to {longest} tokens, --seq-len is {seq_len}: lower it")
 
     def _draw_tokens(self, rows: Iterator[Row], request: CorpusRequest) -> DrawnPrompts:
-        description = f"rows of ready tokens of {self.repo}, streamed in the order of seed {request.seed}"
+        description = f"rows of {READY_TOKENS} of {self.repo}, streamed in the order of seed {request.seed}"
         return take_distinct(map(Prompt, self.long_rows(rows, request.seq_len)), request, description)
 
     def _documents(self, rows: Iterator[Row]) -> Iterator[Document]:
@@ -163,7 +164,7 @@ class GeluMix(NamedTuple):
 
     def _draw(self, request: CorpusRequest) -> DrawnPrompts:
         parts = " and ".join(f"{n} prompts of {name}" for name, n in MIX_ROUND)
-        description = f"rounds of {parts}, streamed with seed {MIX_SEED} and permuted with it"
+        description = f"{READY_TOKENS}, rounds of {parts}, streamed with seed {MIX_SEED} and permuted with it"
         return take_distinct(map(Prompt, self._prompts(request.seq_len)), request, description)
 
     def _prompts(self, seq_len: int) -> Iterator[Int64[np.ndarray, " pos"]]:

@@ -36,6 +36,7 @@ from erasure_sweep.workers.corpora.text_files import (
 )
 from erasure_sweep.workers.errors import DataError, UsageError, nearest
 from erasure_sweep.workers.fingerprint import fingerprint
+from erasure_sweep.workers.manifest import READY_TOKENS
 from erasure_sweep.workers.models.catalog import find_entry
 from erasure_sweep.workers.models.tokenizer import BOS_TOKEN, Tokenizer, load_tokenizer
 from erasure_sweep.workers.storage.lfs_pointer import refuse_pointer
@@ -86,7 +87,9 @@ class ArrayCorpus(NamedTuple):
                 f"{self.path} has {tokens.shape[1]} tokens per prompt, --seq-len is {request.seq_len}: lower it"
             )
         return take_distinct(
-            map(Prompt, tokens[:, : request.seq_len]), request, f"ready tokens of shape {tokens.shape}, taken in order"
+            map(Prompt, tokens[:, : request.seq_len]),
+            request,
+            f"{READY_TOKENS} of shape {tokens.shape}, taken in order",
         )
 
 
@@ -119,7 +122,7 @@ def resolve_corpus(
     try:
         corpus = find_corpus(request.corpus)
         needed = tokenizer is not None and corpus.needs_tokenizer
-        loaded = load_fitting_tokenizer(tokenizer, d_vocab) if tokenizer is not None and needed else None
+        loaded = _load_for_text(tokenizer, d_vocab) if tokenizer is not None and needed else None
         cut = [request.seq_len, request.seed, d_vocab, loaded.fingerprint if loaded else None]
         key = fingerprint(json.dumps([DRAWS_VERSION, corpus.identity, *cut]))
         folder = staging / "corpora"
@@ -223,6 +226,13 @@ def load_fitting_tokenizer(source: str, d_vocab: int) -> Tokenizer:
             " it is another model's"
         )
     return tokenizer
+
+
+def _load_for_text(source: str, d_vocab: int) -> Tokenizer:
+    try:
+        return load_fitting_tokenizer(source, d_vocab)
+    except DataError as error:
+        raise DataError(f"{error}; or give ready tokens (--corpus FILE.npy)") from error
 
 
 def _stage(folder: Path, key: str, drawn: DrawnPrompts, request: CorpusRequest, d_vocab: int) -> ResolvedCorpus:

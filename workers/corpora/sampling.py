@@ -9,11 +9,11 @@ passage has the same chance to come early, so text is drawn in proportion to its
 of the text: what remains is that the end of a passage, left over when its prompt is full, is drawn less often, and so
 the beginning of a document, where its first passage begins, a little more often.
 
-Prompt i is BOS and the tokens of passage i. Where that ends too early, a separator and a passage from the end of the
-order follow, taken backwards and each once; what a passage has left over when its prompt is full is dropped. Prompts
-end where front and back meet. So prompt i begins with the same text whatever the tokenizer: one that spells with fewer
-tokens takes more from the back, and only has fewer prompts in the end. (A passage in which a tokenizer finds no token
-at all leaves its prompt to those from the back.) And the first N prompts of a longer run are the same.
+Prompt i is BOS, where the model has one, and the tokens of passage i. Where that ends too early, a separator and a passage
+from the end of the order follow, taken backwards and each once; what a passage has left over when its prompt is full is
+dropped. Prompts end where front and back meet. So prompt i begins with the same text whatever the tokenizer: one that spells
+with fewer tokens takes more from the back, and only has fewer prompts in the end. (A passage in which a tokenizer finds no
+token at all leaves its prompt to those from the back.) And the first N prompts of a longer run are the same.
 
 No text counts twice, for statistics take prompts as independent, and verify's as unseen: a prompt whose tokens came before,
 of text or of ready tokens, is passed over, and so is one of which more than half comes from passages whose text stands in
@@ -31,6 +31,7 @@ from jaxtyping import Int64, Integer, UInt64
 
 from erasure_sweep.workers.errors import DataError, UsageError
 from erasure_sweep.workers.fingerprint import digest
+from erasure_sweep.workers.manifest import READY_TOKENS
 from erasure_sweep.workers.models.tokenizer import Tokenizer
 from erasure_sweep.workers.positions import as_u64, mix_u64
 
@@ -121,8 +122,15 @@ def draw_text(documents: Sequence[Document], request: CorpusRequest, tokenizer: 
         packed,
         request,
         f"{len(documents)} documents, {size:,} bytes, cut into {len(order.slot)} passages of about {width} bytes;"
-        f" each prompt is BOS and a passage, in the order of seed {request.seed}, filled up from the end of that order",
+        f" each prompt is {_begin(tokenizer)}, in the order of seed {request.seed}, filled up from the end of that order",
     )
+
+
+def _begin(tokenizer: Tokenizer) -> str:
+    """What prompts begin with, in words."""
+    if tokenizer.bos_id is not None:
+        return "BOS and a passage"
+    return "a passage without BOS, which the tokenizer does not have"
 
 
 def draw_rows(rows: Sequence[TokenRow], request: CorpusRequest) -> DrawnPrompts:
@@ -137,7 +145,7 @@ def draw_rows(rows: Sequence[TokenRow], request: CorpusRequest) -> DrawnPrompts:
     return take_distinct(
         (Prompt(as_ids(row.read()[: request.seq_len], row.name)) for row in ordered),
         request,
-        f"{len(rows)} rows of ready tokens, {len(long_enough)} long enough, in the order of seed {request.seed}",
+        f"{len(rows)} rows of {READY_TOKENS}, {len(long_enough)} long enough, in the order of seed {request.seed}",
     )
 
 
@@ -265,13 +273,15 @@ def pack_prompts(read: Callable[[int], str], n_passages: int, tokenizer: Tokeniz
     """
     front = _encode(range(n_passages), read, tokenizer)
     back = _encode(range(n_passages - 1, -1, -1), read, tokenizer)
+    start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    separator = [] if tokenizer.separator_id is None else [tokenizer.separator_id]
     taken_from = n_passages
     for place, content, ids in front:
-        prompt, passages = [tokenizer.bos_id, *ids], [(content, len(ids))]
+        prompt, passages = [*start, *ids], [(content, len(ids))]
         while place < taken_from and len(prompt) < seq_len:
             taken_from, content, more = next(back)  # which comes upon this prompt's own passage before it ends
-            if more and len(prompt) > 1:
-                prompt.append(tokenizer.separator_id)
+            if more and len(prompt) > len(start):
+                prompt += separator
             passages.append((content, min(len(more), seq_len - len(prompt))))
             prompt += more
         if place >= taken_from:

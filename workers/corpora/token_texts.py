@@ -39,11 +39,13 @@ class TokenTexts:
         return [None] * len(token_ids) if self._tokenizer is None else self._tokenizer.token_strings(token_ids)
 
     def text(self, place: Place) -> str | None:
-        """The end of a place's prompt, up to the place; a given prompt from its first token behind the BOS."""
+        """The end of a place's prompt, up to the place; a given prompt from its first token behind a BOS."""
         if self._tokenizer is None:
             return None
         if place.source == "given":
-            return self._tokenizer.decode(self._given[place.prompt][1 : place.position + 1])
+            ids = self._given[place.prompt]
+            start = int(ids[0] == self._tokenizer.bos_id)
+            return self._tokenizer.decode(ids[start : place.position + 1])
         if self._tokens is None:
             return None
         start = max(0, place.position + 1 - SHOWN_TOKENS)

@@ -3,17 +3,23 @@
 Nearly every tokenizer is a ``tokenizer.json`` that the ``tokenizers`` library reads by itself; transformers, which
 takes seconds to import, is asked only where there is none. Text is text here: a special token that is spelled out in a
 document is encoded as the characters that it consists of.
+
+The library's Rust code panics where a pattern of a tokenizer runs away, with a page for each thread on stderr: that is
+kept from the terminal, and one line is raised.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from erasure_sweep.workers.errors import DataError, UsageError
+from erasure_sweep.workers.errors import DataError, UsageError, one_line
 from erasure_sweep.workers.fingerprint import fingerprint
 from erasure_sweep.workers.hub.files import hub_file, list_files
 from erasure_sweep.workers.models.known_names import files_hash, recall_tokenizer, remember_tokenizer, write_whole
@@ -25,6 +31,8 @@ if TYPE_CHECKING:
 
 BOS_TOKEN = "<|BOS|>"
 _KNOWN_BOS = (BOS_TOKEN, "<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "<|endoftext|>")
+_SPACE, _REPLACEMENT = "▁", "\ufffd"
+_BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
 _SPECIAL_TOKEN_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w.-]+)?")
 _FAST_FILE = "tokenizer.json"
@@ -37,11 +45,12 @@ class Tokenizer(Protocol):
     """What the project asks of a tokenizer."""
 
     @property
-    def bos_id(self) -> int: ...
+    def bos_id(self) -> int | None:
+        """What a prompt begins with; ``None`` where the model has no such token."""
 
     @property
-    def separator_id(self) -> int:
-        """What stands between two texts in one prompt: the end-of-sequence token, or the BOS where there is none."""
+    def separator_id(self) -> int | None:
+        """What stands between two texts in one prompt: the end-of-sequence token, else the BOS, ``None`` without both."""
 
     @property
     def n_ids(self) -> int:
@@ -68,18 +77,14 @@ class _FastTokenizer:
         backend.no_padding()
         backend.encode_special_tokens = True
         self._backend = backend
-        self.bos_id = self._first_id([special.get("bos_token"), *_KNOWN_BOS], source)
-        self.separator_id = self._first_id([special.get("eos_token"), backend.id_to_token(self.bos_id)], source)
+        self._source = source
+        self.bos_id = self._first_id([special.get("bos_token"), *_KNOWN_BOS])
+        end = self._first_id([special.get("eos_token")])
+        self.separator_id = self.bos_id if end is None else end
 
-    def _first_id(self, candidates: Iterable[str | None], source: str) -> int:
-        for token in candidates:
-            token_id = None if token is None else self._backend.token_to_id(token)
-            if token_id is not None:
-                return int(token_id)
-        raise DataError(
-            f"tokenizer {source} has no beginning-of-sequence token: name it as bos_token in tokenizer_config.json,"
-            " or give ready tokens (--corpus FILE.npy)"
-        )
+    def _first_id(self, candidates: Iterable[str | None]) -> int | None:
+        ids = (self._backend.token_to_id(token) for token in candidates if token is not None)
+        return next((int(token_id) for token_id in ids if token_id is not None), None)
 
     @property
     def n_ids(self) -> int:
@@ -92,17 +97,56 @@ class _FastTokenizer:
     def to_files(self) -> dict[str, bytes]:
         """The files from which ``load_tokenizer`` makes the same tokenizer."""
         ends = {"bos_token": self.bos_id, "eos_token": self.separator_id}
-        named = {name: self._backend.id_to_token(token_id) for name, token_id in ends.items()}
+        named = {name: self._backend.id_to_token(token_id) for name, token_id in ends.items() if token_id is not None}
         return {_FAST_FILE: self._backend.to_str().encode(), _SPECIAL_TOKEN_FILES[0]: json.dumps(named).encode()}
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self._backend.encode_batch(texts, add_special_tokens=False)]
+        with _panics_as_errors(self._source):
+            return [encoding.ids for encoding in self._backend.encode_batch(texts, add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self._backend.decode([int(i) for i in ids], skip_special_tokens=False))
 
     def token_strings(self, ids: Sequence[int]) -> list[str]:
-        return [self.decode([token_id]) for token_id in ids]
+        return [self._token_string(int(token_id)) for token_id in ids]
+
+    def _token_string(self, token_id: int) -> str:
+        """A token's text as it stands in the midst of a text, where decoding it alone would lose what only a text has."""
+        text, piece = self.decode([token_id]), self._backend.id_to_token(token_id) or ""
+        if _SPACE in piece and (_SPACE not in text or self._backend.decoder is None):
+            return piece.replace(_SPACE, " ")
+        is_part = text == _REPLACEMENT and _BYTE_PIECE.fullmatch(piece)
+        return piece if is_part else text
+
+
+@contextmanager
+def _panics_as_errors(source: str) -> Iterator[None]:
+    """Turn a panic of the library into one line; what others write to stderr meanwhile comes after.
+
+    Raises:
+        DataError: the tokenizer panicked.
+    """
+    with TemporaryFile() as written:
+        stderr = os.dup(2)
+        os.dup2(written.fileno(), 2)
+        panicked = False
+        try:
+            yield
+        except BaseException as error:
+            panicked = type(error).__name__ == "PanicException"  # of pyo3, which has no module to import it from
+            if not panicked:
+                raise
+            reason = one_line(Exception(str(error)))
+            raise DataError(
+                f"tokenizer {source} fails on a text of the corpus ({reason}): its patterns run away or are damaged; give "
+                "another tokenizer, or ready tokens (--corpus FILE.npy)"
+            ) from error
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            written.seek(0)
+            if not panicked and (others := written.read()):
+                os.write(2, others)
 
 
 def load_tokenizer(source: str) -> Tokenizer:
@@ -114,7 +158,7 @@ def load_tokenizer(source: str) -> Tokenizer:
 
     Raises:
         UsageError: there is no such file, folder or repository name.
-        DataError: it is damaged, has no beginning-of-sequence token, or the hub cannot be reached.
+        DataError: it is damaged, or the hub cannot be reached.
     """
     path = Path(source).expanduser()
     if path.is_file():
@@ -208,9 +252,7 @@ def _snapshot(source: str, refresh: bool = False) -> Path:
         cached = None if refresh else _cached(repo, revision, _SLOW_FILES)
         if cached is not None:
             return cached
-        raise DataError(
-            f"tokenizer.json of {repo} cannot be loaded: {error}; or give ready tokens (--corpus FILE.npy)"
-        ) from error
+        raise DataError(f"tokenizer.json of {repo} cannot be loaded: {error}") from error
 
 
 def _cached(repo: str, revision: str, names: Iterable[str]) -> Path | None:
@@ -243,9 +285,7 @@ def _from_transformers(source: str, folder: Path) -> _FastTokenizer:
         raise DataError(f"there is no tokenizer that can be read in {source} ({_first_line(error)})") from error
     backend = getattr(loaded, "backend_tokenizer", None)
     if backend is None:
-        raise DataError(
-            f"tokenizer {source} has no fast form (tokenizer.json): convert it, or give ready tokens (.npy)"
-        )
+        raise DataError(f"tokenizer {source} has no fast form (tokenizer.json): convert it")
     named = {name: getattr(loaded, name, None) for name in ("bos_token", "eos_token")}
     return _FastTokenizer(backend, {name: str(token) for name, token in named.items() if token}, source)
 

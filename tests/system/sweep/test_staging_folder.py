@@ -183,7 +183,7 @@ class TestTokenizers:
     def test_repository_without_one(self, hub, cache, staging, tmp_path):
         hub.add_model("someone/bare", write_hf_gpt2_directory(tmp_path / "bare"))
         assert resolve_model("someone/bare", staging).tokenizer == "someone/bare"
-        with pytest.raises(DataError, match=r"someone/bare holds no tokenizer; or give ready tokens"):
+        with pytest.raises(DataError, match=r"someone/bare holds no tokenizer"):
             load_tokenizer("someone/bare")
 
     def test_local_ones_stay_where_they_are(self, hub, cache, staging, tmp_path):
