@@ -30,7 +30,11 @@ def encode_states(states: Mapping[str, State], shard_id: str) -> bytes:
     """Sealed bytes of the states of all measures of one shard."""
     arrays = {f"{measure}/{name}": array for measure, state in states.items() for name, array in state.items()}
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    # np.savez_compressed cannot be told the level: its own takes three times as long for a few per cent less
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
     payload = buffer.getvalue()
     return _HEAD + digest([_HEAD, shard_id, payload]) + payload
 

@@ -8,6 +8,8 @@ Values beyond ±1.5e5 fall into the outermost bins. Counts are integers, so the 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -33,7 +35,7 @@ def bin_indices(values: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
 
 def count_dtype(n_tokens: int) -> torch.dtype:
     """The integers that count a shard's tokens."""
-    return torch.int16 if count_bytes(n_tokens) == 2 else torch.int32
+    return {1: torch.int8, 2: torch.int16, 4: torch.int32}[count_bytes(n_tokens)]
 
 
 def add_counts(
@@ -74,7 +76,7 @@ def quantiles(counts: csr_array, qs: tuple[float, ...]) -> Float[np.ndarray, "sk
 class SparseCounts:
     """Counts of many sketches as they travel and are stored: gaps between the non-zero bins, and what those hold."""
 
-    def __init__(self, gap: npt.NDArray[np.uint32], count: npt.NDArray[np.uint32]) -> None:
+    def __init__(self, gap: npt.NDArray[Any], count: npt.NDArray[Any]) -> None:
         self.gap = gap
         self.count = count
 
@@ -83,8 +85,13 @@ class SparseCounts:
         """The non-zero counts; gaps compress far better than positions."""
         flat = counts.flatten()
         position = flat.nonzero().squeeze(1)
-        gap = np.diff(position.cpu().numpy(), prepend=0).astype(np.uint32)
-        return cls(gap, flat[position].cpu().numpy().astype(np.uint32))
+        gap = np.diff(position.cpu().numpy(), prepend=0)
+        return cls(_narrow(gap), _narrow(flat[position].cpu().numpy()))
+
+
+def _narrow(values: Integer[np.ndarray, "value"]) -> npt.NDArray[Any]:
+    """Values that are not negative, in the smallest unsigned integers that hold them all."""
+    return values.astype(np.min_scalar_type(values.max(initial=0)))
 
 
 def by_sketch(position: Int[np.ndarray, "filled"], count: Integer[np.ndarray, "filled"], n_sketches: int) -> csr_array:
@@ -95,7 +102,8 @@ def by_sketch(position: Int[np.ndarray, "filled"], count: Integer[np.ndarray, "f
     edges = np.arange(n_sketches + 1) * N_BINS
     ends = np.searchsorted(position, edges)
     bins = (position - np.repeat(edges[:-1], np.diff(ends))).astype(np.int32)
-    return csr_array((count, bins, ends), shape=(n_sketches, N_BINS))
+    # narrow counts would overflow where they are added up
+    return csr_array((count.astype(np.uint32), bins, ends), shape=(n_sketches, N_BINS))
 
 
 class SketchSum:
