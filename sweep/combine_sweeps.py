@@ -20,6 +20,7 @@ from erasure_sweep.sweep.run_folder import MODEL_PAGE
 from erasure_sweep.workers.corpora.resolve_corpus import OWN
 from erasure_sweep.workers.errors import DataError, SweepError, UsageError
 from erasure_sweep.workers.manifest import Manifest, ManifestConfig, ManifestHead
+from erasure_sweep.workers.printed_commands import quoted
 from erasure_sweep.workers.tables import SCHEMA_VERSION
 from erasure_sweep.workers.tables.files import SchemaError
 from erasure_sweep.workers.tables.sweep_folder import ModelTables, folder_of, read_manifest, read_model
@@ -64,7 +65,7 @@ def compare_folders(folders: list[Path], to: Path) -> list[str]:
         SweepError: the page cannot be written.
     """
     if to.is_dir():
-        raise UsageError(f"{to} is a folder: name the page to write, such as --to {to / 'compare.html'}")
+        raise UsageError(f"{to} is a folder: name the page to write, such as {quoted('--to', to / 'compare.html')}")
     compared = gather(folders, to.parent)
     try:
         write_comparison(compared.models, to, compared.sweep, compared.homes, compared.left_out)

@@ -16,10 +16,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from erasure_sweep.sweep.model_names import ListedModel
 from erasure_sweep.sweep.yaml_text import MOST_BYTES, load_yaml
 from erasure_sweep.workers.credentials import note
 from erasure_sweep.workers.errors import UsageError, nearest
 from erasure_sweep.workers.models.catalog import find_entry
+from erasure_sweep.workers.printed_commands import quoted
 from erasure_sweep.workers.records import Group, VerifyRequest
 from erasure_sweep.workers.storage.small_files import read_small_file
 from erasure_sweep.workers.version import RESULTS_VERSION
@@ -49,6 +51,7 @@ _PLAINLY = {
     "too_short": "names none",
 }
 """What pydantic would say in terms of its own, by kind of error."""
+_NAMED_MODELS = 3
 _HEAD = re.compile(r"L(\d+)H(\d+)")
 _NAME_RULE = "should be up to 100 letters, digits, '.', '_' or '-', the first a letter or digit"
 
@@ -69,7 +72,8 @@ class SweepConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, strict=True)
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "demo"
-    """Name of the sweep: of its folder under runs/ and of its MLflow experiment."""
+    """Name of the sweep: of its folder under runs/ and of its MLflow experiment. By default that of the config file; of a
+    preset whose models or corpus are replaced by flags, theirs behind the preset's (`demo` is left out with its models)."""
     models: Annotated[list[Text], Field(min_length=1), Flag("[NAME=]NAME|DIR", "--model")]
     """Models to measure: bundled or hub names (`erasure-sweep models` lists them) or directories; `mine=DIR` is called
     `mine` in tables and pages. Folders that are called alike have their parent folders' names before their own."""
@@ -244,9 +248,9 @@ def load_config(source: str = "demo", flags: Mapping[str, Any] | None = None) ->
     Raises:
         UsageError: no such preset or file, an unknown key, a wrong value.
     """
-    values = {"name": _default_name(source), **_read_yaml(source)}
-    values |= {key: value for key, value in (flags or {}).items() if value is not None}
-    return build_config(values, source)
+    read = _read_yaml(source)
+    values = read | {key: value for key, value in (flags or {}).items() if value is not None}
+    return build_config({"name": _default_name(source, read, values), **values}, source)
 
 
 def build_config(values: Mapping[str, Any], source: str = "config") -> SweepConfig:
@@ -281,9 +285,30 @@ def _allowed(key: str, kind: str, message: str) -> str:
     return _PLAINLY.get(kind, message.removeprefix("Input "))
 
 
-def _default_name(source: str) -> str:
-    """A preset's or file's own name, made one that folders and experiments can have."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", Path(source).stem).lstrip("._-")[:100] or "sweep"
+def _default_name(source: str, read: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+    """What a sweep is called that is given no name, made one that folders and experiments can have.
+
+    Args:
+        source: a preset's name or a file; a file gives its own name, whatever is replaced in it.
+        read: what stands there.
+        values: the same with flags on top.
+    """
+    has_own_models, has_own_corpus = (values.get(key) != read.get(key) for key in ("models", "corpus"))
+    names = [Path(source).stem]
+    if source in preset_names() and isinstance(values.get("models"), list):
+        listed = [ListedModel.of(str(entry)) for entry in values["models"]]
+        models = [model.label or _last_part(model.spec) for model in listed]
+        more = [f"and-{len(models) - _NAMED_MODELS}-more"] if len(models) > _NAMED_MODELS else []
+        names = [] if source == "demo" and has_own_models else names
+        names += [*models[:_NAMED_MODELS], *more] if has_own_models else []
+        names += [_last_part(str(values["corpus"]))] if has_own_corpus else []
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(names)).lstrip("._-")[:100] or "sweep"
+
+
+def _last_part(path: str) -> str:
+    name, at, point = path.partition("@")  # a revision may hold slashes that part no folders
+    last = name.rstrip("/").rsplit("/", 1)[-1]
+    return (Path(name).resolve().name if last in (".", "..") else last) + at + point
 
 
 def _read_yaml(source: str) -> dict[str, Any]:
@@ -305,7 +330,7 @@ def _read_text(source: str) -> str:
         raise UsageError(f"{source} cannot be read as a config: it is not UTF-8 (at byte {error.start})") from error
     except (FileNotFoundError, IsADirectoryError, ValueError) as error:  # a name with NUL is a ValueError
         if find_entry(source) is not None or (source and isinstance(error, IsADirectoryError)):
-            line = f"{source} is neither a preset nor a config file: for a model write --model {source}"
+            line = f"{source} is neither a preset nor a config file: for a model write {quoted('--model', source)}"
         else:
             line = f"no preset and no file {source!r}: {nearest(source, preset_names())}"
         raise UsageError(line) from error

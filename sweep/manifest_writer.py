@@ -15,6 +15,7 @@ from typing import Any
 from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.run_folder import folder_names
+from erasure_sweep.sweep.tracking.store_address import named_uri
 from erasure_sweep.workers.code_identity import code_identity
 from erasure_sweep.workers.credentials import masked, masked_values
 from erasure_sweep.workers.errors import UsageError
@@ -175,7 +176,8 @@ def _description(model: Resolved) -> dict[str, Any]:
 
 def _shown(config: SweepConfig) -> dict[str, Any]:
     """The config as it may be kept and logged: positions as they are measured, nothing secret."""
-    values = {**config.model_dump(), "positions": config.protocol()["positions"]}
+    asked = {"tracking_uri": named_uri(config.tracking_uri), "positions": config.protocol()["positions"]}
+    values = {**config.model_dump(), **asked}
     return {key: masked_values(value) for key, value in values.items()} | {"name": config.name}
 
 

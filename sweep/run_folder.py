@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from erasure_sweep.sweep.store.driver_process import DriverProcess, InUseError, read_driver
 from erasure_sweep.workers.errors import UsageError
 from erasure_sweep.workers.manifest import Manifest
+from erasure_sweep.workers.printed_commands import command
 from erasure_sweep.workers.storage.whole_file import whole_file, write_error
 
 FIGURES = "figures"
@@ -113,7 +114,7 @@ class RunFolder:
         holder = self.noted_driver()
         who = f" ({holder.where})" if holder else ""
         return InUseError(
-            f"another run{who} is working in {self.out}: wait for it, stop it (erasure-sweep stop {self.out}) or choose "
+            f"another run{who} is working in {self.out}: wait for it, stop it ({command('stop', self.out)}) or choose "
             "another --out"
         )
 

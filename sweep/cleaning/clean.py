@@ -16,6 +16,7 @@ from erasure_sweep.sweep.run import staging_folder
 from erasure_sweep.sweep.run_folder import RunFolder
 from erasure_sweep.sweep.store.driver_process import InUseError
 from erasure_sweep.workers.errors import SweepError, UsageError
+from erasure_sweep.workers.printed_commands import quoted
 
 
 def clean(
@@ -85,7 +86,7 @@ def _without_own(folder: RunFolder) -> str:
     manifest = folder.read_manifest()
     store = manifest.config.store if manifest else None
     return f"{folder.out} has no finished shards of its own" + (
-        f": they are in {store} (--store {store})" if store else ""
+        f": they are in {store} ({quoted('--store', store)})" if store else ""
     )
 
 

@@ -40,6 +40,7 @@ def fetch(source: str, refresh: bool, debug: bool, **flags: Any) -> None:
     from erasure_sweep.sweep.progress import reporter
     from erasure_sweep.sweep.run import Run
     from erasure_sweep.sweep.staging import ModelStaging
+    from erasure_sweep.workers.printed_commands import quoted
 
     run = Run.of(load(source, flags))
     with closing(reporter(console)) as progress, closing(HelperProcess()) as background:
@@ -57,6 +58,6 @@ def fetch(source: str, refresh: bool, debug: bool, **flags: Any) -> None:
         table.add_row(escape(model.name), f"{model.weights_bytes / 1e6:,.1f} MB", escape(model.corpus), *counts)
     console.print(table)
     print_line(
-        f"Staged in {run.staging}: `erasure-sweep run` with the same config and --staging {run.staging} (or "
+        f"Staged in {run.staging}: `erasure-sweep run` with the same config and {quoted('--staging', run.staging)} (or "
         "ERASURE_SWEEP_STAGING) needs no network"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 
 import pandas as pd
 from rich.markup import escape
@@ -15,7 +14,7 @@ from erasure_sweep.sweep.driver import SweepOutcome
 from erasure_sweep.sweep.printing import console, print_line
 from erasure_sweep.sweep.progress import count
 from erasure_sweep.sweep.run_folder import MODEL_PAGE
-from erasure_sweep.workers.credentials import masked
+from erasure_sweep.sweep.tracking.store_address import named_uri, ui_command
 from erasure_sweep.workers.tables.facts.erasure import erased_writers
 from erasure_sweep.workers.tables.facts.trust import trust_counts
 from erasure_sweep.workers.tables.facts.verified import LATER, Verdict, verdicts
@@ -47,14 +46,12 @@ def print_outcome(config: SweepConfig, outcome: SweepOutcome) -> None:
 
 
 def _print_places(config: SweepConfig, outcome: SweepOutcome) -> None:
-    logged = config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    store = f" --tracking-uri {masked(logged)}" if logged else ""
     out = outcome.folder.out
     places = {
         "side by side": outcome.folder.comparison,
         "each model": f"{out}/MODEL/{MODEL_PAGE}",
         "tables": f"{out}/MODEL/tables/*.parquet",
-        "MLflow": f"erasure-sweep ui --experiment {config.experiment or config.name}{store}",
+        "MLflow": ui_command(config.experiment or config.name, named_uri(config.tracking_uri)),
     }
     for kind, place in places.items():
         print_line(f"{kind:<14} {place}")

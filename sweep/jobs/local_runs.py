@@ -13,6 +13,7 @@ from erasure_sweep.sweep.printing import echo
 from erasure_sweep.sweep.progress import count
 from erasure_sweep.sweep.run_folder import RunFolder
 from erasure_sweep.sweep.store.driver_process import DriverProcess
+from erasure_sweep.sweep.tracking.store_address import ui_command
 from erasure_sweep.workers.errors import SweepError
 from erasure_sweep.workers.manifest import ManifestConfig, ManifestEntry
 
@@ -115,8 +116,7 @@ def _reached(entry: ManifestEntry) -> str:
 
 
 def _tracking(config: ManifestConfig) -> str:
-    uri = f" --tracking-uri {config.tracking_uri}" if config.tracking_uri else ""
-    return f"MLflow: erasure-sweep ui --experiment {config.experiment or config.name}{uri}"
+    return f"MLflow: {ui_command(config.experiment or str(config.name), config.tracking_uri)}"
 
 
 def _listed(runs: Path) -> list[str]:

@@ -23,6 +23,7 @@ from erasure_sweep.sweep.jobs.job_files import JobFiles, job_files
 from erasure_sweep.sweep.printing import echo
 from erasure_sweep.sweep.progress import count, duration
 from erasure_sweep.workers.errors import SweepError, UsageError
+from erasure_sweep.workers.printed_commands import command
 from erasure_sweep.workers.version import VERSION
 
 STOP_S = 30
@@ -61,10 +62,11 @@ def submit(config: SweepConfig, address: str | None, *, fresh: bool, wait: bool)
         JobError: the job failed or was stopped; its exit code.
         SweepError: the cluster does not answer or refuses.
     """
-    jobs = RayJobs(find_address(address))
+    where = find_address(address)
     files = job_files(config)
     if files.left:
         echo(f"stays here, since no model is read from it: {listed(files.left, _MOST_LEFT)}")
+    jobs = RayJobs(where)
     started = _start(jobs, files, fresh)
     if not started and fresh:
         raise UsageError(f"job {files.id} is running already: stop it first, or submit without --fresh to follow it")
@@ -80,7 +82,7 @@ def submit(config: SweepConfig, address: str | None, *, fresh: bool, wait: bool)
 
 
 def _what_next(job: str, shown: str) -> str:
-    return f"`erasure-sweep status {job} --address {shown}` shows it, `stop` ends it, the same `submit` follows it"
+    return f"`{command('status', job, '--address', shown)}` shows it, `stop` ends it, the same `submit` follows it"
 
 
 def _start(jobs: RayJobs, files: JobFiles, fresh: bool) -> bool:
@@ -174,7 +176,7 @@ def _found(jobs: RayJobs, job: str) -> JobState:
     state = jobs.find(job)
     if state is None:
         raise UsageError(
-            f"the cluster at {jobs.shown} knows no job {job}: `erasure-sweep status --address {jobs.shown}` lists them"
+            f"the cluster at {jobs.shown} knows no job {job}: `{command('status', '--address', jobs.shown)}` lists them"
         )
     return state
 

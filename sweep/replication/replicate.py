@@ -23,6 +23,7 @@ from erasure_sweep.workers.labels import layer_of
 from erasure_sweep.workers.models.catalog import find_entry
 from erasure_sweep.workers.models.checkpoints import names_several, split_point
 from erasure_sweep.workers.models.sources import find_model_files
+from erasure_sweep.workers.printed_commands import command
 from erasure_sweep.workers.tables.sweep_folder import read_out
 
 NAME = "replicate"
@@ -88,7 +89,7 @@ def _refuse_smaller(spec: str, model: _ModelShape, numbers: Published) -> None:
     if found is not None:
         raise UsageError(
             f"{spec} has {found}; the published numbers ({numbers.writer}, {numbers.erasers[0]}, …) are of {n_layers} "
-            f"layers with {n_heads} heads and an MLP each: measure it with `erasure-sweep run --model {spec}`"
+            f"layers with {n_heads} heads and an MLP each: measure it with `{command('run', '--model', spec)}`"
         )
 
 

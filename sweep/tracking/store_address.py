@@ -10,14 +10,36 @@ import os
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+from erasure_sweep.workers.credentials import MASK, masked
 from erasure_sweep.workers.errors import UsageError
+from erasure_sweep.workers.printed_commands import command, quoted
 
 DEFAULT = "sqlite:///mlflow.db"
 
 
+def named_uri(given: str | None) -> str | None:
+    """The store that somebody named: in the config or in the environment."""
+    return given or os.environ.get("MLFLOW_TRACKING_URI") or None
+
+
+def ui_command(experiment: str, uri: str | None) -> str:
+    """The command that shows an experiment of a store.
+
+    Args:
+        experiment: its name.
+        uri: the store, as ``named_uri`` has it or as a manifest keeps it; with a password it is left to the environment.
+    """
+    words = ["ui", "--experiment", experiment]
+    if uri is None:
+        return command(*words)
+    if MASK in masked(uri):
+        return f"{command(*words)} (with MLFLOW_TRACKING_URI set to {masked(uri)})"
+    return command(*words, "--tracking-uri", uri)
+
+
 def store_uri(given: str | None = None) -> str:
     """The store that is meant: the one given, else that of MLFLOW_TRACKING_URI, else a file in this folder."""
-    uri = (given or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT).strip()
+    uri = (named_uri(given) or DEFAULT).strip()
     scheme, colon, rest = uri.partition("://")
     return f"{scheme.lower()}{colon}{rest}" if colon else uri
 
@@ -73,13 +95,13 @@ def refuse_unusable(uri: str) -> None:
     if path.parts[0].startswith("~"):
         raise UsageError(
             f"tracking URI {uri!r} means a folder called {path.parts[0]}, since nothing expands it there: pass "
-            f"--tracking-uri {sqlite_uri(path.expanduser())}"
+            f"{quoted('--tracking-uri', sqlite_uri(path.expanduser()))}"
         )
     written = Path(rest.removeprefix("///").partition("?")[0])
     if written != path and not path.parent.is_dir() and written.parent.is_dir():
         raise UsageError(
             f"tracking URI {uri!r} means the file {path}, since a % begins a coded character there, and its folder does not "
-            f"exist: for {written} pass --tracking-uri {sqlite_uri(written)}"
+            f"exist: for {written} pass {quoted('--tracking-uri', sqlite_uri(written))}"
         )
 
 

@@ -45,6 +45,7 @@ from erasure_sweep.workers.credentials import masked
 from erasure_sweep.workers.errors import DataError, SweepError, UsageError
 from erasure_sweep.workers.manifest import Manifest
 from erasure_sweep.workers.printable import printable_line
+from erasure_sweep.workers.printed_commands import quoted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -254,7 +255,8 @@ class Tracker:
         if found.lifecycle_stage != "active":
             raise UsageError(
                 f"experiment {self.experiment!r} was deleted in MLflow at {self._store.shown}: restore it with "
-                f"`mlflow experiments restore --experiment-id {found.experiment_id}` or pass another --experiment"
+                f"`MLFLOW_TRACKING_URI={quoted(masked(self.uri))} mlflow experiments restore --experiment-id "
+                f"{found.experiment_id}` or pass another --experiment"
             )
         return str(found.experiment_id)
 

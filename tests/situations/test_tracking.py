@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sqlite3
 from contextlib import closing
@@ -89,6 +90,48 @@ def test_a_folder_with_a_percent_sign(bench: Bench, out: Path, tmp_path: Path, p
     assert list(artifacts.glob("*/artifacts/tables/writers.parquet"))
     assert sorted(path.name for path in tmp_path.iterdir() if "lr" in path.name) == ["lr%3D0.1"]
     assert compare(bench, out, uri, "percent").code == 0
+
+
+def test_an_experiment_with_a_blank_and_quotes(bench: Bench, out: Path, tmp_path: Path, project: Path):
+    """An experiment called `it's "mine" $HOME`, an OUT with a blank
+
+    Every command that is printed can be pasted: a shell reads back the names as they were given.
+    """
+    shutil.copy(project / "mlflow.db", tmp_path)
+    name, folder = """it's "mine" $HOME""", out / "my out"
+    uri = sqlite_uri(tmp_path / "mlflow.db")
+    ran = run(bench, folder, uri, experiment=name)
+    assert ran.code == 0, ran.stderr
+    printed = [
+        line.partition("erasure-sweep ui ")[2] for line in ran.stdout.splitlines() if "erasure-sweep ui " in line
+    ]
+    assert [shlex.split(words) for words in printed] == [["--experiment", name, "--tracking-uri", uri]]
+    status = bench.call(folder, ["status", str(folder)]).stdout
+    assert shlex.split(status.partition("erasure-sweep ui ")[2]) == ["--experiment", name, "--tracking-uri", uri]
+    assert compare(bench, folder, uri, name).code == 0
+
+
+def test_own_models_under_the_default_preset(tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch):
+    """`erasure-sweep run --model ./mine --corpus notes.txt`, without a name
+
+    Experiment and OUT are called after what was asked, not `demo`, and the next such run finds them.
+    """
+    monkeypatch.chdir(tmp_path)
+    bench = Bench(tmp_path)  # whose helper process begins in this folder
+    bench.model.rename("mine")
+    bench.tokens.rename("notes.npy")
+    shutil.copy(project / "mlflow.db", tmp_path)
+    own = {"model": "./mine", "corpus": "notes.npy", "experiment": None}
+    flags = bench.flags(tmp_path, **own, tracking_uri=sqlite_uri(tmp_path / "mlflow.db"), stage="scan")
+    del flags[flags.index("--out") : flags.index("--out") + 2]
+    with closing(bench):
+        ran = bench.call(tmp_path / "runs" / "mine-notes.npy", ["run", *flags])
+    assert ran.code == 0, ran.stderr
+    assert (ran.out / "compare.html").exists() and not (tmp_path / "runs" / "demo").exists()
+    assert "erasure-sweep ui --experiment mine-notes.npy " in ran.stdout
+    with closing(sqlite3.connect("mlflow.db")) as store:
+        notes = store.execute("SELECT value FROM experiment_tags WHERE key = 'mlflow.note.content'").fetchall()
+    assert any("From the newest sweep, mine-notes.npy" in note for (note,) in notes)
 
 
 class TestMoved:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from erasure_sweep.workers.errors import DataError, one_line
+from erasure_sweep.workers.printed_commands import quoted
 
 
 class HubRequest(NamedTuple):
@@ -36,9 +37,9 @@ class HubRequest(NamedTuple):
         if self.file is None:
             return "run `erasure-sweep fetch` where there is a network and give the folder it fills as --staging DIR"
         named = self.revision is not None and not re.fullmatch(r"[0-9a-f]{40}", self.revision)
-        command = ["hf download", self.repo, *self.files, *(["--revision", str(self.revision)] if named else [])]
+        command = ["hf", "download", self.repo, *self.files, *(["--revision", str(self.revision)] if named else [])]
         cache = constants.HF_HUB_CACHE
-        return f"stage it where there is a network (`{' '.join(command)}`) and copy it to {cache}, or give --model DIR"
+        return f"stage it where there is a network (`{quoted(*command)}`) and copy it to {cache}, or give --model DIR"
 
 
 @contextmanager

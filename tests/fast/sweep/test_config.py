@@ -234,3 +234,28 @@ def test_the_published_prompts_come_with_the_presets():
     assert len(load_config("paper").adversarial_prompts) == 4
     authors = load_config("authors-repo")
     assert (authors.prompts, authors.verify_prompts, authors.positions, authors.seed) == (10, 10, "all", 5235)
+
+
+@pytest.mark.parametrize(
+    ("source", "flags", "name"),
+    [
+        ("demo", {}, "demo"),
+        ("demo", {"prompts": 8}, "demo"),
+        ("demo", {"models": ["toy-gelu-1l", "toy-gelu-2l", "toy-gelu-3l", "toy-gelu-4l"]}, "demo"),
+        ("demo", {"models": ["./runs/my model/"]}, "my_model"),
+        ("demo", {"models": ["NeelNanda/GELU_1L512W_C4_Code@main"]}, "GELU_1L512W_C4_Code_main"),
+        ("demo", {"models": ["a", "b", "c", "d", "e"], "corpus": "data/notes.txt"}, "a-b-c-and-2-more-notes.txt"),
+        ("demo", {"models": ["mine=./runs/5", "./runs/6"]}, "mine-6"),
+        ("demo", {"corpus": "notes.txt"}, "demo-notes.txt"),
+        ("paper", {"models": ["mine"]}, "paper-mine"),
+        ("demo", {"models": ["x" * 120]}, "x" * 100),
+        ("demo", {"models": ["mine"], "name": "given"}, "given"),
+    ],
+)
+def test_a_sweep_without_a_name_is_called_after_what_was_asked(source: str, flags: dict[str, object], name: str):
+    assert load_config(source, flags).name == name
+
+
+def test_a_config_file_gives_its_name_whatever_is_replaced(tmp_path: Path):
+    (tmp_path / "my study.yaml").write_text("models: [toy-gelu-1l]")
+    assert load_config(str(tmp_path / "my study.yaml"), {"models": ["other"]}).name == "my_study"
