@@ -21,9 +21,10 @@ from erasure_sweep.workers.corpora.resolve_corpus import OWN
 from erasure_sweep.workers.errors import DataError, SweepError, UsageError
 from erasure_sweep.workers.manifest import Manifest, ManifestConfig, ManifestHead
 from erasure_sweep.workers.printed_commands import quoted
+from erasure_sweep.workers.storage.small_files import parse_json, read_small_file
 from erasure_sweep.workers.tables import SCHEMA_VERSION
 from erasure_sweep.workers.tables.files import SchemaError
-from erasure_sweep.workers.tables.sweep_folder import ModelTables, folder_of, read_manifest, read_model
+from erasure_sweep.workers.tables.sweep_folder import ModelTables, model_folder, read_manifest, read_model
 
 _PROTOCOL = ("prompts", "seq_len", "positions", "corpus", "seed", "dtype", "tau", "ln")
 _MADE_WITH = ("device_type", "version", "git_commit", "schema_version")
@@ -88,7 +89,9 @@ def gather(folders: list[Path], page_folder: Path) -> ComparedModels:
     _tell_apart(sweeps, labels)
     models = [model for sweep in sweeps for model in sweep.models if model.about.is_finished]
     if not models and left_out:
-        raise DataError(f"{'; '.join(left_out)}; no model remains: run these sweeps again with this version")
+        raise DataError(
+            f"{'; '.join(left_out)}; no model remains: run these sweeps again with this version, or use the one that wrote them"
+        )
     if not models:
         raise UsageError(f"no model is finished of sweep {', '.join(labels)}: `erasure-sweep run` goes on with it")
     named = {model.about.name: homes[id(model.tables)] for model in models}
@@ -102,16 +105,16 @@ def _read(path: Path) -> _Folder:
     try:
         values = read_manifest(manifest)
     except SchemaError as error:
-        head = ManifestHead.model_validate_json(manifest.read_bytes())
+        head = ManifestHead.model_validate(parse_json(read_small_file(manifest)))
         names = head.model_names or [f"all of {path}"]
         other = Manifest(name=str(head.name), config=ManifestConfig(), models=())
-        return _Folder(path, other, [], [(name, error.found) for name in names])
+        return _Folder(path, other, [], [(name, error.told) for name in names])
     models, unread = [], []
     for entry in values.models:
         try:
             model = read_model(path, entry)
         except SchemaError as error:
-            unread.append((entry.name, error.found))
+            unread.append((entry.name, error.told))
             continue
         if entry.corpus_name is None and values.config.corpus != OWN:  # as runs before did not say it of models
             model = model._replace(about=entry.model_copy(update={"corpus_name": values.config.corpus}))
@@ -170,7 +173,7 @@ def _home(sweep: _Folder, model: ModelTables, page_folder: Path) -> Home:
     """Where a model's page, tables and run are, as seen from the folder of the comparison."""
     if links := model.about.home:
         return Home(links.page, links.tables, links.run)
-    return home_of(model, sweep.path / folder_of(model.about), page_folder)
+    return home_of(model, model_folder(sweep.path, model.about.folder), page_folder)
 
 
 def home_of(model: ModelTables, folder: Path, page_folder: Path) -> Home:

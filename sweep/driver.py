@@ -21,7 +21,7 @@ from erasure_sweep.sweep.driver_claim import DriverClaim
 from erasure_sweep.sweep.execution.executor import Executor, LateExecutor, ShardFate, ShardReport
 from erasure_sweep.sweep.execution.helper_process import HelperProcess
 from erasure_sweep.sweep.execution.shard_queue import ShardQueue
-from erasure_sweep.sweep.helper_tasks import compare_models
+from erasure_sweep.sweep.helper_tasks import compare_models, discard_damaged_tables
 from erasure_sweep.sweep.manifest_writer import ManifestKeeper
 from erasure_sweep.sweep.model_steps import ModelStages, Step
 from erasure_sweep.sweep.plan import StagePlan
@@ -110,18 +110,20 @@ class SweepDriver:
             closing(HelperProcess(say=self._reporter.say)) as self._background,
             closing(LoggedRuns(run, self._reporter)) as self._logged,
         ):
-            self._manifest = ManifestKeeper(run)
+            self._manifest = ManifestKeeper(run, self._reporter.say)
             self._presence.start()
             models, room = self._prepare()
             self._room, self._numerics = room, self._choose_numerics(room)
             self._manifest.refuse_other_weights(models)
+            self._manifest.name_folders(models)
             stages = [ModelStages(run, model, self._numerics, self._store, self._manifest) for model in models]
             batch = run.config.batch_on(room.device)
             self._models = {each.model.hash: _Model(each.model, each.steps(), batch) for each in stages}
             self._unbegun.extend(self._models.values())
             with self._noting_the_end():
+                self._set_replaced_aside(models)
                 self._manifest.start(models, self._numerics)
-                self._discard_replaced(models)
+                self._discard_damaged(models)
                 self._logged.start(self._manifest, models)
                 with closing(LateExecutor(self._start_executor)) as executor:
                     while self._unbegun or self._begun:
@@ -148,12 +150,18 @@ class SweepDriver:
             self._store.note_numerics(self._numerics)
         return self._room.executor(self._numerics, self._store.share(), self._reporter.say)
 
-    def _discard_replaced(self, models: list[Resolved]) -> None:
-        """Remove results that will not be measured: of other weights whose place a model takes, or made anew."""
-        anew = self._run.fresh and self._run.config.stage != "verify"
+    def _set_replaced_aside(self, models: list[Resolved]) -> None:
+        """Keep results of other weights, whose place a model takes, until its own are whole."""
         for model in models:
-            if anew or self._manifest.holds_other(model):
-                self._run.folder.discard_results(self._manifest.entry(model.name).folder)
+            if folder := self._manifest.folder_of_other(model):
+                self._run.folder.set_aside(folder)
+
+    def _discard_damaged(self, models: list[Resolved]) -> None:
+        """Remove tables of an earlier run that are damaged: they are made anew from finished shards."""
+        folders = [self._run.folder.tables(self._manifest.entry(model.name).folder) for model in models]
+        stages = ("scan", "verify") if self._run.config.stage == "all" else (self._run.config.stage,)
+        for line in self._background.submit(discard_damaged_tables, folders, stages).result():
+            self._reporter.say(line)
 
     def _step(self, executor: Executor) -> None:
         """Take models further, hand out, take in."""
@@ -240,9 +248,8 @@ class SweepDriver:
     def _begin(self, model: _Model, plan: StagePlan) -> None:
         """Put the shards of a stage into the queue, but for those that are stored."""
         model.plan, ids = plan, [task.id for task in plan.tasks]
-        if self._run.fresh and not (plan.name == "scan" and self._run.config.stage == "verify"):
-            self._store.discard(ids)
-        done = self._store.finished(ids)
+        anew = self._run.fresh and not (plan.name == "scan" and self._run.config.stage == "verify")
+        done = set() if anew else self._store.finished(ids)  # each is replaced when the new one is whole
         model.missing = set(ids) - done
         gpus = self._room.gpus_for(model.resolved)
         self._queue.add(task._replace(gpus=gpus) for task in plan.tasks if task.id not in done)
@@ -253,6 +260,7 @@ class SweepDriver:
     def _end_finished(self, model: _Model) -> None:
         name = model.resolved.name
         self._store.note_numerics(self._numerics)
+        self._run.folder.forget_set_aside(self._manifest.entry(name).folder)
         self._manifest.update(name, state="FINISHED")
         self._logged.log_model(model.resolved, self._manifest.entry(name))
         model.ended, model.plan = True, None  # last: an interrupt meanwhile closes its run
@@ -273,7 +281,9 @@ class SweepDriver:
 
     def _compare(self) -> None:
         """Write the page that puts the models side by side, and end the sweep."""
-        self._background.submit(compare_models, self._run.folder.out).result()
+        for line in self._background.submit(compare_models, self._run.folder.out).result():
+            self._problems.append(line)
+            self._reporter.say(line)
         self._logged.end_sweep("FAILED" if self._problems else "FINISHED")
 
     @contextmanager

@@ -21,7 +21,8 @@ class DriverClaim:
     """
 
     def __init__(self, run: Run, say: Callable[[str], None]) -> None:
-        self._lease = Lease(open_storage(run.store), run.driver, say) if run.config.store else None
+        self._storage = open_storage(run.store)
+        self._lease = Lease(self._storage, run.driver, say) if run.config.store else None
         self._use = StagedFilesInUse(run.staging, run.driver)
         self._heart = Heartbeat(self._beat, self._end)
 
@@ -34,6 +35,7 @@ class DriverClaim:
         """
         if self._lease:
             self._lease.acquire()
+        self._storage.sweep_up()
         self._use.start()
         self._heart.start()
 

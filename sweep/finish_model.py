@@ -6,7 +6,7 @@ block's are copied from a store that is elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from erasure_sweep.sweep.combine_sweeps import home_of
 from erasure_sweep.sweep.helper_tasks import PageRequest, PlaceSearch, ScanMerge, VerifyMerge
 from erasure_sweep.sweep.run_folder import RunFolder
 from erasure_sweep.workers.corpora.token_texts import TokenTexts
+from erasure_sweep.workers.errors import DataError
 from erasure_sweep.workers.measures.measure import Block, Setting
 from erasure_sweep.workers.measures.states_to_tables import merge_states, stage_tables
 from erasure_sweep.workers.measures.verify.high_places import HighPlaces, found_places
@@ -27,8 +28,9 @@ from erasure_sweep.workers.storage.shard_storage import Storage, open_storage, s
 from erasure_sweep.workers.storage.states import decode_state
 from erasure_sweep.workers.storage.whole_file import write_error
 from erasure_sweep.workers.tables.columns import Columns
-from erasure_sweep.workers.tables.files import read_tables, write_tables
-from erasure_sweep.workers.tables.sweep_folder import ModelTables, folder_of, read_manifest, read_out
+from erasure_sweep.workers.tables.files import read_table, read_tables, write_tables
+from erasure_sweep.workers.tables.registry import TABLES
+from erasure_sweep.workers.tables.sweep_folder import ModelTables, read_manifest, read_model
 
 
 def finish_scan(request: ScanMerge) -> tuple[Target, ...]:
@@ -88,7 +90,13 @@ def _merged(
     for work, keys in blocks:
         block = Block(model, work)
         with storage.local(keys) as paths:
-            merged = merge_states(stage, block, partial(_of_measure, keys, paths))
+            try:
+                merged = merge_states(stage, block, partial(_of_measure, keys, paths))
+            except (KeyError, ValueError, TypeError, IndexError) as error:
+                raise DataError(
+                    f"finished shards of {stage} are sealed and do not hold what is merged ({error!r}): measure them anew "
+                    "with --fresh"
+                ) from error
         yield block, merged
 
 
@@ -97,13 +105,39 @@ def _of_measure(keys: list[str], paths: list[Path], measure: str) -> Iterator[St
         yield decode_state(path.read_bytes(), shard_of(key), measure)
 
 
-def compare_models(out: Path) -> None:
-    """Write the page that puts all finished models of an OUT side by side."""
+def discard_damaged_tables(folders: Sequence[Path], stages: Sequence[str]) -> list[str]:
+    """Remove tables that cannot be read, and say of each whether these stages make it anew.
+
+    Raises:
+        NewerError: a later version wrote one.
+    """
+    said = []
+    for path in (folder / f"{name}.parquet" for folder in folders for name in TABLES):
+        if not path.exists():
+            continue
+        try:
+            read_table(path)
+        except DataError as error:
+            path.unlink()
+            missing = [stage for stage in TABLES[path.stem].stages if stage not in stages]
+            how = f"; of its {missing[0]} by `run --stage all`" if missing else ""
+            said.append(f"{error.args[0].partition(': ')[0]}: made anew from the finished shards{how}")
+    return said
+
+
+def compare_models(out: Path) -> list[str]:
+    """Write the page that puts all finished models of an OUT side by side; returns a line on each that is left out."""
     folder = RunFolder(out)
     page, sweep = folder.comparison, read_manifest(folder.manifest)
-    models = read_out(out)
-    homes = {model.about.name: home_of(model, out / folder_of(model.about), page.parent) for model in models}
+    models, left_out = [], []
+    for entry in sweep.models:
+        try:
+            models.append(read_model(out, entry))
+        except DataError as error:
+            left_out.append(f"{entry.name} is left out of {page.name}: {error}")
+    homes = {model.about.name: home_of(model, out / model.about.folder, page.parent) for model in models}
     try:
         write_comparison(models, page, sweep, homes)
     except OSError as error:
         raise write_error(page, error) from error
+    return left_out

@@ -184,8 +184,32 @@ def write_page(request: PageRequest) -> None:
     finish_model.write_page(request)
 
 
-def compare_models(out: Path) -> None:
-    """Write the page that puts all finished models of an OUT side by side."""
+class StagedFiles(NamedTuple):
+    """What a model was measured with, as far as it is still staged, and what it should be."""
+
+    weights: Path | None
+    hash: str | None
+    tokens: Path | None
+    corpus_fingerprint: str | None
+    n_prompts: int | None
+
+
+def check_staged(files: StagedFiles) -> list[str]:
+    """A line on each of the files that is not what it should be."""
+    from erasure_sweep.workers.resolve import check_staged
+
+    return check_staged(files.weights, files.hash, files.tokens, files.corpus_fingerprint, files.n_prompts)
+
+
+def discard_damaged_tables(folders: Sequence[Path], stages: Sequence[str]) -> list[str]:
+    """Remove tables that cannot be read, and say of each whether these stages make it anew."""
     from erasure_sweep.sweep import finish_model
 
-    finish_model.compare_models(out)
+    return finish_model.discard_damaged_tables(folders, stages)
+
+
+def compare_models(out: Path) -> list[str]:
+    """Write the page that puts all finished models of an OUT side by side; returns a line on each that is left out."""
+    from erasure_sweep.sweep import finish_model
+
+    return finish_model.compare_models(out)

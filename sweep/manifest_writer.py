@@ -5,9 +5,10 @@ The manifest makes a folder recognisable: another sweep's is refused, and so are
 
 from __future__ import annotations
 
+import logging
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,13 @@ from erasure_sweep.sweep.tracking.store_address import named_uri
 from erasure_sweep.workers.code_identity import code_identity
 from erasure_sweep.workers.credentials import masked, masked_values
 from erasure_sweep.workers.errors import UsageError
-from erasure_sweep.workers.manifest import MANIFEST_VERSION, Manifest, ManifestConfig, ManifestEntry
+from erasure_sweep.workers.manifest import MANIFEST_VERSION, Manifest, ManifestConfig, ManifestEntry, NewerError
 from erasure_sweep.workers.records import Numerics, Resolved
 from erasure_sweep.workers.tables import SCHEMA_VERSION
+from erasure_sweep.workers.tables.sweep_folder import is_own_name
 from erasure_sweep.workers.version import VERSION
+
+log = logging.getLogger(__name__)
 
 
 class ManifestKeeper:
@@ -30,30 +34,47 @@ class ManifestKeeper:
 
     Args:
         run: this one; the manifest stands in its folder.
+        say: tells people a line.
 
     Raises:
-        UsageError: the folder holds another sweep, or a damaged manifest.
+        UsageError: the folder holds another sweep, what a later version wrote, or a damaged manifest without a whole copy.
     """
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    def __init__(self, run: Run, say: Callable[[str], None] = log.info) -> None:
+        self._run, self._say = run, say
         earlier = self._read_earlier()
         if earlier and earlier.sweep_id != run.sweep_id:
             raise UsageError(
                 f"{run.folder.out} holds another sweep ({_difference(earlier, run.config)}): choose another --out or "
                 "remove it"
             )
-        self._earlier = {entry.name: entry for entry in earlier.models} if earlier else {}
+        self._earlier = {entry.name: entry for entry in earlier.models if self._is_own(entry)} if earlier else {}
         self.manifest = Manifest(config=ManifestConfig(), models=())
         """As it stands; without models until they are resolved."""
 
     def _read_earlier(self) -> Manifest | None:
+        folder = self._run.folder
         try:
-            return self._run.folder.read_manifest()
-        except UsageError:
-            if self._run.fresh:
-                return None
+            return folder.read_manifest()
+        except NewerError:
             raise
+        except UsageError as error:
+            restored = folder.restore_manifest()
+            if restored is None and not self._run.fresh:
+                raise UsageError(
+                    f"{folder.manifest} is damaged, and so is its copy: which sweep {folder.out} holds cannot be told; choose "
+                    "another --out, or measure anew with --fresh"
+                ) from error
+            self._say(f"{folder.manifest} is damaged: it is written anew{' from its copy' if restored else ''}")
+            return restored
+
+    def _is_own(self, entry: ManifestEntry) -> bool:
+        if is_own_name(entry.folder):
+            return True
+        self._say(
+            f"the manifest's folder {entry.folder!r} of {entry.name} is none of {self._run.folder.out}'s own: not used"
+        )
+        return False
 
     @property
     def names(self) -> dict[str, str]:
@@ -63,8 +84,7 @@ class ManifestKeeper:
     def start(self, models: list[Resolved], numerics: Numerics) -> None:
         """Write down what is about to be measured; models of earlier runs of the sweep stay."""
         config = self._run.config
-        taken = {name: entry.folder for name, entry in self._earlier.items()}
-        folders = folder_names([model.name for model in models], taken)
+        folders = self.name_folders(models)
         entries = {
             model.name: ManifestEntry(
                 **_description(model),
@@ -96,12 +116,24 @@ class ManifestKeeper:
             )
         )
 
+    def name_folders(self, models: list[Resolved]) -> dict[str, str]:
+        """The folder of each model, by its name.
+
+        Raises:
+            DataError: one leads out of OUT.
+        """
+        taken = {name: entry.folder for name, entry in self._earlier.items()}
+        folders = folder_names([model.name for model in models], taken)
+        for model in models:
+            self._run.folder.tables(folders[model.name])
+        return folders
+
     def _reached(self, model: Resolved) -> dict[str, Any]:
         """Which stages' tables there are, and what was verified: of an earlier run, until this one gets there."""
         earlier = self._earlier.get(model.name)
-        if earlier is None or self._run.fresh or earlier.hash != model.hash:
-            return {"stages": (), "targets": (), "n_verify_prompts": None, "held_out": None}
-        return {key: getattr(earlier, key) for key in ("stages", "targets", "n_verify_prompts", "held_out")}
+        if earlier is None or earlier.hash != model.hash:
+            return {"stages": (), "tables": (), "targets": (), "n_verify_prompts": None, "held_out": None}
+        return {key: getattr(earlier, key) for key in ("stages", "tables", "targets", "n_verify_prompts", "held_out")}
 
     def refuse_other_weights(self, models: list[Resolved]) -> None:
         """See that no finished results would be replaced by those of another model of the same name.
@@ -115,6 +147,10 @@ class ManifestKeeper:
                     f"{self._run.folder.out} holds results of other weights called {model.name}: choose another --out, "
                     f"replace them with --fresh, or write NAME={model.spec} to call these otherwise"
                 )
+
+    def folder_of_other(self, model: Resolved) -> str | None:
+        """The folder of results of other weights of this name."""
+        return self._earlier[model.name].folder if self.holds_other(model) else None
 
     def holds_other(self, model: Resolved) -> bool:
         """Whether the folder holds results of other weights of this name."""
@@ -149,7 +185,9 @@ class ManifestKeeper:
 
     def note_stage(self, name: str, stage: str) -> None:
         """Note that a stage of a model is measured and its tables are written."""
-        self.update(name, stages=tuple(dict.fromkeys([*self.entry(name).stages, stage])))
+        entry = self.entry(name)
+        tables = sorted(path.stem for path in self._run.folder.tables(entry.folder).glob("*.parquet"))
+        self.update(name, stages=tuple(dict.fromkeys([*entry.stages, stage])), tables=tuple(tables))
 
     def _write(self, manifest: Manifest) -> None:
         self.manifest = manifest
@@ -171,6 +209,8 @@ def _description(model: Resolved) -> dict[str, Any]:
         "corpus": model.corpus_description,
         "corpus_fingerprint": model.corpus_fingerprint,
         "n_prompts": model.n_prompts,
+        "weights_file": Path(model.weights).name,
+        "tokens_file": Path(model.tokens).name,
     }
 
 

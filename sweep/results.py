@@ -30,7 +30,7 @@ def run(config: SweepConfig | str = "demo", *, fresh: bool = False, **flags: Any
     from erasure_sweep.sweep.progress import SilentReporter
     from erasure_sweep.sweep.run import Run
     from erasure_sweep.workers.errors import SweepError, UsageError
-    from erasure_sweep.workers.tables.sweep_folder import read_out
+    from erasure_sweep.workers.tables.sweep_folder import read_model
 
     if isinstance(config, SweepConfig) and flags:
         raise UsageError("flags go on top of a preset or file; change a SweepConfig with model_copy(update=…)")
@@ -38,7 +38,8 @@ def run(config: SweepConfig | str = "demo", *, fresh: bool = False, **flags: Any
     outcome = SweepDriver(Run.of(resolved, fresh), SilentReporter()).measure()
     if outcome.problems:
         raise SweepError(outcome.problems[0])
-    models = [model for model in read_out(outcome.folder.out) if model.about.name in outcome.names]
+    entries = [entry for entry in outcome.manifest.models if entry.name in outcome.names]
+    models = [read_model(outcome.folder.out, entry) for entry in entries]
     names = dict.fromkeys(name for model in models for name in model.tables)
     return {
         name: pd.concat([model.tables[name] for model in models if name in model.tables], ignore_index=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,7 +14,10 @@ from erasure_sweep.sweep.store.driver_process import DriverProcess, InUseError, 
 from erasure_sweep.workers.errors import UsageError
 from erasure_sweep.workers.manifest import Manifest
 from erasure_sweep.workers.printed_commands import command
-from erasure_sweep.workers.storage.whole_file import whole_file, write_error
+from erasure_sweep.workers.storage.small_files import read_small_file
+from erasure_sweep.workers.storage.whole_file import remove_left, whole_file, write_error
+from erasure_sweep.workers.tables.registry import TABLES
+from erasure_sweep.workers.tables.sweep_folder import PARTS, model_folder
 
 FIGURES = "figures"
 """Folder of single figures, below a model's folder; in OUT itself those of the comparison that were exported."""
@@ -25,6 +27,12 @@ OWN_FILES = ("manifest.json", "compare.html", "run.log", "replication.csv", "rep
 
 MODEL_PAGE = "index.html"
 """The page of a model, below its folder."""
+
+IMAGES = ("svg", "png", "pdf")
+"""Figures that `export` puts beside the others."""
+
+_SET_ASIDE = ".replaced"
+"""Folder of results that others are about to replace, by their models' folders."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -53,6 +61,8 @@ class RunFolder:
         """Finished shards, unless the sweep's config names a store elsewhere."""
         self.log = out / "run.log"
         self.manifest = out / "manifest.json"
+        self._copy = out / ".manifest.json"
+        """Of the manifest, should that be damaged."""
         self.comparison = out / "compare.html"
         self._driver = out / ".driver.json"
         self._lock = FileLock(out / ".lock", timeout=0)
@@ -70,22 +80,42 @@ class RunFolder:
         return folder
 
     def tables(self, folder: str) -> Path:
-        """Folder of a model's tables."""
-        return self.out / folder / "tables"
+        """Folder of a model's tables; like the next two, ``DataError`` where it would lie out of OUT."""
+        return model_folder(self.out, folder) / "tables"
 
     def figures(self, folder: str) -> Path:
         """Folder of a model's figures, one by one."""
-        return self.out / folder / FIGURES
+        return model_folder(self.out, folder) / FIGURES
 
     def model_page(self, folder: str) -> Path:
         """The page that holds all of a model's figures."""
-        return self.out / folder / MODEL_PAGE
+        return model_folder(self.out, folder) / MODEL_PAGE
 
-    def discard_results(self, folder: str) -> None:
-        """Remove a model's tables, figures and page."""
-        for path in (self.tables(folder), self.figures(folder)):
-            shutil.rmtree(path, ignore_errors=True)
-        self.model_page(folder).unlink(missing_ok=True)
+    def set_aside(self, folder: str) -> None:
+        """Keep a model's results elsewhere in OUT until others that take their place are whole.
+
+        Raises:
+            SweepError: they cannot be moved.
+        """
+        own, kept = model_folder(self.out, folder), self.out / _SET_ASIDE / folder
+        if kept.exists():  # of an earlier run that did not get far: what it began goes
+            _remove_results(own)
+            return
+        try:
+            for part in PARTS:
+                if (own / part).exists():
+                    kept.mkdir(parents=True, exist_ok=True)
+                    (own / part).rename(kept / part)
+        except OSError as error:
+            raise write_error(kept, error) from error
+
+    def forget_set_aside(self, folder: str) -> None:
+        """Remove results that were replaced."""
+        kept = self.out / _SET_ASIDE / folder
+        _remove_results(kept)
+        for path in (kept, kept.parent):
+            with suppress(OSError):  # it is not there, or somebody put something into it
+                path.rmdir()
 
     @contextmanager
     def held_by(self, driver: DriverProcess) -> Iterator[None]:
@@ -103,12 +133,20 @@ class RunFolder:
         except OSError as error:
             raise write_error(self.out, error) from error
         try:
+            self._sweep_up()
             write_atomically(self._driver, json.dumps(driver._asdict()).encode())
             yield
         finally:
             with suppress(OSError):
                 self._driver.unlink(missing_ok=True)
             self._lock.release()
+
+    def _sweep_up(self) -> None:
+        """Remove what runs that were killed left half-written."""
+        models = [path for path in self.out.iterdir() if path.is_dir() and not path.is_symlink()]
+        for folder in (self.out, *models, *(model / part for model in models for part in PARTS)):
+            if not folder.is_symlink():
+                remove_left(folder)
 
     def _refusal(self) -> InUseError:
         holder = self.noted_driver()
@@ -145,20 +183,61 @@ class RunFolder:
         """The manifest, or ``None`` where no run has been.
 
         Raises:
+            NewerError: a later version wrote it.
             UsageError: there is one, but it is not a manifest.
         """
-        if not self.manifest.exists():
-            return None
         try:
-            return Manifest.model_validate_json(self.manifest.read_bytes())
+            return self._read(self.manifest)
         except (OSError, ValueError) as error:
             raise UsageError(
-                f"{self.manifest} is damaged: choose another --out, or run with --fresh to start over"
+                f"{self.manifest} is damaged: the next `erasure-sweep run` of its sweep restores it; what is measured is kept"
             ) from error
 
+    def refuse_newer(self) -> None:
+        """See that no later version wrote this OUT; a damaged manifest says nothing of that.
+
+        Raises:
+            NewerError: one did.
+        """
+        with suppress(OSError, ValueError):
+            self._read(self.manifest)
+
+    def restore_manifest(self) -> Manifest | None:
+        """The manifest from its copy, where it is damaged itself; ``None`` where that is as well.
+
+        Raises:
+            NewerError: a later version wrote it.
+        """
+        try:
+            return self._read(self._copy)
+        except (OSError, ValueError):
+            return None
+
+    def _read(self, path: Path) -> Manifest | None:
+        return Manifest.parse(read_small_file(path), str(self.out)) if path.exists() else None
+
+    def is_checksummed(self) -> bool:
+        """Whether the manifest carries a checksum, as those of version 0.1.0 do not."""
+        return b'"checksum": "' in read_small_file(self.manifest)
+
     def write_manifest(self, manifest: Manifest) -> None:
-        """Replace the manifest."""
-        write_atomically(self.manifest, manifest.to_bytes())
+        """Replace the manifest and its copy."""
+        content = manifest.to_bytes()
+        for path in (self.manifest, self._copy):
+            write_atomically(path, content)
+
+
+def _remove_results(folder: Path) -> None:
+    """Remove from a model's folder what this project writes there, and nothing else."""
+    tables, figures, page = (folder / part for part in PARTS)
+    left = [page, *(tables / f"{name}.parquet" for name in TABLES), *figures.glob("*.html")]
+    left += [path for kind in IMAGES for path in figures.glob(f"*.{kind}")]
+    for path in left:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+    for path in (tables, figures):
+        with suppress(OSError):
+            path.rmdir()
 
 
 def folder_names(names: list[str], taken: dict[str, str]) -> dict[str, str]:

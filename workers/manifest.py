@@ -1,23 +1,53 @@
 """The manifest of a run: which sweep a folder holds, with what it was measured, and how far each model is.
 
 The driver writes it after every change; pages, tracking and commands read it. Whether a manifest is whole is decided here, by
-types; what to do about one that is not, each reader says itself. Keys that are not known here are kept as they are.
+its checksum and by types; what to do about one that is not, each reader says itself. Keys that are not known here are kept as
+they are.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
-from erasure_sweep.workers.errors import DataError
+from erasure_sweep.workers.errors import UsageError
+from erasure_sweep.workers.fingerprint import fingerprint
+from erasure_sweep.workers.storage.small_files import parse_json
+from erasure_sweep.workers.tables import SCHEMA_VERSION
 from erasure_sweep.workers.version import VERSION
 
 READY_TOKENS = "ready tokens"
 """Stands in the description of a corpus that is no text, which no tokenizer reads."""
 MANIFEST_VERSION = 1
 """Raised when a key changes its meaning. Version 0.1.0 wrote none, and the keys of this one."""
+
+
+class NewerError(UsageError):
+    """What a later version of erasure-sweep wrote, which this one would misread."""
+
+
+def refuse_newer(where: str, values: Mapping[str, Any]) -> None:
+    """Refuse what a later version wrote.
+
+    Args:
+        where: that it stands in, for people.
+        values: ``schema_version``, ``manifest_version`` and ``version``, as far as it says them.
+
+    Raises:
+        NewerError: it is of a newer schema, or a newer manifest.
+    """
+    newest = {"schema_version": SCHEMA_VERSION, "manifest_version": str(MANIFEST_VERSION)}
+    for key, ours in newest.items():
+        found = str(values.get(key, ""))
+        if found.isdecimal() and int(found) > int(ours):
+            raise NewerError(
+                f"{where} was written by erasure-sweep {values.get('version') or '?'} ({key.replace('_', ' ')} {found}), "
+                f"which is newer than this one ({VERSION}, up to {ours}): install that version, or a later one"
+            )
+
 
 Count = int | str | None
 """A number of the protocol; in words where sweeps that stand on one page differ in it."""
@@ -92,6 +122,12 @@ class ManifestEntry(_Written):
     """Whether verify measured on prompts that the scan has not seen."""
     run_url: str | None = None
     """Where MLflow's server shows its run."""
+    weights_file: str | None = None
+    """Of its processed weights: the file's name, in the staging folder."""
+    tokens_file: str | None = None
+    """Of the token array that it read."""
+    tables: tuple[str, ...] = ()
+    """Names of the tables that are written."""
     state: str
     """``MEASURING``, ``FINISHED``, ``FAILED`` or ``KILLED``."""
     reason: str | None = None
@@ -124,6 +160,7 @@ class ManifestConfig(_Written):
     ln: str | None = None
     stage: str | None = None
     store: str | None = None
+    staging: str | None = None
     tracking_uri: str | None = None
     experiment: str | None = None
 
@@ -148,16 +185,22 @@ class Manifest(_Written):
     """Where MLflow's server shows the sweep's run."""
     models: tuple[ManifestEntry, ...]
 
-    @model_validator(mode="before")
     @classmethod
-    def _refuse_newer(cls, values: Any) -> Any:
-        newest = values.get("manifest_version") if isinstance(values, dict) else None
-        if isinstance(newest, int) and newest > MANIFEST_VERSION:
-            raise DataError(
-                f"erasure-sweep {values.get('version')} wrote a manifest of version {newest}, and {VERSION} reads up to "
-                f"{MANIFEST_VERSION}: read it with the version that wrote it"
-            )
-        return values
+    def parse(cls, content: bytes, where: str = "the manifest") -> Manifest:
+        """A manifest from a file's content.
+
+        Raises:
+            NewerError: a later version wrote it.
+            ValueError: it is damaged.
+        """
+        values = parse_json(content)
+        if not isinstance(values, dict):
+            raise ValueError("it is no JSON object")
+        noted = values.pop("checksum", None)  # version 0.1.0 wrote none
+        if noted is not None and noted != _checksum(values):
+            raise ValueError("its checksum differs")
+        refuse_newer(where, values)
+        return cls.model_validate(values)
 
     def entry(self, name: str) -> ManifestEntry:
         """The model of this name."""
@@ -170,13 +213,21 @@ class Manifest(_Written):
 
     def to_bytes(self) -> bytes:
         """What is written into the file."""
-        return (json.dumps(self.to_json(), indent=1) + "\n").encode()
+        values = self.to_json()
+        return (json.dumps(values | {"checksum": _checksum(values)}, indent=1) + "\n").encode()
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    """Of everything that is noted, whatever the order of keys."""
+    return fingerprint(json.dumps(values, sort_keys=True, separators=(",", ":")))
 
 
 class ManifestHead(BaseModel):
     """What can be told of a manifest whatever the schema of its tables, which may say the rest in another way."""
 
     schema_version: str | int | None = None
+    manifest_version: Any = None
+    version: Any = None
     name: Any = None
     models: Any = None
 

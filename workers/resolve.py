@@ -21,11 +21,13 @@ from erasure_sweep.workers.corpora.resolve_corpus import (
     own_corpus,
     resolve_corpus,
 )
-from erasure_sweep.workers.errors import SweepError, UsageError
+from erasure_sweep.workers.errors import DataError, SweepError, UsageError
 from erasure_sweep.workers.measures.registry import count_sketches
 from erasure_sweep.workers.measures.scan.composition import check_groups
 from erasure_sweep.workers.models.resolve_model import ResolvedModel, resolve_model
+from erasure_sweep.workers.models.staged_weights import read_staged
 from erasure_sweep.workers.records import Group, Resolved, ScanOptions, VerifyRequest
+from erasure_sweep.workers.storage.own_staging import mark_staging
 
 
 def resolve(
@@ -51,6 +53,7 @@ def resolve(
         SweepError: the model or the corpus cannot be had or does not fit; one clear line.
     """
     folder = Path(staging)
+    mark_staging(folder)
     model = resolve_model(spec, folder, refresh)
     if request.corpus == OWN:
         request = request._replace(corpus=own_corpus(model.name, model.base, spec, own_corpora or {}))
@@ -184,6 +187,24 @@ def tokenize_given(
 
 def _shown(text: str) -> str:
     return repr(text if len(text) <= 40 else f"{text[:40]}…")
+
+
+def check_staged(
+    weights: Path | None, hash_: str | None, tokens: Path | None, corpus_fingerprint: str | None, n_prompts: int | None
+) -> list[str]:
+    """A line on each of these staged files that is damaged, or is not what it was when a model was measured with it."""
+    said = []
+    try:
+        if weights is not None and read_staged(weights).hash != hash_:
+            said.append(f"{weights} holds other weights than those that were measured")
+    except DataError as error:
+        said.append(str(error))
+    try:
+        if tokens is not None and fingerprint_tokens(load_tokens(tokens)[:n_prompts]) != corpus_fingerprint:
+            said.append(f"{tokens} holds other tokens than those that were measured")
+    except DataError as error:
+        said.append(str(error))
+    return said
 
 
 def has_gpu() -> bool:

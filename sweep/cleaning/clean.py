@@ -79,7 +79,11 @@ def _found(folders: Iterable[RunFolder], stores: Iterable[str], staging: Path | 
     for store in stores:
         yield from removable_in(store)
     if staging:
-        yield from StagedFiles(staging).removable()
+        files = StagedFiles(staging)
+        yield from files.removable()
+        if left := files.left_alone:
+            others = f" and {len(left) - 1} more, which are" if len(left) > 1 else ", which is"
+            echo(f"left alone: {left[0]}{others} not known to be erasure-sweep's")
 
 
 def _without_own(folder: RunFolder) -> str:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import shutil
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from erasure_sweep.sweep.cleaning.removable import Removable, clock_of, prune, size_of, unlink
@@ -17,6 +15,7 @@ from erasure_sweep.sweep.run_folder import RunFolder
 from erasure_sweep.sweep.store.driver_process import InUseError, this_driver
 from erasure_sweep.sweep.store.lease import KEY, Heartbeat, Lease, LeaseRecord, read_lease
 from erasure_sweep.sweep.store.staged_use import STALE_S
+from erasure_sweep.workers.errors import SweepError
 from erasure_sweep.workers.storage.shard_storage import (
     MARK,
     NUMERICS,
@@ -27,9 +26,11 @@ from erasure_sweep.workers.storage.shard_storage import (
     joined,
     open_storage,
 )
+from erasure_sweep.workers.storage.whole_file import TEMPORARY
 
 DELETED_AT_A_TIME = 1000
 _SWEEP = re.compile(r"(?P<sweep>[0-9a-f]{32})/(?P<key>.+)")
+_STATE = re.compile(r"[0-9a-f]{2}/[0-9a-f]{32}\.state")
 _OURS = re.compile(rf"{re.escape(KEY)}|{re.escape(MARK)}|{re.escape(NUMERICS)}|[0-9a-f]{{2}}/[0-9a-f]{{32}}\.state")
 
 
@@ -38,7 +39,7 @@ def removable_of(folder: RunFolder) -> Removable | None:
     store = folder.own_store
     if not store.is_dir():
         return None
-    size, measured = size_of(path for path in store.rglob("*") if path.is_file())
+    size, measured = size_of(_own_files(store))
     _, ran = size_of([folder.manifest])
     driver = folder.working_driver()
     manifest = folder.read_manifest()
@@ -49,9 +50,25 @@ def removable_of(folder: RunFolder) -> Removable | None:
     )
 
 
+def _own_files(store: Path) -> list[Path]:
+    """What this project keeps in an OUT's store, and nothing else."""
+    paths = [Path(folder, name) for folder, _, names in os.walk(store) for name in names]
+    return [path for path in paths if _is_ours(path.relative_to(store).as_posix())]
+
+
+def _is_ours(key: str) -> bool:
+    return bool(_OURS.fullmatch(key) or TEMPORARY.fullmatch(key.rpartition("/")[2]))
+
+
 def _remove_own(folder: RunFolder) -> None:
+    store = folder.own_store
+    if store.is_symlink():
+        raise SweepError(
+            f"{store} is a link to {store.resolve()}, which is left alone: remove what it leads to yourself"
+        )
     with folder.held_by(this_driver("clean", "", folder.out, os.getpid())):
-        shutil.rmtree(folder.own_store)
+        unlink(_own_files(store))
+        prune(store)
 
 
 def removable_in(address: str) -> Iterator[Removable]:
@@ -70,7 +87,9 @@ def removable_in(address: str) -> Iterator[Removable]:
         if parts and _OURS.fullmatch(parts["key"]):
             sweeps[parts["sweep"]].append(entry._replace(key=parts["key"]))
     for sweep_id, entries in sorted(sweeps.items()):
-        yield _StoredSweep(open_storage(joined(address, sweep_id)), sweep_id, entries, now).removable()
+        found = _StoredSweep(open_storage(joined(address, sweep_id)), sweep_id, entries, now)
+        if found.is_ours:
+            yield found.removable()
 
 
 class _StoredSweep:
@@ -85,6 +104,11 @@ class _StoredSweep:
     def __init__(self, storage: Storage, sweep_id: str, entries: list[StoredObject], now: float) -> None:
         self._storage, self._sweep_id, self._entries, self._now = storage, sweep_id, entries, now
         self._lease = read_lease(storage)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is a sweep, and no other folder with such a name."""
+        return self._lease is not None or any(_STATE.fullmatch(entry.key) for entry in self._entries)
 
     def removable(self) -> Removable:
         name = self._lease.driver.name if self._lease else None
@@ -131,8 +155,7 @@ class _StoredSweep:
         self._storage.delete([KEY])
         if isinstance(self._storage, FolderStorage):
             folder = Path(self._storage.address)
-            with suppress(OSError):
-                unlink(folder.rglob(".*.tmp"))
+            self._storage.sweep_up()
             prune(folder)
 
 

@@ -1,4 +1,9 @@
-"""What of the staging folder can be removed: weights, token arrays with what is noted of them, and what was left half-made."""
+"""What of the staging folder can be removed: weights, token arrays with what is noted of them, and what was left half-made.
+
+Only what is this project's own: files of the names that it gives, in folders that are no links, of a staging folder that
+carries its mark. In one that has none, as earlier versions left it, a file has to show by its content whose it is. What is
+left alone is said.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +19,8 @@ from filelock import FileLock, Timeout
 from erasure_sweep.sweep.cleaning.removable import Removable, clock_of, size_of, unlink
 from erasure_sweep.sweep.store.driver_process import InUseError
 from erasure_sweep.sweep.store.staged_use import STALE_S, UseRecord, read_uses
+from erasure_sweep.workers.storage.own_staging import NAMES, is_marked
+from erasure_sweep.workers.storage.whole_file import TEMPORARY
 
 _PREPARING = " (preparing)"
 _PROMPTS = re.compile(r"-(\d+)$")
@@ -29,20 +36,48 @@ class StagedFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._now = clock_of(folder)
-        self._records = list(_read_records(folder / "names"))
+        self._is_marked = is_marked(folder)
+        self.left_alone: list[Path] = []
+        """What lies among staged files and is not this project's, or not known to be."""
+        self._records = [(path, _read_json(path)) for path in self._own("names")]
 
     def removable(self) -> Iterator[Removable]:
         """Everything that may be removed."""
-        for weights in sorted((self._folder / "models").glob("*.safetensors")):
+        for weights in self._own("models"):
             yield self._weights(weights)
-        arrays = (path.with_suffix("") for path in (self._folder / "corpora").glob("[!.]*") if _is_array(path))
-        for stem in sorted(set(arrays)):
+        for stem in sorted({path.with_suffix("") for path in self._own("corpora")}):
             yield self._tokens(stem)
-        for left in sorted(self._folder.rglob(".*.tmp")):
+        for left in self._half_made():
             yield self._left(left)
+        own = set(self._own("in-use"))
         for use in read_uses(self._folder):
-            if not use.is_live(self._now):
+            if use.path in own and not use.is_live(self._now):
                 yield self._use(use)
+
+    def _own(self, name: str) -> list[Path]:
+        """The files in one of the folder's folders that are this project's; all others are noted."""
+        own = []
+        for path in self._regular(name):
+            if NAMES[name].fullmatch(path.name) and (self._is_marked or _shows_origin(path)):
+                own.append(path)
+            elif not path.name.startswith(".") and path not in self.left_alone:
+                self.left_alone.append(path)
+        return own
+
+    def _half_made(self) -> list[Path]:
+        found = [path for name in NAMES for path in self._regular(name) if TEMPORARY.fullmatch(path.name)]
+        return found if self._is_marked else []
+
+    def _regular(self, name: str) -> list[Path]:
+        """Files of a folder that is no link, themselves none."""
+        folder = self._folder / name
+        if folder.is_symlink():
+            if folder not in self.left_alone:
+                self.left_alone.append(folder)
+            return []
+        with suppress(OSError):
+            return sorted(path for path in folder.iterdir() if path.is_file() and not path.is_symlink())
+        return []
 
     def _weights(self, path: Path) -> Removable:
         about = [(record, values) for record, values in self._records if values.get("fingerprint") == path.stem]
@@ -95,8 +130,13 @@ class StagedFiles:
         return ""
 
 
-def _is_array(path: Path) -> bool:
-    return path.suffix in (".npy", ".json")
+def _shows_origin(path: Path) -> bool:
+    """Whether a file's content says that this project wrote it."""
+    if path.suffix == ".safetensors":
+        return _header_of(path).get("hash") is not None
+    record = _read_json(path.with_suffix(".json"))
+    kinds = ({"fingerprint", "description", "asked"}, {"check", "about"}, {"holder", "pid", "sweep_id"})
+    return any(kind <= set(record) for kind in kinds)
 
 
 def _remove(files: Iterable[Path], lock: Path | None) -> None:
@@ -125,12 +165,6 @@ def _held(lock: Path | None) -> Iterator[None]:
         yield
 
 
-def _read_records(folder: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-    """What names of the hub were found to be."""
-    for path in sorted(folder.glob("*.json")):
-        yield path, _read_json(path)
-
-
 def _read_json(path: Path) -> Mapping[str, Any]:
     """A JSON object; empty where it is damaged or gone."""
     with suppress(OSError, ValueError):
@@ -141,14 +175,19 @@ def _read_json(path: Path) -> Mapping[str, Any]:
 
 def _origin_of(path: Path) -> tuple[str, set[str]]:
     """What the header of staged weights says of where they come from: as it is shown, and names that mean it."""
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(length, path.stat().st_size)))
-            origin = str(header["__metadata__"]["origin"])
-    except (OSError, ValueError, KeyError, TypeError):
+    noted = _header_of(path).get("origin")
+    if noted is None:
         return "?", set()
-    origin, _, checkpoint = origin.removeprefix("bundled ").partition(" checkpoints/")
+    origin, _, checkpoint = str(noted).removeprefix("bundled ").partition(" checkpoints/")
     model = re.sub(r"@[0-9a-f]{40}$", "", origin)
     name = Path(model).name
     return name + (f" at {Path(checkpoint).stem}" if checkpoint else ""), {model, name}
+
+
+def _header_of(path: Path) -> Mapping[str, Any]:
+    """What staged weights note of themselves; empty where they do not."""
+    with suppress(OSError, ValueError, KeyError, TypeError), path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        noted = json.loads(file.read(min(length, path.stat().st_size)))["__metadata__"]
+        return noted if isinstance(noted, dict) else {}
+    return {}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +38,15 @@ def finished_folders(
     from erasure_sweep.sweep.tracking.downloads import download_experiment
     from erasure_sweep.sweep.tracking.store_address import store_uri
     from erasure_sweep.workers.errors import UsageError
+    from erasure_sweep.workers.storage.temporary_folder import TemporaryFolder
 
     if not folders and not experiments:
         raise UsageError("name folders of finished sweeps (runs/demo) or MLflow experiments (--experiment demo)")
-    with tempfile.TemporaryDirectory() as temporary:
+    with closing(TemporaryFolder()) as temporary:
         downloaded = [
             folder
             for i, name in enumerate(dict.fromkeys(experiments))
-            for folder in download_experiment(store_uri(tracking_uri), name, Path(temporary) / str(i), print_line)
+            for folder in download_experiment(store_uri(tracking_uri), name, temporary.path / str(i), print_line)
         ]
         yield [*folders, *downloaded]
 

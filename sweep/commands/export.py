@@ -76,10 +76,9 @@ def _finished_models(compared: ComparedModels, *, single: bool) -> FinishedModel
     """The models, and where their figures go; a single sweep's models have their folders already."""
     from erasure_sweep.dashboards.export.choices import FinishedModels
     from erasure_sweep.sweep.run_folder import FIGURES, folder_names
-    from erasure_sweep.workers.tables.sweep_folder import folder_of
 
     names = [model.about.name for model in compared.models]
-    own = {model.about.name: folder_of(model.about) for model in compared.models}
+    own = {model.about.name: model.about.folder for model in compared.models}
     folders = own if single else folder_names(names, {})
     places = {"": Path(FIGURES), **{name: Path(folders[name], FIGURES) for name in names}}
     return FinishedModels(compared.models, compared.sweep, places)

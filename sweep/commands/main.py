@@ -14,6 +14,7 @@ import traceback
 import click
 
 from erasure_sweep.sweep.commands import ending
+from erasure_sweep.sweep.commands.check import check
 from erasure_sweep.sweep.commands.clean import clean
 from erasure_sweep.sweep.commands.compare import compare
 from erasure_sweep.sweep.commands.config import config
@@ -29,7 +30,7 @@ from erasure_sweep.sweep.commands.ui import ui
 from erasure_sweep.workers.errors import SweepError, UsageError
 from erasure_sweep.workers.version import VERSION
 
-COMMANDS = (run, models, fetch, compare, export, replicate, submit, status, stop, clean, ui, config)
+COMMANDS = (run, models, fetch, compare, export, replicate, submit, status, stop, clean, check, ui, config)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, no_args_is_help=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 
 import pandas as pd
 from rich.markup import escape
@@ -15,6 +16,7 @@ from erasure_sweep.sweep.printing import console, print_line
 from erasure_sweep.sweep.progress import count
 from erasure_sweep.sweep.run_folder import MODEL_PAGE
 from erasure_sweep.sweep.tracking.store_address import named_uri, ui_command
+from erasure_sweep.workers.errors import DataError
 from erasure_sweep.workers.tables.facts.erasure import erased_writers
 from erasure_sweep.workers.tables.facts.trust import trust_counts
 from erasure_sweep.workers.tables.facts.verified import LATER, Verdict, verdicts
@@ -28,11 +30,11 @@ _PROMPTS = {True: "other prompts", False: "scanned prompts"}
 
 def print_outcome(config: SweepConfig, outcome: SweepOutcome) -> None:
     """Show the strongest writers of each finished model, what was verified of them, and where to look next."""
-    finished = {
-        entry.name: read_tables(outcome.folder.tables(entry.folder), _SHOWN_TABLES)
-        for entry in outcome.manifest.models
-        if entry.is_finished
-    }
+    finished = {}
+    for entry in outcome.manifest.models:
+        with suppress(DataError):  # of an earlier run's model: the outcome's problems say so
+            if entry.is_finished:
+                finished[entry.name] = read_tables(outcome.folder.tables(entry.folder), _SHOWN_TABLES)
     scanned = {name: erased_writers(tables) for name, tables in finished.items() if "writers" in tables}
     if scanned:
         console.print(_writers_table({name: writers.head(config.top) for name, writers in scanned.items()}))

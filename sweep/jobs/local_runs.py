@@ -41,6 +41,7 @@ def stop(out: Path) -> None:
         SweepError: it works on another machine or is another user's, or does not end within ``STOP_S``.
     """
     folder = RunFolder.found(out)
+    folder.refuse_newer()
     driver = folder.working_driver()
     if driver is None:
         echo(f"no run is working in {out}")

@@ -115,7 +115,7 @@ class ShardStore:
         found = {key: shard_id for shard_id in shard_ids if (key := state_key(shard_id)) in sizes}
         whole: set[str] = set()
         damaged: list[str] = []
-        for batch in _batches(found, sizes):
+        for batch in batches(found, sizes):
             for key, state in self._storage.get_many(batch).items():
                 (whole.add if is_whole(state, found[key]) else damaged.append)(found[key])
         self._remove_damaged(damaged)
@@ -147,7 +147,7 @@ class ShardStore:
         return self._listed
 
 
-def _batches(keys: Iterable[str], sizes: dict[str, int]) -> Iterator[list[str]]:
+def batches(keys: Iterable[str], sizes: dict[str, int]) -> Iterator[list[str]]:
     """Keys in batches that memory holds."""
     batch: list[str] = []
     n_bytes = 0

@@ -16,12 +16,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from erasure_sweep.sweep.store.driver_process import DriverProcess, read_driver
-from erasure_sweep.workers.storage.whole_file import whole_file
+from erasure_sweep.workers.storage.own_staging import NAMES, mark_staging
+from erasure_sweep.workers.storage.whole_file import remove_left, whole_file
 
 STALE_S = 600.0
 """After so long without a beat nobody works any more, on whatever machine."""
 
 _FOLDER = "in-use"
+
+_LEFT_S = 86_400.0
+"""What is being written for so long is not written any more."""
 
 
 class StagedFilesInUse:
@@ -38,7 +42,14 @@ class StagedFilesInUse:
         self._files: list[Path] | None = None
 
     def start(self) -> None:
-        """Use everything, until the files are known."""
+        """Use everything, until the files are known; what killed runs of this machine left there goes."""
+        mark_staging(self._staging)
+        for name in NAMES:
+            remove_left(self._staging / name, older_than_s=_LEFT_S)
+        for use in read_uses(self._staging):
+            if use.driver.is_alive is False:
+                with suppress(OSError):
+                    use.path.unlink(missing_ok=True)
         self._write()
 
     def of(self, files: Iterable[Path]) -> None:

@@ -27,6 +27,7 @@ from erasure_sweep.sweep.tracking.mlflow_store import TrackingStore
 from erasure_sweep.sweep.tracking.store_address import run_url, server_address, sqlite_path
 from erasure_sweep.workers.errors import DataError, SweepError, UsageError, nearest
 from erasure_sweep.workers.manifest import Links, Manifest, ManifestConfig, ManifestEntry, ManifestHead
+from erasure_sweep.workers.storage.small_files import parse_json
 from erasure_sweep.workers.tables import SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -225,11 +226,11 @@ def _read_manifest(run: Run, path: Path) -> Manifest:
     """A manifest that was logged; of another schema only what can be told of any."""
     try:
         content = path.read_bytes()
-        head = ManifestHead.model_validate_json(content)
+        head = ManifestHead.model_validate(parse_json(content))
         if head.schema_version not in (None, SCHEMA_VERSION):
             name, version = str(head.name), str(head.schema_version)
             return Manifest(name=name, schema_version=version, config=ManifestConfig(), models=())
-        manifest = Manifest.model_validate_json(content)
+        manifest = Manifest.parse(content)
     except (OSError, ValueError) as error:
         raise DataError(f"manifest.json of {_said(run)} is damaged: run the sweep again to log it anew") from error
     return manifest

@@ -42,8 +42,9 @@ def _page_without_figures(request: PageRequest) -> None:
     folder.model_page(entry.folder).write_text("<h1>no figures</h1>", encoding="utf-8")
 
 
-def _comparison_without_figures(out: Path) -> None:
+def _comparison_without_figures(out: Path) -> list[str]:
     RunFolder(out).comparison.write_text("<h1>no figures</h1>", encoding="utf-8")
+    return []
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from erasure_sweep.workers.credentials import masked, note
 from erasure_sweep.workers.errors import SweepError
 from erasure_sweep.workers.records import SharedStore
-from erasure_sweep.workers.storage.whole_file import create_whole, whole_file, write_error
+from erasure_sweep.workers.storage.whole_file import TEMPORARY, create_whole, remove_left, whole_file, write_error
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +74,10 @@ class Storage(Protocol):
         """All objects whose keys begin so, however deep, in no order."""
         ...
 
+    def sweep_up(self) -> None:
+        """Remove what processes that were killed left half-written; only where nobody else writes."""
+        ...
+
     def local(self, keys: Sequence[str]) -> AbstractContextManager[list[Path]]:
         """Files of these objects, to be read before the context ends: the storage's own, or copies that are then removed."""
         ...
@@ -125,6 +129,10 @@ class FolderStorage:
                     key = path.relative_to(self._root).as_posix()
                     if key.startswith(prefix) and (entry := _entry(key, path)):
                         yield entry
+
+    def sweep_up(self) -> None:
+        for folder, _, _ in os.walk(self._root):
+            remove_left(Path(folder))
 
     @contextmanager
     def local(self, keys: Sequence[str]) -> Iterator[list[Path]]:
@@ -204,7 +212,7 @@ def _raise_unless_missing(error: OSError) -> None:
 
 
 def _is_half_written(name: str) -> bool:
-    return name.startswith(".") and name.endswith(".tmp")
+    return TEMPORARY.fullmatch(name) is not None
 
 
 def _entry(key: str, path: Path) -> StoredObject | None:

@@ -47,10 +47,13 @@ def is_whole(sealed: bytes, shard_id: str) -> bool:
     return digest([_HEAD, shard_id, payload]) == sealed[len(_HEAD) : _PAYLOAD]
 
 
-def sealed_version(sealed: bytes) -> int | None:
-    """The version of the results that the bytes name; ``None`` where they name none, as versions before 6 did not."""
+def is_of_another_version(sealed: bytes) -> bool:
+    """Whether bytes that are not whole were sealed by a later version, or as versions before 6 did: without a shard's id."""
     head = _ANY_HEAD.match(sealed)
-    return int(head[1]) if head else None
+    if head:
+        return int(head[1]) != RESULTS_VERSION
+    payload = memoryview(sealed)[FINGERPRINT_BYTES:]
+    return len(payload) > 0 and digest([payload]) == sealed[:FINGERPRINT_BYTES]
 
 
 def decode_state(sealed: bytes, shard_id: str, measure: str) -> State:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
+import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from erasure_sweep.workers.errors import SweepError
+
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+"""Names of files that are being written."""
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 """What file systems without hard links say."""
@@ -68,6 +74,21 @@ def _create_in_place(path: Path, content: bytes) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def remove_left(folder: Path, older_than_s: float = 0.0) -> None:
+    """Remove from a folder, not from those below, what killed processes left half-written; what fails stays.
+
+    Args:
+        older_than_s: leave what was written since; where others may be writing.
+    """
+    with suppress(OSError):
+        for path in folder.iterdir():
+            with suppress(OSError):
+                found = path.lstat()
+                is_ours = TEMPORARY.fullmatch(path.name) and stat.S_ISREG(found.st_mode)
+                if is_ours and time.time() - found.st_mtime >= older_than_s:
+                    path.unlink()
 
 
 def write_error(path: Path, error: OSError) -> SweepError:

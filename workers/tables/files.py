@@ -1,12 +1,14 @@
 """Tables as parquet files: what is written is checked against its declaration, what is read against the version.
 
 Nothing undeclared is written: a column that is missing, that nobody declared, of another type, or null where it may not be,
-is an error that names it. Tables that 0.1.0 left are read as they are: their columns are the same, their schemas bare.
+is an error that names it. A file carries a checksum of all values, names and meanings, which is verified whenever it is read:
+parquet's own checksums cover its pages alone. Tables that 0.1.0 left are read as they are: their columns are the same, their
+schemas bare and without a checksum.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +18,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from erasure_sweep.workers.errors import DataError, SweepError
+from erasure_sweep.workers.errors import DataError, SweepError, one_line
+from erasure_sweep.workers.fingerprint import digest
 from erasure_sweep.workers.storage.whole_file import whole_file, write_error
 from erasure_sweep.workers.tables import SCHEMA_VERSION
 from erasure_sweep.workers.tables.columns import ARROW, Column, Columns, Stage, Table
 from erasure_sweep.workers.tables.registry import TABLES, tables_of
+
+_CHECKSUM = b"checksum"
+"""Key of the checksum in a file's metadata."""
 
 
 class SchemaError(DataError):
     """A manifest or a table of another schema; ``found`` is the version that it names, None where it names none."""
 
     found: str | None = None
+    writer: str | None = None
+    """The version that wrote it, where it is known."""
+
+    @property
+    def told(self) -> str | None:
+        """The schema with the version that is needed to read it."""
+        return f"{self.found} (erasure-sweep {self.writer})" if self.found and self.writer else self.found
 
 
 class DeclarationError(SweepError):
@@ -124,12 +137,40 @@ def write_table(table: pa.Table, path: Path) -> None:
         SweepError: it cannot be written.
     """
     content = pa.BufferOutputStream()
-    pq.write_table(table, content, compression="zstd")
+    noted = table.replace_schema_metadata({**(table.schema.metadata or {}), _CHECKSUM: checksum(table)})
+    pq.write_table(noted, content, compression="zstd", write_page_checksum=True)
     try:
         with whole_file(path) as temporary:
             temporary.write_bytes(content.getvalue())
     except OSError as error:
         raise write_error(path, error) from error
+
+
+def checksum(table: pa.Table) -> str:
+    """Hash of everything in a table: names, types, meanings and every value, however it is laid out."""
+    described = [str((each.name, str(each.type), each.nullable, _sorted(each.metadata))) for each in table.schema]
+    own = {key: value for key, value in (table.schema.metadata or {}).items() if key != _CHECKSUM}
+    columns = (piece for column in table.columns for piece in _pieces(column.combine_chunks()))
+    return digest([str(_sorted(own)), *described, *columns]).hex()
+
+
+def _sorted(metadata: Mapping[bytes, bytes] | None) -> list[tuple[bytes, bytes]]:
+    return sorted((key, value) for key, value in (metadata or {}).items() if not key.startswith(b"PARQUET:"))
+
+
+def _pieces(array: pa.Array) -> Iterator[bytes | memoryview]:
+    """Which values are null, and the others one behind the other."""
+    yield array.is_null().to_numpy(zero_copy_only=False).tobytes()
+    if pa.types.is_null(array.type):
+        return
+    text = pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
+    filled = array.fill_null("" if text else pa.scalar(0).cast(array.type)) if array.null_count else array
+    if not text:
+        yield filled.to_numpy(zero_copy_only=False).tobytes()
+        return
+    lengths = pc.binary_length(filled)
+    yield lengths.to_numpy(zero_copy_only=False).astype("<i8").tobytes()
+    yield "".join(filled.to_pylist()).encode()
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -157,26 +198,39 @@ def read_tables(folder: Path, names: Container[str] | None = None) -> dict[str, 
     return {path.stem: read_table(path) for path in paths}
 
 
-def check_version(path: Path, found: object) -> None:
+def check_version(path: Path, found: object, writer: object = None) -> None:
     """Refuse a manifest or a table of another schema.
+
+    Args:
+        writer: the version that wrote it, where it is known.
 
     Raises:
         SchemaError: it is of another version.
     """
     if found != SCHEMA_VERSION:
+        with_it = f"erasure-sweep {writer}, which wrote it" if writer else "the one that wrote it"
         error = SchemaError(
             f"{path} has schema_version {found!r}, this version reads {SCHEMA_VERSION!r}: "
-            "run the sweep again with this version, or read it with the one that wrote it"
+            f"run the sweep again with this version, or read it with {with_it}"
         )
-        error.found = None if found is None else str(found)
+        error.found, error.writer = None if found is None else str(found), str(writer) if writer else None
         raise error
 
 
 def _read(path: Path) -> pa.Table:
     try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{path} is damaged ({error}): run the sweep again to write it anew") from error
-    version = (table.schema.metadata or {}).get(b"schema_version")
-    check_version(path, None if version is None else version.decode("utf-8", "replace"))
-    return table
+        table = pq.read_table(path, page_checksum_verification=True)
+        metadata = table.schema.metadata or {}
+        noted = metadata.get(_CHECKSUM)
+        is_bare = noted is None and b"table" not in metadata
+        differs = not is_bare and (noted is None or noted.decode("utf-8", "replace") != checksum(table))
+    # whatever a library makes of bytes that are no table: one that lies in a folder of tables is damaged
+    except (OSError, ValueError, KeyError, TypeError, MemoryError, pa.ArrowException) as error:
+        raise DataError(f"{path} is damaged ({one_line(error)}): run the sweep again to write it anew") from error
+    version = metadata.get(b"schema_version")
+    if noted is None or not differs:
+        check_version(path, None if version is None else version.decode("utf-8", "replace"))
+    if differs:
+        said = "its checksum differs" if noted else "it lacks its checksum"
+        raise DataError(f"{path} is damaged ({said}): run the sweep again to write it anew")
+    return table.replace_schema_metadata({key: value for key, value in metadata.items() if key != _CHECKSUM})

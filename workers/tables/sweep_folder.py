@@ -13,7 +13,11 @@ import pandas as pd
 
 from erasure_sweep.workers.errors import DataError
 from erasure_sweep.workers.manifest import Manifest, ManifestEntry, ManifestHead
+from erasure_sweep.workers.storage.small_files import parse_json, read_small_file
 from erasure_sweep.workers.tables.files import check_version, read_tables
+
+PARTS = ("tables", "figures", "index.html")
+"""What a model's folder holds."""
 
 
 class ModelTables(NamedTuple):
@@ -42,21 +46,36 @@ def read_model(out: Path, entry: ManifestEntry) -> ModelTables:
         SchemaError: a table is of another schema version.
         DataError: a table is damaged, or the entry names no folder of the sweep's own.
     """
-    return ModelTables(entry, read_tables(out / folder_of(entry) / "tables"))
+    return ModelTables(entry, read_tables(model_folder(out, entry.folder) / "tables"))
 
 
-def folder_of(entry: ManifestEntry) -> str:
-    """The name of a model's folder in its sweep's.
+def is_own_name(folder: str) -> bool:
+    """Whether this can be the name of a model's folder: below the sweep's, and none that the sweep keeps for itself."""
+    return Path(folder).name == folder and not folder.startswith(".") and not set(folder) & {"\\", "\0", ":"}
+
+
+def model_folder(out: Path, folder: str) -> Path:
+    """A model's folder in its sweep's, to be read, written or removed: the one place in which manifests are trusted.
+
+    Args:
+        out: the sweep's.
+        folder: as the manifest names it.
 
     Raises:
-        DataError: it would lead elsewhere.
+        DataError: it is elsewhere, or leads there by a link.
     """
-    folder = entry.folder
-    if folder in ("", ".", "..") or Path(folder).name != folder or "\\" in folder:
+    if not is_own_name(folder):
         raise DataError(
             f"the manifest's folder {folder!r} is none of the sweep's own: run the sweep again to write it anew"
         )
-    return folder
+    path, real = out / folder, out.resolve() / folder
+    for part in (".", *PARTS):
+        if (path / part).resolve() != real / part:
+            raise DataError(
+                f"{path / part} leads to {(path / part).resolve()}, out of the sweep's folder: put what is there in the "
+                "link's place, or remove the link"
+            )
+    return path
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -67,13 +86,16 @@ def read_manifest(path: Path) -> Manifest:
         DataError: it is missing or damaged.
     """
     try:
-        content = path.read_bytes()
+        content = read_small_file(path)
         # first the version: a manifest of another one may say what it holds in another way
-        check_version(path, ManifestHead.model_validate_json(content).schema_version)
-        return Manifest.model_validate_json(content)
+        head = ManifestHead.model_validate(parse_json(content))
+        check_version(path, head.schema_version, head.version)
+        return Manifest.parse(content, str(path))
     except FileNotFoundError:
         raise DataError(f"{path} is missing: {path.parent} is not the folder of a finished sweep") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error})") from error
     except ValueError as error:
-        raise DataError(f"{path} is damaged: run the sweep again, finished shards are kept") from error
+        raise DataError(
+            f"{path} is damaged: run the sweep again, which restores it; what is measured is kept"
+        ) from error

@@ -14,8 +14,8 @@ from erasure_sweep.sweep.manifest_writer import ManifestKeeper
 from erasure_sweep.sweep.plan import sweep_id
 from erasure_sweep.sweep.run import Run, staging_folder
 from erasure_sweep.sweep.run_folder import RunFolder, folder_names, write_atomically
-from erasure_sweep.workers.errors import SweepError, UsageError
-from erasure_sweep.workers.manifest import Manifest, ManifestConfig, ManifestEntry
+from erasure_sweep.workers.errors import DataError, SweepError, UsageError
+from erasure_sweep.workers.manifest import Manifest, ManifestConfig, ManifestEntry, NewerError
 from erasure_sweep.workers.records import Numerics
 
 
@@ -132,14 +132,70 @@ DAMAGED = [
 
 
 @pytest.mark.parametrize("text", DAMAGED)
-def test_a_damaged_manifest_is_refused_unless_fresh(tmp_path: Path, text: str):
+def test_a_damaged_manifest_without_a_copy_is_refused_unless_fresh(tmp_path: Path, text: str):
     config = config_of(tmp_path)
     folder = Run.of(config).folder
     folder.manifest.write_text(text)
-    with pytest.raises(UsageError, match=r"manifest\.json is damaged: .*--fresh"):
+    with pytest.raises(UsageError, match=r"manifest\.json is damaged, and so is its copy: .*--fresh"):
         ManifestKeeper(Run.of(config))
     ManifestKeeper(Run.of(config, fresh=True)).start([], Numerics("cpu"))
     assert folder.read_manifest().models == ()
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_a_damaged_manifest_is_restored_from_its_copy(tmp_path: Path, text: str):
+    config = config_of(tmp_path)
+    folder, said = Run.of(config).folder, []
+    model = ManifestEntry(name="a", folder="a", state="FINISHED")
+    folder.write_manifest(Manifest(sweep_id=Run.of(config).sweep_id, config=ManifestConfig(), models=(model,)))
+    folder.manifest.write_text(text)
+    with pytest.raises(UsageError, match=r"manifest\.json is damaged: the next `erasure-sweep run` .* restores it"):
+        folder.read_manifest()
+    ManifestKeeper(Run.of(config), said.append).start([], Numerics("cpu"))
+    assert said == [f"{folder.manifest} is damaged: it is written anew from its copy"]
+    assert [entry.name for entry in folder.read_manifest().models] == ["a"]
+
+
+def test_what_a_later_version_wrote_is_refused(tmp_path: Path):
+    config = config_of(tmp_path)
+    folder = Run.of(config).folder
+    newer = Manifest(sweep_id="a", version="9.9", schema_version="99", config=ManifestConfig(), models=())
+    folder.write_manifest(newer)
+    for fresh in (False, True):
+        with pytest.raises(NewerError, match=rf"^{tmp_path} was written by erasure-sweep 9\.9 \(schema version 99\)"):
+            ManifestKeeper(Run.of(config, fresh))
+
+
+def test_a_folder_that_is_none_of_its_own_is_not_used(tmp_path: Path):
+    config = config_of(tmp_path)
+    run, said = Run.of(config), []
+    models = tuple(ManifestEntry(name=n, folder=f, state="FINISHED") for n, f in (("a", "../../victim"), ("b", "b")))
+    run.folder.write_manifest(Manifest(sweep_id=run.sweep_id, config=ManifestConfig(), models=models))
+    ManifestKeeper(run, said.append).start([], Numerics("cpu"))
+    assert said == [f"the manifest's folder '../../victim' of a is none of {tmp_path}'s own: not used"]
+    assert [entry.name for entry in run.folder.read_manifest().models] == ["b"]
+    for place in (run.folder.tables, run.folder.figures, run.folder.model_page, run.folder.set_aside):
+        with pytest.raises(DataError, match="none of the sweep's own"):
+            place("../../victim")
+
+
+def test_results_are_set_aside_and_forgotten_without_what_is_somebody_elses(tmp_path: Path):
+    folder = RunFolder(tmp_path)
+    mine = [tmp_path / "a" / part for part in ("tables/writers.parquet", "figures/x.html", "index.html")]
+    theirs = tmp_path / "a" / "figures" / "notes.txt"
+    for path in (*mine, theirs):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("old")
+    folder.set_aside("a")
+    assert list((tmp_path / "a").iterdir()) == []
+    mine[2].write_text("begun")
+    folder.set_aside("a")  # of a run that was killed before it got far
+    assert not mine[2].exists() and (tmp_path / ".replaced" / "a" / "index.html").read_text() == "old"
+    folder.forget_set_aside("a")
+    left = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
+    assert left == [Path(".replaced/a/figures/notes.txt")]
+    theirs.parent.mkdir(parents=True, exist_ok=True)
+    folder.forget_set_aside("b")
 
 
 def test_another_sweep_is_refused_and_the_difference_named(tmp_path: Path):

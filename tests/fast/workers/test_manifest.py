@@ -7,8 +7,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from erasure_sweep.workers.errors import DataError
-from erasure_sweep.workers.manifest import Manifest, ManifestConfig, ManifestEntry, ManifestHead
+from erasure_sweep.workers.manifest import Manifest, ManifestConfig, ManifestEntry, ManifestHead, NewerError
 from tests.support.paths import ROOT
 
 LEFT = ROOT / "tests" / "support" / "data" / "manifest-0.1.0.json"
@@ -22,7 +21,7 @@ def manifest(**values: object) -> Manifest:
 
 class TestWhat010Left:
     def test_is_read(self) -> None:
-        read = Manifest.model_validate_json(LEFT.read_bytes())
+        read = Manifest.parse(LEFT.read_bytes())
         assert (read.manifest_version, read.version, read.schema_version, read.name) == (1, "0.1.0", "2", "every")
         assert (read.config.prompts, read.config.positions, read.config.corpus) == (24, 48, "stdlib")
         first, second = read.models
@@ -37,8 +36,10 @@ class TestWhat010Left:
 
     def test_keeps_every_key_and_value(self) -> None:
         """Also those that nothing here reads again."""
-        read = Manifest.model_validate_json(LEFT.read_bytes())
-        assert json.loads(read.to_bytes()) == json.loads(LEFT.read_bytes())
+        read = Manifest.parse(LEFT.read_bytes())
+        written = json.loads(read.to_bytes())
+        assert len(written.pop("checksum")) == 32
+        assert written == json.loads(LEFT.read_bytes())
         assert read.models[0].to_json()["attn_scale"] == 4.0
 
 
@@ -74,10 +75,31 @@ class TestAManifest:
             manifest(**changes)
 
     def test_of_a_newer_version_is_refused_in_one_line(self) -> None:
-        with pytest.raises(
-            DataError, match=r"^erasure-sweep 9\.9 wrote a manifest of version 2, and .* reads up to 1: read"
-        ):
-            Manifest.model_validate_json('{"manifest_version": 2, "version": "9.9", "models": "said in another way"}')
+        for key, newer in (("manifest_version", 2), ("schema_version", "99")):
+            values = json.dumps({key: newer, "version": "9.9", "models": "said in another way"}).encode()
+            with pytest.raises(
+                NewerError, match=rf"^OUT was written by erasure-sweep 9\.9 \({key.replace('_', ' ')} {newer}\)"
+            ):
+                Manifest.parse(values, "OUT")
+
+    def test_of_odd_versions_is_damaged_at_most(self) -> None:
+        for odd in ("", "two", [3], {"a": 1}, -1, 2.5):
+            with pytest.raises(ValueError, match=r"."):
+                Manifest.parse(json.dumps({"manifest_version": odd, "schema_version": odd, "models": 3}).encode())
+
+    def test_every_flipped_bit_is_seen(self) -> None:
+        whole = manifest(name="trial", sweep_id="ab", schema_version="2", version="1")
+        content = whole.to_bytes()
+        assert Manifest.parse(content) == whole
+        for place in range(0, 8 * len(content), 5):
+            flipped = bytearray(content)
+            flipped[place // 8] ^= 1 << place % 8
+            try:
+                read = Manifest.parse(bytes(flipped))
+            except (ValueError, NewerError):
+                continue
+            noted = whole.to_json()  # white space was flipped, or the name of the checksum
+            assert {key: value for key, value in read.to_json().items() if key in noted} == noted, place
 
     def test_of_sweeps_that_differ_says_so_in_words(self) -> None:
         assert ManifestConfig(prompts="8 / 16", seq_len=16).to_json() == {"prompts": "8 / 16", "seq_len": 16}

@@ -312,7 +312,7 @@ def test_out_of_another_sweep_is_refused_and_left_alone(bench: Bench, measured: 
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"models": []}', '{"config": {}, "models": [{"name": "good"}]}'])
-def test_a_damaged_manifest_is_refused_until_fresh(bench: Bench, out: Path, measured: Ran, text: str):
+def test_a_damaged_manifest_without_a_copy_is_refused_until_fresh(bench: Bench, out: Path, measured: Ran, text: str):
     out.mkdir()
     (out / "manifest.json").write_text(text)
     assert_refused(bench.run(out), 2, f"{out}/manifest.json is damaged", "--fresh")

@@ -16,7 +16,7 @@ from erasure_sweep.workers import worker as actor
 from erasure_sweep.workers.errors import DataError
 from erasure_sweep.workers.records import ShardResult, ShardTask, SharedStore, TrustWork, WriterBlock
 from erasure_sweep.workers.storage.shard_storage import FolderStorage, Storage, StorageError, find_shared, open_storage
-from erasure_sweep.workers.storage.states import decode_state, encode_states, is_whole, sealed_version
+from erasure_sweep.workers.storage.states import decode_state, encode_states, is_of_another_version, is_whole
 from erasure_sweep.workers.version import RESULTS_VERSION
 from erasure_sweep.workers.worker import RemoteShardWorker, ShardWorker
 
@@ -57,11 +57,12 @@ def test_sealed_bytes_that_hold_no_arrays_are_named():
             decode_state(sealed(payload), ID, "m")
 
 
-def test_the_version_that_bytes_name():
+def test_other_versions_are_told_from_damage():
     encoded = encode_states({"m": {"x": np.zeros(1)}}, ID)
-    assert sealed_version(encoded) == RESULTS_VERSION
-    assert sealed_version(b"erasure-sweep state 99\n...") == 99
-    assert sealed_version(b"") is None and sealed_version(b"\x00" * 100) is None
+    assert is_of_another_version(b"erasure-sweep state 99\n...")
+    assert is_of_another_version(blake2b(b"payload", digest_size=16).digest() + b"payload")
+    for content in (encoded, encoded[:-1], b"", b"\x00" * 100, b"erasure-sweep state"):
+        assert not is_of_another_version(content)
 
 
 def test_the_state_of_another_version_is_not_whole():

@@ -16,6 +16,7 @@ from erasure_sweep.workers.tables.files import (
     DeclarationError,
     SchemaError,
     as_arrow,
+    checksum,
     read_table,
     read_tables,
     write_tables,
@@ -139,7 +140,9 @@ class TestWriting:
         made = values_of("dla_correlation", 1, stage="verify")
         write_tables({"dla_correlation": made}, "toy", "verify", tmp_path)
         kept = pq.read_table(tmp_path / "dla_correlation.parquet")
-        assert kept.schema.equals(TABLES["dla_correlation"].schema, check_metadata=True)
+        metadata = {key: value for key, value in kept.schema.metadata.items() if key != b"checksum"}
+        declared = TABLES["dla_correlation"].schema
+        assert kept.replace_schema_metadata(metadata).schema.equals(declared, check_metadata=True)
         assert kept["stage"].to_pylist() == ["scan", "scan", "verify"]
 
     def test_a_folder_that_cannot_be_written_is_named(self, tmp_path: Path) -> None:
@@ -161,6 +164,54 @@ class TestReading:
         with pytest.raises(DataError, match=r"writers\.parquet is damaged") as caught:
             read_tables(tmp_path)
         assert "\n" not in str(caught.value)
+
+
+class TestDamage:
+    """A flipped bit is an error, or changes nothing that is read."""
+
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        rows = 40
+        made = values_of("writers", rows, erasers=None) | {"written": np.linspace(-1, 1, rows)}
+        write_tables({"writers": made}, "toy", "scan", tmp_path)
+        return tmp_path / "writers.parquet"
+
+    def test_bits_all_over_the_file(self, path: Path) -> None:
+        content, whole = path.read_bytes(), read_table(path)
+        seen = 0
+        for place in range(0, 8 * len(content), 8 * len(content) // 300):
+            flipped = bytearray(content)
+            flipped[place // 8] ^= 1 << place % 8
+            path.write_bytes(flipped)
+            try:
+                pd.testing.assert_frame_equal(read_table(path), whole, obj=str(place))
+            except DataError as error:
+                assert "\n" not in str(error)
+                seen += 1
+        assert seen > 50
+
+    def test_other_values_with_the_old_checksum(self, path: Path) -> None:
+        table = pq.read_table(path)
+        values = table["written"].to_numpy().copy()
+        values[3] += 1e-9
+        changed = table.set_column(table.column_names.index("written"), table.schema.field("written"), pa.array(values))
+        pq.write_table(changed.replace_schema_metadata(table.schema.metadata), path)
+        with pytest.raises(DataError, match=r"writers\.parquet is damaged \(its checksum differs\)"):
+            read_table(path)
+
+    def test_without_its_checksum(self, path: Path) -> None:
+        table = pq.read_table(path)
+        metadata = {key: value for key, value in table.schema.metadata.items() if key != b"checksum"}
+        pq.write_table(table.replace_schema_metadata(metadata), path)
+        with pytest.raises(DataError, match=r"writers\.parquet is damaged \(it lacks its checksum\)"):
+            read_table(path)
+
+    def test_a_checksum_is_of_values_however_they_are_laid_out(self) -> None:
+        table = as_arrow(TINY, columns())
+        chunked = pa.concat_tables([table.slice(0, 1), table.slice(1)])
+        assert checksum(chunked) == checksum(table) != checksum(table.slice(0, 1))
+        assert checksum(table) != checksum(as_arrow(TINY, columns(beta=np.array([0.1, 0.0]))))
+        assert checksum(table) != checksum(as_arrow(TINY, columns(word=np.array(["a", ""], dtype=object))))
 
 
 @pytest.mark.parametrize("values", [np.array([1, 2]), np.array([0.5, np.nan], dtype=np.float32)])

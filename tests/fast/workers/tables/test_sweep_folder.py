@@ -66,14 +66,30 @@ class TestReadOut:
         with pytest.raises(DataError, match=r"manifest\.json"):
             read_out(tmp_path)
 
-    @pytest.mark.parametrize("folder", ["../outside", "/etc", "..", "a/b", "a\\b"])
+    @pytest.mark.parametrize("folder", ["../outside", "/etc", "..", ".", "a/b", "a\\b", ".store", "a\0b", "C:"])
     def test_a_manifest_does_not_lead_elsewhere(self, folder: str, model: ModelTables, tmp_path: Path) -> None:
         write_out([model], tmp_path / "out")
         manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
         manifest["models"][0]["folder"] = folder
+        del manifest["checksum"]
         (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest))
         with pytest.raises(DataError, match="is none of the sweep's own"):
             read_out(tmp_path / "out")
+
+    @pytest.mark.parametrize("link", ["four", "four/tables", "four/figures"])
+    def test_a_link_does_not_lead_elsewhere(self, link: str, model: ModelTables, tmp_path: Path) -> None:
+        write_out([model], tmp_path / "out")
+        linked = tmp_path / "out" / link
+        if linked.exists():
+            linked.rename(tmp_path / "elsewhere")
+        linked.symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(DataError, match=rf"{link} leads to {tmp_path}/elsewhere, out of the sweep's folder"):
+            read_out(tmp_path / "out")
+
+    def test_the_sweeps_own_folder_may_be_a_link(self, model: ModelTables, tmp_path: Path) -> None:
+        write_out([model], tmp_path / "out")
+        (tmp_path / "linked").symlink_to("out")
+        assert read_out(tmp_path / "linked")[0].about == model.about
 
     def test_a_folder_without_manifest_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"manifest\.json is missing"):
@@ -81,5 +97,5 @@ class TestReadOut:
 
     def test_a_manifest_that_cannot_be_read_is_not_called_damaged(self, tmp_path: Path) -> None:
         (tmp_path / "manifest.json").mkdir()
-        with pytest.raises(DataError, match=r"manifest\.json cannot be read \(Is a directory\)"):
+        with pytest.raises(DataError, match=r"manifest\.json cannot be read \(it is a folder, not a file\)"):
             read_out(tmp_path)

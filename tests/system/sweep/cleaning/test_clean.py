@@ -20,6 +20,8 @@ from erasure_sweep.workers.storage.shard_storage import Storage, open_storage
 from tests.support.bad_input import Bench, Ran, assert_finished
 
 LONG_AGO = 1e9
+STATE = f"ab/{'ab' * 16}.state"
+"""Where a finished shard stands."""
 GONE = 2**22 + 1
 """No process has this number: Linux gives none beyond."""
 MONTH = timedelta(days=30)
@@ -76,13 +78,13 @@ class TestOut:
 
     def test_a_running_one_keeps_them(self, cleaned, out: Path):
         (out / ".store" / "ab").mkdir(parents=True)
-        (out / ".store" / "ab" / "x.state").write_bytes(b"x")
+        (out / ".store" / STATE).write_bytes(b"x")
         run = Run.of(SweepConfig(models=["any"], out=str(out)))
         with run.folder.held_by(run.driver):
             assert f"in use by {run.driver.where}" in "\n".join(cleaned(out))
             (out / ".driver.json").unlink()  # of a version that wrote none, or on its way
             assert "in use: another run is working in" in "\n".join(cleaned(out))
-        assert (out / ".store" / "ab" / "x.state").exists()
+        assert (out / ".store" / STATE).exists()
         cleaned(out)
         assert not (out / ".store").exists()
 
@@ -93,7 +95,7 @@ class TestOut:
         assert len(list((tmp_path / "store").rglob("*.state"))) == 7
 
     def test_by_age(self, cleaned, out: Path):
-        state = out / ".store" / "ab" / "x.state"
+        state = out / ".store" / STATE
         state.parent.mkdir(parents=True)
         state.write_bytes(b"x")
         assert cleaned(out, older_than=MONTH) == ["nothing to remove"]

@@ -40,7 +40,8 @@ class TestStaged:
 
     @staticmethod
     def files(staging: Path) -> set[Path]:
-        return {path for path in staging.rglob("*") if path.is_file() and path.suffix != ".lock"}
+        files = {path for path in staging.rglob("*") if path.is_file() and path.suffix != ".lock"}
+        return files - {staging / ".erasure-sweep"}
 
     @staticmethod
     def of_model(staging: Path, name: str) -> set[Path]:
@@ -131,8 +132,8 @@ class TestStaged:
 
     def test_what_was_left_half_made(self, cleaned, staging: Path):
         before = self.files(staging)
-        left = [staging / "models" / ".aa.safetensors.0f0f.tmp", staging / "corpora" / ".bb-48.npy.0f0f.tmp"]
-        left += [staging / "names" / ".cc.json.0f0f.tmp"]
+        left = [staging / "models" / ".aa.safetensors.0f0f0f0f.tmp", staging / "corpora" / ".bb-48.npy.0f0f0f0f.tmp"]
+        left += [staging / "names" / ".cc.json.0f0f0f0f.tmp"]
         for path in left:
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(b"x")
@@ -161,10 +162,35 @@ class TestStaged:
         assert json.loads(record.read_text())["spec"] == "gelu-1l"
 
     def test_one_that_cannot_be_removed(self, cleaned, staging: Path):
-        (staging / "models" / "blocked.safetensors").mkdir()
-        with pytest.raises(SweepError, match=r"1 of 5 could not be removed, the first: .*blocked"):
-            cleaned(staging=staging, older_than=ALL)
-        assert self.files(staging) == set()
+        (weights,) = self.of_model(staging, "good")
+        unlink = Path.unlink
+
+        def refuse(path: Path, missing_ok: bool = False) -> None:
+            if path == weights:
+                raise PermissionError(1, "Operation not permitted", str(path))
+            unlink(path, missing_ok)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Path, "unlink", refuse)
+            with pytest.raises(SweepError, match=r"1 of 4 could not be removed, the first: .*Operation not permitted"):
+                cleaned(staging=staging, older_than=ALL)
+        assert self.files(staging) == {weights}
+
+    def test_one_that_was_never_marked(self, cleaned, staging: Path):
+        """As versions before left it: what shows by its content that it was staged goes, and nothing else."""
+        (staging / ".erasure-sweep").unlink()
+        theirs = [staging / "models" / f"{'a' * 32}.safetensors", staging / "corpora" / f"{'b' * 32}-3.json"]
+        theirs += [staging / "corpora" / "important.json", staging / "names" / f"{'c' * 32}.json"]
+        theirs += [staging / "models" / ".x.0f0f0f0f.tmp"]
+        for path in theirs:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text('{"mine": 1}')
+        said = cleaned(staging=staging, older_than=ALL)
+        assert (
+            said[0]
+            == f"left alone: {staging}/names/{'c' * 32}.json and 3 more, which are not known to be erasure-sweep's"
+        )
+        assert self.files(staging) == set(theirs)
 
     def test_a_folder_that_is_not_there(self, cleaned, tmp_path: Path):
         assert cleaned(staging=tmp_path / "none", older_than=ALL) == ["nothing to remove"]
