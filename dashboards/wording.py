@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from erasure_sweep.dashboards.model_names import is_checkpoint, series_of
 from erasure_sweep.workers.manifest import Manifest, ManifestEntry
+from erasure_sweep.workers.tables.facts.erasure import largest_share
 from erasure_sweep.workers.tables.facts.verified import LATER
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
+from erasure_sweep.workers.tables.values import Tables
 
 OWN = "own"
 """The value of the config's ``corpus`` by which each model reads the mix that it was trained on."""
@@ -87,6 +89,16 @@ def first_of(heads: Sequence[str]) -> str:
     """The first few of many heads, and how many more there are."""
     more = len(heads) - _NAMED_HEADS
     return ", ".join(heads[:_NAMED_HEADS]) + (f" and {more} more" if more > 0 else "")
+
+
+def nothing_erased(models: Iterable[Tables]) -> str:
+    """That nothing clear of chance was found, and the largest that was measured; nothing where nothing was."""
+    shares = [largest for tables in models if (largest := largest_share(tables)) is not None]
+    if not shares:
+        return ""
+    writer, share = max(shares, key=lambda found: found[1])
+    most = f"the most is {number(share)}, of {writer}" if share > 0 else "later heads add to each"
+    return f"nothing clear of chance: {most}."
 
 
 def eraser_name(label: str) -> str:

@@ -9,9 +9,9 @@ from markupsafe import Markup
 from erasure_sweep.dashboards.html.render import render
 from erasure_sweep.dashboards.model.trust import trust_line
 from erasure_sweep.dashboards.model.verify.verdicts import verdict_list
-from erasure_sweep.dashboards.wording import first_of, measured_line, model_line, number, unfinished
+from erasure_sweep.dashboards.wording import first_of, measured_line, model_line, nothing_erased, number, unfinished
 from erasure_sweep.workers.manifest import Manifest
-from erasure_sweep.workers.tables.facts.erasure import erasers_of, is_ranked
+from erasure_sweep.workers.tables.facts.erasure import clearly_erased, erasers_of, is_ranked
 from erasure_sweep.workers.tables.facts.verified import was_verified
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from erasure_sweep.workers.tables.values import Tables, numeric
@@ -31,37 +31,40 @@ def model_intro(model: ModelTables, sweep: Manifest | None, writers: pd.DataFram
 
 
 def _headline(model: ModelTables, writers: pd.DataFrame) -> str:
-    sentences = _most_erased_words(model.tables, writers)
-    sentences += _most_opposed_words(writers, bool(sentences))
+    erased = clearly_erased(model.tables) if is_ranked(writers) else writers.iloc[:0]
+    sentences = [_most_erased_words(model.tables, erased)] if len(erased) else []
+    if not sentences and is_ranked(writers) and (nothing := nothing_erased([model.tables])):
+        sentences = [f"Erased by reading: {nothing}"]
+    sentences += _most_opposed_words(writers, str(erased["writer"].iloc[0]) if len(erased) else None)
     if not sentences and was_verified(model.tables):
         # without a scan there is nothing to say of all writers
         return ""
     return " ".join(sentences) or "No writer was measured in this model."
 
 
-def _most_erased_words(tables: Tables, writers: pd.DataFrame) -> list[str]:
-    """What is erased by reading most, in a sentence; none where that was not measured, or nothing is."""
-    erased, remaining = numeric(writers, "erased_by_reading"), numeric(writers, "remaining")
-    if not is_ranked(writers) or not erased[0] > 0:
-        return []
-    writer, written = str(writers["writer"].iloc[0]), numeric(writers, "written")[0]
+def _most_erased_words(tables: Tables, erased: pd.DataFrame) -> str:
+    """What is erased by reading most, the first of these rows of ``writers``, in a sentence."""
+    shares, written, remaining = (
+        numeric(erased, column)[0] for column in ("erased_by_reading", "written", "remaining")
+    )
+    writer = str(erased["writer"].iloc[0])
     named = erasers_of(tables, writer)
     by = f" (erasers: {first_of(named)})" if named else ""
-    ends = f"in the stream it is at {number(written)} where it writes and at {number(remaining[0])} at the end"
-    return [
-        f"Most erased by reading: {writer}. Later heads take out {number(erased[0])} of it because they read it{by}. "
+    ends = f"in the stream it is at {number(written)} where it writes and at {number(remaining)} at the end"
+    return (
+        f"Most erased by reading: {writer}. Later heads take out {number(shares)} of it because they read it{by}. "
         f"That is not the net change: {ends}. Other components, and the same heads for other reasons, can write it back."
-    ]
+    )
 
 
-def _most_opposed_words(writers: pd.DataFrame, is_also_erased: bool) -> list[str]:
-    """What is opposed most; in a few words where the sentence before was of the same writer, the first."""
+def _most_opposed_words(writers: pd.DataFrame, most_erased: str | None) -> list[str]:
+    """What is opposed most; in a few words where the sentence before was of the same writer."""
     opposed = numeric(writers, "opposed")
     if not np.isfinite(opposed).any():
         return []
     row = int(np.nanargmin(opposed))
     against = f"later components opposed {number(-opposed[row])} in sum"
-    if is_also_erased and row == 0:
+    if str(writers["writer"].iloc[row]) == most_erased:
         return [f"It is also the most opposed: {against}."]
     written, remaining = numeric(writers, "written")[row], numeric(writers, "remaining")[row]
     return [

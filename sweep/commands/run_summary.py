@@ -9,6 +9,7 @@ import pandas as pd
 from rich.markup import escape
 from rich.table import Table
 
+from erasure_sweep.dashboards.wording import nothing_erased
 from erasure_sweep.sweep.commands.output import table_of
 from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.driver import SweepOutcome
@@ -17,7 +18,7 @@ from erasure_sweep.sweep.progress import count
 from erasure_sweep.sweep.run_folder import MODEL_PAGE
 from erasure_sweep.sweep.tracking.store_address import named_uri, ui_command
 from erasure_sweep.workers.errors import DataError
-from erasure_sweep.workers.tables.facts.erasure import erased_writers
+from erasure_sweep.workers.tables.facts.erasure import clearly_erased
 from erasure_sweep.workers.tables.facts.trust import trust_counts
 from erasure_sweep.workers.tables.facts.verified import LATER, Verdict, verdicts
 from erasure_sweep.workers.tables.files import read_tables
@@ -35,9 +36,14 @@ def print_outcome(config: SweepConfig, outcome: SweepOutcome) -> None:
         with suppress(DataError):  # of an earlier run's model: the outcome's problems say so
             if entry.is_finished:
                 finished[entry.name] = read_tables(outcome.folder.tables(entry.folder), _SHOWN_TABLES)
-    scanned = {name: erased_writers(tables) for name, tables in finished.items() if "writers" in tables}
-    if scanned:
-        console.print(_writers_table({name: writers.head(config.top) for name, writers in scanned.items()}))
+    scanned = {name: tables for name, tables in finished.items() if "writers" in tables}
+    erased = {name: clearly_erased(tables).head(config.top) for name, tables in scanned.items()}
+    if found := {name: writers for name, writers in erased.items() if len(writers)}:
+        console.print(_writers_table(found))
+    for name, tables in scanned.items():
+        if name not in found:
+            nothing = nothing_erased([tables]) or "not measured, since no later heads read any writer."
+            print_line(f"{name}: erased by reading: {nothing}")
     if verified := {name: of_model for name, tables in finished.items() if (of_model := verdicts(tables))}:
         console.print(_verified_table(verified))
     for name, tables in finished.items():
@@ -71,8 +77,6 @@ def _writers_table(models: dict[str, pd.DataFrame]) -> Table:
             values = (row[name] for name in ("written", "remaining", "erased_by_reading", "dla_r", "dla_slope"))
             heads = str(row["erasers"] or "–").replace("+", " ")
             table.add_row(escape(model) if index == 0 else "", row["writer"], *map(_number, values), heads)
-        if writers.empty:
-            table.add_row(escape(model), "–", *[""] * 5, "no later heads read any writer")
         table.add_section()
     return table
 
@@ -108,4 +112,4 @@ def _verified_table(models: dict[str, list[Verdict]]) -> Table:
 
 
 def _number(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.2f}"
+    return "–" if math.isnan(value) else f"{value:.2f}".replace("-0.00", "0.00")

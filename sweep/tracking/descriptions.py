@@ -13,12 +13,21 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from erasure_sweep.dashboards.wording import amount, listed, measured_line, model_line, number, percent, with_interval
+from erasure_sweep.dashboards.wording import (
+    amount,
+    listed,
+    measured_line,
+    model_line,
+    nothing_erased,
+    number,
+    percent,
+    with_interval,
+)
 from erasure_sweep.sweep.tracking.saved_view import VIEW_NAME, runs_page
 from erasure_sweep.workers.labels import is_head
 from erasure_sweep.workers.manifest import Manifest, ManifestEntry
 from erasure_sweep.workers.printable import printable_line
-from erasure_sweep.workers.tables.facts.erasure import NOTICEABLE, erased_writers, erasers_of, half_erased
+from erasure_sweep.workers.tables.facts.erasure import clearly_erased, erased_writers, erasers_of, half_erased
 from erasure_sweep.workers.tables.facts.trust import CANCELLED, PARTLY, REVERSED, TRUSTED, trust_counts, trust_of
 from erasure_sweep.workers.tables.facts.verified import LATER, VerifiedGroup, verdicts
 from erasure_sweep.workers.tables.values import Tables
@@ -75,9 +84,9 @@ def _erased_line(tables: Tables) -> str:
     measured = erased_writers(tables)
     if measured.empty:
         return _ledger_line(tables)
-    erased, heads = erased_writers(tables, NOTICEABLE), erased_writers(tables, NOTICEABLE, heads=True)
+    erased, heads = clearly_erased(tables), clearly_erased(tables, heads=True)
     if erased.empty:
-        return "Nothing is erased: of no writer later heads take out anything because they read it."
+        return f"Erased by reading: {nothing_erased([tables])} {_ledger_line(tables)}".rstrip()
     said = [f"Most erased: {_erasure(tables, erased.iloc[0])}"]
     if heads.empty:
         no_head = not measured["writer"].astype(str).map(is_head).any()
@@ -134,7 +143,7 @@ def _heads(group: VerifiedGroup) -> str:
 
 
 def _top_writers(tables: Tables) -> str:
-    measured = erased_writers(tables).head(_TOP)
+    measured = clearly_erased(tables).head(_TOP)
     if measured.empty:
         return ""
     rows = [
@@ -190,13 +199,14 @@ def _opening(rows: Sequence[Row]) -> str:
     erased = [row for row in finished if "reading/most_erased_head" in row.metrics]
     if erased:
         most = max(erased, key=lambda row: row.metrics["reading/most_erased_head"])
-        head = most.tags.get("most_erased_head")
-        if head:
-            share = number(most.metrics["reading/most_erased_head"])
-            said.append(
-                f"The most erased head is {head} of {plain(most.name)}: later heads take out {share} of it because they "
-                "read it."
-            )
+        head, share = most.tags.get("most_erased_head"), number(most.metrics["reading/most_erased_head"])
+        said.append(
+            f"The most erased head is {head} of {plain(most.name)}: later heads take out {share} of it because they "
+            "read it."
+            if head
+            else f"What later heads take out of any head because they read it is not clear of chance: the most is {share}, "
+            f"in {plain(most.name)}."
+        )
     return " ".join(said)
 
 

@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ from filelock import FileLock
 from jaxtyping import Integer
 
 from erasure_sweep.workers.corpora.sampling import CorpusRequest, DrawnPrompts
-from erasure_sweep.workers.errors import DataError
+from erasure_sweep.workers.errors import DataError, one_line
 from erasure_sweep.workers.fingerprint import fingerprint
 from erasure_sweep.workers.storage.whole_file import whole_file
 
@@ -135,6 +136,10 @@ def drawing(folder: Path, key: str) -> Iterator[None]:
         lock.release()
 
 
+_DAMAGED = (OSError, ValueError, EOFError, TypeError, OverflowError, SyntaxError, TokenError)
+"""What numpy raises for a header that is none."""
+
+
 def load_tokens(path: Path | bytes) -> Integer[np.ndarray, "prompt pos"]:
     """An array of token ids from a .npy file or its content; a file is mapped, not read.
 
@@ -147,8 +152,9 @@ def load_tokens(path: Path | bytes) -> Integer[np.ndarray, "prompt pos"]:
             tokens = np.load(io.BytesIO(path), allow_pickle=False)
         else:
             tokens = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{name} is damaged or no .npy file ({error})") from error
+    except _DAMAGED as error:
+        why = "" if "pickle" in str(error) else f" ({one_line(error)})"  # numpy would have it unpickled
+        raise DataError(f"{name} is damaged or no .npy file{why}") from error
     if not isinstance(tokens, np.ndarray):
         raise DataError(f"{name} is an archive of arrays, not a .npy file: save one array with numpy.save")
     if not np.issubdtype(tokens.dtype, np.integer):

@@ -37,7 +37,7 @@ from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
 from erasure_sweep.dashboards.html.links import Home, link
 from erasure_sweep.dashboards.html.parts import Prose
 from erasure_sweep.dashboards.model_names import display_names, final_models, is_one_training
-from erasure_sweep.dashboards.wording import amount, between, listed, number, rough, with_interval
+from erasure_sweep.dashboards.wording import amount, between, listed, nothing_erased, number, rough, with_interval
 from erasure_sweep.workers.labels import is_head
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
 
@@ -160,8 +160,7 @@ def _short(found: str) -> str:
 def _of_erased(shown: Sequence[ModelTables], homes: Mapping[str, Home]) -> list[Markup]:
     found = most_erased_writers(shown)
     if not found:
-        measured = any(erased_of(model).by_writer for model in shown)
-        return [_paragraph("none: of no writer a hundredth or more." if measured else "not measured.", "Erased")]
+        return [_paragraph(nothing_erased(model.tables for model in shown) or "not measured.", "Erased")]
     heads = [one for one in found if is_head(one.writer)]
     answers = [
         Markup("<p><strong>Most erased:</strong> {}.</p>").format(_erased(writer, homes))

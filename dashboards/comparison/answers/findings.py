@@ -13,7 +13,7 @@ import numpy as np
 from erasure_sweep.dashboards.comparison.training import TrainedModel, erased_of
 from erasure_sweep.dashboards.model_names import display_names
 from erasure_sweep.workers.labels import is_head
-from erasure_sweep.workers.tables.facts.erasure import NOTICEABLE, erased_writers, erasers_of
+from erasure_sweep.workers.tables.facts.erasure import NOTICEABLE, clearly_erased, erasers_of
 from erasure_sweep.workers.tables.facts.trust import CANCELLED, PARTLY, REVERSED, is_settled, survival_of, trust_of
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from erasure_sweep.workers.tables.values import numeric
@@ -82,7 +82,7 @@ class ArisenErasure(NamedTuple):
 
 
 def most_erased_writers(models: Sequence[ModelTables], heads: int = _MOST_HEADS) -> list[ErasedWriter]:
-    """The most erased writer of all models, then their most erased heads; none of which less than a hundredth is erased."""
+    """The most erased writer of all models, then their most erased heads; none that is not clearly erased."""
     found = [
         (model, writer)
         for name, model in zip(display_names(models), models, strict=True)
@@ -96,7 +96,7 @@ def most_erased_writers(models: Sequence[ModelTables], heads: int = _MOST_HEADS)
 
 def _erased_writers(name: str, model: ModelTables) -> Iterator[ErasedWriter]:
     """A model's, without their erasers."""
-    rows = erased_writers(model.tables, NOTICEABLE)
+    rows = clearly_erased(model.tables)
     columns = ("erased_by_reading", "erased_by_reading_centred", "written", "remaining")
     numbers = zip(*(numeric(rows, column).tolist() for column in columns), strict=True)
     for writer, values in zip(rows["writer"].astype(str), numbers, strict=True):

@@ -16,6 +16,9 @@ from erasure_sweep.workers.tables.values import Tables, numeric, rows_where, str
 
 NOTICEABLE = 0.01
 """Below this share of its output nothing noteworthy happens to a writer."""
+_UNTESTED = 0.05
+"""From this share on a writer counts as erased where no test says whether it is by chance."""
+_LEVEL = 0.05
 
 
 class Counted(NamedTuple):
@@ -62,6 +65,33 @@ def erased_writers(tables: Tables, least: float = -np.inf, *, heads: bool = Fals
     return rows[np.array(wanted, dtype=bool)]
 
 
+def clearly_erased(tables: Tables, *, heads: bool = False) -> pd.DataFrame:
+    """Those rows of ``erased_writers`` of which a noticeable share is erased, and not by chance as far as the tables tell.
+
+    Either some later head is listed or significant as an eraser, or all of them together take more than τ (its p over
+    shards, corrected for the number of writers). Where no test was possible the share alone has to be larger.
+
+    Args:
+        heads: attention heads alone.
+    """
+    rows = erased_writers(tables, NOTICEABLE, heads=heads)
+    together = rows_where(table_of(tables, "v_composition"), eraser="later")
+    p = dict(zip(together["writer"].astype(str), numeric(together, "p").tolist(), strict=True))
+    columns = (rows["writer"].astype(str), strings(rows, "erasers"), numeric(rows, "significant_erasers"))
+    shares = numeric(rows, "erased_by_reading")
+    clear = []
+    for share, writer, listed, significant in zip(shares, *columns, strict=True):
+        chance = p.get(writer, np.nan)
+        enough = share >= _UNTESTED if np.isnan(chance) else chance <= _LEVEL / len(p)
+        clear.append(bool(listed) or significant > 0 or bool(enough))
+    return rows[np.array(clear, dtype=bool)]
+
+
+def largest_share(tables: Tables) -> tuple[str, float] | None:
+    """The writer of which later heads take most because they read it, whether or not by chance, and the share."""
+    return max(erased_shares(tables).items(), key=lambda item: item[1], default=None)
+
+
 def erased_shares(tables: Tables, *, centred: bool = False) -> dict[str, float]:
     """The share of each measured writer's output that later heads take out because they read it.
 
@@ -77,13 +107,14 @@ def erased_shares(tables: Tables, *, centred: bool = False) -> dict[str, float]:
 def most_erased(tables: Tables) -> dict[str, str]:
     """The writer and the head that later heads erase most, as ``most_erased`` and ``most_erased_head``.
 
-    Neither where nothing noticeable is erased.
+    Neither where it is not clearly erased.
     """
-    first = {
-        name: erased_writers(tables, NOTICEABLE, heads=heads)["writer"].astype(str).tolist()[:1]
-        for name, heads in (("most_erased", False), ("most_erased_head", True))
-    }
-    return {name: writers[0] for name, writers in first.items() if writers}
+    found: dict[str, str] = {}
+    for name, heads in (("most_erased", False), ("most_erased_head", True)):
+        first = erased_writers(tables, heads=heads)["writer"].astype(str).tolist()[:1]
+        if first and first[0] in set(clearly_erased(tables, heads=heads)["writer"].astype(str)):
+            found[name] = first[0]
+    return found
 
 
 def half_erased(tables: Tables) -> Counted:

@@ -164,7 +164,10 @@ class TestErased:
         assert "In 1 of 4 models some head has half of its output or more taken out by reading." in said(family())
 
     def test_nothing_erased_and_nothing_measured_are_told_apart(self) -> None:
-        assert "none: of no writer a hundredth or more" in said([point("m", {"L0H0": 0.002, "embed": -1.0})])
+        assert "nothing clear of chance: the most is 0.00, of L0H0" in said(
+            [point("m", {"L0H0": 0.002, "embed": -1.0})]
+        )
+        assert "nothing clear of chance: later heads add to each" in said([point("m", {"L0H0": -0.2, "embed": -1.0})])
         unmeasured = said([point("a", {"L0H0": np.nan}), model_tables({"name": "b"}, {})])
         assert "Erasing by reading was not measured in any of these models." in unmeasured
         assert "Erased: not measured." in unmeasured

@@ -90,7 +90,8 @@ class TestAModel:
         table = writers(erased_by_reading=[-0.1, -0.2, 0.004, None])
         assert (
             lines({"writers": table})[0]
-            == "Nothing is erased: of no writer later heads take out anything because they read it."
+            == "Erased by reading: nothing clear of chance: the most is 0.00, of L0H1. 2 of 3 writers end with less than "
+            "half of what they wrote."
         )
 
     def test_lists_writers_with_the_most_erased_first(self) -> None:

@@ -9,11 +9,13 @@ import pandas as pd
 import pytest
 
 from erasure_sweep.workers.tables.facts.erasure import (
+    clearly_erased,
     erased_shares,
     erased_writers,
     erasers_of,
     half_erased,
     is_ranked,
+    largest_share,
     most_erased,
     significant_pairs,
     strongest_first,
@@ -133,3 +135,35 @@ class TestSignificance:
 
     def test_none_without_the_table(self) -> None:
         assert significant_pairs({}) is None
+
+
+class TestClear:
+    """A writer counts as erased where that is not by chance, as far as the tables tell."""
+
+    @staticmethod
+    def found(shares: list[float], *, later: list[float] | None = None, **changes: Any) -> list[str]:
+        names = ["embed", "L0H0", "L0H1", "MLP0"]
+        of_model = tables(erased_by_reading=shares, **({"erasers": ["", "", "", ""]} | changes))
+        pairs = pd.DataFrame({"writer": names, "eraser": "later", "p": later}) if later else pd.DataFrame()
+        return writers(clearly_erased({**of_model, "v_composition": pairs}))
+
+    def test_by_listed_or_significant_erasers(self) -> None:
+        shares = [0.03, 0.02, 0.5, 0.001]
+        assert self.found(shares, later=[0.5] * 4) == []
+        assert self.found(shares, later=[0.5] * 4, erasers=["L1H0", "", None, "L1H0"]) == ["embed"]
+        assert self.found(shares, later=[0.5] * 4, significant_erasers=[0, 1, 0, 2]) == ["L0H0"]
+
+    def test_by_what_all_later_heads_take_together(self) -> None:
+        assert self.found([0.3, 0.3, 0.3, NAN], later=[0.001, 0.04, NAN, NAN]) == ["embed", "L0H1"]
+
+    def test_by_its_size_where_nothing_was_tested(self) -> None:
+        assert self.found([0.04, 0.06, 0.01, -0.2]) == ["L0H0"]
+
+    def test_the_most_erased_has_a_name_only_where_it_is_clear(self) -> None:
+        assert most_erased(tables(erased_by_reading=[0.04, 0.02, 0.01, NAN], erasers=["", "L1H0", "", ""])) == {
+            "most_erased_head": "L0H0"
+        }
+
+    def test_the_largest_is_told_all_the_same(self) -> None:
+        assert largest_share(tables(erased_by_reading=[0.001, NAN, -0.5, NAN])) == ("embed", 0.001)
+        assert largest_share({}) is None
