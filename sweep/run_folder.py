@@ -117,6 +117,11 @@ class RunFolder:
             with suppress(OSError):  # it is not there, or somebody put something into it
                 path.rmdir()
 
+    def remove_left(self, folder: str) -> None:
+        """Remove what killed processes left of half-written files in a model's folder, in which nobody writes now."""
+        for path in (self.out / folder, self.tables(folder), self.figures(folder)):
+            remove_left(path)
+
     @contextmanager
     def held_by(self, driver: DriverProcess) -> Iterator[None]:
         """Make OUT, and keep it for this process until the block ends.

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import tempfile
 import time
+from contextlib import closing
 from datetime import datetime
-from pathlib import Path
 
 import click
 
@@ -24,6 +23,7 @@ from erasure_sweep.sweep.printing import echo
 from erasure_sweep.sweep.progress import count, duration
 from erasure_sweep.workers.errors import SweepError, UsageError
 from erasure_sweep.workers.printed_commands import command
+from erasure_sweep.workers.storage.temporary_folder import TemporaryFolder
 from erasure_sweep.workers.version import VERSION
 
 STOP_S = 30
@@ -108,8 +108,8 @@ def _send(jobs: RayJobs, files: JobFiles, fresh: bool) -> bool:
         "out": files.config.out or "",
         "version": VERSION,
     }
-    with tempfile.TemporaryDirectory() as folder:
-        package = Path(folder) / "job.zip"
+    with closing(TemporaryFolder()) as folder:
+        package = folder.path / "job.zip"
         files.write(package)
         variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S)}
         return jobs.submit(files.id, files.entrypoint(fresh, attempt), package, metadata, variables)

@@ -141,6 +141,7 @@ class LoggedRuns:
 
     def _results(self, entry: ManifestEntry, dataset: DatasetInfo) -> ModelResults:
         folder = self._run.folder
+        folder.remove_left(entry.folder)  # a helper process may have been killed and replaced
         tables = folder.tables(entry.folder)
         measured = read_tables(tables)
         return ModelResults(

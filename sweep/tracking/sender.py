@@ -20,7 +20,11 @@ log = logging.getLogger(__name__)
 RETRY_S = 30.0
 """Between two tries while the store fails."""
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
+_ENDED = (
+    "the thread that logs to MLflow ended or cannot begin, most likely because memory ran out: free some; the next "
+    "`erasure-sweep run` goes on"
+)
 _Result = TypeVar("_Result")
 
 
@@ -50,6 +54,8 @@ class Sender:
         self._not_before = 0.0
         self._asked = self._answered = 0  # flushes
         self._closed = False
+        self._ended = False
+        """Whether the thread is no more, so that nothing may wait for it."""
         self._failing_since: float | None = None
         self._failures: dict[Job, str] = {}
         self._given_up: list[str] = []
@@ -68,8 +74,14 @@ class Sender:
                 result.set_result(function())
             except Exception as error:  # noqa: BLE001 it is raised where it was asked for
                 result.set_exception(error)
+            with self._changed:
+                self._changed.notify_all()
 
         self.add([Job(None, send)])
+        with self._changed:
+            self._changed.wait_for(lambda: result.done() or self._ended)
+        if not result.done():
+            raise SweepError(_ENDED)
         return result.result()
 
     def repeat(self, function: Callable[[], object], first_s: float, every_s: float) -> None:
@@ -95,7 +107,11 @@ class Sender:
             self._changed.notify_all()
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError as error:  # "can't start new thread"
+                self._ended = True
+                raise SweepError(_ENDED) from error
 
     def drop(self) -> list[str]:
         """Forget what waits, unless it is being sent, and return the models that it was of."""
@@ -112,13 +128,14 @@ class Sender:
     def wait(self, tried: int, timeout_s: float | None = None) -> bool:
         """Whether everything was tried within ``timeout_s``, though perhaps in vain."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._answered >= tried, timeout_s)
+            return self._changed.wait_for(lambda: self._answered >= tried or self._ended, timeout_s)
 
     def problems(self) -> list[str]:
         """Why something is not logged, each reason once."""
         with self._changed:
             waiting = [self._failures[job] for job in self._waiting if job in self._failures]
-            return list(dict.fromkeys([*self._given_up, *waiting]))
+            ended = [_ENDED] if self._ended and not self._closed else []
+            return list(dict.fromkeys([*self._given_up, *waiting, *ended]))
 
     def raise_unexpected(self) -> None:
         """Raise what went wrong here other than what users can mend."""
@@ -132,7 +149,15 @@ class Sender:
             self._changed.notify_all()
 
     def _work(self) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # they wake the driver, whatever it waits for
+        try:
+            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # they wake the driver, whatever it waits for
+            self._send_until_closed()
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    def _send_until_closed(self) -> None:
         while True:
             with self._changed:
                 while not (self._closed or self._is_due() or self._is_aside_due()):

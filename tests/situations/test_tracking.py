@@ -134,6 +134,21 @@ def test_own_models_under_the_default_preset(tmp_path: Path, project: Path, monk
     assert any("From the newest sweep, mine-notes.npy" in note for (note,) in notes)
 
 
+def test_what_a_killed_run_left(bench: Bench, tmp_path: Path, project: Path):
+    """Half-written files of a run that was killed, in OUT
+
+    The next run removes them and logs none of them.
+    """
+    copy = Path(shutil.copytree(project, tmp_path / "copy"))
+    for name in ("good/tables/.writers.parquet", "good/figures/.causal.html", ".manifest.json"):
+        (copy / "out" / f"{name}.0a1b2c3d.tmp").write_text("half")
+    (copy / "out" / "good" / "tables" / ".mine.tmp").write_text("not of a run")
+    ran = run(bench, copy / "out", copy / "mlflow.db", experiment="moved")
+    assert ran.code == 0, ran.stderr
+    assert [path.name for path in copy.rglob("*.tmp")] == [".mine.tmp"] * len([*copy.rglob(".mine.tmp")])
+    assert (copy / "out" / "good" / "tables" / ".mine.tmp").exists()
+
+
 class TestMoved:
     """A project's folder, somewhere else."""
 
