@@ -1,15 +1,13 @@
-"""Ray workers run the driver's code or none: a folder full of namesakes changes nothing, another copy is refused."""
+"""Ray workers run the driver's code or none: another copy is refused. Namesakes beside a run: tests/situations/test_launch.py."""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 import erasure_sweep as es
@@ -61,34 +59,6 @@ def copy_package(parent: Path) -> Path:
     with (copy / "workers" / "records.py").open("a") as module:
         module.write("\nOTHER = True\n")
     return copy
-
-
-PACKAGES = ("sweep", "workers", "dashboards", "torch")
-
-
-def plant_namesakes(folder: Path, *packages: str) -> None:
-    """What may lie in the folder in which a run is started: another checkout, and files that fail when they are imported."""
-    for name in packages:
-        (folder / name).mkdir(parents=True)
-        (folder / name / "__init__.py").write_text(f"raise RuntimeError('{name} of the current folder')\n")
-    for name in ("workers.py", "sweep.py", "yaml.py", "safetensors.py"):
-        (folder / name).write_text(f"raise RuntimeError('{name} of the current folder')\n")
-
-
-def test_namesakes_where_a_run_is_started_are_not_imported(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither from the current folder nor from the folder of the script: Ray puts both first on its workers' path."""
-    expected = es.run(trial.config("alone", workers=0))
-    current, scripts = trial.root / "current", trial.root / "scripts"
-    plant_namesakes(current, *PACKAGES, "erasure_sweep")
-    plant_namesakes(scripts, *PACKAGES)  # beside an `erasure_sweep` a script would import that itself
-    monkeypatch.chdir(current)
-    monkeypatch.setattr(sys, "argv", [str(scripts / "study.py")])
-    # Without the empty entry of a `python -c`, which is the current folder of this process, not of its workers.
-    monkeypatch.setattr(sys, "path", [*filter(None, sys.path), str(scripts)])
-    found = es.run(trial.config("beside", workers=1))
-    assert found.keys() == expected.keys()
-    for name, table in expected.items():
-        pd.testing.assert_frame_equal(found[name], table, check_exact=True)
 
 
 def test_workers_that_run_another_copy_are_refused_with_both_places(
