@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from erasure_sweep.sweep.store.driver_process import DriverProcess, InUseError, read_driver
+from erasure_sweep.sweep.store.driver_process import DriverProcess, InUseError, has_open, read_driver
 from erasure_sweep.workers.errors import UsageError
 from erasure_sweep.workers.manifest import Manifest
 from erasure_sweep.workers.printed_commands import command
@@ -65,7 +65,8 @@ class RunFolder:
         """Of the manifest, should that be damaged."""
         self.comparison = out / "compare.html"
         self._driver = out / ".driver.json"
-        self._lock = FileLock(out / ".lock", timeout=0)
+        self._lock_file = out / ".lock"
+        self._lock = FileLock(self._lock_file, timeout=0)
 
     @classmethod
     def found(cls, out: Path) -> RunFolder:
@@ -169,11 +170,16 @@ class RunFolder:
             return None
 
     def working_driver(self) -> DriverProcess | None:
-        """Who works in OUT now; of one on another machine that is told by OUT's lock."""
+        """Who works in OUT now: it keeps OUT's lock open, or on another machine holds it.
+
+        What is noted is not enough for that: the file may be a copy, and the process of that number anybody's.
+        """
         driver = self.noted_driver()
         if driver is None:
             return None
-        works = self._is_locked() if driver.is_alive is None else driver.is_alive
+        works = (
+            self._is_locked() if driver.is_alive is None else driver.is_alive and has_open(driver.pid, self._lock_file)
+        )
         return driver if works else None
 
     def _is_locked(self) -> bool:

@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
+
 from erasure_sweep.workers.errors import SweepError
 
 _PROC = Path("/proc")
@@ -100,6 +102,17 @@ def started(pid: int) -> str | None:
     except OSError:
         return None
     return None if fields[0] in _ENDED else fields[19]
+
+
+def has_open(pid: int, path: Path) -> bool:
+    """Whether a process of this machine has a file open; of another user's process that cannot be seen, and is believed."""
+    try:
+        files = psutil.Process(pid).open_files()
+        return any(Path(file.path).samefile(path) for file in files)
+    except psutil.AccessDenied:
+        return True
+    except (psutil.NoSuchProcess, OSError):
+        return False
 
 
 def _listed(pid: int) -> str | None:

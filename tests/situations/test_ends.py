@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pty
 import signal
@@ -24,6 +25,7 @@ from erasure_sweep.sweep.commands.main import call
 from erasure_sweep.sweep.driver import SweepDriver
 from erasure_sweep.sweep.execution.helper_process import HelperProcess, Patience
 from erasure_sweep.sweep.staging import ModelStaging
+from erasure_sweep.sweep.store.driver_process import this_driver
 from erasure_sweep.sweep.tracking.logged_runs import LoggedRuns
 from erasure_sweep.workers.worker import ShardWorker
 from tests.support.bad_input import Bench, Ran, assert_finished, environment
@@ -171,3 +173,22 @@ def test_a_run_that_is_killed_hard(bench: Bench, out: Path, tmp_path: Path) -> N
         HelperProcess().close()
         assert len(list(temporary.glob("es-*"))) == 1
         own.close()
+
+
+def test_a_note_of_a_run_that_names_somebody_elses_process(
+    bench: Bench, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`stop OUT` where OUT's note of its run names a process that is none, a `sleep` for example
+
+    Number and start of the process are not enough: it has to hold OUT's lock. It is left alone, by `stop` and by `status`.
+    """
+    sleep = subprocess.Popen(["sleep", "3600"])
+    try:
+        out.mkdir(parents=True)
+        (out / ".driver.json").write_text(json.dumps(this_driver("demo", "", out, sleep.pid)._asdict()))
+        assert call(["stop", str(out)]) == 0 and call(["status", str(out)]) == 0
+        assert sleep.poll() is None
+        assert capsys.readouterr().out == f"no run is working in {out}\n{out}: no run has measured anything\n"
+    finally:
+        sleep.kill()
+        sleep.wait()

@@ -25,6 +25,7 @@ OF_ANOTHER_CLUSTER = {
 def script(arguments: list[str]) -> str:
     """A user's script, without the guard that multiprocessing asks for, on one core of the machine."""
     return f"""
+import os
 os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}})
 from erasure_sweep.sweep.commands.main import main
 main({arguments!r})

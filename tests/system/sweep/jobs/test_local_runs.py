@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from erasure_sweep.sweep.run_folder import RunFolder
 from erasure_sweep.sweep.store.driver_process import DriverProcess, this_driver
 from tests.support.bad_input import Bench, Ran, assert_finished, assert_refused, environment
 from tests.support.waiting import wait_until
@@ -74,10 +75,20 @@ def forge(out: Path, driver: DriverProcess) -> None:
 
 @pytest.fixture
 def other(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that is no driver and does not end when it is told to."""
-    script = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); input()"
+    """A process that is no driver and does not end when it is told to; OUT's lock is open in it."""
+    lock = tmp_path / "runs" / "out" / ".lock"
+    lock.parent.mkdir(parents=True)
+    script = """if True:
+        import signal
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        lock = open(input(), "w")
+        print(1, flush=True)
+        input()
+    """
     process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None and process.stdout.readline()
+    assert process.stdin is not None and process.stdout is not None
+    print(lock, file=process.stdin, flush=True)
+    assert process.stdout.readline()
     yield process
     process.kill()
     process.communicate()
@@ -150,8 +161,8 @@ class TestStatusAndStop:
         assert code == 0 and "is damaged" in text
 
     def test_one_that_is_preparing(self, bench: Bench, out: Path):
-        forge(out, this_driver("demo", "", out, os.getpid()))
-        assert said(bench, "status", out)[1].endswith(f"preparing ({os.uname().nodename}, process {os.getpid()})\n")
+        with RunFolder(out).held_by(this_driver("demo", "", out, os.getpid())):
+            assert said(bench, "status", out)[1].endswith(f"preparing ({os.uname().nodename}, process {os.getpid()})\n")
 
 
 class TestWhoIsStopped:

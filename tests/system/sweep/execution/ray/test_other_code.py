@@ -1,4 +1,7 @@
-"""Ray workers run the driver's code or none: another copy is refused. Namesakes beside a run: tests/situations/test_launch.py."""
+"""Ray workers run the driver's code or none: another copy is refused.
+
+What lies beside a run changes nothing: tests/situations/test_launch.py.
+"""
 
 from __future__ import annotations
 
