@@ -6,7 +6,6 @@ checksum, because an earlier version wrote it, or is not there any more, cannot 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter
@@ -37,6 +36,7 @@ from erasure_sweep.workers.storage.shard_storage import (
     open_storage,
     shard_of,
 )
+from erasure_sweep.workers.storage.small_files import parse_json
 from erasure_sweep.workers.storage.states import is_of_another_version, is_whole
 from erasure_sweep.workers.storage.whole_file import TEMPORARY
 from erasure_sweep.workers.tables.files import read_table
@@ -87,7 +87,7 @@ class Check:
 
     def _record(self, storage: Storage, key: str) -> None:
         try:
-            if not isinstance(json.loads(storage.get(key) or b"{}"), dict):
+            if not isinstance(parse_json(storage.get(key) or b"{}"), dict):
                 raise ValueError("it is no JSON object")
         except ValueError:
             self.findings.append(f"{storage.address}/{key} is damaged")

@@ -14,7 +14,7 @@ from erasure_sweep.sweep.store.driver_process import DriverProcess, InUseError, 
 from erasure_sweep.workers.errors import UsageError
 from erasure_sweep.workers.manifest import Manifest
 from erasure_sweep.workers.printed_commands import command
-from erasure_sweep.workers.storage.small_files import read_small_file
+from erasure_sweep.workers.storage.small_files import parse_json, read_small_file
 from erasure_sweep.workers.storage.whole_file import remove_left, whole_file, write_error
 from erasure_sweep.workers.tables.registry import TABLES
 from erasure_sweep.workers.tables.sweep_folder import PARTS, model_folder
@@ -165,7 +165,7 @@ class RunFolder:
     def noted_driver(self) -> DriverProcess | None:
         """Who works in OUT, or was killed while it did; ``None`` where nobody does."""
         try:
-            return read_driver(json.loads(self._driver.read_bytes()))
+            return read_driver(parse_json(self._driver.read_bytes()))
         except (OSError, ValueError):
             return None
 

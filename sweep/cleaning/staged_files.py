@@ -7,7 +7,6 @@ left alone is said.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,6 +19,7 @@ from erasure_sweep.sweep.cleaning.removable import Removable, clock_of, size_of,
 from erasure_sweep.sweep.store.driver_process import InUseError
 from erasure_sweep.sweep.store.staged_use import STALE_S, UseRecord, read_uses
 from erasure_sweep.workers.storage.own_staging import NAMES, is_marked
+from erasure_sweep.workers.storage.small_files import parse_json
 from erasure_sweep.workers.storage.whole_file import TEMPORARY
 
 _PREPARING = " (preparing)"
@@ -168,7 +168,7 @@ def _held(lock: Path | None) -> Iterator[None]:
 def _read_json(path: Path) -> Mapping[str, Any]:
     """A JSON object; empty where it is damaged or gone."""
     with suppress(OSError, ValueError):
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
         return values if isinstance(values, dict) else {}
     return {}
 
@@ -188,6 +188,6 @@ def _header_of(path: Path) -> Mapping[str, Any]:
     """What staged weights note of themselves; empty where they do not."""
     with suppress(OSError, ValueError, KeyError, TypeError), path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        noted = json.loads(file.read(min(length, path.stat().st_size)))["__metadata__"]
+        noted = parse_json(file.read(min(length, path.stat().st_size)))["__metadata__"]
         return noted if isinstance(noted, dict) else {}
     return {}

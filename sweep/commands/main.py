@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 import traceback
 
@@ -87,6 +88,9 @@ def _end_interrupted() -> int:
     return ending.INTERRUPTED
 
 
+_LOOP = re.compile(r"Symlink loop from '(.*)'", re.DOTALL)
+
+
 def _end_failed(error: Exception) -> int:
     if isinstance(error, click.ClickException):
         command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "erasure-sweep"
@@ -95,6 +99,9 @@ def _end_failed(error: Exception) -> int:
     if isinstance(error, SweepError):
         _print_line(str(error))
         return error.exit_code
+    if isinstance(error, RuntimeError) and (loop := _LOOP.fullmatch(str(error))):  # pathlib's, of Python before 3.13
+        _print_line(f"{loop[1]} is a symbolic link that leads to itself: remove it, or name another path")
+        return UsageError.exit_code
     _print_line(f"unexpected {type(error).__name__}: {error} (--debug shows where)")
     return SweepError.exit_code
 

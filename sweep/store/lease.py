@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from erasure_sweep.sweep.store.driver_process import DriverProcess, InUseError, read_driver
 from erasure_sweep.workers.errors import SweepError
+from erasure_sweep.workers.storage.small_files import parse_json
 
 if TYPE_CHECKING:
     from erasure_sweep.workers.storage.shard_storage import Storage
@@ -59,7 +60,7 @@ def read_lease(storage: Storage) -> LeaseRecord | None:
     """
     content = storage.get(KEY)
     try:
-        values = json.loads(content or b"{}")
+        values = parse_json(content or b"{}")
         driver = read_driver(values)
         return LeaseRecord(driver, int(values["beat"]), str(values["at"]), bool(values["ended"])) if driver else None
     except (ValueError, KeyError, TypeError):

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from erasure_sweep.workers.records import Numerics, ScanWork, ShardTask, SharedStore, TrustWork, WriterBlock
 from erasure_sweep.workers.storage.shard_storage import MARK, NUMERICS, Storage, state_key
+from erasure_sweep.workers.storage.small_files import parse_json
 from erasure_sweep.workers.storage.states import is_whole
 
 log = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ class ShardStore:
     def _noted_numerics(self) -> dict[str, Numerics]:
         """By kind of device; a damaged note is none, and the shards, whose ids cover it, are measured anew if it is lost."""
         try:
-            values = json.loads(self._storage.get(NUMERICS) or b"{}")
+            values = parse_json(self._storage.get(NUMERICS) or b"{}")
             return {str(device): Numerics(**each) for device, each in values.items()}
         except (ValueError, TypeError, AttributeError):
             return {}

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from erasure_sweep.sweep.store.driver_process import DriverProcess, read_driver
 from erasure_sweep.workers.storage.own_staging import NAMES, mark_staging
+from erasure_sweep.workers.storage.small_files import parse_json
 from erasure_sweep.workers.storage.whole_file import remove_left, whole_file
 
 STALE_S = 600.0
@@ -105,7 +106,7 @@ def read_uses(staging: Path) -> list[UseRecord]:
     found = []
     for path in sorted((staging / _FOLDER).glob("*.json")):
         with suppress(OSError, ValueError):  # it was just removed
-            values, beat = json.loads(path.read_text(encoding="utf-8")), path.stat().st_mtime
+            values, beat = parse_json(path.read_text(encoding="utf-8")), path.stat().st_mtime
             driver = read_driver(values)
             if driver is not None:
                 files = values.get("files")

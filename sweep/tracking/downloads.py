@@ -10,7 +10,6 @@ A model's entry in the manifest gains ``home``: links to its page and tables amo
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import shutil
@@ -254,7 +253,7 @@ def _entry(run: Run) -> dict[str, Any]:
 def _corpus(run: Run) -> str | None:
     """The corpus' description, which is the source of the run's dataset; its name where there is none."""
     sources = [used.dataset.source for used in run.inputs.dataset_inputs if used.dataset.source_type == "corpus"]
-    found: str | None = json.loads(sources[0])["uri"] if sources else run.data.params.get("corpus")
+    found: str | None = parse_json(sources[0])["uri"] if sources else run.data.params.get("corpus")
     return found
 
 
@@ -267,7 +266,7 @@ def _params(run: Run, values: tuple[str, ...], names: tuple[str, ...]) -> dict[s
 
 def _value(text: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         return text
 

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from erasure_sweep.workers.errors import one_line
+from erasure_sweep.workers.storage.small_files import parse_json
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -81,7 +82,7 @@ def experiment_tags(present: Mapping[str, str]) -> dict[str, str]:
 
 def _is_untouched(tag: str) -> bool:
     try:
-        view = json.loads(tag)
+        view = parse_json(tag)
         return bool(view["createdAt"] == view["updatedAt"] == _SAVED_MS)
     except (ValueError, TypeError, KeyError):
         return False

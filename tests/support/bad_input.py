@@ -127,7 +127,7 @@ def _states(out: Path) -> dict[str, str]:
     try:
         entries = json.loads((out / "manifest.json").read_text())["models"]
         return {entry["name"]: entry["state"] for entry in entries}
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return {}
 
 

@@ -6,7 +6,6 @@ column, which goes first where there are both. Rows are noted by place and size,
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from erasure_sweep.workers.corpora.sampling import Document, TokenRow
 from erasure_sweep.workers.errors import DataError
+from erasure_sweep.workers.storage.small_files import parse_json
 
 TOKENS, TEXT = "tokens", "text"
 _JSONL_SUFFIXES = frozenset((".jsonl", ".ndjson"))
@@ -76,7 +76,7 @@ def _jsonl_rows(name: str, path: Path) -> Iterator[tuple[str, range, dict[str, A
 
 def _parse_row(line: bytes, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError as error:
         raise DataError(f"{where} is not valid JSON ({error})") from error
     if not isinstance(row, dict):

@@ -24,6 +24,7 @@ from jaxtyping import Integer
 from erasure_sweep.workers.corpora.sampling import CorpusRequest, DrawnPrompts
 from erasure_sweep.workers.errors import DataError, one_line
 from erasure_sweep.workers.fingerprint import fingerprint
+from erasure_sweep.workers.storage.small_files import parse_json
 from erasure_sweep.workers.storage.whole_file import whole_file
 
 
@@ -79,7 +80,7 @@ def find_tokens(folder: Path, key: str, request: CorpusRequest) -> ResolvedCorpu
 def _read(record: Path, seq_len: int) -> _StagedTokens | None:
     path = record.with_suffix(".npy")
     try:
-        noted = json.loads(record.read_text(encoding="utf-8"))
+        noted = parse_json(record.read_text(encoding="utf-8"))
         tokens = load_tokens(path)
         fingerprint, asked, n_repeats = noted["fingerprint"], int(noted["asked"]), int(noted.get("repeats", 0))
     except (OSError, ValueError, KeyError, TypeError, DataError):

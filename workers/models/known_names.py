@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from erasure_sweep.workers.errors import DataError
 from erasure_sweep.workers.fingerprint import digest, fingerprint
 from erasure_sweep.workers.models.catalog import find_entry
+from erasure_sweep.workers.storage.small_files import parse_json
 from erasure_sweep.workers.storage.whole_file import whole_file
 
 PROCESSING_VERSION = "2"
@@ -160,7 +161,7 @@ def _write(staging: Path, about: str, values: Mapping[str, Any]) -> None:
 def _read(staging: Path, about: str) -> dict[str, Any] | None:
     """What was written; ``None`` where there is nothing, it is damaged, or another version wrote it."""
     try:
-        content = json.loads(_path(staging, about).read_text(encoding="utf-8"))
+        content = parse_json(_path(staging, about).read_text(encoding="utf-8"))
         whole = content.pop("check") == _check(content)
         current = content.pop("about") == about and content.pop("processing") == processing()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -20,6 +20,7 @@ from erasure_sweep.workers.errors import DataError, one_line
 from erasure_sweep.workers.fingerprint import digest
 from erasure_sweep.workers.models.forward import ModelConfig
 from erasure_sweep.workers.models.sources import ModelFiles
+from erasure_sweep.workers.storage.small_files import parse_json
 from erasure_sweep.workers.storage.whole_file import whole_file
 
 
@@ -47,7 +48,7 @@ def read_staged(weights: Path | bytes) -> StagedModel:
     where = f"staged weights {weights}" if isinstance(weights, Path) else "staged weights from the object store"
     try:
         metadata, tensors = _read_file(weights) if isinstance(weights, Path) else _read_bytes(weights)
-        config = ModelConfig(**json.loads(metadata["config"]))
+        config = ModelConfig(**parse_json(metadata["config"]))
         found = content_hash(config, tensors)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{where} are missing or damaged ({one_line(error)}): run again, they are made anew") from error
@@ -84,7 +85,7 @@ def find_staged(path: Path) -> StagedHeader | None:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            config = ModelConfig(**json.loads(metadata["config"]))
+            config = ModelConfig(**parse_json(metadata["config"]))
             tensors = ((name, file.get_tensor(name)) for name in sorted(file.keys()))
             found = _hash(config, tensors)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):
@@ -152,5 +153,5 @@ def _read_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 def _read_bytes(content: bytes) -> tuple[dict[str, str], dict[str, Tensor]]:
     """The metadata is in the JSON header that follows its own length, eight bytes little-endian."""
     length = int.from_bytes(content[:8], "little")
-    metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    metadata = parse_json(content[8 : 8 + length]).get("__metadata__", {})
     return metadata, load(content)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from erasure_sweep.workers.errors import DataError, one_line
 from erasure_sweep.workers.storage.lfs_pointer import refuse_pointer
+from erasure_sweep.workers.storage.small_files import parse_json
 
 
 def check_given_file(path: Path) -> None:
@@ -31,10 +31,8 @@ def read_given_json(path: Path) -> Any:
     """
     try:
         check_given_file(path)
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise
-    except RecursionError as error:
-        raise DataError(f"{path} cannot be read as JSON: it is nested too deeply") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as JSON: {one_line(error)}") from error
