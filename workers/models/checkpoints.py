@@ -225,7 +225,7 @@ def _says_tokens(file: str) -> bool:
 
 
 def _files_below(directory: Path) -> list[str]:
-    return [path.relative_to(directory).as_posix() for path in directory.glob(f"{FOLDER}/*") if path.is_file()]
+    return [path.relative_to(directory).as_posix() for path in directory.glob(f"{FOLDER}/*") if not path.is_dir()]
 
 
 class _PointOfTraining(NamedTuple):

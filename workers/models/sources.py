@@ -175,7 +175,7 @@ def _at(source: ModelFiles, checkpoint: Checkpoint | None) -> ModelFiles:
 
 def _local_weights(directory: Path, layout: FileLayout) -> tuple[Path, ...]:
     """The files that hold the weights: one, or the shards of a Hugging Face model behind their index."""
-    names = [path.name for path in directory.iterdir() if path.is_file()]
+    names = [path.name for path in directory.iterdir() if not path.is_dir()]
     first = directory / weights_name(names, layout, str(directory))
     return (first,) if first.name not in INDICES else (first, *(directory / name for name in shard_names(first)))
 
