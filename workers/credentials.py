@@ -26,7 +26,7 @@ _NAME_WORDS = ("key", "apikey", "accesskey", "accountkey", "sharedaccesskey", "s
 _VARIABLE = re.compile(r"(?i)(?:password|passwd|passphrase|pwd|(?:^|_)(?:pass|secret|token|key|credentials?))$")
 _WORDS = ("true", "false", "none", "null", "auto", "default", "disabled", "enabled", "required")
 """Values that hold nothing, though the variable's or parameter's name says so."""
-_ADDRESS = re.compile(r"[A-Za-z][\w+.-]*://\S+")
+_ADDRESS = re.compile(r"(?<![\w+.-])[\w+.-]+://\S+")  # from the beginning of a word, so that long ones are read once
 _PORT = re.compile(r"\d*(?:/|$)")
 _FEWEST = 4
 """Characters; what is shorter stands in too many words to be hidden outside its address."""

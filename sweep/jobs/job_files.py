@@ -111,7 +111,8 @@ def _refuse_too_much(files: dict[str, Path]) -> None:
 
 def _refuse_lost(config: SweepConfig) -> None:
     """What a job leaves in its own folder is gone with it."""
-    store = config.store if config.store and ":" not in config.store else None
+    scheme, separator, path = (config.store or "").partition("://")
+    store = path if scheme in ("file", "local") else None if separator else config.store
     for key, value in (("out", config.out), ("staging", config.staging), ("store", store)):
         if value is not None and is_relative(value):
             raise UsageError(f"{key} = {value!r}: {_LOST}, or one below its home folder such as ~/{value}")

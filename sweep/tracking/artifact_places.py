@@ -14,13 +14,16 @@ from urllib.parse import unquote, urlsplit
 
 FOLDER = "mlartifacts"
 _TIMEOUT_S = 5
+_LONGEST = 100
+"""Characters of a folder's name; file systems take 255 bytes."""
 _PLACES = {"experiments": ("experiment_id", "artifact_location", 2), "runs": ("run_uuid", "artifact_uri", 4)}
 """Key and place of each table, and parts of the path from ``FOLDER`` on."""
 
 
 def of_experiment(database: Path, experiment: str) -> str:
     """Address of the folder for an experiment's artifacts."""
-    return (database.absolute().parent / FOLDER / re.sub(r"[^\w.-]", "_", experiment)).as_uri()
+    name = re.sub(r"[^\w.-]", "_", experiment).lstrip(".")[:_LONGEST] or "experiment"
+    return (database.absolute().parent / FOLDER / name).as_uri()
 
 
 def local_folder(address: str) -> Path | None:
@@ -72,6 +75,10 @@ def put_right(database: Path) -> str | None:
                     lost += table == "runs" and not beside.exists()
     if not changed:
         return None
-    missing = f"; the artifacts of {lost} runs are not there, the next run of their sweep logs them" if lost else ""
+    missing = (
+        f"; the artifacts of {lost} run{'s' * (lost > 1)} are not there, the next run of their sweep logs them"
+        if lost
+        else ""
+    )
     where = database.absolute().parent / FOLDER
     return f"{database} was moved or copied here: MLflow now looks for its artifacts in {where}{missing}"

@@ -164,7 +164,10 @@ class TestWhatAJobIsTold:
 
     @pytest.mark.parametrize(
         ("key", "value"),
-        [("out", "results"), ("store", "shards"), ("staging", "staged"), ("tracking_uri", "sqlite:///mlflow.db")],
+        [
+            *(("out", "results"), ("store", "shards"), ("store", "a:b"), ("staging", "staged")),
+            ("tracking_uri", "sqlite:///mlflow.db"),
+        ],
     )
     def test_nothing_is_left_where_it_would_be_lost(self, key: str, value: str):
         with pytest.raises(UsageError, match=f"{key} = {value!r}: a job's own folder is removed"):
