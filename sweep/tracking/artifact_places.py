@@ -75,10 +75,7 @@ def put_right(database: Path) -> str | None:
                     lost += table == "runs" and not beside.exists()
     if not changed:
         return None
-    missing = (
-        f"; the artifacts of {lost} run{'s' * (lost > 1)} are not there, the next run of their sweep logs them"
-        if lost
-        else ""
-    )
+    runs = f"{lost} run{'s' * (lost > 1)}"
+    missing = f"; the artifacts of {runs} are not there, the next run of their sweep logs them" if lost else ""
     where = database.absolute().parent / FOLDER
     return f"{database} was moved or copied here: MLflow now looks for its artifacts in {where}{missing}"
