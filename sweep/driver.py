@@ -120,8 +120,8 @@ class SweepDriver:
             batch = run.config.batch_on(room.device)
             self._models = {each.model.hash: _Model(each.model, each.steps(), batch) for each in stages}
             self._unbegun.extend(self._models.values())
+            self._set_replaced_aside(models)
             with self._noting_the_end():
-                self._set_replaced_aside(models)
                 self._manifest.start(models, self._numerics)
                 self._discard_damaged(models)
                 self._logged.start(self._manifest, models)

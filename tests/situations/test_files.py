@@ -8,8 +8,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from erasure_sweep.workers.storage.states import encode_states
 from erasure_sweep.workers.worker import ShardWorker
 from tests.support.bad_input import Bench, Ran, assert_finished, environment
 
@@ -47,6 +49,21 @@ def test_a_stored_shard_that_is_not_what_its_name_says(bench: Bench, copied: Pat
     assert ran.tables() == finished.tables()
     assert "damaged or another shard's: measured again" in " ".join(ran.stdout.split())
     assert [path.read_bytes() for path in others] == contents
+
+
+def test_a_stored_shard_that_is_sealed_and_holds_something_else(bench: Bench, copied: Path, finished: Ran):
+    """A finished shard with a right checksum around arrays of another kind, as a changed copy of the code may leave.
+
+    One line says so, and that `--fresh` measures anew; it does.
+    """
+    path = min(copied.rglob("*.state"))
+    path.write_bytes(encode_states({"projection": {"other": np.zeros(3)}}, path.stem))
+    ran = bench.run(copied)
+    assert (ran.code, ran.stderr.count("\n")) == (1, 1)
+    assert "sealed and do not hold what is merged" in ran.line and "--fresh" in ran.line
+    again = bench.run(copied, "--fresh")
+    assert_finished(again, "good")
+    assert again.tables() == finished.tables()
 
 
 def test_the_second_half_of_a_sweep_on_another_cpu(bench: Bench, copied: Path, finished: Ran):

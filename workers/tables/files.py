@@ -168,9 +168,11 @@ def _pieces(array: pa.Array) -> Iterator[bytes | memoryview]:
     if not text:
         yield filled.to_numpy(zero_copy_only=False).tobytes()
         return
-    lengths = pc.binary_length(filled)
-    yield lengths.to_numpy(zero_copy_only=False).astype("<i8").tobytes()
-    yield "".join(filled.to_pylist()).encode()
+    yield pc.binary_length(filled).to_numpy(zero_copy_only=False).astype("<i8").tobytes()
+    filled = filled.cast(pa.large_string())
+    _, places, content = filled.buffers()
+    ends = np.frombuffer(places, "<i8", len(filled) + 1, 8 * filled.offset) if len(filled) else np.zeros(1, "<i8")
+    yield memoryview(content or b"")[ends[0] : ends[-1]]
 
 
 def read_table(path: Path) -> pd.DataFrame:
