@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -16,31 +12,21 @@ from erasure_sweep.workers.errors import SweepError
 from erasure_sweep.workers.numerics import numerics_on
 from erasure_sweep.workers.records import Numerics
 from erasure_sweep.workers.storage.shard_storage import open_storage
-from tests.support.bad_input import environment
+from tests.support.numerics import numerics_in_another_process
 
 AVX512 = Numerics("cpu", "AVX512", "2.9.0", "MKL and oneDNN", "highest", "aaaaaaaa")
 AVX2 = AVX512._replace(unit="AVX2", probe="bbbbbbbb")
-
-
-def in_another_process(**changes: str) -> Numerics:
-    script = (
-        "import json; from erasure_sweep.workers.numerics import numerics_on; print(json.dumps(numerics_on('cpu')))"
-    )
-    ran = subprocess.run(
-        [sys.executable, "-c", script], env=environment(**changes), capture_output=True, text=True, check=True
-    )
-    return Numerics(*json.loads(ran.stdout))
 
 
 def test_they_are_the_same_in_every_process_and_for_any_number_of_threads() -> None:
     own = numerics_on("cpu")
     torch.set_num_threads(3)
     assert numerics_on("cpu") == own and torch.get_num_threads() == 3
-    assert in_another_process(OMP_NUM_THREADS="2") == own
+    assert numerics_in_another_process(OMP_NUM_THREADS="2") == own
 
 
 def test_other_kernels_are_seen_by_name_and_by_what_they_compute() -> None:
-    own, other = numerics_on("cpu"), in_another_process(ATEN_CPU_CAPABILITY="default")
+    own, other = numerics_on("cpu"), numerics_in_another_process(ATEN_CPU_CAPABILITY="default")
     if own.unit == "DEFAULT":
         pytest.skip("this CPU has nothing beyond the least")
     assert (other.unit, other.torch) == ("DEFAULT", own.torch)

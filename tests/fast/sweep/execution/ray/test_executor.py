@@ -14,7 +14,15 @@ from erasure_sweep.sweep.execution.executor import ShardFate, ShardReport
 from erasure_sweep.sweep.execution.ray.cluster import ClusterNode
 from erasure_sweep.sweep.execution.ray.executor import NODE_GONE_S, RayExecutor
 from erasure_sweep.workers.errors import SweepError
-from erasure_sweep.workers.records import ScanOptions, ScanWork, ShardResult, ShardTask, WorkerProcess, WriterBlock
+from erasure_sweep.workers.records import (
+    Numerics,
+    ScanOptions,
+    ScanWork,
+    ShardResult,
+    ShardTask,
+    WorkerProcess,
+    WriterBlock,
+)
 
 TASK = ShardTask(
     "s0", "scan", "m", "w", "t", 0, 1, None, 0, ScanWork(WriterBlock(0, 1), ScanOptions()), 1, "cpu", "float32"
@@ -45,7 +53,13 @@ class FakeCluster:
 class Stage:
     """One executor whose actor answers what ``answers`` says, one after the other."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, device: str = "cpu", deadline_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        device: str = "cpu",
+        deadline_s: float = 60.0,
+        numerics: Numerics | None = None,
+    ) -> None:
         self.now = 1000.0
         self.said: list[str] = []
         self.answers: list[object] = []
@@ -62,7 +76,8 @@ class Stage:
         actor = SimpleNamespace(options=lambda **asked: SimpleNamespace(remote=lambda threads: handle))
         monkeypatch.setattr("erasure_sweep.sweep.execution.ray.executor.shard_worker_actor", lambda *told: actor)
         self.cluster = FakeCluster()
-        self.executor = RayExecutor(self.cluster, None, 1, 1, deadline_s, device, say=self.said.append)  # type: ignore[arg-type]
+        more = {"say": self.said.append, "numerics": numerics}
+        self.executor = RayExecutor(self.cluster, None, 1, 1, deadline_s, device, **more)  # type: ignore[arg-type]
         self.executor.scale({0.0: 1})
 
     def _get(self, reference: object) -> object:
@@ -213,6 +228,16 @@ def test_a_gpu_that_torch_does_not_find(monkeypatch: pytest.MonkeyPatch):
     stage = Stage(monkeypatch, "cuda")
     with pytest.raises(SweepError, match=r"^no worker can measure: Ray counts a GPU on anna, .*--device cpu$"):
         stage.hear(HERE)
+
+
+def test_a_worker_that_computes_otherwise_gets_no_shards(monkeypatch: pytest.MonkeyPatch):
+    wanted = Numerics("cpu", "AVX2", "2.9.0")
+    stage = Stage(monkeypatch, numerics=wanted)
+    with pytest.raises(SweepError, match=r"^no worker can measure: anna computes otherwise .*\(DEFAULT against AVX2\)"):
+        stage.hear(HERE._replace(numerics=wanted._replace(unit="DEFAULT")))
+    assert len(stage.said) == 1 and stage.said[0].startswith("a worker gets no shards: anna computes otherwise")
+    alike = Stage(monkeypatch, numerics=wanted)
+    assert alike.hear(HERE._replace(numerics=wanted)) == [] and len(alike.executor.idle()) == 1
 
 
 def test_no_answer_for_long_ends_the_sweep(stage: Stage):
