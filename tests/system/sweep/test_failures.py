@@ -69,7 +69,7 @@ def test_a_shard_damaged_after_it_was_written_stops_the_model(
     with monkeypatch.context() as patch:
         patch.setattr(ShardStore, "put", lambda store, shard, state: whole(store, shard, state[:-1]))
         ran = bench.run(out)
-    assert_refused(ran, 1, "a stored shard is damaged", "run again")
+    assert_refused(ran, 1, "the stored shard", "is damaged: run again")
     assert ran.states == {"good": "FAILED"} and set(ran.runs.values()) == {"FAILED"}
     again = bench.run(out)
     assert_finished(again, "good")
