@@ -84,6 +84,8 @@ def resolve(
         training_steps=model.training_steps,
         corpus=request.corpus,
     )
+    if corpus.left_out:
+        resolved = _noting(resolved, f"files of the corpus that are left out: {corpus.left_out}")
     if n_prompts < request.prompts:
         resolved = _noting(
             resolved,

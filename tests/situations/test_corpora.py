@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from tests.support.bad_input import D_VOCAB, SEQ_LEN, Bench, assert_finished, assert_refused, measured_words
@@ -75,3 +78,75 @@ class TestRepeatedDocuments:
         lines = pd.read_parquet(out / "good" / "tables" / "dla_correlation.parquet")
         assert pairs[["p", "significant"]].isna().all(axis=None)
         assert lines[["low", "high", "slope_low", "slope_high"]].isna().all(axis=None)
+
+
+ROWS = [{"id": i, "tokens": np.random.default_rng(i).integers(0, D_VOCAB, SEQ_LEN).tolist()} for i in range(24)]
+LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
+FILES: dict[str, bytes] = {
+    "c4.json": LINES.encode(),
+    "c4.jsonl.gz": gzip.compress(LINES.encode()),
+    "c4.json.zst": bytes(pa.compress(LINES.encode(), "zstd", asbytes=True)),
+}
+
+
+class TestFormats:
+    @pytest.mark.parametrize("name", FILES)
+    def test_rows_by_any_name(self, bench: Bench, out: Path, tmp_path: Path, name: str):
+        """JSON Lines that are called `.json`, or compressed (`.gz`, `.zst`, `.bz2`, `.xz`)
+
+        Read as rows: what a file holds is seen in it, whatever it is called.
+        """
+        (tmp_path / name).write_bytes(FILES[name])
+        ran = bench.run(out, corpus=tmp_path / name, stage="scan")
+        assert ran.code == 0, ran.stderr
+        entry = json.loads((out / "manifest.json").read_text())["models"][0]
+        assert entry["corpus"].startswith(f"{tmp_path / name}: 24 rows of ready tokens, 24 long enough")
+
+    def test_a_folder_of_several_kinds(self, bench: Bench, out: Path, tmp_path: Path):
+        """A folder with `a.jsonl`, `b.jsonl.gz` and other files
+
+        All that can be read is; which files are left out, and why, is said in the terminal, the manifest and on the page.
+        """
+        folder = tmp_path / "folder"
+        folder.mkdir()
+        (folder / "a.jsonl").write_text(LINES)
+        (folder / "b.jsonl.gz").write_bytes(gzip.compress(LINES.replace('"tokens": [', '"tokens": [1, ').encode()))
+        (folder / "plot.png").write_bytes(b"\x89PNG")
+        os.mkfifo(folder / "pipe.jsonl")
+        ran = bench.run(out, corpus=folder, prompts=30, stage="scan")
+        assert ran.code == 0, ran.stderr
+        left_out = "pipe.jsonl (no regular files); plot.png (of no format that is read, by its name)"
+        assert f"files of the corpus that are left out: {left_out}" in " ".join(ran.stdout.split())
+        words = measured_words(out)
+        assert "48 rows of ready tokens" in words and words.count(f"left out: {left_out}") == 1
+
+    @pytest.mark.parametrize(
+        ("name", "content", "said"),
+        [
+            ("c4.json", b'{"text": "a row",\n "id": 3}\n', "is one JSON value over many lines"),
+            ("log", b'{"text": "a"\n', "looks like JSON and is not valid"),
+            ("notes.pdf", b"%PDF-1.4 and so on", "is a PDF, not text"),
+            ("model.bin", b"abc\0def", "is not text (a zero byte at offset 3)"),
+            ("torn.jsonl.gz", gzip.compress(LINES.encode())[:-30], "cannot be unpacked"),
+            ("deep.json", b"[" * 100_000, "nested too deep"),
+            ("deep.jsonl", b'{"text": ' * 100_000, "nested too deep"),
+        ],
+    )
+    def test_what_is_neither_rows_nor_text(
+        self, bench: Bench, out: Path, tmp_path: Path, name: str, content: bytes, said: str
+    ):
+        """JSON that is no rows, nested without end, or torn; a PDF; something binary
+
+        Refused in one line that names the file; JSON is never measured as prose.
+        """
+        (tmp_path / name).write_bytes(content)
+        assert_refused(bench.run(out, corpus=tmp_path / name), 1, name, said)
+
+    @pytest.mark.parametrize("name", ["pipe", "pipe.npy"])
+    def test_a_pipe(self, bench: Bench, out: Path, tmp_path: Path, name: str):
+        """A pipe or a device as corpus
+
+        Refused at once: nothing waits for what may never come.
+        """
+        os.mkfifo(tmp_path / name)
+        assert_refused(bench.run(out, corpus=tmp_path / name), 1, str(tmp_path / name), "no regular file")

@@ -170,7 +170,7 @@ def find_corpus(name: str) -> Corpus:
     if path.suffix.lower() == ".npy" and path.is_file():
         refuse_pointer(path)
         return ArrayCorpus(path)
-    if path.is_file() or path.is_dir():
+    if path.exists():
         return find_files(path)
     raise UsageError(
         f"corpus {name} is neither a known name nor a file or folder: {nearest(name, KNOWN_CORPORA)}"

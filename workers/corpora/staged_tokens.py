@@ -40,6 +40,8 @@ class ResolvedCorpus(NamedTuple):
     """What was read and how it was cut, in one line."""
     n_repeats: int = 0
     """How much was passed over when they were drawn because it repeats what came before."""
+    left_out: str = ""
+    """Which files of a folder were not read, and why."""
 
 
 class _StagedTokens(NamedTuple):
@@ -72,7 +74,8 @@ def find_tokens(folder: Path, key: str, request: CorpusRequest) -> ResolvedCorpu
         if staged and n_prompts == len(staged.tokens):
             return staged.corpus
         if staged and n_prompts:
-            shorter = DrawnPrompts(staged.tokens[:n_prompts], staged.corpus.description, staged.corpus.n_repeats)
+            _, _, _, _, description, n_repeats, left_out = staged.corpus
+            shorter = DrawnPrompts(staged.tokens[:n_prompts], description, n_repeats, left_out)
             return write_tokens(folder, key, request.prompts, shorter)
     return None
 
@@ -89,7 +92,8 @@ def _read(record: Path, seq_len: int) -> _StagedTokens | None:
         return None
     if len({prompt.tobytes() for prompt in tokens}) < len(tokens):
         return None
-    corpus = ResolvedCorpus(path, fingerprint, len(tokens), seq_len, str(noted.get("description")), n_repeats)
+    about = (str(noted.get("description")), n_repeats, str(noted.get("left_out", "")))
+    corpus = ResolvedCorpus(path, fingerprint, len(tokens), seq_len, *about)
     return _StagedTokens(corpus, tokens, asked)
 
 
@@ -106,11 +110,14 @@ def write_tokens(folder: Path, key: str, asked: int, drawn: DrawnPrompts) -> Res
         "description": drawn.description,
         "asked": asked,
         "repeats": drawn.n_repeats,
+        "left_out": drawn.left_out,
     }
     path = folder / f"{key}-{asked}.npy"
     _write(path, lambda stream: np.save(stream, tokens, allow_pickle=False))
     _write(path.with_suffix(".json"), lambda stream: stream.write(json.dumps(record).encode()))
-    return ResolvedCorpus(path, fingerprint, len(tokens), tokens.shape[1], drawn.description, drawn.n_repeats)
+    return ResolvedCorpus(
+        path, fingerprint, len(tokens), tokens.shape[1], drawn.description, drawn.n_repeats, drawn.left_out
+    )
 
 
 @contextmanager

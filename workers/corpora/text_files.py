@@ -1,6 +1,6 @@
-"""Corpora on disk: text files, folders, and the source of Python's standard library.
+"""Corpora on disk: files, folders, and the source of Python's standard library.
 
-Reading starts with names and sizes; a text file is read where a passage is drawn from it, and only there.
+Reading starts with names, sizes and how files begin; a text file is read where a passage is drawn from it, and only there.
 """
 
 from __future__ import annotations
@@ -8,15 +8,27 @@ from __future__ import annotations
 import os
 import sysconfig
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from erasure_sweep.workers.corpora.compressed import COMPRESSED_SUFFIXES
+from erasure_sweep.workers.corpora.formats import (
+    ARRAY,
+    JSON_SUFFIXES,
+    READ_SUFFIXES,
+    Format,
+    format_of,
+    suffix_of,
+)
+from erasure_sweep.workers.corpora.formats import TEXT as TEXT_FORMAT
 from erasure_sweep.workers.corpora.row_files import (
-    ROW_SUFFIXES,
     TEXT,
     TOKENS,
+    Source,
     column_of,
+    opened,
     read_range,
     row_documents,
     token_rows,
@@ -32,39 +44,31 @@ from erasure_sweep.workers.corpora.sampling import (
 )
 from erasure_sweep.workers.errors import DataError, UsageError
 from erasure_sweep.workers.models.tokenizer import Tokenizer
-from erasure_sweep.workers.storage.lfs_pointer import refuse_pointer
+from erasure_sweep.workers.storage.given_files import check_given_file
 
-_PROSE = (".txt", ".text", ".md", ".rst", ".tex", ".html", ".xml", ".csv", ".tsv", ".yaml", ".yml", ".toml")
-_CODE = (
-    ".py",
-    ".pyi",
-    ".c",
-    ".h",
-    ".cc",
-    ".cpp",
-    ".hpp",
-    ".java",
-    ".js",
-    ".ts",
-    ".go",
-    ".rs",
-    ".sh",
-    ".sql",
-    ".rb",
-    ".lua",
-)
-TEXT_SUFFIXES = frozenset(_PROSE + _CODE)
+FILES_VERSION = 2
+"""Raised by hand when the same files give other text, so that arrays staged before are not taken."""
+MAX_FILES = 1_000_000
+"""That are looked at below a folder."""
+_MOST_COMPRESSED = 500
+"""Each is held open, unpacked, while prompts are drawn."""
+_MOST_NAMED = 3
 
 
 class CorpusFile(NamedTuple):
-    """One file of a corpus, by its path below the corpus' root."""
+    """One file of a corpus, by its path below the corpus' root, and what it holds."""
 
     name: str
     path: Path
+    held: Format = Format(TEXT_FORMAT)
 
     @property
     def has_rows(self) -> bool:
-        return self.path.suffix.lower() in ROW_SUFFIXES
+        return self.held.kind != TEXT_FORMAT
+
+    @property
+    def is_compressed(self) -> bool:
+        return self.path.suffix.lower() in COMPRESSED_SUFFIXES
 
     @property
     def identity(self) -> tuple[str, int, int]:
@@ -79,10 +83,12 @@ class FileCorpus(NamedTuple):
     root: str
     lenient: bool = False
     """Whether undecodable bytes are replaced: right for source files that declare an encoding of their own."""
+    left_out: str = ""
+    """Which files of the folder are not read, and why, in words."""
 
     @property
     def identity(self) -> list[object]:
-        return ["files", self.root, self.lenient, [file.identity for file in self.files]]
+        return ["files", self.root, self.lenient, [file.identity for file in self.files], FILES_VERSION]
 
     @property
     def needs_tokenizer(self) -> bool:
@@ -91,24 +97,39 @@ class FileCorpus(NamedTuple):
         return not first.has_rows or column_of(*first) == TEXT
 
     def draw(self, request: CorpusRequest, tokenizer: Tokenizer | None) -> DrawnPrompts:
-        if not self.needs_tokenizer:
-            return draw_rows([row for file in self.files for row in self._token_rows(file)], request)
-        if tokenizer is None:
+        needs_tokenizer = self.needs_tokenizer
+        if needs_tokenizer and tokenizer is None:
             raise no_tokenizer(request)
-        return draw_text([document for file in self.files for document in self._documents(file)], request, tokenizer)
+        if sum(file.is_compressed for file in self.files) > _MOST_COMPRESSED:
+            raise UsageError(
+                f"{self.root} holds more than {_MOST_COMPRESSED} compressed files: unpack them, or join them"
+            )
+        with ExitStack() as stack:
+            sources = [(file, stack.enter_context(opened(file.name, file.path))) for file in self.files]
+            if tokenizer is None or not needs_tokenizer:
+                drawn = draw_rows([row for file in sources for row in self._token_rows(*file)], request)
+            else:
+                documents = [document for file in sources for document in self._documents(*file)]
+                drawn = draw_text(documents, request, tokenizer)
+        left_out = f"; left out: {self.left_out}" if self.left_out else ""
+        return drawn._replace(description=drawn.description + left_out, left_out=self.left_out)
 
-    def _token_rows(self, file: CorpusFile) -> Iterator[TokenRow]:
+    def _token_rows(self, file: CorpusFile, source: Source) -> Iterator[TokenRow]:
         if not file.has_rows or column_of(*file) != TOKENS:
             raise _mixture(self.files[0], file)
-        return token_rows(*file)
+        return token_rows(file.name, source, file.held)
 
-    def _documents(self, file: CorpusFile) -> Iterator[Document]:
+    def _documents(self, file: CorpusFile, source: Source) -> Iterator[Document]:
         if file.has_rows:
             if column_of(*file) != TEXT:
                 raise _mixture(file, self.files[0])
-            yield from row_documents(*file)
-        elif size := file.path.stat().st_size:
-            yield Document(file.name, size, partial(read_range, file.path), self.lenient)
+            yield from row_documents(file.name, source, file.held)
+        elif size := _size(source):
+            yield Document(file.name, size, partial(read_range, source), self.lenient)
+
+
+def _size(source: Source) -> int:
+    return source.stat().st_size if isinstance(source, Path) else os.fstat(source.fileno()).st_size
 
 
 def _mixture(of_tokens: CorpusFile, of_text: CorpusFile) -> DataError:
@@ -130,28 +151,82 @@ def find_standard_library() -> FileCorpus:
 
 
 def find_files(path: Path) -> FileCorpus:
-    """A file, or the text, JSONL and parquet files below a folder; hidden ones are skipped.
+    """A file, or the text and rows below a folder, whatever compresses them; hidden files are skipped.
 
     Raises:
         UsageError: the folder holds none.
-        DataError: a file is a pointer of Git LFS.
+        DataError: a file is no regular one, a pointer of Git LFS, damaged, or neither text nor rows.
     """
     root = str(path.resolve())
-    if path.is_file():
-        refuse_pointer(path)
-        return FileCorpus([CorpusFile(path.name, path)], root)
-    read = TEXT_SUFFIXES | ROW_SUFFIXES
-    found = sorted((p.relative_to(path).as_posix(), p) for p in _walk(path, set()) if p.suffix.lower() in read)
-    visible = [CorpusFile(*file) for file in found if not any(part.startswith(".") for part in Path(file[0]).parts)]
-    if not visible:
-        raise UsageError(f"folder {path} holds no text: give files in .txt, .md, .py and the like, .jsonl or .parquet")
-    for file in visible:
-        refuse_pointer(file.path)
-    return FileCorpus(visible, root)
+    if not path.is_dir():
+        return FileCorpus([_look_into(path.name, path)], root)
+    files: list[CorpusFile] = []
+    left_out: dict[str, list[str]] = {}
+    for name, found in sorted((found.relative_to(path).as_posix(), found) for found in _walk(path, set())):
+        reason = _reason_to_pass(name, found)
+        if reason is None:
+            try:
+                files.append(_look_into(name, found))
+                continue
+            except DataError as error:
+                if suffix_of(found) != ".json":
+                    raise
+                reason = f"JSON that is no corpus: {error}"
+        left_out.setdefault(reason, []).append(name)
+    if not files:
+        raise UsageError(
+            f"folder {path} holds no text: give files in .txt, .md, .py and the like, .json, .jsonl or .parquet"
+            + (f" (left out: {_in_words(left_out)})" if left_out else "")
+        )
+    return FileCorpus(files, root, left_out=_in_words(left_out))
+
+
+def _look_into(name: str, path: Path) -> CorpusFile:
+    check_given_file(path)
+    file = CorpusFile(name, path, format_of(name, path))
+    if file.held.kind == ARRAY:
+        raise DataError(
+            f"{name} is an array of numpy: give it by itself, as a file that ends in .npy and is not compressed"
+        )
+    if suffix_of(path) in JSON_SUFFIXES - {".jsonl", ".ndjson"}:
+        column_of(*file)
+    return file
+
+
+def _reason_to_pass(name: str, path: Path) -> str | None:
+    """Why a file of a folder is not read; ``None`` where it is."""
+    if any(part.startswith(".") for part in Path(name).parts):
+        return "hidden"
+    if path.is_dir():
+        return "links to folders"
+    if path.exists() and not path.is_file():
+        return "no regular files"
+    if suffix_of(path) not in READ_SUFFIXES:
+        return "of no format that is read, by its name"
+    return None
+
+
+def _in_words(left_out: dict[str, list[str]]) -> str:
+    parts = []
+    for reason, names in left_out.items():
+        more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+        parts.append(f"{', '.join(names[:_MOST_NAMED])}{more} ({reason})")
+    return "; ".join(parts)
 
 
 def _walk(root: Path, skipped: set[str]) -> Iterator[Path]:
-    """Files below ``root``; skipped folders are not entered, for installed packages can be very many."""
+    """Files below ``root``, and links to folders, which are not entered; nor are skipped folders, which can be very large.
+
+    Raises:
+        UsageError: there are more files than can be meant.
+    """
+    n_files = 0
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if name not in skipped]
-        yield from (Path(folder) / name for name in names)
+        links = [name for name in folders if Path(folder, name).is_symlink()]
+        n_files += len(names)
+        if n_files > MAX_FILES:
+            raise UsageError(
+                f"folder {root} holds more than {MAX_FILES:,} files: give a folder that holds the corpus alone"
+            )
+        yield from (Path(folder) / name for name in (*names, *links))
