@@ -24,7 +24,7 @@ from erasure_sweep.sweep.run_folder import MODEL_PAGE, folder_names
 from erasure_sweep.sweep.tracking.artifact_places import found_beside, local_folder
 from erasure_sweep.sweep.tracking.mlflow_store import TrackingStore
 from erasure_sweep.sweep.tracking.store_address import run_url, server_address, sqlite_path
-from erasure_sweep.workers.errors import DataError, SweepError, UsageError, nearest
+from erasure_sweep.workers.errors import DataError, SweepError, UsageError
 from erasure_sweep.workers.manifest import Links, Manifest, ManifestConfig, ManifestEntry, ManifestHead
 from erasure_sweep.workers.storage.small_files import parse_json
 from erasure_sweep.workers.tables import SCHEMA_VERSION
@@ -92,17 +92,13 @@ class _Experiment:
         with self._store.reading():
             found = self._store.client.get_experiment_by_name(name)
             if found is None or found.lifecycle_stage != "active":
-                raise UsageError(f"no experiment {name!r} in MLflow at {self.shown}: {self._known()}")
+                raise UsageError(self._store.no_experiment(name))
             self._id = str(found.experiment_id)
 
     @property
     def shown(self) -> str:
         """The store's address."""
         return self._store.shown
-
-    def _known(self) -> str:
-        names = [str(one.name) for one in self._store.client.search_experiments()]
-        return nearest(self.name, [name for name in names if name != "Default"] or names)
 
     def run_url(self, run: Run) -> str | None:
         """Address of a run's page on the store's server; None where it has none."""

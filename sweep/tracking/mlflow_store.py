@@ -22,7 +22,7 @@ from filelock import FileLock
 from erasure_sweep.sweep.tracking.database import is_store
 from erasure_sweep.sweep.tracking.store_address import for_mlflow, is_remote, refuse_unusable, sqlite_path
 from erasure_sweep.workers.credentials import masked, note
-from erasure_sweep.workers.errors import SweepError, UsageError
+from erasure_sweep.workers.errors import SweepError, UsageError, nearest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -136,6 +136,13 @@ class TrackingStore:
             found.extend(page)
             if not (token := page.token):
                 return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
+
+    def no_experiment(self, name: str) -> str:
+        """The line for an experiment that the store does not have."""
+        with self.reading():
+            names = [str(found.name) for found in self.client.search_experiments()]
+        known = nearest(name, [each for each in names if each != "Default"] or names)
+        return f"no experiment {name!r} in MLflow at {self.shown}: {known}"
 
     def reading(self) -> AbstractContextManager[None]:
         """``reaching`` for what only reads."""

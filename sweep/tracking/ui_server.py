@@ -81,6 +81,8 @@ def _page(base: str, uri: str, experiment: str | None) -> str:
     if experiment is None:
         tracker = Tracker(uri, tracker.last_used() or "")
     found = tracker.page() if tracker.experiment else None
+    if experiment is not None and found is None:
+        echo(TrackingStore(uri).no_experiment(experiment))
     shown = server_address(base) or masked(base)
     return shown if found is None else f"{shown}/{found}"
 

@@ -457,6 +457,11 @@ class TestPages:
             == f"http://here/{runs_page(str(tracker._experiment_id), has_view=False)}"
         )
 
+    def test_an_experiment_that_is_not_there_is_said(self, sqlite_uri, capsys):
+        Tracker(sqlite_uri, "shown").check()
+        assert ui._page("http://here", sqlite_uri, "show") == "http://here"
+        assert "no experiment 'show' in MLflow at sqlite:" in capsys.readouterr().out
+
     def test_no_store_no_pages(self, tmp_path):
         with pytest.raises(UsageError, match=r"no MLflow store at .*none\.db: `erasure-sweep run` makes one"):
             serve(f"sqlite:///{tmp_path}/none.db", 5000)
