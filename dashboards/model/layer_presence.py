@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,9 @@ from erasure_sweep.dashboards.plots.bands import STATE_TITLE
 from erasure_sweep.dashboards.plots.theme import CYCLE, DASHES, RATIO_TITLE, SYMBOLS, figure, robust_range
 from erasure_sweep.workers.labels import place_of
 
+MOST_POINTS = 100_000
+"""Of all layers together: writers by states is the one thing on a page that grows with the square of a model's layers."""
+
 
 def layer_steps(residual: Grid) -> list[tuple[str, list[str]]]:
     """Steps of the layer slider: the embeddings, then each layer's writers."""
@@ -25,6 +29,21 @@ def layer_steps(residual: Grid) -> list[tuple[str, list[str]]]:
         name = "other" if place is None else "embeddings" if place.layer < 0 else f"layer {place.layer}"
         steps.setdefault(name, []).append(writer)
     return list(steps.items())
+
+
+def thinned(shown: Sequence[StatePresence], step: int) -> list[StatePresence]:
+    """Every ``step``-th state, the last, and those in which one of the writers is first."""
+    kept = {*range(0, len(shown[0].states), step), len(shown[0].states) - 1} if shown else set()
+    keep = sorted(kept | {one.written_at for one in shown if one.written_at is not None})
+    return [
+        StatePresence(
+            one.writer,
+            [one.states[index] for index in keep],
+            None if one.written_at is None else keep.index(one.written_at),
+            *(values[keep] for values in (one.q12_5, one.q25, one.median, one.q75, one.q87_5)),
+        )
+        for one in shown
+    ]
 
 
 def plot_layer(shown: Sequence[StatePresence]) -> go.Figure:
@@ -53,15 +72,18 @@ def plot_layer(shown: Sequence[StatePresence]) -> go.Figure:
 @card(MODEL, "layers", WRITER_BY_WRITER, order=20)
 def layer_card(view: ModelView) -> Card:
     steps = layer_steps(view.residual) if view.residual.measured else []
+    step = max(1, math.ceil(len(view.residual.writers) * len(view.residual.columns) / MOST_POINTS))
     figures = {
-        str(index): plot_layer([presence(view.residual, writer) for writer in members])
+        str(index): plot_layer(thinned([presence(view.residual, writer) for writer in members], step))
         for index, (_, members) in enumerate(steps)
     }
+    left_out = f" Drawn are one state in {step}, and those where a writer of the layer is first." if step > 1 else ""
     return Card(
         "All writers of a layer",
         "Median share of each writer's output in each state, one layer at a time; the large marker is the first "
         "state with the writer's output, before which a value is what happens to lie along it already. Click a name "
-        "in the legend to hide it, double-click to see it alone. Medians beyond ±4 are outside the axis.",
+        "in the legend to hide it, double-click to see it alone. Medians beyond ±4 are outside the axis."
+        f"{left_out}",
         figures,
         [Control("Layer", [name for name, _ in steps], "range")] if steps else [],
         empty="The table residual_projection is missing or holds no measured writer.",

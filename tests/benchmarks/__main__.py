@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from tests.benchmarks.large import measure_large
 from tests.benchmarks.literal import measure_literal
 from tests.benchmarks.memory import measure_memory
 from tests.benchmarks.overhead import measure_overhead
@@ -36,6 +37,7 @@ SUBJECTS: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "positions": measure_positions,
     "pages": measure_pages,
     "startup": measure_startup,
+    "large": measure_large,
 }
 
 

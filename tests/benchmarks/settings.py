@@ -75,6 +75,8 @@ class Settings:
     n_shards: int
     """Shards that measure nothing."""
     pages: PagesShape
+    large: ModelConfig
+    """The shape of many writers that a whole run is made on."""
 
 
 def full_settings(threads: int, rounds: int) -> Settings:
@@ -105,6 +107,7 @@ def full_settings(threads: int, rounds: int) -> Settings:
         sweep_rounds=2,
         n_shards=10_000,
         pages=PagesShape(n_models=12, n_layers=12, n_heads=12),
+        large=random_config(64, 16, 64, d_head=4),
     )
 
 
@@ -136,6 +139,7 @@ def quick_settings(threads: int, rounds: int) -> Settings:
         sweep_rounds=1,
         n_shards=50,
         pages=PagesShape(n_models=2, n_layers=2, n_heads=2),
+        large=random_config(2, 2, 16, d_head=4),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.benchmarks.large import measure_large
 from tests.benchmarks.noop import noop_config, probe_noop
 from tests.benchmarks.pages import measure_pages
 from tests.benchmarks.settings import quick_settings
@@ -25,3 +26,10 @@ def test_pages_are_sized_and_opened_beside_a_page_of_one_figure() -> None:
     opened = [row for row in rows if row.unit == "×"]
     assert len(opened) == (4 if CHROMIUM.exists() else 0)
     assert all(row.spread.low > 0 and row.cpu is None for row in opened)
+
+
+def test_a_whole_run_stands_beside_bare_forward_passes() -> None:
+    ratio, *others = measure_large(quick_settings(threads=1, rounds=1))
+    assert ratio.spread.median == ratio.details["cpu_s"] / ratio.details["bare_cpu_s"] > 1
+    figures = {row.measured: row.spread.median for row in others}
+    assert 4.5 < figures["the model's page"] < 7 and figures["the largest of its processes"] > 100

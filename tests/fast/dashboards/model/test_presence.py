@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from erasure_sweep.dashboards.model.layer_presence import layer_steps, plot_layer
+from erasure_sweep.dashboards.model.layer_presence import layer_steps, plot_layer, thinned
 from erasure_sweep.dashboards.model.presence import plot_presence, presence
 from erasure_sweep.workers.tables.facts.erasure import top_writers
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
@@ -76,3 +76,14 @@ class TestPresence:
         figure = plot_layer([presence(residual(wide), f"L0H{head}") for head in range(25)])
         looks = {(t.line.color, t.line.dash, t.marker.symbol) for t in figure.data}
         assert len(looks) == 25
+
+    def test_of_very_many_states_some_are_drawn_and_all_where_a_writer_is_first(self, model: ModelTables) -> None:
+        whole = [presence(residual(model), writer) for writer in layer_steps(residual(model))[3][1]]
+        shown = thinned(whole, 4)
+        assert {tuple(one.states) for one in shown} == {
+            ("resid_pre0", "resid_post1", "resid_mid2", "resid_post2", "resid_post3")
+        }
+        for before, after in zip(whole, shown, strict=True):
+            assert before.written_at is not None and after.written_at is not None
+            assert after.states[after.written_at] == before.states[before.written_at]
+            assert after.median.tolist() == [before.median[before.states.index(state)] for state in after.states]
