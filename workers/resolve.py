@@ -86,6 +86,8 @@ def resolve(
     )
     if corpus.left_out:
         resolved = _noting(resolved, f"files of the corpus that are left out: {corpus.left_out}")
+    for line in model.notes:
+        resolved = _noting(resolved, line)
     if n_prompts < request.prompts:
         resolved = _noting(
             resolved,

@@ -65,6 +65,17 @@ class TestNames:
             "stdlib is a known corpus; the folder stdlib here is passed over: write ./stdlib to mean it"
         )
 
+    def test_a_folder_of_several_weights(self, bench: Bench, out: Path, tmp_path: Path):
+        """A folder with weights in two files, `model.safetensors` and `model_final.pth`
+
+        The first is measured, as transformers would, and a line says that the other was passed over.
+        """
+        model = write_tl_directory(tmp_path / "m", 0, 1, 2, 8)
+        write_tl_directory(model, 1, 1, 2, 8, weights_file="model_final.pth")
+        ran = bench.run(out, "--dry-run", model=model, prompts=2, seq_len=8)
+        assert ran.code == 0, ran.stderr
+        assert "m: the weights are those of model.safetensors: passed over is model_final.pth" in ran.stdout
+
     def test_two_folders_that_are_called_the_same(self, bench: Bench, tmp_path: Path):
         """Two folders called `checkpoint-500`, one of them behind a link
 

@@ -73,6 +73,13 @@ def weights_name(names: Collection[str], layout: FileLayout, where: str) -> str:
     return final[0]
 
 
+def other_weights(names: Collection[str], layout: FileLayout, chosen: str) -> list[str]:
+    """Files that could have been the final weights, beside the one that was chosen."""
+    if layout == "hugging_face":
+        return [name for name in _PREFERRED[layout] if name in names and name != chosen]
+    return [name for name in sorted(names) if name.endswith((".safetensors", ".pth")) and name != chosen]
+
+
 def shard_names(index: Path) -> tuple[str, ...]:
     """The files that an index of shards lists.
 

@@ -51,6 +51,8 @@ class ResolvedModel(NamedTuple):
     training_tokens: int | None = None
     """Tokens the weights were trained on, where that is known."""
     training_steps: int | None = None
+    notes: tuple[str, ...] = ()
+    """What the user should hear of where it was found."""
 
 
 def resolve_model(spec: str, staging: Path, refresh: bool = False) -> ResolvedModel:
@@ -85,6 +87,9 @@ def resolve_model(spec: str, staging: Path, refresh: bool = False) -> ResolvedMo
     if source.remote:
         for name in {spec, _canonical(spec, staging) or spec}:
             remember_model(found._replace(spec=name), staging)
+    if source.passed_over:
+        line = f"the weights are those of {source.weights[0].name}: passed over is {', '.join(source.passed_over)}"
+        return resolved._replace(notes=(line,))
     return resolved
 
 

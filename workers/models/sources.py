@@ -31,6 +31,7 @@ from erasure_sweep.workers.models.file_formats import (
     INDICES,
     FileLayout,
     layout_of,
+    other_weights,
     read_config,
     shard_names,
     weights_name,
@@ -62,6 +63,8 @@ class ModelFiles(NamedTuple):
     training_steps: int | None = None
     remote: bool = False
     """Whether it came from the hub."""
+    passed_over: tuple[str, ...] = ()
+    """Other weights that lie in the model's folder."""
 
 
 CheckConfig = Callable[[str, Path, dict[str, Any]], None]
@@ -106,7 +109,8 @@ def files_in_directory(location: ModelLocation, checkpoint: Checkpoint | None = 
     fingerprint = _fingerprint(_file_digest(path) for path in (directory / CONFIG, *weights))
     tokenizer = local_tokenizer(directory) or _named_tokenizer(directory, config)
     source = ModelFiles(location.name, layout, directory, config, weights, fingerprint, location.origin, tokenizer)
-    return _at(source, checkpoint)
+    others = other_weights(_file_names(directory), layout, weights[0].name) if checkpoint is None else []
+    return _at(source, checkpoint)._replace(passed_over=tuple(others))
 
 
 def files_on_hub(
@@ -175,9 +179,12 @@ def _at(source: ModelFiles, checkpoint: Checkpoint | None) -> ModelFiles:
 
 def _local_weights(directory: Path, layout: FileLayout) -> tuple[Path, ...]:
     """The files that hold the weights: one, or the shards of a Hugging Face model behind their index."""
-    names = [path.name for path in directory.iterdir() if not path.is_dir()]
-    first = directory / weights_name(names, layout, str(directory))
+    first = directory / weights_name(_file_names(directory), layout, str(directory))
     return (first,) if first.name not in INDICES else (first, *(directory / name for name in shard_names(first)))
+
+
+def _file_names(directory: Path) -> list[str]:
+    return [path.name for path in directory.iterdir() if not path.is_dir()]
 
 
 def _hub_weights(repo: str, folder: Path, layout: FileLayout) -> tuple[Path, ...]:

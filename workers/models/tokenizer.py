@@ -282,10 +282,20 @@ def _from_transformers(source: str, folder: Path) -> _FastTokenizer:
     try:
         loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and what its converters raise
-        raise DataError(f"there is no tokenizer that can be read in {source} ({_first_line(error)})") from error
+        raise DataError(
+            f"there is no tokenizer that can be read in {source} ({_first_line(error)}): save it as tokenizer.json, or name "
+            "its class in tokenizer_config.json"
+        ) from error
     backend = getattr(loaded, "backend_tokenizer", None)
     if backend is None:
         raise DataError(f"tokenizer {source} has no fast form (tokenizer.json): convert it")
+    special = {token.content for token in backend.get_added_tokens_decoder().values()}
+    if (
+        not backend.get_vocab(with_added_tokens=False).keys() - special
+    ):  # transformers makes one up where files are missing
+        raise DataError(
+            f"tokenizer {source} has no vocabulary: put tokenizer.json, or vocab.json and merges.txt, beside it"
+        )
     named = {name: getattr(loaded, name, None) for name in ("bos_token", "eos_token")}
     return _FastTokenizer(backend, {name: str(token) for name, token in named.items() if token}, source)
 

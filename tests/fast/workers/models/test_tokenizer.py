@@ -6,7 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
-from tokenizers import Regex, SentencePieceBPETokenizer, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import (
+    ByteLevelBPETokenizer,
+    Regex,
+    SentencePieceBPETokenizer,
+    Tokenizer,
+    decoders,
+    models,
+    pre_tokenizers,
+)
 
 from erasure_sweep.workers.corpora.resolve_corpus import load_tokenizer
 from erasure_sweep.workers.errors import DataError, UsageError
@@ -44,6 +52,25 @@ class TestTokenizers:
             load_tokenizer(str(tmp_path))
         with pytest.raises(UsageError, match="there is no tokenizer at"):
             load_tokenizer(str(tmp_path / "nowhere" / "tokenizer.json"))
+
+    def test_vocabulary_and_merges_without_a_class(self, tmp_path: Path) -> None:
+        """Beside a config of TransformerLens' nothing says how they are to be read, until the user does."""
+        backend = ByteLevelBPETokenizer()
+        backend.train_from_iterator(["hello world"] * 9, vocab_size=280, special_tokens=["<|endoftext|>"])
+        backend.save_model(str(tmp_path))
+        (tmp_path / "config.json").write_text("{}")
+        with pytest.raises(
+            DataError, match=r"no tokenizer that can be read in .*name its class in tokenizer_config\.json"
+        ):
+            load_tokenizer(str(tmp_path))
+        (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
+        assert load_tokenizer(str(tmp_path)).encode_batch(["hello world"]) == [backend.encode("hello world").ids]
+
+    def test_a_class_without_its_vocabulary(self, tmp_path: Path) -> None:
+        """transformers makes one that gives no ids for any text."""
+        (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
+        with pytest.raises(DataError, match="has no vocabulary: put "):
+            load_tokenizer(str(tmp_path))
 
     def test_truncation_and_padding_of_the_file_are_off(self, tmp_path: Path) -> None:
         path = Path(write_tokenizer(tmp_path)) / "tokenizer.json"
