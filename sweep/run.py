@@ -8,6 +8,7 @@ from pathlib import Path
 
 from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.plan import sweep_id
+from erasure_sweep.sweep.process_needs import check_process
 from erasure_sweep.sweep.run_folder import RunFolder
 from erasure_sweep.sweep.store.driver_process import DriverProcess, this_driver
 from erasure_sweep.workers.storage.shard_storage import joined
@@ -33,7 +34,12 @@ class Run:
 
     @classmethod
     def of(cls, config: SweepConfig, fresh: bool = False) -> Run:
-        """The run of a config in this process."""
+        """The run of a config in this process.
+
+        Raises:
+            SweepError: the process lacks what a run needs.
+        """
+        check_process()
         identity = sweep_id(config)
         folder = RunFolder(Path(config.out).expanduser() if config.out else Path("runs") / config.name)
         # a store that is named may hold the shards of several sweeps

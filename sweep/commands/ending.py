@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 
 INTERRUPTED = 130
 LINE = "interrupted; the same command goes on from here"
@@ -53,7 +54,8 @@ def begin() -> None:
 
 def end() -> None:
     """The command was interrupted and has ended in order; only Python's own end is left."""
-    sys.stdout.flush()
+    with suppress(OSError, ValueError):  # whoever read it may be gone
+        sys.stdout.flush()
     _over.set()
 
 

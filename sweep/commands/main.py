@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import traceback
+from pathlib import Path
 
 import click
 
@@ -47,6 +48,7 @@ for command in COMMANDS:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every error a user meets is one line on stderr."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    _open_closed_streams()
     ending.heed_signals()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -55,6 +57,13 @@ def main(arguments: list[str] | None = None) -> None:
     if code == ending.INTERRUPTED:
         ending.end()
     sys.exit(code)
+
+
+def _open_closed_streams() -> None:
+    """Put nothing where a standard stream was closed (``>&-``): what is opened next would take its place, and be written to."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))
 
 
 def call(arguments: list[str]) -> int:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.support.bad_input import Bench, Ran, environment
+from erasure_sweep.sweep.commands.main import call
+from erasure_sweep.sweep.execution.helper_process import HelperProcess
+from tests.support.bad_input import Bench, Ran, assert_refused, environment
+from tests.support.helper_process import lending
 
 pytestmark = pytest.mark.xdist_group("ray")
 
@@ -127,3 +132,100 @@ def test_a_script_on_standard_input(bench: Bench, out: Path, expected: dict[str,
     )
     assert done.returncode == 0, done.stderr
     assert bench.ran(0, done.stdout, done.stderr, out).tables() == expected
+
+
+class TestBareProcesses:
+    """A process that lacks what a desktop's has."""
+
+    def test_no_home(self, bench: Bench, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A container whose user has no entry in passwd, and no HOME
+
+        One line that asks for HOME, before anything is made.
+        """
+
+        def unknown(uid: int) -> None:
+            raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+        monkeypatch.delenv("HOME")
+        monkeypatch.setattr("pwd.getpwuid", unknown)
+        assert_refused(bench.run(out), 1, "this user has no home folder: set HOME")
+
+    def test_a_home_that_cannot_be_written(self, bench: Bench, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A home folder that cannot be written, as in many containers
+
+        One line that names the folder and `--staging`; with that, or ERASURE_SWEEP_STAGING, nothing is written there.
+        """
+        monkeypatch.setenv("HOME", "/proc")
+        monkeypatch.delenv("ERASURE_SWEEP_STAGING")
+        assert_refused(bench.run(out), 1, "cannot stage model good in /proc/.cache/", "--staging names another folder")
+
+    def test_a_current_folder_that_was_removed(
+        self, bench: Bench, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A current folder that was removed meanwhile
+
+        One line that says so.
+        """
+        (tmp_path / "gone").mkdir()
+        monkeypatch.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+        assert_refused(bench.run(out), 1, "the current folder was removed")
+
+    def test_no_folder_for_temporary_files(self, bench: Bench, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A TMPDIR that does not exist, and a full or read-only /tmp
+
+        A TMPDIR that does not exist is passed over; where no folder can be written, one line asks for one.
+        """
+        monkeypatch.setattr("tempfile.tempdir", None)
+        monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: ["/proc/nowhere"])
+        assert_refused(bench.run(out), 1, "set TMPDIR")
+
+    def test_few_open_files(self, bench: Bench, out: Path) -> None:
+        """`ulimit -n` of a few dozen files
+
+        The run raises it as far as it may; where that is too little, one line says so.
+        """
+        command = shlex.join(bench.command(out))
+        done = subprocess.run(
+            ["/bin/sh", "-c", f"ulimit -n 60; exec {command}"],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        ran = bench.ran(done.returncode, done.stdout, done.stderr, out)
+        assert_refused(ran, 1, "this process may have 60 files open, and a run needs 256")
+
+    def test_shared_memory_that_cannot_be_written(
+        self, bench: Bench, out: Path, monkeypatch: pytest.MonkeyPatch, expected: dict[str, bytes]
+    ) -> None:
+        """A read-only or tiny /dev/shm, with `--workers 0`
+
+        It measures: nothing is kept in shared memory. Ray puts its objects into temporary files there.
+        """
+
+        def read_only(*_: object, **__: object) -> None:
+            raise OSError(30, "Read-only file system")
+
+        monkeypatch.setattr("_multiprocessing.SemLock", read_only)
+        with closing(HelperProcess()) as helper, lending(helper, pages=False):
+            assert call(["run", *bench.flags(out, stage="scan")]) == 0
+        assert bench.ran(0, "", "", out).tables() == expected
+
+    def test_a_standard_output_that_is_closed(self) -> None:
+        """Standard output that is closed (`>&-`), or whose reader goes away (`| head`)
+
+        Neither is a traceback; errors are still said on standard error.
+        """
+        command = shlex.join([sys.executable, "-m", "erasure_sweep.sweep.commands"])
+        for shell, code, said in (
+            (f"{command} config >&-", 0, ""),
+            (f"{command} config nowhere.yaml >&- <&-", 2, "erasure-sweep: "),
+            (f"{command} config --reference | true", 0, ""),
+        ):
+            done = subprocess.run(
+                ["/bin/sh", "-c", shell], env=environment(), capture_output=True, text=True, check=False
+            )
+            assert done.returncode == code and done.stderr.startswith(said) and "Traceback" not in done.stderr, (
+                done.stderr
+            )

@@ -131,7 +131,7 @@ def _staging_error(path: Path, name: str, error: Exception) -> DataError:
         )
     except OSError:
         pass
-    return DataError(f"cannot stage model {name} in {path.parent}: {one_line(error)}")
+    return DataError(f"cannot stage model {name} in {path.parent}: {one_line(error)} (--staging names another folder)")
 
 
 def write_staged(staged: StagedModel, source: ModelFiles, path: Path) -> None:

@@ -131,7 +131,9 @@ def _temporary(source: ModelFiles, path: Path) -> Iterator[Path]:
         with whole_file(path) as temporary:
             yield temporary
     except OSError as error:
-        raise DataError(f"cannot stage model {source.name} in {path.parent}: {one_line(error)}") from error
+        raise DataError(
+            f"cannot stage model {source.name} in {path.parent}: {one_line(error)} (--staging names another folder)"
+        ) from error
 
 
 def processed_gpt2(read: Read, config: ModelConfig) -> Iterator[ProcessedWeight]:
