@@ -63,7 +63,7 @@ def _open_closed_streams() -> None:
     """Put nothing where a standard stream was closed (``>&-``): what is opened next would take its place, and be written to."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def call(arguments: list[str]) -> int:
