@@ -25,14 +25,11 @@ from erasure_sweep.workers.measures.measure import Block, Measure, Setting
 from erasure_sweep.workers.measures.scan.products import TERMS, TRACE, ProductReader, PromptProducts
 from erasure_sweep.workers.measures.statistics.moments import MergedSizes
 from erasure_sweep.workers.measures.statistics.quantile_sketch import (
+    SketchCounter,
     SketchSum,
-    SparseCounts,
-    add_counts,
-    count_dtype,
     quantiles,
     stored_counts,
 )
-from erasure_sweep.workers.measures.statistics.sketch_bins import N_BINS
 from erasure_sweep.workers.records import ScanOptions, ScanWork, State
 from erasure_sweep.workers.tables.columns import QUANTILES, Columns
 
@@ -59,9 +56,7 @@ class ProjectionAccumulator:
         n_rows, n_terms = sums.shape
         self.reader = reader
         self.sums_of_terms = torch.from_numpy(sums[n_terms:]).to(model.device, model.dtype)
-        self.counts = torch.zeros(
-            n_writers, n_rows, N_BINS, dtype=count_dtype(reader.options.shard_tokens), device=model.device
-        )
+        self.counts = SketchCounter(n_writers * n_rows, reader.options.shard_tokens, model.device)
         self.ratio_sum = torch.zeros(n_writers, n_rows, dtype=torch.float64, device=model.device)
         self.n = torch.zeros(n_writers, dtype=torch.int64, device=model.device)
 
@@ -69,16 +64,17 @@ class ProjectionAccumulator:
     def update(self, products: PromptProducts) -> None:
         """Count one prompt's ratios."""
         self.n += products.valid.sum(dim=1)
-        counted = products.valid.to(self.counts.dtype)
+        self.counts.begin_prompt(products.n_tokens)
         # One writer at a time, so that the counts it touches stay in the cache.
         for index, term_ratios in enumerate(products.ratios):
             ratios = torch.cat([term_ratios, self.sums_of_terms @ term_ratios])
             self.ratio_sum[index] += ratios.sum(dim=1)
-            add_counts(self.counts[index], ratios, counted[index])
+            sketches = slice(index * len(ratios), (index + 1) * len(ratios))
+            self.counts.add(sketches, ratios, products.valid[index])
 
     def export(self) -> State:
         """Counts by their non-zero bins; means and co-moments over the shard's tokens."""
-        sparse = SparseCounts.from_dense(self.counts)
+        sparse = self.counts.export()
         return {
             "count_gap": sparse.gap,
             "count": sparse.count,

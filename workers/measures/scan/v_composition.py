@@ -29,14 +29,11 @@ from erasure_sweep.workers.measures.scan.projection import Projection, WriterPow
 from erasure_sweep.workers.measures.scan.significance import ShardSpread, discoveries, p_below
 from erasure_sweep.workers.measures.statistics.moments import MergedSizes
 from erasure_sweep.workers.measures.statistics.quantile_sketch import (
+    SketchCounter,
     SketchSum,
-    SparseCounts,
-    add_counts,
-    count_dtype,
     quantiles,
     stored_counts,
 )
-from erasure_sweep.workers.measures.statistics.sketch_bins import N_BINS
 from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.records import ScanOptions, ScanWork, State
 from erasure_sweep.workers.tables.columns import QUANTILES, Columns
@@ -53,8 +50,7 @@ class VCompositionAccumulator:
         model, rows = reader.model, reader.composer.rows
         layout = model.config.layout
         self.reader, self.rows = reader, rows
-        counting = count_dtype(reader.options.shard_tokens)
-        self.counts = torch.zeros(len(KINDS), len(rows), N_BINS, dtype=counting, device=model.device)
+        self.counts = SketchCounter(len(KINDS) * len(rows), reader.options.shard_tokens, model.device)
         self.product = torch.zeros(len(rows), dtype=torch.float64, device=model.device)
         self.mixed = torch.zeros(len(rows), model.config.d_head, dtype=torch.float64, device=model.device)
         self.has_ratio = torch.zeros(len(rows.labels), dtype=torch.bool, device=model.device)
@@ -68,15 +64,17 @@ class VCompositionAccumulator:
         self.product += parts.product
         self.mixed += parts.mixed
         self.has_ratio |= products.valid.any(dim=1)
+        self.counts.begin_prompt(products.n_tokens)
         for writer in range(len(self.rows.labels)):
             rows = self.rows.of(writer)
             if rows.start == rows.stop:
                 continue
             clean = self._clean(products.ratios[writer], writer)
             part = parts.along_writer[rows] * products.inverse_norm_sq[writer]
-            valid = products.valid[writer].to(self.counts.dtype)
-            for counts, values in zip(self.counts, (clean, clean - part, part), strict=True):
-                add_counts(counts[rows], values, valid)
+            for kind, values in enumerate((clean, clean - part, part)):
+                before = kind * len(self.rows)
+                sketches = slice(before + rows.start, before + rows.stop)
+                self.counts.add(sketches, values, products.valid[writer])
 
     def _clean(self, ratios: Float[Tensor, "term token"], writer: int) -> Float[Tensor, "row token"]:
         """Clean ratios of a writer's rows: later heads, each layer's attention output, all later heads, groups."""
@@ -102,7 +100,7 @@ class VCompositionAccumulator:
         varying = reader.comoments().gather(1, reader.terms.unsqueeze(1)).squeeze(1)
         power = varying + reader.n_tokens * writer_mean.square().sum(dim=1)
         references = reader.composer.reference_vectors().double().cpu().numpy()
-        sparse = SparseCounts.from_dense(self.counts)
+        sparse = self.counts.export()
         mixed = self.mixed.cpu().numpy()
         return {
             "count_gap": sparse.gap,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float, Int, Integer
+from jaxtyping import Bool, Float, Int, Integer
 from scipy.sparse import csr_array
 from torch import Tensor
 
@@ -35,7 +35,7 @@ def bin_indices(values: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
 
 def count_dtype(n_tokens: int) -> torch.dtype:
     """The integers that count a shard's tokens."""
-    return {1: torch.int8, 2: torch.int16, 4: torch.int32}[count_bytes(n_tokens)]
+    return torch.int16 if count_bytes(n_tokens) == 2 else torch.int32
 
 
 def add_counts(
@@ -85,8 +85,56 @@ class SparseCounts:
         """The non-zero counts; gaps compress far better than positions."""
         flat = counts.flatten()
         position = flat.nonzero().squeeze(1)
+        return cls.at(position, flat[position])
+
+    @classmethod
+    def at(cls, position: Int[Tensor, "filled"], count: Int[Tensor, "filled"]) -> SparseCounts:
+        """Counts of bins given by their positions in all sketches in a row, in order."""
         gap = np.diff(position.cpu().numpy(), prepend=0)
-        return cls(_narrow(gap), _narrow(flat[position].cpu().numpy()))
+        return cls(_narrow(gap), _narrow(count.cpu().numpy()))
+
+
+class SketchCounter:
+    """Counts of a shard's sketches while it is measured.
+
+    Few tokens fill few of a sketch's thousands of bins. Then the bins of all values are kept and counted in the end, since
+    clearing and searching all bins would take longer than everything else.
+
+    Args:
+        n_sketches: how many there are.
+        n_tokens: of the shard, at most.
+        device: where values come from.
+    """
+
+    FEW = 128
+
+    def __init__(self, n_sketches: int, n_tokens: int, device: torch.device) -> None:
+        self._few = n_tokens < self.FEW
+        shape, dtype = (n_sketches, N_BINS), count_dtype(n_tokens)
+        if self._few:
+            shape, dtype = (n_sketches, n_tokens), torch.int16
+        self._kept = torch.zeros(shape, dtype=dtype, device=device)
+        self._first = self._used = 0
+
+    def begin_prompt(self, n_tokens: int) -> None:
+        """Say how many tokens the next values of each sketch are from."""
+        self._first, self._used = self._used, self._used + n_tokens
+
+    def add(self, sketches: slice, values: Float[Tensor, "sketch token"], valid: Bool[Tensor, "token"]) -> None:
+        """Count a prompt's values into their sketches, once for each; tokens that are not ``valid`` are left out."""
+        if self._few:
+            self._kept[sketches, self._first : self._used] = bin_indices(values).add_(1).mul_(valid).to(torch.int16)
+        else:
+            add_counts(self._kept[sketches], values, valid.to(self._kept.dtype))
+
+    def export(self) -> SparseCounts:
+        """The counts that are not zero."""
+        if not self._few:
+            return SparseCounts.from_dense(self._kept)
+        ordered = self._kept[:, : self._used].sort(dim=1).values.long()  # 0 where a token was left out
+        sketch, token = ordered.nonzero(as_tuple=True)
+        position, count = torch.unique_consecutive(sketch * N_BINS + ordered[sketch, token] - 1, return_counts=True)
+        return SparseCounts.at(position, count)
 
 
 def _narrow(values: Integer[np.ndarray, "value"]) -> npt.NDArray[Any]:

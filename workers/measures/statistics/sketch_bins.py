@@ -11,4 +11,4 @@ N_BINS = 2 * HALF_BINS + 1
 
 def count_bytes(n_tokens: int) -> int:
     """Bytes of the smallest integers that can count a shard's tokens: many sketches are a worker's largest state."""
-    return 1 if n_tokens < 2**7 else 2 if n_tokens < 2**15 else 4
+    return 2 if n_tokens < 2**15 else 4

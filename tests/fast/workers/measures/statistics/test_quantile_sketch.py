@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
 from erasure_sweep.workers.measures.statistics.quantile_sketch import (
+    SketchCounter,
     SketchSum,
     SparseCounts,
     add_counts,
@@ -100,3 +101,24 @@ def test_quantiles_of_many_sketches_are_those_of_one_at_a_time() -> None:
             continue
         low, high = (ordered[np.minimum(np.floor(ranks).astype(int) + more, len(ordered) - 1)] for more in (0, 1))
         np.testing.assert_array_equal(found, low + (ranks - np.floor(ranks)) * (high - low))
+
+
+def test_few_tokens_are_counted_as_many_are() -> None:
+    draw = torch.Generator().manual_seed(6)
+    counters = [SketchCounter(9, n_tokens, torch.device("cpu")) for n_tokens in (40, SketchCounter.FEW)]
+    for n_tokens in (13, 20):  # fewer than there could be
+        values = torch.randn(9, n_tokens, generator=draw).mul(5).round()
+        valid = torch.rand(n_tokens, generator=draw) < 0.7
+        for counter in counters:
+            counter.begin_prompt(n_tokens)
+            counter.add(slice(0, 4), values[:4], valid)
+            counter.add(slice(6, 9), values[6:], valid)
+    few, many = (counter.export() for counter in counters)
+    assert few.gap.tolist() == many.gap.tolist() and few.count.tolist() == many.count.tolist()
+    assert few.count.max() > 1 and few.gap.dtype == many.gap.dtype and few.count.dtype == many.count.dtype
+
+
+def test_a_counter_of_nothing_is_empty() -> None:
+    for n_tokens in (8, 1000):
+        counts = SketchCounter(3, n_tokens, torch.device("cpu")).export()
+        assert len(counts.gap) == len(counts.count) == 0
