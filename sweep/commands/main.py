@@ -6,6 +6,7 @@ something failed (the last line of stderr says what), 2 a usage or config error 
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -29,7 +30,7 @@ from erasure_sweep.sweep.commands.status import status
 from erasure_sweep.sweep.commands.stop import stop
 from erasure_sweep.sweep.commands.submit import submit
 from erasure_sweep.sweep.commands.ui import ui
-from erasure_sweep.workers.errors import SweepError, UsageError
+from erasure_sweep.workers.errors import ERROR_LINE_LENGTH, SweepError, UsageError
 from erasure_sweep.workers.version import VERSION
 
 COMMANDS = (run, models, fetch, compare, export, replicate, submit, status, stop, clean, check, ui, config)
@@ -111,6 +112,11 @@ def _end_failed(error: Exception) -> int:
     if isinstance(error, RuntimeError) and (loop := _LOOP.fullmatch(str(error))):  # pathlib's, of Python before 3.13
         _print_line(f"{loop[1]} is a symbolic link that leads to itself: remove it, or name another path")
         return UsageError.exit_code
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        name = str(error.filename)
+        shown = name if len(name) <= ERROR_LINE_LENGTH else f"{name[:ERROR_LINE_LENGTH]}…"
+        _print_line(f"{shown}: {error.strerror} (--debug shows where)")
+        return UsageError.exit_code if error.errno == errno.ENAMETOOLONG else SweepError.exit_code
     _print_line(f"unexpected {type(error).__name__}: {error} (--debug shows where)")
     return SweepError.exit_code
 
