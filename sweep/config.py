@@ -52,6 +52,7 @@ _PLAINLY = {
 }
 """What pydantic would say in terms of its own, by kind of error."""
 _NAMED_MODELS = 3
+_SUFFIXES = re.compile(r"(?:\.(?:npy|txt|md|jsonl?|parquet|gz|zst|bz2|gguf|safetensors|pth?))+$")
 _HEAD = re.compile(r"L(\d+)H(\d+)")
 _NAME_RULE = "should be up to 100 letters, digits, '.', '_' or '-', the first a letter or digit"
 
@@ -308,7 +309,7 @@ def _default_name(source: str, read: Mapping[str, Any], values: Mapping[str, Any
 def _last_part(path: str) -> str:
     name, at, point = path.partition("@")  # a revision may hold slashes that part no folders
     last = name.rstrip("/").rsplit("/", 1)[-1]
-    return (Path(name).resolve().name if last in (".", "..") else last) + at + point
+    return _SUFFIXES.sub("", Path(name).resolve().name if last in (".", "..") else last) + at + point
 
 
 def _read_yaml(source: str) -> dict[str, Any]:

@@ -125,13 +125,13 @@ def test_own_models_under_the_default_preset(tmp_path: Path, project: Path, monk
     flags = bench.flags(tmp_path, **own, tracking_uri=sqlite_uri(tmp_path / "mlflow.db"), stage="scan")
     del flags[flags.index("--out") : flags.index("--out") + 2]
     with closing(bench):
-        ran = bench.call(tmp_path / "runs" / "mine-notes.npy", ["run", *flags])
+        ran = bench.call(tmp_path / "runs" / "mine-notes", ["run", *flags])
     assert ran.code == 0, ran.stderr
     assert (ran.out / "compare.html").exists() and not (tmp_path / "runs" / "demo").exists()
-    assert "erasure-sweep ui --experiment mine-notes.npy " in ran.stdout
+    assert "erasure-sweep ui --experiment mine-notes " in ran.stdout
     with closing(sqlite3.connect("mlflow.db")) as store:
         notes = store.execute("SELECT value FROM experiment_tags WHERE key = 'mlflow.note.content'").fetchall()
-    assert any("From the newest sweep, mine-notes.npy" in note for (note,) in notes)
+    assert any("From the newest sweep, mine-notes" in note for (note,) in notes)
 
 
 def test_what_a_killed_run_left(bench: Bench, tmp_path: Path, project: Path):

@@ -103,7 +103,9 @@ class TestStatusAndStop:
             code, text = said(bench, "status", out)
             assert code == 0
             head, model, tracking = text.splitlines()
-            assert head.startswith(f"demo in {out}: ") and head.endswith(f", process {process.pid} is working on it")
+            assert head.startswith(f"good-long in {out}: ") and head.endswith(
+                f", process {process.pid} is working on it"
+            )
             assert re.fullmatch(rf"  good +MEASURING +scan: \d+ of {SHARDS} shards", model)
             assert f"--tracking-uri {bench.tracking_uri}" in tracking
 
@@ -117,7 +119,7 @@ class TestStatusAndStop:
         done = len(list(out.rglob("*.state")))
         code, text = said(bench, "status", out)
         head, model, _ = text.splitlines()
-        assert head == f"demo in {out}: nobody is working on it"
+        assert head == f"good-long in {out}: nobody is working on it"
         assert re.fullmatch(rf"  good +KILLED +scan: {done} of {SHARDS} shards", model)
         assert said(bench, "stop", out) == (0, f"no run is working in {out}\n")
         assert not (out / ".driver.json").exists()
