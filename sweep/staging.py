@@ -14,9 +14,9 @@ from erasure_sweep.sweep.run import Run
 from erasure_sweep.workers.corpora.resolve_corpus import KNOWN_CORPORA, OWN
 from erasure_sweep.workers.corpora.sampling import CorpusRequest
 from erasure_sweep.workers.errors import UsageError
-from erasure_sweep.workers.known_name import passed_over
 from erasure_sweep.workers.models.catalog import find_entry
 from erasure_sweep.workers.models.checkpoints import names_several, split_point
+from erasure_sweep.workers.name_clashes import passed_over
 from erasure_sweep.workers.records import Resolved
 
 

@@ -47,6 +47,11 @@ class TestWhatTravels:
         model = {"models/good/config.json", "models/good/model.safetensors"}
         assert set(sent.files) == model | {"texts/a.txt", "texts/deep/b.md"}
 
+    def test_a_model_that_the_user_named(self, here: Path):
+        sent = job_files(config(models=["mine=models/good"], corpus="/data/texts"))
+        assert set(sent.files) == {"models/good/config.json", "models/good/model.safetensors"}
+        assert sent.config.models == ["mine=models/good"]
+
     def test_the_config_keeps_their_names(self, here: Path):
         own = {"toy-gelu-1l": "notes.txt"}
         sent = job_files(config(models=["models/good", "toy-gelu-1l"], corpus="own", own_corpora=own))

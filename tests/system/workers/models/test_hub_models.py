@@ -151,6 +151,19 @@ class TestHuggingFaceLayout:
         same = write_hf_gpt2_directory(tmp_path / "safe", 4)
         assert resolved.hash == resolve_model(str(same), tmp_path / "staging").hash
 
+    def test_shards_of_torch_files(self, hub, cache, tmp_path):
+        whole = write_hf_gpt2_directory(tmp_path / "whole", 4)
+        repo, state = hub.add_model("someone/older", whole), load_file(whole / "model.safetensors")
+        del repo.files["model.safetensors"]
+        shards = {f"pytorch_model-0000{i + 1}-of-00002.bin": sorted(state)[i::2] for i in (0, 1)}
+        for shard, names in shards.items():
+            torch.save({name: state[name] for name in names}, tmp_path / shard)
+            repo.files[shard] = (tmp_path / shard).read_bytes()
+        weight_map = {name: shard for shard, names in shards.items() for name in names}
+        repo.files["pytorch_model.bin.index.json"] = json.dumps({"metadata": {}, "weight_map": weight_map}).encode()
+        resolved = resolve_model("someone/older", tmp_path / "staging")
+        assert resolved.hash == resolve_model(str(whole), tmp_path / "staging").hash
+
     def test_safetensors_are_preferred(self, hub, cache, tmp_path):
         repo = hub.add_model("gpt2", write_hf_gpt2_directory(tmp_path / "m", 4))
         repo.files["pytorch_model.bin"] = b"not asked for"
@@ -189,6 +202,8 @@ class TestRefused:
             ("someone/odd", {"model_type": "nonsense"}, "transformers cannot load it"),
             ("someone/code", {"model_type": "x", "auto_map": {"AutoConfig": "a.B"}}, "transformers cannot load it"),
             ("someone/heads", {"n_head": "four"}, "transformers cannot load it"),
+            ("someone/gptq", {"quantization_config": {"quant_method": "gptq"}}, "its weights are quantized (gptq)"),
+            ("someone/deep", {"n_layer": 10**9}, "n_layer = 1,000,000,000, and no model has so many"),
         ],
     )  # fmt: skip
     def test_hugging_face_layout(self, spec, overrides, expected, hub, cache, tmp_path):
