@@ -229,6 +229,8 @@ def _parquet_documents(name: str, source: Source) -> Iterator[Document]:
     import pyarrow.compute as pc
 
     values = _read_column(name, source, TEXT)
+    if pa.types.is_dictionary(values.type) and pa.types.is_string(values.type.value_type):
+        values = values.cast(pa.string())  # what pandas makes of a categorical column
     if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
         raise DataError(f"{name}: its column text holds {values.type}, not strings")
     for row, size in enumerate(pc.binary_length(values).to_pylist()):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from erasure_sweep.workers.corpora import compressed, formats, row_files, text_files
@@ -196,6 +197,16 @@ def test_arrays_of_numpy_and_parquet_by_other_names(tmp_path: Path, tokenizer: s
     write_rows(tmp_path / "b.parquet", ROWS).rename(tmp_path / "b.txt")
     assert format_of("b.txt", tmp_path / "b.txt").kind == PARQUET
     assert resolve(tmp_path / "b.txt", tmp_path, tokenizer).n_prompts == 4
+
+
+def test_a_categorical_column_of_parquet(tmp_path: Path, tokenizer: str) -> None:
+    texts = pa.array([str(row["text"]) for row in ROWS])
+    found = []
+    for name, column in (("a", texts), ("b", texts.dictionary_encode())):
+        (tmp_path / name).mkdir()
+        pq.write_table(pa.table({"text": column}), tmp_path / name / "rows.parquet")
+        found.append(tokens_of(tmp_path / name / "rows.parquet", tmp_path, tokenizer).tolist())
+    assert found[0] == found[1]
 
 
 class TestFolders:
