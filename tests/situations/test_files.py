@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import random
 import shutil
@@ -9,6 +11,7 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from erasure_sweep.workers.storage.states import encode_states
@@ -108,32 +111,33 @@ def test_a_damaged_table_that_is_rewritten(bench: Bench, copied: Path, finished:
 
 
 def test_tables_with_flipped_bits(bench: Bench, copied: Path):
-    """Single bits of tables that flipped on a disk, or on their way from another machine.
+    """Single bits of tables that flipped on a disk, or on their way from another machine, where other values come out.
 
-    Every table carries a checksum of its values, names and units. `compare` and `export` name the damaged file; none is ever
-    shown with another number.
+    Every table carries a checksum of its values, names and units: `compare` and `export` name the damaged file, and none is
+    ever shown with another number.
     """
     page = copied.parent / "compare.html"
-    draw = random.Random(0)
-    for path in sorted((copied / "good" / "tables").glob("*.parquet"))[::4]:
+    for name in ("writers", "v_composition", "dla_trust"):
+        path = copied / "good" / "tables" / f"{name}.parquet"
         content = path.read_bytes()
-        flipped = bytearray(content)
-        flipped[draw.randrange(100, len(content) - 100)] ^= 1 << draw.randrange(8)
-        path.write_bytes(flipped)
+        path.write_bytes(other_values(content))
         for command in (["compare", str(copied), "--to", str(page)], ["export", str(copied), "--list"]):
             ran = bench.call(copied, command)
-            seen = ran.code == 1 and f"{path.name} is damaged" in ran.line and ran.stderr.count("\n") == 1
-            assert seen or (ran.code == 0 and same_values(path, content)), (path, ran.stderr)
+            assert (ran.code, ran.stderr.count("\n")) == (1, 1) and f"{path.name} is damaged" in ran.line, ran.stderr
         path.write_bytes(content)
+    assert not page.exists()
 
 
-def same_values(path: Path, content: bytes) -> bool:
-    """Whether a flipped bit changed nothing that is read."""
-    import io
-
-    import pandas as pd
-
-    return pd.read_parquet(path).equals(pd.read_parquet(io.BytesIO(content)))
+def other_values(content: bytes) -> bytes:
+    """A table with one flipped bit that libraries read without a word, and with other values."""
+    whole = pd.read_parquet(io.BytesIO(content))
+    for place in random.Random(0).sample(range(8 * len(content)), 2_000):
+        flipped = bytearray(content)
+        flipped[place // 8] ^= 1 << place % 8
+        with contextlib.suppress(Exception):  # it is seen
+            if not pd.read_parquet(io.BytesIO(flipped)).equals(whole):
+                return bytes(flipped)
+    raise AssertionError("no such bit")
 
 
 @pytest.mark.parametrize("text", ['{"config": {}, "models": [{"name": "good"}]}', "a bit flipped"])
