@@ -29,6 +29,7 @@ from erasure_sweep.workers.errors import DataError, SweepError, UsageError
 from erasure_sweep.workers.tables.files import SchemaError, as_arrow, write_table
 from erasure_sweep.workers.tables.registry import TABLES
 from erasure_sweep.workers.tables.sweep_folder import read_out
+from erasure_sweep.workers.version import VERSION
 from tests.support.models.random_models import write_tl_directory
 from tests.support.servers.services import MlflowServer
 
@@ -170,14 +171,14 @@ class TestFolders:
         """A copy of a sweep's folder, as a sweep of another protocol would have left it."""
         shutil.copytree(out, copy)
         manifest = json.loads((copy / "manifest.json").read_text())
-        del manifest["checksum"]
+        manifest.pop("checksum", None)
         (copy / "manifest.json").write_text(json.dumps({**manifest, "sweep_id": "e" * 32, **changes}))
         return copy
 
     def test_a_model_that_was_measured_alike_twice_stands_once(self, swept, tmp_path):
         copy = self.another(swept.one, tmp_path / "copy", name="copy", sweep_id=sweep_id(swept.one))
         manifest = json.loads((copy / "manifest.json").read_text())
-        del manifest["checksum"]
+        manifest.pop("checksum", None)
         manifest["models"][1]["corpus_fingerprint"] = "0" * 32
         (copy / "manifest.json").write_text(json.dumps(manifest))
         compare_folders([swept.one, copy], tmp_path / "page.html")
@@ -196,7 +197,7 @@ class TestFolders:
     def test_other_schemas_are_left_out_and_named(self, swept, tmp_path, capsys):
         newer = self.another(swept.two, tmp_path / "newer", name="newer", schema_version="3")
         assert compare(swept.one, newer, "--to", tmp_path / "page.html") == 0
-        line = "b, c (sweep newer) were logged with schema 3, this version reads 2: left out"
+        line = f"b, c (sweep newer) were logged with schema 3 (erasure-sweep {VERSION}), this version reads 2: left out"
         assert line in capsys.readouterr().out.splitlines()
         assert line in said(tmp_path / "page.html")
         assert table_of_models(tmp_path / "page.html") == ["a", "b"]
@@ -204,7 +205,8 @@ class TestFolders:
 
         assert compare(newer, "--to", tmp_path / "none.html") == 1
         assert capsys.readouterr().err == (
-            f"erasure-sweep: {line}; no model remains: run these sweeps again with this version\n"
+            f"erasure-sweep: {line}; no model remains: run these sweeps again with this version, or use the one that wrote "
+            "them\n"
         )
         assert not (tmp_path / "none.html").exists()
 
@@ -227,13 +229,13 @@ class TestFolders:
     def test_a_manifest_that_says_its_models_in_another_way(self, swept, tmp_path):
         odd = self.another(swept.two, tmp_path / "odd", schema_version=9, models={"b": {}})
         assert compare_folders([swept.one, odd], tmp_path / "page.html") == [
-            f"all of {odd} (sweep two) was logged with schema 9, this version reads 2: left out"
+            f"all of {odd} (sweep two) was logged with schema 9 (erasure-sweep {VERSION}), this version reads 2: left out"
         ]
 
     def test_other_protocols_are_named(self, swept, tmp_path):
         other = self.another(swept.one, tmp_path / "other")
         manifest = json.loads((other / "manifest.json").read_text())
-        del manifest["checksum"]
+        manifest.pop("checksum", None)
         manifest |= {"name": "other", "version": "9.9"}
         manifest["config"] |= {"seq_len": 32, "positions": 4, "seed": 7, "dtype": "float64"}
         (other / "manifest.json").write_text(json.dumps(manifest))
@@ -248,7 +250,7 @@ class TestFolders:
     def test_unfinished_models_are_left_out_and_named(self, swept, tmp_path):
         shutil.copytree(swept.one, tmp_path / "one")
         manifest = json.loads((tmp_path / "one" / "manifest.json").read_text())
-        del manifest["checksum"]
+        manifest.pop("checksum", None)
         manifest["models"][0] |= {"state": "FAILED", "reason": "no memory"}
         (tmp_path / "one" / "manifest.json").write_text(json.dumps(manifest))
         page = tmp_path / "page.html"
@@ -337,6 +339,7 @@ class TestExperiments:
             assert manifest[key] == original[key]
         assert manifest["config"] == config(swept.root, "one", ["a", "b"]).protocol()
         missing = {"batch", "d_head", "eps", "attn_scale", "stages", "targets", "n_verify_prompts", "held_out"}
+        missing |= {"numerics", "weights_file", "tokens_file", "tables"}
         missing |= {"stage", "shards", "shards_done"}  # how far it was, while it was measured
         for entry, expected in zip(manifest["models"], original["models"], strict=True):
             shared = set(entry) - {"spec", "home"}
