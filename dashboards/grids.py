@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from erasure_sweep.workers.labels import component_order, state_order
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
-from erasure_sweep.workers.tables.values import Floats, numeric, strings, table_of
+from erasure_sweep.workers.tables.values import Floats, numeric, table_of
 
 STATISTICS = ("q12_5", "q25", "median", "q75", "q87_5", "mean", "beta", "beta_centred")
 READING_STATISTICS = (
@@ -94,7 +94,9 @@ def dla_of(model: ModelTables, effect: str) -> Grid:
     """How each writer's DLA goes with an eraser's in the scan; ``effect`` is ``full`` or ``v_composition``."""
     table = table_of(model.tables, "dla_correlation")
     if "effect" in table:
-        # verify has rows of the same names; rows that do not say their stage are the scan's
-        scan = [stage in (None, "scan") for stage in strings(table, "stage")]
-        table = table[(table["effect"] == effect) & np.array(scan, dtype=bool)]
+        chosen = table["effect"] == effect
+        if "stage" in table:
+            # verify has rows of the same names; rows that do not say their stage are the scan's
+            chosen &= table["stage"].isna() | (table["stage"] == "scan")
+        table = table[chosen]
     return grid_of(table, "eraser", DLA_STATISTICS)

@@ -198,7 +198,9 @@ class Composer:
         Args:
             own: the writer's output in the coordinates it is read in: z for a head that is read through its z, else o_w.
         """
-        return self._references.setdefault(label, own.mean(dim=0))
+        if label not in self._references:
+            self._references[label] = own.mean(dim=0)
+        return self._references[label]
 
     def reference_vectors(self) -> Float[Tensor, "writer d_model"]:
         """The references as vectors of the stream; zero for writers that nothing later reads."""
