@@ -1,7 +1,8 @@
 """How a signal ends a command: once, in order, and within a bounded time whatever hangs.
 
 The first SIGINT, SIGTERM or SIGHUP raises KeyboardInterrupt; what follows while that is handled is ignored, so that impatience
-does not keep a run from noting its end. A thread that needs nothing of the main one ends the process where it does not end.
+does not keep a run from noting its end. A thread that needs nothing of the main one ends the process where it does not end,
+after a failure too.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ EXIT_S = 3.0
 _AGAIN_S = 0.05
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _interrupted, _over = threading.Event(), threading.Event()
+_wakeup: list[int] = []
+"""Where numbers of signals are written to, by Python, and exit codes, above them."""
+_CODES = 100
 _terminals: list[int] = []
 """Descriptors of what is printed to, where that is a terminal: it is gone after SIGHUP."""
 
@@ -37,7 +41,8 @@ def heed_signals() -> None:
     _terminals[:] = [fd for fd in (1, 2) if os.isatty(fd)]
     arrived, sent = socket.socketpair()
     sent.setblocking(False)
-    signal.set_wakeup_fd(sent.detach(), warn_on_full_buffer=False)
+    _wakeup[:] = [sent.detach()]
+    signal.set_wakeup_fd(_wakeup[0], warn_on_full_buffer=False)
     # From the start: where memory is short no thread can be started later.
     threading.Thread(target=_end_anyway, args=(arrived,), name="ending", daemon=True).start()
 
@@ -50,13 +55,16 @@ def was_interrupted() -> bool:
 def begin() -> None:
     """A command begins: what ended an earlier one of this process does not end it."""
     _interrupted.clear()
+    _over.clear()
 
 
-def end() -> None:
-    """The command was interrupted and has ended in order; only Python's own end is left."""
+def end(code: int) -> None:
+    """The command has ended in order, interrupted or failed; only Python's own end is left."""
     with suppress(OSError, ValueError):  # whoever read it may be gone
         sys.stdout.flush()
     _over.set()
+    for descriptor in _wakeup:
+        os.write(descriptor, bytes([_CODES + code]))
 
 
 def _interrupt(signum: int, frame: object) -> None:
@@ -85,9 +93,13 @@ def _unraisable(unraisable: sys.UnraisableHookArgs) -> None:
 
 
 def _end_anyway(arrived: socket.socket) -> None:
-    """Wait for a signal, then for the process to end, and end it where it does not."""
-    while not {*arrived.recv(64)} & {*_SIGNALS}:
+    """Wait for a signal or an exit code, then for the process to end, and end it where it does not."""
+    while not (heard := {number for number in arrived.recv(64) if number in _SIGNALS or number >= _CODES}):
         pass
+    code = max(heard) - _CODES
+    if code >= 0:
+        time.sleep(EXIT_S)
+        os._exit(code)
     if _over.wait(ORDERLY_S):
         time.sleep(EXIT_S)
     else:

@@ -55,8 +55,8 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that knows no τ is no reason to fail
     code = call(arguments)
-    if code == ending.INTERRUPTED:
-        ending.end()
+    if code:
+        ending.end(code)
     sys.exit(code)
 
 

@@ -219,7 +219,7 @@ class TestBareProcesses:
         """
         command = shlex.join([sys.executable, "-m", "erasure_sweep.sweep.commands"])
         for shell, code, said in (
-            (f"{command} config >&-", 0, ""),
+            (f"{command} models >&-", 0, ""),
             (f"{command} config nowhere.yaml >&- <&-", 2, "erasure-sweep: "),
             (f"{command} config --reference | true", 0, ""),
         ):

@@ -13,10 +13,9 @@ import os
 import signal
 import socket
 import threading
-import time
 from typing import Any, NamedTuple
 
-from erasure_sweep.sweep.execution.ray.local_cluster import LocalCluster
+from erasure_sweep.sweep.execution.ray.local_cluster import LocalCluster, refresh_config
 from erasure_sweep.sweep.execution.usable_cpus import usable_cpus
 from erasure_sweep.workers.errors import SweepError
 
@@ -25,9 +24,11 @@ log = logging.getLogger(__name__)
 PROBE_TIMEOUT_S = 5.0
 REFRESH_S = 2.0
 GONE_S = 30.0
-"""How long the head may be silent; Ray itself ends the process after 60 s."""
-STOPPED_S = 10.0
-"""A driver that looks no more often was stopped itself: what it has not heard meanwhile says nothing."""
+"""How long the head may be silent."""
+COUNT_S = 1.0
+RAYS_PATIENCE_S = 600
+"""How long Ray itself waits for the head: it then ends the process with a page of its own, by default after 60 s, which a
+busy machine may need to notice that the cluster is gone and to note that in MLflow."""
 SHUTDOWN_S = 3.0
 """How long a cluster that is gone is given to let go of this process."""
 
@@ -56,7 +57,7 @@ class RayCluster:
     def __init__(self, joined: str | LocalCluster) -> None:
         self._joined = joined
         self._own_node = _own_node()
-        self._heard = self._looked = time.monotonic()
+        self._silent_s = 0.0
         self._gone = False
         self._ended = threading.Event()
         self._watch: threading.Thread | None = None
@@ -84,9 +85,10 @@ class RayCluster:
 
     def watch(self) -> None:
         """Keep ``nodes`` up to date from now on."""
-        self._heard = self._looked = time.monotonic()
+        self._silent_s = 0.0
         self._watch = threading.Thread(target=self._keep_asking, name="ray-nodes", daemon=True)
         self._watch.start()
+        threading.Thread(target=self._keep_counting, name="ray-silence", daemon=True).start()
 
     def _keep_asking(self) -> None:
         while not self._ended.wait(REFRESH_S):
@@ -99,16 +101,20 @@ class RayCluster:
         import ray
 
         self.nodes = tuple(_node(found) for found in ray.nodes() if found["Alive"])
-        self._heard = time.monotonic()
+        self._silent_s = 0.0
+
+    def _keep_counting(self) -> None:
+        """Count for how long the head is silent: in steps, because no step passes while this process is stopped itself."""
+        while not self._ended.wait(COUNT_S):
+            self._count()
+
+    def _count(self) -> None:
+        self._silent_s += COUNT_S
 
     def is_gone(self) -> bool:
         """Whether the head, or this machine's part of Ray, has ended."""
-        now = time.monotonic()
-        if now - self._looked > STOPPED_S:
-            self._heard = now
-        self._looked = now
-        silent = now - self._heard > GONE_S
-        self._gone = self._gone or silent or not (self._own_node is None or self.is_alive(self._own_node))
+        lives = self._own_node is None or self.is_alive(self._own_node)
+        self._gone = self._gone or self._silent_s > GONE_S or not lives
         return self._gone
 
     def check(self) -> None:
@@ -172,6 +178,8 @@ def connect(address: str | None, cpus: int | None) -> RayCluster:
         if address is None:
             return RayCluster(LocalCluster(max(cpus or 0, usable_cpus()), options))
         _probe(address)
+        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(RAYS_PATIENCE_S))
+        refresh_config()
         ray.init(address=address, **options)
         return RayCluster(address)
     except Exception as error:

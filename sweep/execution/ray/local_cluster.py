@@ -67,7 +67,7 @@ class LocalCluster:
     def close(self) -> None:
         """Remove what Ray kept in files, and forget its token."""
         self._folder.close()
-        _refresh_access()
+        refresh_config()
 
 
 def _parent() -> Path:
@@ -105,7 +105,7 @@ def _alone() -> Iterator[None]:
     settings_before = {name: getattr(ray_constants, name) for name in settings}
     try:
         os.environ |= own
-        _refresh_access()
+        refresh_config()
         for name, value in settings.items():
             setattr(ray_constants, name, value)
         yield
@@ -122,8 +122,8 @@ def _others(own: Container[str]) -> list[str]:
     return [name for name in os.environ if name in own or (name.startswith("RAY_") and name.isupper())]
 
 
-def _refresh_access() -> None:
-    """Let Ray read anew how it proves itself; it remembers what it first saw."""
+def refresh_config() -> None:
+    """Let Ray read its variables anew, how it proves itself among them; it remembers what it first saw."""
     from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
     Config.initialize("")

@@ -271,6 +271,12 @@ def test_a_thread_that_hangs_does_not_keep_an_interrupted_command():
     assert done.stderr.strip() == "erasure-sweep: interrupted; the same command goes on from here"
 
 
+def test_a_thread_that_hangs_does_not_keep_a_command_that_failed():
+    action = "threading.Thread(target=time.sleep, args=(600,)).start(); raise main.SweepError('it failed')"
+    done = in_a_process("import threading\n" + SIGNALLED.format(signal="signal.SIGTERM", action=action))
+    assert (done.returncode, done.stderr) == (1, "erasure-sweep: it failed\n")
+
+
 @pytest.mark.parametrize(
     ("action", "shown"),
     [
