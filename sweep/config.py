@@ -77,7 +77,7 @@ class SweepConfig(BaseModel):
     preset whose models or corpus are replaced by flags, theirs behind the preset's (`demo` is left out with its models)."""
     models: Annotated[list[Text], Field(min_length=1), Flag("[NAME=]NAME|DIR", "--model")]
     """Models to measure: bundled or hub names (`erasure-sweep models` lists them) or directories; `mine=DIR` is called
-    `mine` in tables and pages. Folders that are called alike have their parent folders' names before their own."""
+    `mine`."""
     corpus: Annotated[Text, Flag("NAME|FILE|DIR")] = "stdlib"
     """What the models read: `stdlib` (the running interpreter's standard library), a .npy token array, a text file or
     folder, JSONL or parquet, or a Hugging Face set; or `own`, each model its own training mix."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 from functools import cache
+from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
@@ -97,8 +98,13 @@ def _allowed(annotation: Any) -> tuple[list[str], list[type]]:
 
 def load(source: str, flags: dict[str, Any]) -> SweepConfig:
     """The config of a preset or file with the options of the command line on top."""
-    from erasure_sweep.sweep.config import load_config
+    from erasure_sweep.sweep.config import load_config, preset_names
+    from erasure_sweep.sweep.printing import echo
+    from erasure_sweep.workers.name_clashes import passed_over
 
+    line = passed_over(source, "a preset") if source in preset_names() and Path(source).is_file() else None
+    if line is not None:
+        echo(line, to_stderr=True)
     given = {key: list(value) or None if isinstance(value, tuple) else value for key, value in flags.items()}
     return load_config(source, given)
 

@@ -65,6 +65,19 @@ class TestNames:
             "stdlib is a known corpus; the folder stdlib here is passed over: write ./stdlib to mean it"
         )
 
+    def test_a_config_that_is_called_like_a_preset(
+        self, bench: Bench, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        """A config file that is called like a preset, `demo`
+
+        The preset is taken, and a line says that the file was passed over and how to mean it.
+        """
+        (tmp_path / "demo").write_text("models: [toy-gelu-1l]\nprompts: 7\n")
+        monkeypatch.chdir(tmp_path)
+        known, meant = (bench.call(out, ["config", name]) for name in ("demo", "./demo"))
+        assert known.stderr == "demo is a preset; the file demo here is passed over: write ./demo to mean it\n"
+        assert "prompts: 7" not in known.stdout and "prompts: 7" in meant.stdout and not meant.stderr
+
     def test_a_folder_of_several_weights(self, bench: Bench, out: Path, tmp_path: Path):
         """A folder with weights in two files, `model.safetensors` and `model_final.pth`
 

@@ -43,7 +43,8 @@ def test_help_is_the_docstring_of_the_field():
     options = config_options()
     assert options["seed"].help == SweepConfig.model_fields["seed"].description
     assert options["models"].help == (
-        "Models to measure: bundled or hub names (`erasure-sweep models` lists them) or directories; again for more."
+        "Models to measure: bundled or hub names (`erasure-sweep models` lists them) or directories; `mine=DIR` is called "
+        "`mine`; again for more."
     )
     assert "in place of the --top most erased" in (options["writers"].help or "")
     assert all((option.help or "").endswith(".") for option in options.values())
@@ -54,7 +55,7 @@ def test_choices_and_what_stands_for_a_value():
     shown = {key: option.make_metavar(context) for key, option in options.items()}
     assert shown["stage"] == "[scan|verify|all]" and shown["dtype"] == "[float32|float64]"
     assert shown["positions"] == "all|N" and shown["seq_len"] == shown["workers"] == "N"
-    assert shown["models"] == "NAME|DIR" and shown["erasers"] == "L2H2+L2H3"
+    assert shown["models"] == "[NAME=]NAME|DIR" and shown["erasers"] == "L2H2+L2H3"
 
 
 def test_a_key_without_a_mark_is_no_option():
