@@ -7,6 +7,7 @@ block's are copied from a store that is elsewhere.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,14 +39,15 @@ def finish_scan(request: ScanMerge) -> tuple[Target, ...]:
     lean, named = load_model(Path(request.model.weights))[1], request.named
     blocks = [(ScanWork(writers, request.options), keys) for writers, keys in request.blocks]
     merged = _merged("scan", lean, open_storage(request.store), blocks)
-    columns = stage_tables("scan", merged, Setting(request.thresholds.tau))
+    with _as_sealed("scan"):
+        columns = stage_tables("scan", merged, Setting(request.thresholds.tau))
     write_tables(columns, request.model.name, "scan", request.tables)
     return choose_targets(lean.config.layout, columns["writers"], named.groups, named.writers, named.top)
 
 
 def find_places(request: PlaceSearch) -> tuple[Place, ...]:
     """Where the verified writers have their highest attributions, from the shards of the substage ``group``."""
-    with open_storage(request.store).local(request.keys) as paths:
+    with open_storage(request.store).local(request.keys) as paths, _as_sealed("verify"):
         states = _of_measure(request.keys, paths, HighPlaces.name)
         return found_places(states, request.targets, request.n_places)
 
@@ -64,7 +66,8 @@ def finish_verify(request: VerifyMerge) -> None:
     tables: dict[str, Columns] = {}
     for stage, work in blocks.items():
         measured = ((each, keys) for each, keys in work if keys)
-        tables |= stage_tables(stage, _merged(stage, lean, storage, measured), setting)
+        with _as_sealed(stage):
+            tables |= stage_tables(stage, _merged(stage, lean, storage, measured), setting)
     write_tables(tables, model.name, "verify", request.tables)
 
 
@@ -90,14 +93,19 @@ def _merged(
     for work, keys in blocks:
         block = Block(model, work)
         with storage.local(keys) as paths:
-            try:
-                merged = merge_states(stage, block, partial(_of_measure, keys, paths))
-            except (KeyError, ValueError, TypeError, IndexError) as error:
-                raise DataError(
-                    f"finished shards of {stage} are sealed and do not hold what is merged ({error!r}): measure them anew "
-                    "with --fresh"
-                ) from error
+            merged = merge_states(stage, block, partial(_of_measure, keys, paths))
         yield block, merged
+
+
+@contextmanager
+def _as_sealed(stage: str) -> Iterator[None]:
+    """Say of finished shards whose seal is right that they hold other arrays than those that are merged."""
+    try:
+        yield
+    except (KeyError, ValueError, TypeError, IndexError) as error:
+        raise DataError(
+            f"finished shards of {stage} are sealed and do not hold what is merged ({error!r}): measure anew with --fresh"
+        ) from error
 
 
 def _of_measure(keys: list[str], paths: list[Path], measure: str) -> Iterator[State]:
