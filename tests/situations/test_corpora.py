@@ -88,6 +88,16 @@ FILES: dict[str, bytes] = {
     "c4.json.zst": bytes(pa.compress(LINES.encode(), "zstd", asbytes=True)),
 }
 
+REFUSED: dict[str, tuple[bytes, str]] = {
+    "c4.json": (b'{"text": "a row",\n "id": 3}\n', "is one JSON value over many lines"),
+    "log": (b'{"text": "a"\n', "looks like JSON and is not valid"),
+    "notes.pdf": (b"%PDF-1.4 and so on", "is a PDF, not text"),
+    "model.bin": (b"abc\0def", "is not text (a zero byte at offset 3)"),
+    "torn.jsonl.gz": (gzip.compress(LINES.encode())[:-30], "cannot be unpacked"),
+    "deep.json": (b"[" * 100_000, "nested too deep"),
+    "deep.jsonl": (b'{"text": ' * 100_000, "nested too deep"),
+}
+
 
 class TestFormats:
     @pytest.mark.parametrize("name", FILES)
@@ -120,25 +130,13 @@ class TestFormats:
         words = measured_words(out)
         assert "48 rows of ready tokens" in words and words.count(f"left out: {left_out}") == 1
 
-    @pytest.mark.parametrize(
-        ("name", "content", "said"),
-        [
-            ("c4.json", b'{"text": "a row",\n "id": 3}\n', "is one JSON value over many lines"),
-            ("log", b'{"text": "a"\n', "looks like JSON and is not valid"),
-            ("notes.pdf", b"%PDF-1.4 and so on", "is a PDF, not text"),
-            ("model.bin", b"abc\0def", "is not text (a zero byte at offset 3)"),
-            ("torn.jsonl.gz", gzip.compress(LINES.encode())[:-30], "cannot be unpacked"),
-            ("deep.json", b"[" * 100_000, "nested too deep"),
-            ("deep.jsonl", b'{"text": ' * 100_000, "nested too deep"),
-        ],
-    )
-    def test_what_is_neither_rows_nor_text(
-        self, bench: Bench, out: Path, tmp_path: Path, name: str, content: bytes, said: str
-    ):
+    @pytest.mark.parametrize("name", REFUSED)
+    def test_what_is_neither_rows_nor_text(self, bench: Bench, out: Path, tmp_path: Path, name: str):
         """JSON that is no rows, nested without end, or torn; a PDF; something binary
 
         Refused in one line that names the file; JSON is never measured as prose.
         """
+        content, said = REFUSED[name]
         (tmp_path / name).write_bytes(content)
         assert_refused(bench.run(out, corpus=tmp_path / name), 1, name, said)
 
