@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import closing
 from typing import Any, NamedTuple
@@ -53,7 +54,7 @@ def estimate(config: SweepConfig, reporter: Reporter) -> list[Estimate]:
         models = ModelStaging(Run.of(config), background).finish(reporter)
         plans = [expected_stages(config, model, Numerics("cpu")) for model in models]
         measured = [_measured(config, stages) for stages in plans]
-        work = [_work(stages[0].model, tasks) for stages, tasks in zip(plans, measured, strict=True)]
+        work = [work_of(stages[0].model, tasks) for stages, tasks in zip(plans, measured, strict=True)]
         # Measures know what they cost, and importing them takes torch.
         costs = background.submit(total_costs, work).result()
     flops_per_s = _flops_per_s()
@@ -68,14 +69,12 @@ def _measured(config: SweepConfig, stages: list[StagePlan]) -> list[ShardTask]:
     return [task for stage in stages for task in stage.tasks if stage.name != "scan" or config.stage != "verify"]
 
 
-def _work(model: Resolved, tasks: list[ShardTask]) -> list[tuple[str, ShardSize]]:
-    """The stage of every shard, and how large it is."""
+def work_of(model: Resolved, tasks: list[ShardTask]) -> list[tuple[str, ShardSize, int]]:
+    """Stage and size of the shards, and how many are alike: those that differ in their prompts alone cost the same."""
+    alike = Counter((task.stage, task.work, task.n_prompts, task.positions or model.seq_len) for task in tasks)
     return [
-        (
-            task.stage,
-            ShardSize(task.work, model.architecture, task.n_prompts, model.seq_len, task.positions or model.seq_len),
-        )
-        for task in tasks
+        (stage, ShardSize(work, model.architecture, n_prompts, model.seq_len, positions), n)
+        for (stage, work, n_prompts, positions), n in alike.items()
     ]
 
 

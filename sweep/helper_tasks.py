@@ -78,11 +78,11 @@ def count_sketches(layout: Layout) -> tuple[int, ...]:
     return count_sketches(layout, ScanOptions())
 
 
-def total_costs(models: Sequence[Sequence[tuple[str, ShardSize]]]) -> list[Cost]:
-    """What the shards of each model take together, each given by its stage and size."""
+def total_costs(models: Sequence[Sequence[tuple[str, ShardSize, int]]]) -> list[Cost]:
+    """What the shards of each model take together, given by stage and size, and how many are alike."""
     from erasure_sweep.workers.measures.registry import shard_cost
 
-    return [total(shard_cost(stage, size) for stage, size in shards) for shards in models]
+    return [total(shard_cost(stage, size).times(n) for stage, size, n in shards) for shards in models]
 
 
 def has_gpu() -> bool:

@@ -30,6 +30,10 @@ class Cost(NamedTuple):
     stored_bytes: float = 0.0
     """Of its state on disk, compressed."""
 
+    def times(self, n: int) -> Cost:
+        """That of so many shards."""
+        return Cost(n * self.passes, n * self.flops, n * self.stored_bytes)
+
 
 class ShardSize(NamedTuple):
     """What the cost of a shard follows from."""

@@ -1,0 +1,35 @@
+"""What a sweep would cost, worked out before it is run."""
+
+from __future__ import annotations
+
+from erasure_sweep.sweep.config import build_config
+from erasure_sweep.sweep.estimate import work_of
+from erasure_sweep.sweep.helper_tasks import total_costs
+from erasure_sweep.sweep.plan import expected_stages
+from erasure_sweep.workers.records import Numerics, Resolved
+
+CPU = Numerics("cpu", "AVX2", "2.9.0", "MKL", "highest", "00000000")
+SHAPE = {"n_layers": 4, "n_heads": 8, "attn_only": False, "d_model": 64, "d_head": 8, "d_vocab": 97}
+
+
+def model(n_prompts: int) -> Resolved:
+    return Resolved(
+        name="m", spec="m", hash="aa", weights="/w", weights_bytes=10, architecture=SHAPE, n_params=5,
+        sketches=(20_000,) * 38, tokens="/t", corpus_fingerprint="cc", corpus_description="d", n_prompts=n_prompts,
+        seq_len=64, verify_prompts=(n_prompts, n_prompts + 32), verify_fingerprint="vv",
+    )  # fmt: skip
+
+
+def test_shards_that_differ_in_their_prompts_alone_are_worked_out_once() -> None:
+    found = {}
+    for n_prompts in (80, 8000):
+        of = model(n_prompts)
+        config = build_config({"models": ["m"], "prompts": n_prompts, "seq_len": 64, "block_prompts": 8})
+        tasks = [task for stage in expected_stages(config, of, CPU) for task in stage.tasks]
+        found[n_prompts] = work_of(of, tasks)
+        assert sum(n for _, _, n in found[n_prompts]) == len(tasks)
+    few, many = found.values()
+    assert len(many) < 2 * len(few)
+    assert total_costs([few])[0].passes < total_costs([many])[0].passes / 20
+    one_by_one = [(stage, size, 1) for stage, size, n in few for _ in range(n)]
+    assert total_costs([few]) == total_costs([one_by_one])
