@@ -9,7 +9,7 @@ from erasure_sweep.sweep.plan import expected_stages
 from erasure_sweep.workers.records import Numerics, Resolved
 
 CPU = Numerics("cpu", "AVX2", "2.9.0", "MKL", "highest", "00000000")
-SHAPE = {"n_layers": 4, "n_heads": 8, "attn_only": False, "d_model": 64, "d_head": 8, "d_vocab": 97}
+SHAPE = {"n_layers": 4, "n_heads": 8, "attn_only": False, "d_model": 64, "d_head": 8, "d_mlp": 256, "d_vocab": 97}
 
 
 def model(n_prompts: int) -> Resolved:
