@@ -257,9 +257,13 @@ def _snapshot(source: str, refresh: bool = False) -> Path:
 
 def _cached(repo: str, revision: str, names: Iterable[str]) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
     found = (try_to_load_from_cache(repo, name, revision=revision or None) for name in names)
-    return next((Path(path).parent for path in found if isinstance(path, str)), None)
+    try:
+        return next((Path(path).parent for path in found if isinstance(path, str)), None)
+    except HFValidationError:  # no repository can have this name: the hub's errors say so
+        return None
 
 
 def _fetch(repo: str, revision: str) -> Path:

@@ -123,3 +123,8 @@ def test_a_pattern_that_runs_away_is_one_line(tmp_path: Path, capfd: pytest.Capt
     assert "\n" not in str(refused.value)
     assert loaded.encode_batch(["b"]) == [[loaded.encode_batch(["b"])[0][0]]]
     assert capfd.readouterr().err == ""
+
+
+def test_a_name_that_no_repository_can_have() -> None:
+    with pytest.raises(DataError, match="no repository can have this name"):
+        load_tokenizer("î")
