@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 
 from tests.support.paths import ROOT
@@ -49,6 +50,8 @@ class Shown(NamedTuple):
     experiment: str
     runs: dict[str, str]
     """Ids by the run's name."""
+    listening: set[str]
+    """Addresses that its processes listen on."""
 
     def run(self, name: str) -> str:
         """Address of a run's page."""
@@ -91,10 +94,16 @@ def shown(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory,
         try:
             assert ui.stdout is not None
             said = next(found for line in ui.stdout if (found := re.search(r"MLflow runs at (\S+)", line)))
-            yield Shown(f"http://127.0.0.1:{port}", said[1], str(experiment), runs)
+            sockets = [at for p in psutil.Process(ui.pid).children(recursive=True) for at in p.net_connections("inet")]
+            listening = {at.laddr.ip for at in sockets if at.status == psutil.CONN_LISTEN}
+            yield Shown(f"http://127.0.0.1:{port}", said[1], str(experiment), runs, listening)
         finally:
             ui.send_signal(signal.SIGINT)
             ui.wait()
+
+
+def test_the_ui_listens_on_loopback_alone(shown: Shown) -> None:
+    assert shown.listening == {"127.0.0.1"}
 
 
 @pytest.fixture
