@@ -205,6 +205,8 @@ def protocol_warnings(models: Sequence[ModelTables], names: Sequence[str]) -> li
         ("git_commit", "with different commits of erasure-sweep"),
     ):
         known = {name: measured_with(model, key) for name, model in zip(names, models, strict=True)}
+        if key == "corpus":  # behind the first clause stands how prompts were made of it, which goes with the tokenizer
+            known = {name: value and str(value).partition(";")[0] for name, value in known.items()}
         values = {name: value for name, value in known.items() if value is not None}
         if len({str(value) for value in values.values()}) > 1:
             warnings.append(f"Models were measured {how}: {_who(key, values)}.")

@@ -28,7 +28,7 @@ _WORDS = ("true", "false", "none", "null", "auto", "default", "disabled", "enabl
 """Values that hold nothing, though the variable's or parameter's name says so."""
 _ADDRESS = re.compile(r"(?<![\w+.-])[\w+.-]+://\S+")  # from the beginning of a word, so that long ones are read once
 _PORT = re.compile(r"\d*(?:/|$)")
-_FEWEST = 4
+_FEWEST = 8
 """Characters; what is shorter stands in too many words to be hidden outside its address."""
 _DISTINCT = 12
 """Characters, from which on a value stands in no longer word by chance."""

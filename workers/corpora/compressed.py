@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedIOBase, BufferedReader
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir
 from typing import cast
 
 from erasure_sweep.workers.errors import DataError, one_line
@@ -78,6 +78,16 @@ def unpack(name: str, path: Path) -> BufferedIOBase:
                 raise DataError(
                     f"{name} unpacks to more than {MAX_UNPACKED_BYTES:,} bytes: unpack it, and give a part of it"
                 )
-            unpacked.write(chunk)
-    unpacked.flush()
+            _write(unpacked, chunk, name)
     return unpacked
+
+
+def _write(unpacked: BufferedIOBase, chunk: bytes, name: str) -> None:
+    try:
+        unpacked.write(chunk)
+        unpacked.flush()
+    except OSError as error:
+        raise DataError(
+            f"{name} cannot be unpacked into {gettempdir()} ({error.strerror}): make room there, or name another place "
+            "in TMPDIR"
+        ) from error

@@ -1,7 +1,7 @@
 """What a file of a corpus holds, by its content: rows of JSON, parquet, an array of numpy, or text.
 
 A name only says what to expect. What reads as JSON is rows and never prose, whatever the file is called; what begins like
-JSON and cannot be read is refused, but for source code and text that go by such a name. Rows are known by the first of them.
+JSON and is not is text, unless it is called JSON or begins with an object, and then refused. The first row tells of all.
 """
 
 from __future__ import annotations
@@ -58,6 +58,9 @@ _OTHERS = {
 }
 _LIKE_JSON = re.compile(rb'(\xef\xbb\xbf)?\s*(\{\s*["}]|\[\s*[\[{"\]\d])')
 
+_SURELY_JSON = re.compile(rb'(\[\s*)?\{\s*"[^"\n]*"\s*:|\[{100}')
+"""An object with a key, or brackets without end: no log and no list of references begins so."""
+
 
 class Format(NamedTuple):
     """What a file holds."""
@@ -105,7 +108,7 @@ def _refuse_binary(name: str, head: bytes) -> None:
 
 
 def _rows(name: str, path: Path, head: bytes, stream: BufferedIOBase) -> Format | None:
-    """Rows of JSON; ``None`` of text that only begins like them."""
+    """Rows of JSON; ``None`` of text that only begins like them, as a log or a list of references may."""
     suffix = suffix_of(path)
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if not start:
@@ -116,12 +119,12 @@ def _rows(name: str, path: Path, head: bytes, stream: BufferedIOBase) -> Format 
         first = _first_element(start, stream)
         if not isinstance(first, dict | list | str):
             raise ValueError(f"its first element is {first!r:.20}, no row")
-        if suffix in PROSE_SUFFIXES:
+        if suffix in PROSE_SUFFIXES or (suffix not in JSON_SUFFIXES and isinstance(first, str)):
             with open_content(name, path) as whole:
                 parse_json(whole.read(MAX_LINE_BYTES))
         return Format(LIST, first)
     except ValueError as error:
-        if suffix in PROSE_SUFFIXES:
+        if suffix in PROSE_SUFFIXES or (suffix not in JSON_SUFFIXES and not _SURELY_JSON.match(start)):
             return None
         if suffix in _LINES_SUFFIXES:
             return Format(LINES)  # what is wrong with them is said with the number of the line

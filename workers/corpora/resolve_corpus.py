@@ -58,7 +58,7 @@ __all__ = [
 
 OWN = "own"
 KNOWN_CORPORA = ("stdlib", "gelu-mix", *KNOWN_SETS)
-DRAWS_VERSION = 2
+DRAWS_VERSION = 3
 """Raised by hand when the same request gives other tokens, so that arrays staged before are not taken."""
 
 _TRAINING_MIXES = {
@@ -127,12 +127,13 @@ def resolve_corpus(
         key = fingerprint(json.dumps([DRAWS_VERSION, corpus.identity, *cut]))
         folder = staging / "corpora"
         found = find_tokens(folder, key, request)
-        if found is not None:
-            return found
-        with drawing(folder, key):
-            return find_tokens(folder, key, request) or _stage(
-                folder, key, corpus.draw(request, loaded), request, d_vocab
-            )
+        if found is None:
+            with drawing(folder, key):
+                found = find_tokens(folder, key, request) or _stage(
+                    folder, key, corpus.draw(request, loaded), request, d_vocab
+                )
+        left_out = corpus.left_out if isinstance(corpus, FileCorpus) else ""  # now, whenever the array was drawn
+        return found.passing_over(left_out)
     except OSError as error:
         raise DataError(f"{error.filename or request.corpus} cannot be read ({error.strerror or error})") from error
 

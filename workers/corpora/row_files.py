@@ -44,11 +44,26 @@ def column_of(name: str, path: Path, held: Format) -> str:
             return choose_column(_open_parquet(name, source).schema_arrow.names, name)
     if held.kind == LIST:
         return choose_column(list(_as_row(held.first_row, f"{name}:0")), name)
+    return choose_column(list(_first_of_lines(name, path)), name)
+
+
+def check_first_row(name: str, path: Path, held: Format) -> None:
+    """Refuse JSON whose first row has no text, and no token ids, under the name of either.
+
+    Raises:
+        DataError: says what it has.
+    """
+    row = _as_row(held.first_row, f"{name}:0") if held.kind == LIST else _first_of_lines(name, path)
+    read = ids_of if choose_column(list(row), name) == TOKENS else text_of
+    read(row, f"{name}:{0 if held.kind == LIST else 1}")
+
+
+def _first_of_lines(name: str, path: Path) -> dict[str, Any]:
     with open_content(name, path) as stream:
         first = next((row for _, _, row in _jsonl_rows(name, stream)), None)
     if first is None:
         raise DataError(f"{name} holds no rows")
-    return choose_column(list(first), name)
+    return first
 
 
 @contextmanager

@@ -94,8 +94,6 @@ class DrawnPrompts(NamedTuple):
     description: str
     n_repeats: int = 0
     """How many were passed over because they repeat others."""
-    left_out: str = ""
-    """Which files were not read, and why."""
 
 
 class Passages(NamedTuple):

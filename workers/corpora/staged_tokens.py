@@ -43,6 +43,11 @@ class ResolvedCorpus(NamedTuple):
     left_out: str = ""
     """Which files of a folder were not read, and why."""
 
+    def passing_over(self, left_out: str) -> ResolvedCorpus:
+        """The same, said with what of its folder was not read, if anything."""
+        words = f"{self.description}; left out: {left_out}" if left_out else self.description
+        return self._replace(left_out=left_out, description=words)
+
 
 class _StagedTokens(NamedTuple):
     """An array that was staged, whole."""
@@ -74,8 +79,7 @@ def find_tokens(folder: Path, key: str, request: CorpusRequest) -> ResolvedCorpu
         if staged and n_prompts == len(staged.tokens):
             return staged.corpus
         if staged and n_prompts:
-            _, _, _, _, description, n_repeats, left_out = staged.corpus
-            shorter = DrawnPrompts(staged.tokens[:n_prompts], description, n_repeats, left_out)
+            shorter = DrawnPrompts(staged.tokens[:n_prompts], staged.corpus.description, staged.corpus.n_repeats)
             return write_tokens(folder, key, request.prompts, shorter)
     return None
 
@@ -92,8 +96,7 @@ def _read(record: Path, seq_len: int) -> _StagedTokens | None:
         return None
     if len({prompt.tobytes() for prompt in tokens}) < len(tokens):
         return None
-    about = (str(noted.get("description")), n_repeats, str(noted.get("left_out", "")))
-    corpus = ResolvedCorpus(path, fingerprint, len(tokens), seq_len, *about)
+    corpus = ResolvedCorpus(path, fingerprint, len(tokens), seq_len, str(noted.get("description")), n_repeats)
     return _StagedTokens(corpus, tokens, asked)
 
 
@@ -110,14 +113,11 @@ def write_tokens(folder: Path, key: str, asked: int, drawn: DrawnPrompts) -> Res
         "description": drawn.description,
         "asked": asked,
         "repeats": drawn.n_repeats,
-        "left_out": drawn.left_out,
     }
     path = folder / f"{key}-{asked}.npy"
     _write(path, lambda stream: np.save(stream, tokens, allow_pickle=False))
     _write(path.with_suffix(".json"), lambda stream: stream.write(json.dumps(record).encode()))
-    return ResolvedCorpus(
-        path, fingerprint, len(tokens), tokens.shape[1], drawn.description, drawn.n_repeats, drawn.left_out
-    )
+    return ResolvedCorpus(path, fingerprint, len(tokens), tokens.shape[1], drawn.description, drawn.n_repeats)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ Reading starts with names, sizes and how files begin; a text file is read where 
 from __future__ import annotations
 
 import os
+import resource
 import sysconfig
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -27,6 +28,7 @@ from erasure_sweep.workers.corpora.row_files import (
     TEXT,
     TOKENS,
     Source,
+    check_first_row,
     column_of,
     opened,
     read_range,
@@ -52,6 +54,8 @@ MAX_FILES = 1_000_000
 """That are looked at below a folder."""
 _MOST_COMPRESSED = 500
 """Each is held open, unpacked, while prompts are drawn."""
+_OTHER_OPEN_FILES = 128
+"""That the process has beside them."""
 _MOST_NAMED = 3
 
 
@@ -100,19 +104,14 @@ class FileCorpus(NamedTuple):
         needs_tokenizer = self.needs_tokenizer
         if needs_tokenizer and tokenizer is None:
             raise no_tokenizer(request)
-        if sum(file.is_compressed for file in self.files) > _MOST_COMPRESSED:
-            raise UsageError(
-                f"{self.root} holds more than {_MOST_COMPRESSED} compressed files: unpack them, or join them"
-            )
+        most = min(_MOST_COMPRESSED, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OTHER_OPEN_FILES)
+        if sum(file.is_compressed for file in self.files) > most:
+            raise UsageError(f"{self.root} holds more than {most} compressed files: unpack them, or join them")
         with ExitStack() as stack:
             sources = [(file, stack.enter_context(opened(file.name, file.path))) for file in self.files]
             if tokenizer is None or not needs_tokenizer:
-                drawn = draw_rows([row for file in sources for row in self._token_rows(*file)], request)
-            else:
-                documents = [document for file in sources for document in self._documents(*file)]
-                drawn = draw_text(documents, request, tokenizer)
-        left_out = f"; left out: {self.left_out}" if self.left_out else ""
-        return drawn._replace(description=drawn.description + left_out, left_out=self.left_out)
+                return draw_rows([row for file in sources for row in self._token_rows(*file)], request)
+            return draw_text([document for file in sources for document in self._documents(*file)], request, tokenizer)
 
     def _token_rows(self, file: CorpusFile, source: Source) -> Iterator[TokenRow]:
         if not file.has_rows or column_of(*file) != TOKENS:
@@ -168,17 +167,28 @@ def find_files(path: Path) -> FileCorpus:
             try:
                 files.append(_look_into(name, found))
                 continue
-            except DataError as error:
+            except DataError:
                 if suffix_of(found) != ".json":
                     raise
-                reason = f"JSON that is no corpus: {error}"
+                reason = "JSON that holds no rows of text or tokens"
         left_out.setdefault(reason, []).append(name)
+    others = _json_beside_others(files)
+    files = [file for file in files if file.name not in others]
+    if others:
+        left_out["JSON of tokens beside text, or of text beside tokens"] = others
     if not files:
         raise UsageError(
             f"folder {path} holds no text: give files in .txt, .md, .py and the like, .json, .jsonl or .parquet"
             + (f" (left out: {_in_words(left_out)})" if left_out else "")
         )
     return FileCorpus(files, root, left_out=_in_words(left_out))
+
+
+def _json_beside_others(files: Sequence[CorpusFile]) -> list[str]:
+    """Names of JSON files that hold text where the corpus is of tokens, or the other way round: settings, by their look."""
+    columns = {file.name: column_of(*file) if file.has_rows else TEXT for file in files}
+    named = [columns[file.name] for file in files if suffix_of(file.path) != ".json"]
+    return [file.name for file in files if suffix_of(file.path) == ".json" and named and columns[file.name] != named[0]]
 
 
 def _look_into(name: str, path: Path) -> CorpusFile:
@@ -189,7 +199,7 @@ def _look_into(name: str, path: Path) -> CorpusFile:
             f"{name} is an array of numpy: give it by itself, as a file that ends in .npy and is not compressed"
         )
     if suffix_of(path) in JSON_SUFFIXES - {".jsonl", ".ndjson"}:
-        column_of(*file)
+        check_first_row(*file)
     return file
 
 

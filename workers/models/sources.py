@@ -107,7 +107,9 @@ def files_in_directory(location: ModelLocation, checkpoint: Checkpoint | None = 
     layout = layout_of(config)
     weights = _local_weights(directory, layout) if checkpoint is None else (directory / checkpoint.file,)
     fingerprint = _fingerprint(_file_digest(path) for path in (directory / CONFIG, *weights))
-    tokenizer = local_tokenizer(directory) or _named_tokenizer(directory, config)
+    own = local_tokenizer(directory)
+    # what config.json names goes before files of older kinds, which need more of it than TransformerLens' layout says
+    tokenizer = own if own and Path(own).is_file() else _named_tokenizer(directory, config) or own
     source = ModelFiles(location.name, layout, directory, config, weights, fingerprint, location.origin, tokenizer)
     others = other_weights(_file_names(directory), layout, weights[0].name) if checkpoint is None else []
     return _at(source, checkpoint)._replace(passed_over=tuple(others))

@@ -89,9 +89,8 @@ def _model_of(content: object) -> dict[str, Tensor] | None:
     if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in inside.items()):
         return None
     state = dict(inside)
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    while prefix := next((each for each in _PREFIXES if state and all(name.startswith(each) for name in state)), None):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
 
 

@@ -221,7 +221,7 @@ def check_version(path: Path, found: object, writer: object = None) -> None:
 
 def _read(path: Path) -> pa.Table:
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
+        table = pq.read_table(path.absolute(), page_checksum_verification=True)
         metadata = table.schema.metadata or {}
         noted = metadata.get(_CHECKSUM)
         is_bare = noted is None and b"table" not in metadata

@@ -130,8 +130,12 @@ class TestValues:
         )
 
     def test_no_part_of_a_longer_word(self):
-        note("postgresql://me:demo@db/runs")
-        assert masked("demographic demo demo_2 demo-2") == "demographic *** ***_2 ***-2"
+        note("postgresql://me:overture@db/runs")
+        assert masked("overtures overture overture_2 overture-2") == "overtures *** ***_2 ***-2"
+
+    def test_a_short_one_is_hidden_in_its_address_alone(self):
+        note("postgresql://root:root@db/runs")
+        assert masked("/root/runs of postgresql://root:root@db/runs") == "/root/runs of postgresql://root:***@db/runs"
 
     def test_long_lines_take_no_time(self):
         line = "x" * 2_000_000

@@ -18,6 +18,8 @@ NOTICEABLE = 0.01
 """Below this share of its output nothing noteworthy happens to a writer."""
 _UNTESTED = 0.05
 """From this share on a writer counts as erased where no test says whether it is by chance."""
+_LARGE = 0.5
+"""From this share on p need not be corrected for the number of writers."""
 _LEVEL = 0.05
 
 
@@ -82,7 +84,9 @@ def clearly_erased(tables: Tables, *, heads: bool = False) -> pd.DataFrame:
     clear = []
     for share, writer, listed, significant in zip(shares, *columns, strict=True):
         chance = p.get(writer, np.nan)
-        enough = share >= _UNTESTED if np.isnan(chance) else chance <= _LEVEL / len(p)
+        # Of a few shards p is never small, however large the share: that must not hide it.
+        likely = chance <= (_LEVEL if share >= _LARGE else _LEVEL / max(1, len(p)))
+        enough = share >= _UNTESTED if np.isnan(chance) else likely
         clear.append(bool(listed) or significant > 0 or bool(enough))
     return rows[np.array(clear, dtype=bool)]
 
@@ -105,15 +109,12 @@ def erased_shares(tables: Tables, *, centred: bool = False) -> dict[str, float]:
 
 
 def most_erased(tables: Tables) -> dict[str, str]:
-    """The writer and the head that later heads erase most, as ``most_erased`` and ``most_erased_head``.
-
-    Neither where it is not clearly erased.
-    """
+    """The writer and the head that later heads clearly erase most, as ``most_erased`` and ``most_erased_head``, if any."""
     found: dict[str, str] = {}
     for name, heads in (("most_erased", False), ("most_erased_head", True)):
-        first = erased_writers(tables, heads=heads)["writer"].astype(str).tolist()[:1]
-        if first and first[0] in set(clearly_erased(tables, heads=heads)["writer"].astype(str)):
-            found[name] = first[0]
+        clear = clearly_erased(tables, heads=heads)["writer"].astype(str).tolist()
+        if clear:
+            found[name] = clear[0]
     return found
 
 

@@ -166,6 +166,10 @@ def test_a_line_without_end(tmp_path: Path, tokenizer: str, monkeypatch: pytest.
         ("f.tex", "{\\bf bold}\n"),
         ("LICENSE", "Permission is hereby granted\n"),
         ("g.txt", "BZhang wrote this\n"),
+        ("h.log", "[2024-01-01 10:00:00] INFO started\n"),
+        ("refs", "[1] Vaswani\n[2] Janiak\n"),
+        ("i.dat", '{"quoted"} he said\n'),
+        ("j.raw", '["A quote"], he wrote\n'),
     ],
 )
 def test_text_that_begins_like_something_else(name: str, content: str, tmp_path: Path) -> None:
@@ -216,6 +220,9 @@ class TestFolders:
         write_rows(folder / "a.jsonl", ROWS[:20])
         (folder / "b.jsonl.gz").write_bytes(gzip.compress(JSON_LINES.encode()))
         (folder / "c.txt.zst").write_bytes(zstd(b"a line of text\n" * 9))
+        (folder / "i18n.json").write_text('{"text": {"title": "hello"}}')
+        (folder / "design.json").write_text('{"tokens": {"color": "red"}}')
+        (folder / "ids.json").write_text('{"tokens": [1, 2, 3]}')
         (folder / "info.json").write_text('{\n "rows": 40\n}\n')
         (folder / "rows.json").write_text(json.dumps(ROWS))
         (folder / "plot.png").write_bytes(b"\x89PNG")
@@ -229,7 +236,8 @@ class TestFolders:
             "elsewhere (links to folders)",
             "plot.png (of no format that is read, by its name)",
             "pipe.txt (no regular files)",
-            "info.json (JSON that is no corpus: info.json is one JSON value over many lines",
+            "design.json, i18n.json, info.json (JSON that holds no rows of text or tokens)",
+            "ids.json (JSON of tokens beside text, or of text beside tokens)",
         ):
             assert part in corpus.left_out
         found = resolve(folder, tmp_path, tokenizer)

@@ -156,13 +156,18 @@ class TestClear:
     def test_by_what_all_later_heads_take_together(self) -> None:
         assert self.found([0.3, 0.3, 0.3, NAN], later=[0.001, 0.04, NAN, NAN]) == ["embed", "L0H1"]
 
+    def test_a_large_share_is_not_hidden_by_a_p_of_few_shards(self) -> None:
+        assert self.found([0.6, 0.6, 0.4, NAN], later=[0.04, 0.06, 0.04, NAN]) == ["embed"]
+
     def test_by_its_size_where_nothing_was_tested(self) -> None:
         assert self.found([0.04, 0.06, 0.01, -0.2]) == ["L0H0"]
 
-    def test_the_most_erased_has_a_name_only_where_it_is_clear(self) -> None:
+    def test_the_most_erased_is_the_first_of_which_it_is_clear(self) -> None:
         assert most_erased(tables(erased_by_reading=[0.04, 0.02, 0.01, NAN], erasers=["", "L1H0", "", ""])) == {
-            "most_erased_head": "L0H0"
+            "most_erased": "L0H0",
+            "most_erased_head": "L0H0",
         }
+        assert most_erased(tables(erased_by_reading=[0.04, 0.02, 0.01, NAN], erasers=["", "", "", ""])) == {}
 
     def test_the_largest_is_told_all_the_same(self) -> None:
         assert largest_share(tables(erased_by_reading=[0.001, NAN, -0.5, NAN])) == ("embed", 0.001)
