@@ -41,6 +41,8 @@ def test_each_stands_in_one_place():
     }
     assert uses == {
         ("sweep/execution/ray/jobs.py", "_do_request"),
+        ("sweep/execution/ray/local_cluster.py", "ray._private"),
+        ("sweep/execution/ray/local_cluster.py", "ray._raylet"),
         ("tests/fast/sweep/clusters/test_clusters.py", "ray.autoscaler._private.util"),
         ("tests/situations/test_tracking.py", "mlflow.tracking._tracking_service.utils"),
         ("workers/models/architectures/hugging_face.py", BUILDER),
@@ -106,3 +108,12 @@ def test_questions_of_rays_client_of_jobs():
     from ray.job_submission import JobSubmissionClient
 
     assert list(inspect.signature(JobSubmissionClient._do_request).parameters)[:3] == ["self", "method", "endpoint"]
+
+
+def test_what_keeps_rays_local_clusters_to_themselves():
+    """Of ``sweep.execution.ray.local_cluster``: without one of these Ray is not started; ``--workers 0`` measures."""
+    from ray._private import ray_constants
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+    assert {"ENABLE_RAY_CLUSTER", "RAY_ENABLE_UV_RUN_RUNTIME_ENV"} <= set(vars(ray_constants))
+    assert callable(Config.initialize) and callable(AuthenticationTokenLoader.instance().reset_cache)
