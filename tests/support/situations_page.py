@@ -29,12 +29,12 @@ def page() -> str:
 
 def _section(path: Path) -> str:
     module = ast.parse(path.read_text(encoding="utf-8"))
-    rows = [_row(test) for test in tests_of(module)]
+    rows = [_row(test) for test in situations_in(module)]
     heading = (ast.get_docstring(module) or path.stem).splitlines()[0].rstrip(".")
     return "\n".join([f"## {heading}", "", "| situation | what happens | test |", "| --- | --- | --- |", *rows, ""])
 
 
-def tests_of(module: ast.Module) -> Iterator[ast.FunctionDef]:
+def situations_in(module: ast.Module) -> Iterator[ast.FunctionDef]:
     """The test functions of a file, those of its classes included, in order."""
     for node in module.body:
         for part in node.body if isinstance(node, ast.ClassDef) else [node]:
