@@ -218,7 +218,7 @@ class Manifest(_Written):
 
 
 def _checksum(values: Mapping[str, Any]) -> str:
-    """Of everything that is noted, whatever the order of keys."""
+    """Of everything that is noted, whatever the order of keys; later versions keep it, so that they are told from damage."""
     return fingerprint(json.dumps(values, sort_keys=True, separators=(",", ":")))
 
 
