@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -32,9 +33,16 @@ class MeasuringPlace(NamedTuple):
 
     def numerics(self, background: HelperProcess, say: Callable[[str], None]) -> Numerics:
         """With which numerics there is measured: those of a cluster's workers, else this machine's."""
-        config = self.config
-        found = cluster_numerics(self.cluster, config.cpus_per_worker, self.device, say) if self.cluster else None
-        return found or background.submit(own_numerics, self.device).result()
+        if self.cluster is not None:
+            return cluster_numerics(self.cluster, self.config.cpus_per_worker, self.device, say)
+        if self.config.workers == 0 and "torch" in sys.modules:  # whose settings may be its user's
+            return own_numerics(self.device)
+        return background.submit(own_numerics, self.device).result()
+
+    def close(self) -> None:
+        """Leave the cluster, whether or not anything was measured on it."""
+        if self.cluster is not None:
+            self.cluster.close()
 
     def executor(self, numerics: Numerics, shared: SharedStore | None, say: Callable[[str], None]) -> Executor:
         """An executor, whose workers come with the shards; Ray is started here if it is needed and not running.
@@ -47,7 +55,7 @@ class MeasuringPlace(NamedTuple):
         config = self.config
         if config.workers == 0:
             return LocalExecutor(config.cpus_per_worker, numerics)
-        cluster = self.cluster or connect(None, (config.workers or 1) * config.cpus_per_worker)
+        cluster = self.cluster or connect("local", (config.workers or 1) * config.cpus_per_worker)
         counts = (config.workers, config.max_workers, config.cpus_per_worker)
         return RayExecutor(cluster, *counts, config.shard_deadline_s, self.device, shared, say, numerics)
 

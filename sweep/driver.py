@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent import futures
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -109,10 +109,12 @@ class SweepDriver:
             closing(DriverClaim(run, self._reporter.say)) as self._presence,
             closing(HelperProcess(say=self._reporter.say)) as self._background,
             closing(LoggedRuns(run, self._reporter)) as self._logged,
+            ExitStack() as endings,
         ):
             self._manifest = ManifestKeeper(run, self._reporter.say)
             self._presence.start()
             models, room = self._prepare()
+            endings.callback(room.close)
             self._room, self._numerics = room, self._choose_numerics(room)
             self._manifest.refuse_other_weights(models)
             self._manifest.name_folders(models)

@@ -99,6 +99,10 @@ class ManifestKeeper:
             )
             for model in models
         }
+        measured = {model.hash for model in models}  # what has another name now is not listed twice
+        earlier = {
+            name: entry for name, entry in self._earlier.items() if name in entries or entry.hash not in measured
+        }
         self._write(
             Manifest(
                 manifest_version=MANIFEST_VERSION,
@@ -112,7 +116,7 @@ class ManifestKeeper:
                 device_type=numerics.device,
                 config=ManifestConfig(**_shown(config)),
                 run_url=None,
-                models=tuple((self._earlier | entries).values()),
+                models=tuple((earlier | entries).values()),
             )
         )
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import resource
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from erasure_sweep.workers.errors import SweepError
 
 FILES = 256
 """How many files a run may have open at a time; more than the largest number that was seen, by far."""
-_MANY_FILES = 65_536
+_MANY_FILES, _FEWER_FILES = 65_536, 8_192
 
 
 def check_process() -> None:
@@ -37,10 +38,14 @@ def check_process() -> None:
 def _allow_files() -> None:
     """As Ray does; Python's and SQLite's files come to more than the usual limit on some systems."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    allowed = _MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, _MANY_FILES)
-    if soft != resource.RLIM_INFINITY and soft < allowed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    if allowed < FILES:
+    for wanted in (_MANY_FILES, _FEWER_FILES):
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+        if soft != resource.RLIM_INFINITY and soft < allowed:
+            with suppress(ValueError, OSError):  # the system has a limit of its own (macOS), or forbids it
+                resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+                break
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if allowed != resource.RLIM_INFINITY and allowed < FILES:
         raise SweepError(
             f"this process may have {allowed} files open, and a run needs {FILES}: raise it (`ulimit -Hn`)"
         )

@@ -16,11 +16,12 @@ from typing import NamedTuple
 from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.model_names import ListedModel
 from erasure_sweep.workers.errors import DataError, UsageError
+from erasure_sweep.workers.storage.small_files import parse_json
 
 _OF_MODELS = (
     *("*.safetensors", "*.pth", "*.pt", "*.bin", "*.gguf", "*.index.json", "*config.json", "training_log.json"),
     *("tokenizer*.json", "vocab*.json", "*_map.json", "added_tokens.json", "vocab.txt", "merges.txt", "*.model"),
-    *("*.tiktoken", "*.jinja"),
+    *("*.tiktoken", "*.jinja", "*.spm", "*.bpe", "*.codes"),
 )
 """Names of files that a model and its tokenizer are read from."""
 _KEYS = ("*.pem", "*.key", "*.p12", "*.pfx", "*.kdbx", "*.env", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*")
@@ -49,8 +50,11 @@ def travelling_files(config: SweepConfig) -> TravellingFiles:
     sent: dict[str, Path] = {}
     left: list[str] = []
     for entry in config.models:
-        for path in _model_files(split_point(ListedModel.of(entry).spec)[0]):
-            wanted = any(fnmatch(path.name, pattern) for pattern in _OF_MODELS) and not path.name.startswith(".")
+        name = split_point(ListedModel.of(entry).spec)[0]
+        tokenizer = _named_tokenizer(Path(name))
+        for path in _model_files(name):
+            known = any(fnmatch(path.name, pattern) for pattern in _OF_MODELS) and not path.name.startswith(".")
+            wanted = known or (tokenizer is not None and tokenizer in (path.resolve(), *path.resolve().parents))
             if wanted and not path.is_dir():
                 sent[path.as_posix()] = path
             else:
@@ -60,6 +64,15 @@ def travelling_files(config: SweepConfig) -> TravellingFiles:
     for path in sent.values():
         _refuse_foreign(path)
     return TravellingFiles(sent, left)
+
+
+def _named_tokenizer(folder: Path) -> Path | None:
+    """The file or folder that a model's config.json names as its tokenizer, if one does."""
+    try:
+        name = parse_json((folder / "config.json").read_bytes()).get("tokenizer_name")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return (folder / name).resolve() if isinstance(name, str) and name else None
 
 
 def is_relative(name: str) -> bool:

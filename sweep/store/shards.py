@@ -80,7 +80,9 @@ class ShardStore:
 
     def numerics(self, device: str) -> Numerics | None:
         """With which numerics the sweep's shards were measured on a kind of device; ``None`` where none were."""
-        return self._noted_numerics().get(device)
+        noted = self._noted_numerics().get(device)
+        listed = self._storage.keys() if noted else []
+        return noted if any(entry.key.endswith(".state") for entry in listed) else None
 
     def note_numerics(self, numerics: Numerics) -> None:
         """Note with which numerics shards are measured from now on."""

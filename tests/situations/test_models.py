@@ -112,13 +112,16 @@ class TestNames:
     def test_models_that_the_user_names(self, bench: Bench, tmp_path: Path):
         """Models that should be called otherwise than their folders
 
-        `NAME=DIR`, on the command line as in a config, is called NAME in tables, folders and MLflow.
+        `NAME=DIR`, on the command line as in a config, is called NAME in tables, folders and MLflow; a later run that calls it
+        otherwise goes on from the same shards, and it is listed once.
         """
         models = [write_tl_directory(tmp_path / run / "checkpoint-500", i, 1, 2, 8) for i, run in enumerate("ab")]
         out, quick = tmp_path / "named" / "out", {"stage": "scan", "prompts": 2, "seq_len": 8}
         ran = bench.run(out, "--model", f"late={models[1]}", model=f"early={models[0]}", **quick)
         assert ran.code == 0 and ran.states == {"early": "FINISHED", "late": "FINISHED"}, ran.stderr
         assert ran.runs.keys() >= {"early", "late"} and (out / "early" / "tables").is_dir()
+        again = bench.run(out, model=f"first={models[0]}", **quick)
+        assert again.code == 0 and again.states == {"first": "FINISHED", "late": "FINISHED"}, again.stderr
 
 
 class TestGitLfs:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.bad_input import Bench, Ran, assert_refused
+from tests.support.bad_input import Bench, Ran, assert_refused, edit_json
 
 SECRET = "Hunter2Xyzzy"
 CLOSED = "127.0.0.1:9"
@@ -76,6 +76,8 @@ class TestSubmit:
         """
         (here / "model" / "login").symlink_to(here.parent / "outside" / "id_ed25519")
         (here / "model" / ".env").write_text(f"PASSWORD={SECRET}")
+        (here / "model" / "spelling").write_text("{}")
+        edit_json(here / "model" / "config.json", tokenizer_name="spelling")  # which a tokenizer is read from
         ran = self.submit(bench, here)
         assert "stays here, since no model is read from it: model/.env and model/login" in ran.stdout
         assert ran.line.startswith(f"erasure-sweep: no Ray dashboard answers at http://{CLOSED}")

@@ -86,6 +86,8 @@ class RayCluster:
     def watch(self) -> None:
         """Keep ``nodes`` up to date from now on."""
         self._silent_s = 0.0
+        if self._watch is not None:
+            return
         self._watch = threading.Thread(target=self._keep_asking, name="ray-nodes", daemon=True)
         self._watch.start()
         threading.Thread(target=self._keep_counting, name="ray-silence", daemon=True).start()
@@ -137,7 +139,9 @@ class RayCluster:
         )
 
     def close(self) -> None:
-        """Leave the cluster, or end it if it was started here."""
+        """Leave the cluster, or end it if it was started here; once."""
+        if self._ended.is_set():
+            return
         self._leave()
         if isinstance(self._joined, LocalCluster):
             self._joined.close()
@@ -171,6 +175,11 @@ def connect(address: str | None, cpus: int | None) -> RayCluster:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
+    if ray.is_initialized():
+        raise SweepError(
+            "Ray is already in use in this process, which can be of one cluster at a time: end it (ray.shutdown()) or wait for "
+            "the other run; --workers 0 measures without Ray"
+        )
     address = cluster_address(address)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
     on_sigterm = signal.getsignal(signal.SIGTERM)

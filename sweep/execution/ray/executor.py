@@ -18,7 +18,14 @@ from erasure_sweep.sweep.execution.executor import IdleWorker, ShardFate, ShardR
 from erasure_sweep.sweep.execution.ray.actor import shard_worker_actor
 from erasure_sweep.sweep.execution.ray.cluster import RayCluster
 from erasure_sweep.sweep.execution.ray.pool import WorkerPool
-from erasure_sweep.sweep.execution.ray.worker_handle import LostShard, PingResult, WorkerHandle, first_line
+from erasure_sweep.sweep.execution.ray.worker_handle import (
+    NO_GPU,
+    SAME_CODE,
+    LostShard,
+    PingResult,
+    WorkerHandle,
+    first_line,
+)
 from erasure_sweep.workers.errors import SweepError
 from erasure_sweep.workers.records import Numerics, ShardTask, SharedStore
 
@@ -33,10 +40,6 @@ NOTHING_TO_HEAR_S = 0.02
 """A pause where no worker is asked anything, so that the driver does not spin."""
 NODE_GONE_S = 20.0
 """How long Ray takes to notice that a node is gone, at most, where its settings are its own."""
-SAME_CODE = (
-    " (every node needs the same erasure-sweep as this one: install it there, see that PYTHONPATH names no other, or run "
-    "again where it has just been changed)"
-)
 DIED = "the worker's process on {} died measuring it: it crashed, was killed, or the machine ran low on memory"
 
 
@@ -187,10 +190,7 @@ class RayExecutor:
         """A worker whose GPU torch cannot use would fail every shard, and faster than others measure them."""
         assert worker.process is not None
         if self._device == "cuda" and not worker.process.gpu:
-            worker.unfit = (
-                f"Ray counts a GPU on {self._cluster.host(worker.process.node)}, and torch finds none there: check its driver "
-                "and that torch is a CUDA build, or use --device cpu"
-            )
+            worker.unfit = NO_GPU.format(self._cluster.host(worker.process.node))
             log.warning("%s gets no shards: %s", worker.name, worker.unfit)
 
     def _check_numerics(self, worker: WorkerHandle) -> None:

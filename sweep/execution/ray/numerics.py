@@ -15,7 +15,9 @@ from typing import Any
 
 from erasure_sweep.sweep.execution.ray.actor import shard_worker_actor
 from erasure_sweep.sweep.execution.ray.cluster import RayCluster
+from erasure_sweep.sweep.execution.ray.worker_handle import NO_GPU, SAME_CODE, last_line
 from erasure_sweep.workers.cpu_capability import RANKS
+from erasure_sweep.workers.errors import SweepError
 from erasure_sweep.workers.records import Numerics
 
 log = logging.getLogger(__name__)
@@ -23,33 +25,48 @@ log = logging.getLogger(__name__)
 ANSWER_S = 60.0
 """How long nodes are waited for when one has answered; who starts later is held to what was chosen, or gets no shards."""
 TOLD_S = 30.0
+ATTEMPTS = 3
+"""How often a cluster is asked of which no node answers: machines that are reclaimed, workers that are killed."""
 _GPU_SHARE = 0.01
 
 
-def cluster_numerics(cluster: RayCluster, cpus: int, device: str, say: Callable[[str], None]) -> Numerics | None:
-    """What most of a cluster can provide; ``None`` where no worker can be started, which starting them for shards tells.
+def cluster_numerics(cluster: RayCluster, cpus: int, device: str, say: Callable[[str], None]) -> Numerics:
+    """What most of a cluster can provide.
 
     Args:
         cpus: cores of one worker.
         device: kind of device that measures.
         say: tells people a line.
+
+    Raises:
+        SweepError: no worker can be started that could measure, or the cluster is gone.
     """
-    actors = list(_ask(cluster, cpus, device))
-    try:
-        return choose(_answers(cluster, [actor.ping.remote() for actor in actors], say))
-    finally:
-        import ray
+    cluster.watch()
+    reason = ""
+    for _ in range(ATTEMPTS):
+        actors = list(_ask(cluster, cpus, device))
+        try:
+            found, reason = _answers(cluster, [actor.ping.remote() for actor in actors], say)
+        finally:
+            _end(actors)
+        if found:
+            return choose(found)
+    raise SweepError(f"no worker can measure: {reason}")
 
-        for actor in actors:
-            with contextlib.suppress(Exception):  # one that is gone needs no killing
-                ray.kill(actor)
+
+def _end(actors: Sequence[Any]) -> None:
+    import ray
+
+    for actor in actors:
+        with contextlib.suppress(Exception):  # one that is gone needs no killing
+            ray.kill(actor)
 
 
-def choose(found: Sequence[Numerics]) -> Numerics | None:
-    """Those of the lowest CPU capability, among these the most common; of none none."""
+def choose(found: Sequence[Numerics]) -> Numerics:
+    """Those of the lowest CPU capability, among these the most common."""
     ranked = [(RANKS.index(each.unit) if each.unit in RANKS else len(RANKS), each) for each in found]
     lowest = [each for rank, each in ranked if rank == min(rank for rank, _ in ranked)]
-    return Counter(lowest).most_common(1)[0][0] if lowest else None
+    return Counter(lowest).most_common(1)[0][0]
 
 
 def _ask(cluster: RayCluster, cpus: int, device: str) -> Iterator[Any]:
@@ -66,14 +83,16 @@ def _ask(cluster: RayCluster, cpus: int, device: str) -> Iterator[Any]:
         yield actor.options(num_cpus=0, num_gpus=share, max_restarts=0, scheduling_strategy=here).remote(threads=cpus)
 
 
-def _answers(cluster: RayCluster, waiting: list[Any], say: Callable[[str], None]) -> list[Numerics]:
-    """What the nodes answer, until all have or ``ANSWER_S`` after the first."""
+def _answers(cluster: RayCluster, waiting: list[Any], say: Callable[[str], None]) -> tuple[list[Numerics], str]:
+    """What the nodes answer, until all have or ``ANSWER_S`` after the first, and why one cannot measure, if one cannot."""
     import ray
 
     found: list[Numerics] = []
+    reason = ""
     began = first = time.monotonic()
     is_told = False
     while waiting and not (found and time.monotonic() - first > ANSWER_S):
+        cluster.check()
         try:
             ready, waiting = ray.wait(waiting, num_returns=1, timeout=1.0)
         except (ConnectionError, ray.exceptions.RaySystemError) as error:
@@ -83,10 +102,14 @@ def _answers(cluster: RayCluster, waiting: list[Any], say: Callable[[str], None]
                 answer = ray.get(reference).numerics
             except ray.exceptions.RayError as error:
                 log.info("a node cannot say how it computes: %s", error)
+                reason = last_line(error).removeprefix("ImportError: ") + SAME_CODE
+                continue
+            if answer is None:
+                reason = NO_GPU.format("a node")
                 continue
             first = first if found else time.monotonic()
-            found += [answer] if answer else []
+            found.append(answer)
         if not found and not is_told and time.monotonic() - began > TOLD_S:
             is_told = True
             say("waiting for a first worker on the cluster: it is full, or starts machines (`ray status` shows it)")
-    return found
+    return found, reason

@@ -17,6 +17,14 @@ from typing import Any, NamedTuple
 from erasure_sweep.sweep.execution.executor import ShardFate, ShardReport, describe
 from erasure_sweep.workers.records import ShardTask, WorkerProcess
 
+SAME_CODE = (
+    " (every node needs the same erasure-sweep as this one: install it there, see that PYTHONPATH names no other, or run "
+    "again where it has just been changed)"
+)
+NO_GPU = (
+    "Ray counts a GPU on {}, and torch finds none there: check its driver and that torch is a CUDA build, or use "
+    "--device cpu"
+)
 PING_AGAIN_S = 0.5
 """A restart takes seconds: a worker is not asked in a tight loop."""
 

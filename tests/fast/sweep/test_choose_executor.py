@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from erasure_sweep.sweep import choose_executor
 from erasure_sweep.sweep.choose_executor import MeasuringPlace
 from erasure_sweep.sweep.config import build_config
-from erasure_sweep.workers.records import Resolved
+from erasure_sweep.workers.errors import SweepError
+from erasure_sweep.workers.records import Numerics, Resolved
 
 GIB = 2**30
 
@@ -65,3 +67,18 @@ def test_a_number_is_taken_as_it_is_and_a_cpu_needs_none():
     assert share(model(0.2), gpus_per_worker=0.4) == 0.4
     assert share(model(0.2), device="cpu") == 0.0
     assert share(model(0.2), device="cpu", gpus_per_worker=0.4) == 0.0
+
+
+def test_ray_of_this_machine_is_meant_whatever_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str | None] = []
+
+    def note(address: str | None, cpus: int | None) -> None:
+        asked.append(address)
+        raise SweepError("far enough")
+
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setattr(choose_executor, "connect", note)
+    config = build_config({"models": ["m"], "workers": 1, "ray_address": "local"})
+    with pytest.raises(SweepError, match="far enough"):
+        MeasuringPlace(config, "cpu", None).executor(Numerics("cpu"), None, print)
+    assert asked == ["local"]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
 from erasure_sweep.sweep.execution.executor import LocalExecutor, other_numerics
+from erasure_sweep.sweep.execution.ray import numerics
 from erasure_sweep.sweep.execution.ray.numerics import choose
 from erasure_sweep.sweep.store.shards import ShardStore
 from erasure_sweep.workers.errors import SweepError
@@ -57,12 +61,32 @@ def test_a_cluster_measures_with_the_least_of_its_cpus_and_with_most_of_its_gpus
     one, two = Numerics("cuda", "A", probe="1"), Numerics("cuda", "B", probe="2")
     assert choose([AVX512, AVX512, AVX2]) == AVX2
     assert choose([one, two, two]) == two
-    assert choose([]) is None
+
+
+class TestACluster:
+    """Of which nodes are asked, with answers made up."""
+
+    @staticmethod
+    def ask(monkeypatch: pytest.MonkeyPatch, *rounds: tuple[list[Numerics], str]) -> Numerics:
+        cluster: Any = SimpleNamespace(watch=lambda: None)
+        answers = iter(rounds)
+        monkeypatch.setattr(numerics, "_ask", lambda *_: [])
+        monkeypatch.setattr(numerics, "_answers", lambda *_: next(answers))
+        return numerics.cluster_numerics(cluster, 1, "cpu", print)
+
+    def test_one_whose_worker_was_lost_is_asked_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert self.ask(monkeypatch, ([], "the actor died"), ([AVX2], "")) == AVX2
+
+    def test_one_where_nobody_can_measure_says_why(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(SweepError, match="no worker can measure: other code"):
+            self.ask(monkeypatch, *[([], "other code")] * numerics.ATTEMPTS)
 
 
 @pytest.mark.parametrize("damaged", [b"{", b"[]", b'{"cpu": 3}', b'{"cpu": {"unit": "x", "other": 1}}'])
 def test_a_store_keeps_them_for_each_kind_of_device(tmp_path, damaged: bytes) -> None:
-    store, gpu = ShardStore(open_storage(tmp_path)), Numerics("cuda", "A")
+    storage, gpu = open_storage(tmp_path), Numerics("cuda", "A")
+    storage.put(f"ab/{'ab' * 16}.state", b"a shard")  # without any the note binds nobody
+    store = ShardStore(storage)
     assert store.numerics("cpu") is None
     store.note_numerics(AVX2)
     store.note_numerics(gpu)

@@ -32,9 +32,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def export(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main.main(["export", *map(str, arguments)])
-    return ended.value.code
+    return main.call(["export", *map(str, arguments)])
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:

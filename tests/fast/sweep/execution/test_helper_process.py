@@ -114,3 +114,9 @@ def test_naming_what_the_helper_does_imports_nothing_that_it_needs() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_path_object_among_the_places_of_modules_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [Path(), *sys.path])
+    with closing(HelperProcess()) as background:
+        assert background.submit(os.getpid).result() != os.getpid()

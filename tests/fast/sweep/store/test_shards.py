@@ -14,7 +14,7 @@ import torch
 from erasure_sweep.sweep.store.shards import ShardStore, block_keys
 from erasure_sweep.workers import worker as actor
 from erasure_sweep.workers.errors import DataError
-from erasure_sweep.workers.records import ShardResult, ShardTask, SharedStore, TrustWork, WriterBlock
+from erasure_sweep.workers.records import Numerics, ShardResult, ShardTask, SharedStore, TrustWork, WriterBlock
 from erasure_sweep.workers.storage.shard_storage import FolderStorage, Storage, StorageError, find_shared, open_storage
 from erasure_sweep.workers.storage.states import decode_state, encode_states, is_of_another_version, is_whole
 from erasure_sweep.workers.version import RESULTS_VERSION
@@ -116,6 +116,14 @@ def test_a_shard_counts_once_it_is_put(storage: Storage):
     store.discard([ID, OTHER])
     assert store.finished([ID]) == set()
     assert keys_in(storage) == set()
+
+
+def test_numerics_bind_where_there_are_shards(storage: Storage):
+    store, numerics = ShardStore(storage), Numerics("cpu", "AVX2")
+    store.note_numerics(numerics)
+    assert store.numerics("cpu") is None
+    store.put(ID, encode_states({"projection": STATE}, ID))
+    assert (store.numerics("cpu"), store.numerics("cuda")) == (numerics, None)
 
 
 def test_what_a_worker_has_put_counts_as_well(storage: Storage):

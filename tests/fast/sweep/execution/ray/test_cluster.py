@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import ray
 
-from erasure_sweep.sweep.execution.ray.cluster import COUNT_S, GONE_S, ClusterNode, RayCluster
+from erasure_sweep.sweep.execution.ray.cluster import COUNT_S, GONE_S, ClusterNode, RayCluster, connect
 from erasure_sweep.workers.errors import SweepError
 
 
@@ -81,3 +81,20 @@ def test_without_its_own_node_a_driver_hears_of_nobody(stage: Stage):
 )
 def test_how_many_workers_fit_on_a_machine(cpus: float, gpus: float, asked: int, share: float, n: int):
     assert ClusterNode("n", "host", cpus, gpus).capacity(asked, share) == n
+
+
+def test_a_session_of_somebody_else_in_this_process_is_left_alone(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("it is joined"))
+    monkeypatch.setattr(ray, "shutdown", lambda: pytest.fail("it is ended"))
+    for address in (None, "local", "10.0.0.1:6379"):
+        with pytest.raises(SweepError, match="Ray is already in use in this process"):
+            connect(address, 1)
+
+
+def test_a_cluster_is_left_once(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+    left: list[str] = []
+    monkeypatch.setattr(ray, "shutdown", lambda: left.append("once"))
+    stage.cluster.close()
+    stage.cluster.close()
+    assert left == ["once"]
