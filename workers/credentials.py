@@ -153,7 +153,7 @@ def _of_variables(variables: tuple[tuple[str, str], ...]) -> frozenset[str]:
     """What variables of the environment hold that must not be shown: by their names, and in addresses."""
     found: set[str] = set()
     for name, value in variables:
-        if "://" in value:
+        if _ADDRESS.fullmatch(value):
             found |= _values(value)
         elif _VARIABLE.search(name) and value.lower() not in _WORDS and "/" not in value[:1]:
             found |= set(_forms(value))

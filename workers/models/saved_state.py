@@ -64,7 +64,9 @@ def read_saved(
             f"{len(weights):,} tensors"
         )
     norms = _norm_shapes(values)
-    shapes = norms | _shapes(values)
+    weight_shapes = _shapes(values)
+    first = {key: shape for key, shape in weight_shapes.items() if key.startswith(("embed", "pos_embed"))}
+    shapes = first | norms | weight_shapes  # in the order in which what does not fit is named
     forms = {key: _Stored(key, shape, lambda tensor: tensor) for key, shape in shapes.items()}
     if is_of_bridge(weights):
         conv1d = _has_conv1d(name, weights, values, bridge_to)
