@@ -219,4 +219,4 @@ def test_json_that_is_nested_without_end(tmp_path: Path, name: str):
     if name != "config.json":
         (model / "model.safetensors").unlink()
     (model / name).write_text("[" * 100_000 + "]" * 100_000)
-    assert refusal(model) == f"{model / name} cannot be read as JSON: it is nested too deeply"
+    assert refusal(model) == f"{model / name} cannot be read as JSON: it is nested too deep"
