@@ -113,7 +113,15 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 
 
 @pytest.mark.parametrize(("kib", "what"), [(12, ""), (32, ".state"), (400, ".parquet"), (4_700, "index.html")])
-def test_a_full_disk(bench: Bench, small_disk: Callable[[int], Path], measured: Ran, kib: int, what: str):
+def test_a_full_disk(
+    bench: Bench,
+    small_disk: Callable[[int], Path],
+    measured: Ran,
+    monkeypatch: pytest.MonkeyPatch,
+    kib: int,
+    what: str,
+):
+    monkeypatch.setattr(bench, "pages", what.endswith(".html"))
     out = small_disk(kib) / "out"
     ran = bench.run(out)
     assert (ran.code, len(ran.stderr.splitlines())) == (1, 1), ran.stderr

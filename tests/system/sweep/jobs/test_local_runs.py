@@ -143,7 +143,10 @@ class TestStatusAndStop:
             patch.setattr(ShardWorker, "measure", lambda *given: 1 / 0)
             failed = bench.run(out, "--fresh")
         _, text = said(bench, "status", out)
-        assert re.search(r"  good  FAILED +scan: 0 of 2 shards\n  good: 2 of 2 shards of scan failed 3 times", text)
+        assert re.search(
+            r"  good  FAILED +scan: 0 of 2 shards \(behind it scan, verify\)\n  good: 2 of 2 shards of scan failed 3 times",
+            text,
+        )
         assert failed.line.removeprefix("erasure-sweep: ") in text
 
     def test_folders_that_hold_none(self, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
