@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from erasure_sweep.dashboards.pages import write_comparison, write_model_page
+from erasure_sweep.workers.printable import printable
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.tables import fake_checkpoints, fake_manifest, fake_model, model_tables
 
@@ -118,7 +119,7 @@ def test_hostile_names_and_tokens_are_shown_as_they_are(visit: Callable[..., Vis
     assert [name for name in HOSTILE if name not in models] == []
     ticks = comparison.page.eval_on_selector_all("#erased .xtick text", "(all) => all.map((one) => one.textContent)")
     # plotly would read %{…} as a place for a number
-    assert [tick.replace("\u200b", "") for tick in ticks] == list(HOSTILE)
+    assert [tick.replace("\u200b", "") for tick in ticks] == [printable(name) for name in HOSTILE]
     tokens = visit(hostile / "0.html").text
     assert [token for token in HOSTILE if token not in tokens] == []
 
