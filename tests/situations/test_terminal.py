@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.support.bad_input import Bench, assert_refused
 from tests.support.models.random_models import write_tl_directory
 
@@ -43,11 +45,12 @@ def test_escapes_in_values_and_flags(bench: Bench, out: Path):
         assert_printable(ran.stderr + ran.stdout)
 
 
-def test_escapes_in_a_folders_name(bench: Bench, tmp_path: Path):
+def test_escapes_in_a_folders_name(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A model, corpus and OUT whose folders' names hold control characters.
 
     Measured; terminal, log, pages and MLflow show the characters and obey none.
     """
+    monkeypatch.setattr(bench, "pages", True)
     model = write_tl_directory(tmp_path / f"bad{OTHERS}", 0, 2, 2, 16)
     out = tmp_path / f"out{OTHERS}"
     ran = bench.run(out, model=model, prompts=8, top=1)
