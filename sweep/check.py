@@ -13,8 +13,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from erasure_sweep.sweep.execution.helper_process import HelperProcess
 from erasure_sweep.sweep.helper_tasks import StagedFiles, check_staged
 from erasure_sweep.sweep.progress import count
@@ -29,6 +27,7 @@ from erasure_sweep.workers.storage.own_staging import NAMES
 from erasure_sweep.workers.storage.shard_storage import (
     MARK,
     NUMERICS,
+    STATE_KEY,
     FolderStorage,
     Storage,
     StorageError,
@@ -39,13 +38,11 @@ from erasure_sweep.workers.storage.shard_storage import (
 from erasure_sweep.workers.storage.small_files import parse_json
 from erasure_sweep.workers.storage.states import is_of_another_version, is_whole
 from erasure_sweep.workers.storage.whole_file import TEMPORARY
-from erasure_sweep.workers.tables.files import read_table
+from erasure_sweep.workers.tables.files import carries_checksum, read_table
 from erasure_sweep.workers.tables.registry import TABLES
-from erasure_sweep.workers.tables.sweep_folder import PARTS, model_folder
 
 _KEY = re.compile(r"(?:[0-9a-f]{32}/)?(?P<own>.+)")
 """Of an object in a store, which may hold one sweep or several."""
-_STATE = re.compile(r"[0-9a-f]{2}/[0-9a-f]{32}\.state")
 
 
 class Check:
@@ -64,7 +61,7 @@ class Check:
         for entry in listed:
             own = _KEY.fullmatch(entry.key)
             key = own["own"] if own else entry.key
-            if _STATE.fullmatch(key):
+            if STATE_KEY.fullmatch(key):
                 sizes[entry.key] = entry.size
             elif key in (KEY, NUMERICS):
                 self._record(storage, entry.key)
@@ -109,8 +106,10 @@ class Check:
         own = [path for path in folder.out.iterdir() if not path.is_symlink() and path != folder.own_store]
         walked = (each for path in own if path.is_dir() for each in os.walk(path))
         self._left_half_written(folder.out, [(str(folder.out), [], [path.name for path in own]), *walked])
-        if (kept := folder.out / ".replaced").is_dir():
-            self.findings.append(f"{kept} holds results that were about to be replaced when a run was ended")
+        if folder.set_aside_results.is_dir():
+            self.findings.append(
+                f"{folder.set_aside_results} holds results that were about to be replaced when a run was ended"
+            )
         if manifest is not None:
             for entry in manifest.models:
                 self._model(folder, entry)
@@ -142,11 +141,10 @@ class Check:
     def _model(self, folder: RunFolder, entry: ManifestEntry) -> None:
         """Check a model's folder: that it is OUT's own, its tables and its page."""
         try:
-            own = model_folder(folder.out, entry.folder)
+            tables, page = folder.tables(entry.folder), folder.model_page(entry.folder)
         except DataError as error:
             self.findings.append(str(error))
             return
-        tables = own / PARTS[0]
         bare = 0
         for name in TABLES:
             path = tables / f"{name}.parquet"
@@ -161,7 +159,7 @@ class Check:
                 continue
             if wrong:
                 self.findings.append(f"{path} {wrong}")
-            elif b"checksum" in (pq.read_schema(path).metadata or {}):
+            elif carries_checksum(path):
                 self.whole["table"] += 1
             else:
                 bare += 1
@@ -169,8 +167,8 @@ class Check:
             self.unchecked.append(
                 f"{count(bare, 'table')} of {entry.name}, without checksums, as version 0.1.0 wrote them"
             )
-        if entry.is_finished and not (own / PARTS[2]).exists():
-            self.findings.append(f"{own / PARTS[2]} is missing")
+        if entry.is_finished and not page.exists():
+            self.findings.append(f"{page} is missing")
 
     def _staged(self, entries: Iterable[ManifestEntry], staging: Path) -> None:
         """Check the weights and token arrays that the models were measured with, where they are still staged."""

@@ -31,9 +31,6 @@ MODEL_PAGE = "index.html"
 IMAGES = ("svg", "png", "pdf")
 """Figures that `export` puts beside the others."""
 
-_SET_ASIDE = ".replaced"
-"""Folder of results that others are about to replace, by their models' folders."""
-
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that it is either whole or absent: temporary name, synced, renamed.
@@ -61,6 +58,8 @@ class RunFolder:
         """Finished shards, unless the sweep's config names a store elsewhere."""
         self.log = out / "run.log"
         self.manifest = out / "manifest.json"
+        self.set_aside_results = out / ".replaced"
+        """Results that others are about to replace, by their models' folders."""
         self._copy = out / ".manifest.json"
         """Of the manifest, should that be damaged."""
         self.comparison = out / "compare.html"
@@ -98,7 +97,7 @@ class RunFolder:
         Raises:
             SweepError: they cannot be moved.
         """
-        own, kept = model_folder(self.out, folder), self.out / _SET_ASIDE / folder
+        own, kept = model_folder(self.out, folder), self.set_aside_results / folder
         if kept.exists():  # of an earlier run that did not get far: what it began goes
             _remove_results(own)
             return
@@ -112,7 +111,7 @@ class RunFolder:
 
     def forget_set_aside(self, folder: str) -> None:
         """Remove results that were replaced."""
-        kept = self.out / _SET_ASIDE / folder
+        kept = self.set_aside_results / folder
         _remove_results(kept)
         for path in (kept, kept.parent):
             with suppress(OSError):  # it is not there, or somebody put something into it

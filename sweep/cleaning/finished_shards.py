@@ -19,6 +19,7 @@ from erasure_sweep.workers.errors import SweepError
 from erasure_sweep.workers.storage.shard_storage import (
     MARK,
     NUMERICS,
+    STATE_KEY,
     FolderStorage,
     Storage,
     StorageError,
@@ -30,8 +31,6 @@ from erasure_sweep.workers.storage.whole_file import TEMPORARY
 
 DELETED_AT_A_TIME = 1000
 _SWEEP = re.compile(r"(?P<sweep>[0-9a-f]{32})/(?P<key>.+)")
-_STATE = re.compile(r"[0-9a-f]{2}/[0-9a-f]{32}\.state")
-_OURS = re.compile(rf"{re.escape(KEY)}|{re.escape(MARK)}|{re.escape(NUMERICS)}|[0-9a-f]{{2}}/[0-9a-f]{{32}}\.state")
 
 
 def removable_of(folder: RunFolder) -> Removable | None:
@@ -57,7 +56,11 @@ def _own_files(store: Path) -> list[Path]:
 
 
 def _is_ours(key: str) -> bool:
-    return bool(_OURS.fullmatch(key) or TEMPORARY.fullmatch(key.rpartition("/")[2]))
+    return _is_of_a_sweep(key) or bool(TEMPORARY.fullmatch(key.rpartition("/")[2]))
+
+
+def _is_of_a_sweep(key: str) -> bool:
+    return key in (KEY, MARK, NUMERICS) or bool(STATE_KEY.fullmatch(key))
 
 
 def _remove_own(folder: RunFolder) -> None:
@@ -84,7 +87,7 @@ def removable_in(address: str) -> Iterator[Removable]:
     kept = storage.keys()
     for entry in kept:
         parts = _SWEEP.fullmatch(entry.key)
-        if parts and _OURS.fullmatch(parts["key"]):
+        if parts and _is_of_a_sweep(parts["key"]):
             sweeps[parts["sweep"]].append(entry._replace(key=parts["key"]))
     for sweep_id, entries in sorted(sweeps.items()):
         found = _StoredSweep(open_storage(joined(address, sweep_id)), sweep_id, entries, now)
@@ -108,7 +111,7 @@ class _StoredSweep:
     @property
     def is_ours(self) -> bool:
         """Whether it is a sweep, and no other folder with such a name."""
-        return self._lease is not None or any(_STATE.fullmatch(entry.key) for entry in self._entries)
+        return self._lease is not None or any(STATE_KEY.fullmatch(entry.key) for entry in self._entries)
 
     def removable(self) -> Removable:
         name = self._lease.driver.name if self._lease else None

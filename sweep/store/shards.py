@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from erasure_sweep.workers.records import Numerics, ScanWork, ShardTask, SharedStore, TrustWork, WriterBlock
-from erasure_sweep.workers.storage.shard_storage import MARK, NUMERICS, Storage, state_key
+from erasure_sweep.workers.storage.shard_storage import MARK, NUMERICS, STATE_KEY, Storage, state_key
 from erasure_sweep.workers.storage.small_files import parse_json
 from erasure_sweep.workers.storage.states import is_whole
 
@@ -81,8 +81,7 @@ class ShardStore:
     def numerics(self, device: str) -> Numerics | None:
         """With which numerics the sweep's shards were measured on a kind of device; ``None`` where none were."""
         noted = self._noted_numerics().get(device)
-        listed = self._storage.keys() if noted else []
-        return noted if any(entry.key.endswith(".state") for entry in listed) else None
+        return noted if noted and any(map(STATE_KEY.fullmatch, self._sizes())) else None
 
     def note_numerics(self, numerics: Numerics) -> None:
         """Note with which numerics shards are measured from now on."""

@@ -20,7 +20,6 @@ import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection
-from types import FrameType
 from typing import IO
 
 from erasure_sweep.sweep.printing import echo
@@ -62,7 +61,7 @@ def serve(
                 echo(news)
     page = _page(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", uri, experiment)
     echo(f"starting MLflow on {uri} …")
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as log, _ending_on_signals():
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
         try:
             with _server(uri, host, port, log) as server:
                 _wait_until_up(server, host, port, log)
@@ -134,21 +133,6 @@ def _end_session(server: subprocess.Popen[str]) -> None:
             server.wait(_STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             continue
-
-
-@contextmanager
-def _ending_on_signals() -> Iterator[None]:
-    """Let SIGTERM and a closed terminal end this command as Ctrl-C does, so that the server does not outlive it."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {kind: signal.signal(kind, interrupt) for kind in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
 
 
 def _wait_until_up(server: subprocess.Popen[str], host: str, port: int, log: IO[str]) -> None:

@@ -19,23 +19,7 @@ from erasure_sweep.workers.worker import ShardWorker
 from tests.support.bad_input import Bench, Ran, assert_finished, environment
 
 
-@pytest.fixture(scope="module")
-def finished(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """A run whose folder is copied, never changed."""
-    out = tmp_path_factory.mktemp("finished") / "out"
-    ran = bench.run(out)
-    assert_finished(ran, "good")
-    return ran
-
-
-@pytest.fixture
-def copied(finished: Ran, out: Path) -> Path:
-    """The folder that a finished run left, to be damaged."""
-    shutil.copytree(finished.out, out)
-    return out
-
-
-def test_a_stored_shard_that_is_not_what_its_name_says(bench: Bench, copied: Path, finished: Ran):
+def test_a_stored_shard_that_is_not_what_its_name_says(bench: Bench, copied: Path, measured: Ran):
     """Finished shards that were copied over another's, cut short or altered.
 
     The checksum of a shard covers which shard it is. One that does not fit is named in a line and measured again; the
@@ -49,12 +33,12 @@ def test_a_stored_shard_that_is_not_what_its_name_says(bench: Bench, copied: Pat
         path.write_bytes(damaged)
     ran = bench.run(copied)
     assert_finished(ran, "good")
-    assert ran.tables() == finished.tables()
+    assert ran.tables() == measured.tables()
     assert "damaged or another shard's: measured again" in " ".join(ran.stdout.split())
     assert [path.read_bytes() for path in others] == contents
 
 
-def test_a_stored_shard_that_is_sealed_and_holds_something_else(bench: Bench, copied: Path, finished: Ran):
+def test_a_stored_shard_that_is_sealed_and_holds_something_else(bench: Bench, copied: Path, measured: Ran):
     """A finished shard with a right checksum around arrays of another kind, as a changed copy of the code may leave.
 
     One line says so, and that `--fresh` measures anew; it does.
@@ -66,10 +50,10 @@ def test_a_stored_shard_that_is_sealed_and_holds_something_else(bench: Bench, co
     assert "sealed and do not hold what is merged" in ran.line and "--fresh" in ran.line
     again = bench.run(copied, "--fresh")
     assert_finished(again, "good")
-    assert again.tables() == finished.tables()
+    assert again.tables() == measured.tables()
 
 
-def test_the_second_half_of_a_sweep_on_another_cpu(bench: Bench, copied: Path, finished: Ran):
+def test_the_second_half_of_a_sweep_on_another_cpu(bench: Bench, copied: Path, measured: Ran):
     """Half of a sweep measured, the rest on a machine whose CPU computes other last digits.
 
     The version of torch, its kernels and the digits of a few products belong to what a shard is. A process that computes
@@ -91,10 +75,10 @@ def test_the_second_half_of_a_sweep_on_another_cpu(bench: Bench, copied: Path, f
     assert {path: path.read_bytes() for path in copied.rglob("*.state")} == kept
     again = bench.run(copied)
     assert_finished(again, "good")
-    assert again.tables() == finished.tables()
+    assert again.tables() == measured.tables()
 
 
-def test_a_damaged_table_that_is_rewritten(bench: Bench, copied: Path, finished: Ran):
+def test_a_damaged_table_that_is_rewritten(bench: Bench, copied: Path, measured: Ran):
     """Tables that were damaged after a run, the finished shards being whole.
 
     The same command says of each that it is damaged, and makes it anew from the shards; nothing is measured again.
@@ -105,7 +89,7 @@ def test_a_damaged_table_that_is_rewritten(bench: Bench, copied: Path, finished:
     shards = {path: path.stat().st_mtime_ns for path in copied.rglob("*.state")}
     ran = bench.run(copied)
     assert_finished(ran, "good")
-    assert ran.tables() == finished.tables()
+    assert ran.tables() == measured.tables()
     assert "".join(ran.stdout.split()).count("isdamaged") == 2
     assert {path: path.stat().st_mtime_ns for path in copied.rglob("*.state")} == shards
 
@@ -141,7 +125,7 @@ def other_values(content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("text", ['{"config": {}, "models": [{"name": "good"}]}', "a bit flipped"])
-def test_a_damaged_manifest_beside_whole_results(bench: Bench, copied: Path, finished: Ran, text: str):
+def test_a_damaged_manifest_beside_whole_results(bench: Bench, copied: Path, measured: Ran, text: str):
     """A manifest that is cut short, altered or of odd types, beside tables and finished shards that are whole.
 
     It has a checksum and a copy. The same command says that it is damaged, restores it and keeps everything; reading commands
@@ -155,40 +139,40 @@ def test_a_damaged_manifest_beside_whole_results(bench: Bench, copied: Path, fin
     shards = {path: path.stat().st_mtime_ns for path in copied.rglob("*.state")}
     ran = bench.run(copied)
     assert_finished(ran, "good")
-    assert ran.tables() == finished.tables()
+    assert ran.tables() == measured.tables()
     assert "manifest.jsonisdamaged:itiswrittenanewfromitscopy" in "".join(ran.stdout.split())
     assert {path: path.stat().st_mtime_ns for path in copied.rglob("*.state")} == shards
 
 
 def test_a_run_with_fresh_that_is_stopped_early(
-    bench: Bench, copied: Path, finished: Ran, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, copied: Path, measured: Ran, monkeypatch: pytest.MonkeyPatch
 ):
     """`--fresh` on a finished sweep, interrupted after the first shard.
 
     What was there goes only when what replaces it is whole: all shards and tables are still there, and the same command
     without `--fresh` ends at once.
     """
-    whole, measured = ShardWorker.measure, []
+    measure_whole, begun = ShardWorker.measure, []
 
     def measure(worker, task, *files):
-        if measured:
+        if begun:
             raise KeyboardInterrupt
-        measured.append(task.id)
-        return whole(worker, task, *files)
+        begun.append(task.id)
+        return measure_whole(worker, task, *files)
 
     with monkeypatch.context() as patch:
         patch.setattr(ShardWorker, "measure", measure)
         stopped = bench.run(copied, "--fresh")
     assert (stopped.code, stopped.states) == (130, {"good": "KILLED"})
-    assert stopped.tables() == finished.tables() and len(stopped.shards()) == len(finished.shards())
+    assert stopped.tables() == measured.tables() and len(stopped.shards()) == len(measured.shards())
     shards = {path: path.stat().st_mtime_ns for path in copied.rglob("*.state")}
     ran = bench.run(copied)
     assert_finished(ran, "good")
-    assert ran.tables() == finished.tables()
+    assert ran.tables() == measured.tables()
     assert {path: path.stat().st_mtime_ns for path in copied.rglob("*.state")} == shards
 
 
-def test_a_manifest_that_leads_out_of_the_folder(bench: Bench, copied: Path, finished: Ran):
+def test_a_manifest_that_leads_out_of_the_folder(bench: Bench, copied: Path, measured: Ran):
     """A manifest whose folder of a model is `../../victim`, a path or a link elsewhere.
 
     It is checked wherever it is used, before anything is written or removed: `run` says that it is not used and gives the
@@ -283,7 +267,7 @@ def test_the_store_of_a_folder_with_other_files_or_behind_a_link(bench: Bench, c
     assert [path for path in store.rglob("*") if path.is_file()] == [notes]
 
 
-def test_what_a_killed_run_left_half_written(bench: Bench, copied: Path, finished: Ran):
+def test_what_a_killed_run_left_half_written(bench: Bench, copied: Path, measured: Ran):
     """Temporary files in the folder of a run, its tables and its store, of a run that was killed.
 
     The next run removes them, and they are never logged. Files with other names stay.
@@ -299,6 +283,6 @@ def test_what_a_killed_run_left_half_written(bench: Bench, copied: Path, finishe
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"half")
     ran = bench.run(copied)
-    assert (ran.code, ran.tables()) == (0, finished.tables())
+    assert (ran.code, ran.tables()) == (0, measured.tables())
     assert not any(path.exists() for path in left) and mine.exists()
     assert not [path for path in bench.root.rglob("*.0123abcd.tmp") if copied not in path.parents]

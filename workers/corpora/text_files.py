@@ -71,6 +71,11 @@ class CorpusFile(NamedTuple):
         return self.held.kind != TEXT_FORMAT
 
     @property
+    def column(self) -> str:
+        """Whether it holds text or ready tokens."""
+        return column_of(*self) if self.has_rows else TEXT
+
+    @property
     def is_compressed(self) -> bool:
         return self.path.suffix.lower() in COMPRESSED_SUFFIXES
 
@@ -97,8 +102,7 @@ class FileCorpus(NamedTuple):
     @property
     def needs_tokenizer(self) -> bool:
         """Whether text is read, judged by the first file; a mixture of text and tokens is refused by ``draw``."""
-        first = self.files[0]
-        return not first.has_rows or column_of(*first) == TEXT
+        return self.files[0].column == TEXT
 
     def draw(self, request: CorpusRequest, tokenizer: Tokenizer | None) -> DrawnPrompts:
         needs_tokenizer = self.needs_tokenizer
@@ -114,14 +118,14 @@ class FileCorpus(NamedTuple):
             return draw_text([document for file in sources for document in self._documents(*file)], request, tokenizer)
 
     def _token_rows(self, file: CorpusFile, source: Source) -> Iterator[TokenRow]:
-        if not file.has_rows or column_of(*file) != TOKENS:
+        if file.column != TOKENS:
             raise _mixture(self.files[0], file)
         return token_rows(file.name, source, file.held)
 
     def _documents(self, file: CorpusFile, source: Source) -> Iterator[Document]:
+        if file.column != TEXT:
+            raise _mixture(file, self.files[0])
         if file.has_rows:
-            if column_of(*file) != TEXT:
-                raise _mixture(file, self.files[0])
             yield from row_documents(file.name, source, file.held)
         elif size := _size(source):
             yield Document(file.name, size, partial(read_range, source), self.lenient)
@@ -186,9 +190,9 @@ def find_files(path: Path) -> FileCorpus:
 
 def _json_beside_others(files: Sequence[CorpusFile]) -> list[str]:
     """Names of JSON files that hold text where the corpus is of tokens, or the other way round: settings, by their look."""
-    columns = {file.name: column_of(*file) if file.has_rows else TEXT for file in files}
-    named = [columns[file.name] for file in files if suffix_of(file.path) != ".json"]
-    return [file.name for file in files if suffix_of(file.path) == ".json" and named and columns[file.name] != named[0]]
+    settings = [file for file in files if suffix_of(file.path) == ".json"]
+    other = next((file for file in files if suffix_of(file.path) != ".json"), None)
+    return [file.name for file in settings if other and file.column != other.column]
 
 
 def _look_into(name: str, path: Path) -> CorpusFile:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -175,6 +176,10 @@ def find_shared(shared: SharedStore) -> Storage | None:
     except Exception as error:  # noqa: BLE001 whatever it is, the driver's way remains
         log.info("%s is not used from here: %s", masked(shared.location), error)
         return None
+
+
+STATE_KEY = re.compile(r"[0-9a-f]{2}/[0-9a-f]{32}\.state")
+"""What ``state_key`` makes."""
 
 
 def state_key(shard_id: str) -> str:

@@ -146,6 +146,11 @@ def write_table(table: pa.Table, path: Path) -> None:
         raise write_error(path, error) from error
 
 
+def carries_checksum(path: Path) -> bool:
+    """Whether a table carries a checksum, as those of version 0.1.0 do not."""
+    return _CHECKSUM in (pq.read_schema(path).metadata or {})
+
+
 def checksum(table: pa.Table) -> str:
     """Hash of everything in a table: names, types, meanings and every value, however it is laid out."""
     described = [str((each.name, str(each.type), each.nullable, _sorted(each.metadata))) for each in table.schema]
