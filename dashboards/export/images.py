@@ -6,9 +6,8 @@ gives it the plotly.js of the installed plotly. They speak through pipes, so not
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +16,7 @@ import plotly.io
 
 from erasure_sweep.dashboards.plots.theme import template
 from erasure_sweep.workers.errors import SweepError
+from erasure_sweep.workers.storage.temporary_folder import TemporaryFolder
 from erasure_sweep.workers.storage.whole_file import whole_file
 
 Format = Literal["svg", "png", "pdf"]
@@ -47,8 +47,8 @@ def write_images(images: Sequence[Image], form: Format, scale: float, wrote: Cal
         from kaleido.errors import ChromeNotFoundError
     except ImportError as error:
         raise SweepError("image files need kaleido: pip install 'erasure-sweep[export]'") from error
-    with tempfile.TemporaryDirectory() as folder, _without_mathjax(Path(folder)):
-        drawn = [Path(folder, f"{at}.{form}") for at in range(len(images))]
+    with closing(TemporaryFolder()) as folder, _without_mathjax(folder.path):
+        drawn = [folder.path / f"{at}.{form}" for at in range(len(images))]
         try:
             plotly.io.write_images(
                 [_for_paper(image.figure) for image in images],

@@ -71,7 +71,8 @@ def clearly_erased(tables: Tables, *, heads: bool = False) -> pd.DataFrame:
     """Those rows of ``erased_writers`` of which a noticeable share is erased, and not by chance as far as the tables tell.
 
     Either some later head is listed or significant as an eraser, or all of them together take more than τ (its p over
-    shards, corrected for the number of writers). Where no test was possible the share alone has to be larger.
+    shards, corrected for the number of writers where less than half is erased: of few shards no p is that small). Where no
+    test was possible the share alone has to be larger.
 
     Args:
         heads: attention heads alone.
@@ -84,7 +85,6 @@ def clearly_erased(tables: Tables, *, heads: bool = False) -> pd.DataFrame:
     clear = []
     for share, writer, listed, significant in zip(shares, *columns, strict=True):
         chance = p.get(writer, np.nan)
-        # Of a few shards p is never small, however large the share: that must not hide it.
         likely = chance <= (_LEVEL if share >= _LARGE else _LEVEL / max(1, len(p)))
         enough = share >= _UNTESTED if np.isnan(chance) else likely
         clear.append(bool(listed) or significant > 0 or bool(enough))
