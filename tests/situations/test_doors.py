@@ -17,6 +17,7 @@ import pytest
 
 from erasure_sweep.sweep.execution.ray.actor import shard_worker_actor
 from erasure_sweep.sweep.execution.ray.cluster import connect
+from tests.support.listening import ListeningSocket, listening_sockets
 
 pytestmark = pytest.mark.xdist_group("ray")
 
@@ -30,8 +31,7 @@ class LocalRun(NamedTuple):
     session: Path
     head: str
     """Address that Ray's processes know each other by."""
-    listening: list[tuple[str, str, int]]
-    """Process, address and port of each socket."""
+    listening: list[ListeningSocket]
     variables: dict[str, str]
 
 
@@ -52,19 +52,9 @@ def local_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRun]:
             ray.get(worker.ping.remote())
             context = ray.get_runtime_context()
             session = Path(ray._private.worker._global_node.get_session_dir_path())
-            yield LocalRun(home, session, context.gcs_address, _listening(), dict(os.environ))
+            yield LocalRun(home, session, context.gcs_address, listening_sockets(psutil.Process()), dict(os.environ))
         finally:
             cluster.close()
-
-
-def _listening() -> list[tuple[str, str, int]]:
-    own = psutil.Process()
-    return [
-        (process.name(), socket.laddr.ip, socket.laddr.port)
-        for process in (own, *own.children(recursive=True))
-        for socket in process.net_connections("inet")
-        if socket.status == psutil.CONN_LISTEN
-    ]
 
 
 def test_ray_of_a_local_run_listens_on_loopback_alone(local_run: LocalRun) -> None:
@@ -73,8 +63,8 @@ def test_ray_of_a_local_run_listens_on_loopback_alone(local_run: LocalRun) -> No
     Every server of Ray listens on loopback, none on another address of the machine; those of metrics are not started.
     """
     assert len(local_run.listening) > 5
-    assert [found for found in local_run.listening if found[1] not in LOOPBACK] == []
-    assert {44217, 44227}.isdisjoint(port for *_, port in local_run.listening)
+    assert [found for found in local_run.listening if found.host not in LOOPBACK] == []
+    assert {44217, 44227}.isdisjoint(found.port for found in local_run.listening)
 
 
 def test_another_user_finds_neither_the_token_nor_the_session(local_run: LocalRun) -> None:

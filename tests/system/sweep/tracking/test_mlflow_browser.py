@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
+from tests.support.listening import listening_sockets
 from tests.support.paths import ROOT
 from tests.support.servers.cluster import free_port
 
@@ -94,8 +95,7 @@ def shown(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory,
         try:
             assert ui.stdout is not None
             said = next(found for line in ui.stdout if (found := re.search(r"MLflow runs at (\S+)", line)))
-            sockets = [at for p in psutil.Process(ui.pid).children(recursive=True) for at in p.net_connections("inet")]
-            listening = {at.laddr.ip for at in sockets if at.status == psutil.CONN_LISTEN}
+            listening = {socket.host for socket in listening_sockets(psutil.Process(ui.pid))}
             yield Shown(f"http://127.0.0.1:{port}", said[1], str(experiment), runs, listening)
         finally:
             ui.send_signal(signal.SIGINT)
