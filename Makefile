@@ -3,11 +3,11 @@
 #
 #   ARGS=…         passed on:  make run ARGS="--prompts 8"    make test ARGS="tests/system -x"
 #   PYTHON=…       the Python that .venv is made with:  make run PYTHON=python3.12
-#   JOBS=…         processes that run tests side by side (default 2; 0 runs them in one)
+#   JOBS=…         processes that run tests side by side (default 4: tests wait much; 0 runs them in one)
 #   REQUIRE_ALL=1  tests fail, instead of being skipped, where a tool such as chromium is absent
 
 PYTHON ?= python3
-JOBS ?= 2
+JOBS ?= 4
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin/python
