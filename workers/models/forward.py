@@ -200,12 +200,18 @@ class LeanModel:
 
     def mlp(self, layer: int, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """Output of an MLP layer whose input is ``resid``, before LayerNorm."""
+        return self.mlp_of_normalized(layer, self.normalize(resid))
+
+    def mlp_of_normalized(
+        self, layer: int, normalized: Float[Tensor, "*batch d_model"]
+    ) -> Float[Tensor, "*batch d_model"]:
+        """Output of an MLP layer from its input behind LayerNorm."""
         w = self.weights
-        hidden = torch.addmm(w["b_in"][layer], self.normalize(resid).flatten(0, -2), w["W_in"][layer])
+        hidden = torch.addmm(w["b_in"][layer], normalized.flatten(0, -2), w["W_in"][layer])
         hidden = self._activation(hidden)
         if self.config.act_fn == "solu_ln":
             hidden = functional.layer_norm(hidden, (self.config.d_mlp,), eps=self.config.eps)
-        return torch.addmm(w["b_out"][layer], hidden, w["W_out"][layer]).view_as(resid)
+        return torch.addmm(w["b_out"][layer], hidden, w["W_out"][layer]).view_as(normalized)
 
     def _embed(self, tokens: Int[Tensor, "batch pos"]) -> tuple[Tensor, Tensor]:
         return self.weights["W_E"][tokens], self.weights["W_pos"][: tokens.shape[1]].expand(*tokens.shape, -1)

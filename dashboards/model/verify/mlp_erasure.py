@@ -46,8 +46,8 @@ def mlp_card(view: ModelView) -> Card:
     return Card(
         "MLPs that erase it",
         "Projection onto the writer of every MLP behind it: as it is, with the writer's output taken out of the MLP's "
-        "input, and the difference of the two, which the MLP writes because it reads the writer. Points are medians "
-        "over all measured tokens, bars the quartiles (25 to 75 %). The axis ends at ±4.",
+        "input (the scale of its LayerNorm kept), and the difference of the two, which the MLP writes because it reads "
+        "the writer. Points are medians over all measured tokens, bars the quartiles (25 to 75 %). The axis ends at ±4.",
         {str(index): plot_mlps(runs) for index, runs in enumerate(shown)},
         [writer_control([runs.writer for runs in shown])] if shown else [],
         empty="This was not measured, or the model has no MLP behind a verified writer: the table mlp_erasure holds none.",

@@ -202,6 +202,17 @@ class Builder:
         self.weights["W_V"][layer, head] = self.scale * read @ inner.T
         self.weights["W_O"][layer, head] = inner @ self.bases.stores[store]
 
+    def plant_linear_mlp(self, layer: int, reads: np.ndarray, writes: np.ndarray) -> None:
+        """Make an MLP write, for each direction read [n, d_model], as much of what stands beside it as the stream holds.
+
+        Two neurons a direction, for gelu(x) − gelu(−x) = x; the others write nothing.
+        """
+        w, n = self.weights, len(reads)
+        w["W_in"][layer], w["W_out"][layer] = 0.0, 0.0
+        w["b_in"][layer], w["b_out"][layer] = 0.0, 0.0
+        w["W_in"][layer, :, : 2 * n] = self.scale * np.concatenate([reads, -reads]).T
+        w["W_out"][layer, : 2 * n] = np.concatenate([writes, -writes])
+
     def plant_writer(self, writer: str, store: int = 0) -> np.ndarray:
         """Make a component a store's only writer; its output by token id, by position for ``pos_embed``."""
         if writer in ("embed", "pos_embed"):

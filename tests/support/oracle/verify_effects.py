@@ -9,9 +9,9 @@ Effects of the erasers G on the logits, y at a token, against x = DLA(o_w):
 - ``without_pattern``: of what their OV circuits make of o_w at its own position, along the true next token alone, from
   position 32 on; x is along that token too.
 
-MLPs: what of an MLP's output is lost when o_w is taken out of its input. Ablations: the writer's output replaced by the
-partner's, at the same or at a permuted position. Carries: shares of the writer's variance between cells of equal
-position and of equal token, 1 − (SSW / dof) / (SST / (N − 1)), cells within blocks.
+MLPs: what of an MLP's output is lost when o_w is taken out of its input, over the input's clean scale. Ablations: the
+writer's output replaced by the partner's, at the same or at a permuted position. Carries: shares of the writer's variance
+between cells of equal position and of equal token, 1 − (SSW / dof) / (SST / (N − 1)), cells within blocks.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import numpy as np
 
 from erasure_sweep.workers.records import Target
 from tests.support.oracle.dla import correlate, is_constant, pearson
-from tests.support.oracle.scan import layer_norm, layer_of_head
-from tests.support.oracle.verify_reruns import centre, place_of, rerun, run_head, run_mlp
+from tests.support.oracle.scan import layer_norm, layer_of_head, mlp_out
+from tests.support.oracle.verify_reruns import centre, place_of, rerun, run_head
 from tests.support.oracle.verify_setting import (
     Field,
     Setting,
@@ -161,9 +161,9 @@ def mlps(s: Setting, writer: str) -> Iterator[Row]:
     for mlp in (term for term in s.stream.later_terms(writer) if term.startswith("MLP")):
         layer, reads = int(mlp.removeprefix("MLP")), []
         for run in s.runs:
-            stream = run.states[f"resid_mid{layer}"]
-            without = run_mlp(s.config, s.w, layer, stream - run.terms[writer])
-            reads.append(run_mlp(s.config, s.w, layer, stream) - without)
+            x, scale = layer_norm(run.states[f"resid_mid{layer}"], s.config.eps)
+            without = x - centre(run.terms[writer]) / scale[:, None]
+            reads.append(mlp_out(s.config, s.w, layer, x) - mlp_out(s.config, s.w, layer, without))
         output, read = s.tokens(s.term(mlp)), s.tokens(reads)
         row: Row = {"writer": writer, "component": mlp}
         row |= quantiles(ratios(output, w, valid), "clean_") | quantiles(ratios(output - read, w, valid), "patched_")

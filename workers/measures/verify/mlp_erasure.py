@@ -1,9 +1,17 @@
-"""MLPs erase too: how an MLP's output along a writer changes when the writer is taken out of the MLP's input."""
+"""MLPs erase too: how an MLP's output along a writer changes when the writer is taken out of the MLP's input.
+
+The scale of the MLP's LayerNorm stays what it was with the writer, as that of the heads' value inputs does: were it computed
+anew, everything that the MLP reads would be scaled up, and what it writes would change though it does not read the writer.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.measures.cost import Cost, ShardSize
@@ -18,6 +26,7 @@ from erasure_sweep.workers.measures.statistics.ratios import (
     interval_columns,
     merge_ratios,
 )
+from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.records import GroupWork, State
 from erasure_sweep.workers.tables.columns import Columns
 
@@ -56,13 +65,22 @@ class MlpErasureAccumulator:
             layer = int(label.removeprefix("MLP"))
             stream = view.input_of(Sublayer(layer, True))[at]
             clean = (view.written(label) * written).sum(dim=-1)
-            patched = (model.mlp(layer, stream - written) * written).sum(dim=-1)
+            patched = (mlp_without(model, layer, stream, written) * written).sum(dim=-1)
             for run, product in zip(RUNS, (clean, patched, clean - patched), strict=True):
                 self._ratios.add(MlpRow(writer, label, run), product, norm_sq, valid)
 
     def export(self) -> State:
         """The rows; none where no MLP can read a writer."""
         return self._ratios.export()
+
+
+def mlp_without(
+    model: LeanModel, layer: int, stream: Float[Tensor, "token d_model"], taken: Float[Tensor, "token d_model"]
+) -> Float[Tensor, "token d_model"]:
+    """Output of an MLP with something taken out of its input, over the input's clean LayerNorm scale."""
+    config = model.config
+    normalized, _, inverse_scale = torch.native_layer_norm(stream, (config.d_model,), None, None, config.eps)
+    return model.mlp_of_normalized(layer, normalized - (taken - taken.mean(dim=-1, keepdim=True)) * inverse_scale)
 
 
 class MlpErasure(Measure[GroupWork, Block[GroupWork], WriterPrompt]):

@@ -7,7 +7,8 @@ from erasure_sweep.workers.tables.columns import N_TOKENS, WRITER, Table, quanti
 TABLES = (
     Table(
         "mlp_erasure",
-        "How the output of a later MLP along the writer changes when the writer is taken out of its input.",
+        "How the output of a later MLP along the writer changes when the writer is taken out of its input, the scale of the "
+        "LayerNorm there kept.",
         ("verify",),
         ("writer", "component"),
         (

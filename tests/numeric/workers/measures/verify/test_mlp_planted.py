@@ -1,0 +1,54 @@
+"""MLPs that were built: one that deletes a writer, one that shrinks everything, one that does not read the writer at all."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from erasure_sweep.workers.models.forward import LeanModel
+from erasure_sweep.workers.records import Target
+from tests.support.models.planting import CARRIER, Builder, small_config
+from tests.support.oracle.measuring import measure_verify
+
+
+def builder() -> Builder:
+    """A quiet model of three layers, in which L0H0 writes into a store."""
+    built = Builder(small_config(3, 3), np.random.default_rng(91), quiet=True)
+    built.plant_writer("L0H0")
+    return built
+
+
+def mlp_rows(built: Builder) -> pd.DataFrame:
+    config = built.config
+    tokens = np.random.default_rng(71).integers(0, config.d_vocab, (12, config.n_ctx))
+    targets = (Target("L0H0", ("L1H0",), "named"),)
+    tables = measure_verify(LeanModel(config, built.tensors()), tokens, targets, block=3, batch=3, places=0, seed=1)
+    return tables["mlp_erasure"].set_index("component")
+
+
+def test_an_mlp_that_deletes_a_writer() -> None:
+    built = builder()
+    store = built.bases.stores[0]
+    built.plant_linear_mlp(2, store, -0.8 * store)
+    rows = mlp_rows(built)
+    assert rows.loc["MLP2", "beta"] == pytest.approx(-0.8, abs=2e-3)
+    assert rows.loc["MLP2", ["read_median", "patched_median"]].tolist() == pytest.approx([-0.8, 0.0], abs=0.01)
+    assert abs(rows.loc["MLP1", "beta"]) < 1e-3
+
+
+def test_an_mlp_that_does_not_read_a_writer_takes_nothing_of_it() -> None:
+    """It reads the carrier and writes along the writer; the writer makes half of the scale that it reads everything over.
+
+    With the scale computed anew it seemed to take out 0.11 of the writer because it reads it.
+    """
+    built = builder()
+    written = built.weights["W_E"] @ built.bases.code.T
+    head, store = (0, 0), built.bases.stores[0]
+    into, out = built.weights["W_V"][head], built.weights["W_O"][head]
+    mean = (built.bases.code.T @ written.mean(axis=0) @ into / built.scale @ out) @ store.T
+    built.weights["W_O"][head] = out * CARRIER / np.linalg.norm(mean)
+    built.plant_linear_mlp(2, built.bases.carrier, mean[None] / np.linalg.norm(mean) @ store)
+    rows = mlp_rows(built)
+    assert rows.loc["MLP2", "clean_median"] > 0.3
+    assert abs(rows.loc["MLP2", "beta"]) < 1e-3
