@@ -28,8 +28,13 @@ def test_v_composed_parts_are_those_of_the_scan() -> None:
     for writer, head in (("embed", "L0H1"), ("L0H0", "L2H1"), ("MLP0", "L1H0")):
         part = s.tokens(s.v_composed([head], s.term(writer)))
         np.testing.assert_allclose(part, reading.parts[writer, head], atol=1e-12)
-    both = s.tokens(s.v_composed(["L1H0", "L2H1"], s.term("embed")))
-    np.testing.assert_allclose(both, reading.parts["embed", "L1H0"] + reading.parts["embed", "L2H1"], atol=1e-12)
+    beside = s.tokens(s.v_composed(["L1H0", "L1H1"], s.term("embed")))
+    np.testing.assert_allclose(beside, reading.parts["embed", "L1H0"] + reading.parts["embed", "L1H1"], atol=1e-12)
+    first = s.v_composed(["L1H0"], s.term("embed"))
+    behind = s.v_composed_by_head(["L2H1", "L1H0"], s.term("embed"))
+    np.testing.assert_array_equal(s.tokens(behind["L1H0"]), s.tokens(first))
+    left = [own + taken for own, taken in zip(s.term("embed"), first, strict=True)]
+    np.testing.assert_allclose(s.tokens(behind["L2H1"]), s.tokens(s.v_composed(["L2H1"], left)), atol=1e-12)
     g = s.tokens(s.logit_directions())
     from_scan = reading.to_logits.direction / reading.to_logits.final_scale[:, None]
     np.testing.assert_allclose(g, from_scan - from_scan.mean(axis=1, keepdims=True), atol=1e-12)

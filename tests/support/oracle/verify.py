@@ -123,8 +123,9 @@ def group_rows(s: Setting, target: Target, nulls: Sequence[Row], tau: float, hel
     """Each eraser by itself, then their sum with the verdict; a group with the name of its one head is its sum."""
     apart = [(head, (head,)) for head in target.erasers if head != target.label]
     w, valid, blocks = s.tokens(s.term(target.writer)), s.has_ratio(target.writer), s.block_of()
+    parts = s.v_composed_by_head(target.erasers, s.term(target.writer))
     for label, heads in [*apart, (target.label, target.erasers)]:
-        part = s.tokens(s.v_composed(heads, s.term(target.writer)))
+        part = s.tokens(added([parts[head] for head in heads]))
         clean, read = ratios(s.tokens(sum_of(s, heads)), w, valid), ratios(part, w, valid)
         row: Row = {
             "writer": target.writer,

@@ -5,7 +5,8 @@ over *tokens*: a field at the measured positions, prompts behind one another.
 
 - Prompts are cut in blocks of equal size; a last block of one prompt joins the block before it. A prompt's *partner* is
   the next prompt of its block, the first one for the last. Its *permutation* sorts the positions by their hash.
-- u_e,x[p] = Σ_j A_e[p, j] (centred x[j] / scale_e[j]) W_V^e W_O^e is what head e writes because x is in its value input.
+- u_e,x[p] = Σ_j A_e[p, j] (centred δ[j] / scale_e[j]) W_V^e W_O^e is what head e of a group writes because x is in its value
+  input, δ = x + what the group's heads of earlier layers write because of x.
 - g = centred(u_a − u_b) / final scale, a and b the two most likely next tokens; the DLA of x is x·g.
 - Intervals: 1000 times as many blocks as there are, drawn with replacement; 2.5 and 97.5 % of the number that they give.
 """
@@ -112,17 +113,25 @@ class Setting(NamedTuple):
             fields.append(drawn * np.array(lengths)[:, None])
         return fields
 
-    def v_composed(self, heads: Sequence[str], field: Field) -> Field:
-        """What heads write together because a field is in their value inputs."""
-        parts = []
+    def v_composed_by_head(self, heads: Sequence[str], field: Field) -> dict[str, Field]:
+        """What each head of a group writes because a field, with what earlier ones made of it, is in its values."""
+        parts: dict[str, Field] = {head: [] for head in heads}
         for run, x in zip(self.runs, field, strict=True):
-            part = np.zeros_like(x)
-            for head in heads:
-                layer, _ = at = place_of(head)
-                seen = centre(x) / run.ln1_scales[layer][:, None]
-                part = part + run.patterns[head] @ (seen @ self.w["W_V"][at]) @ self.w["W_O"][at]
-            parts.append(part)
+            left = x
+            for layer in range(self.config.n_layers):
+                seen, written = centre(left) / run.ln1_scales[layer][:, None], np.zeros_like(x)
+                for head in heads:
+                    at = place_of(head)
+                    if at[0] == layer:
+                        parts[head].append(run.patterns[head] @ (seen @ self.w["W_V"][at]) @ self.w["W_O"][at])
+                        written = written + parts[head][-1]
+                left = left + written
         return parts
+
+    def v_composed(self, heads: Sequence[str], field: Field) -> Field:
+        """What a group writes together because a field is in its value inputs."""
+        nothing = [np.zeros_like(x) for x in field]
+        return added([nothing, *self.v_composed_by_head(heads, field).values()])
 
     def resid_pre(self, row: int, layer: int) -> np.ndarray:
         return resid_pre(self.runs[row], layer)

@@ -32,7 +32,7 @@ def trust_row(s: Setting, writer: str) -> Row:
     other = s.from_partner(output, permuted=True)
     later = [head for head in s.stream.terms if is_later_head(head, writer)]
     x = dot(s.tokens(output), g)
-    net = x + dot(s.tokens(s.v_composed(later, output)), g)
+    net = x + sum(dot(s.tokens(s.v_composed([head], output)), g) for head in later)
     change = dot(s.tokens(output) - s.tokens(other), g)
     effect, recomputed = effects_of(s, writer, [b - a for a, b in zip(output, other, strict=True)])
     of_net, of_effect, of_recomputed = correlate(x, net), correlate(change, effect), correlate(change, recomputed)

@@ -6,7 +6,7 @@ Draws are hashes of (seed, the prompt's index in the corpus), so that they do no
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
 
@@ -47,6 +47,7 @@ class PromptView:
         self.logit_direction: Float[Tensor, "token d_model"] = trace.logit_direction[index]
         self._outputs: dict[str, Tensor] = {}
         self._mid: dict[int, Tensor] = {}
+        self._queries: dict[int, Tensor] = {}
 
     @property
     def seq_len(self) -> int:
@@ -96,12 +97,13 @@ class PromptView:
         norm_sq = self.output(label).square().sum(dim=-1)
         return norm_sq > NEGLIGIBLE * self.written_stream(label).square().sum(dim=-1)
 
-    def pattern(self, layer: int, head: int) -> Float[Tensor, "pos source"]:
-        """A head's attention weights at every position, not the measured ones alone."""
-        attended = self.model.attend(layer, self.input_of(Sublayer(layer, False))[None])
+    def patterns(self, layer: int, heads: Sequence[int]) -> Float[Tensor, "head pos source"]:
+        """Attention weights of some heads at every position, not the measured ones alone."""
+        if layer not in self._queries:
+            self._queries[layer] = self.model.attend(layer, self.input_of(Sublayer(layer, False))[None]).q[0]
         everywhere = torch.arange(self.seq_len, device=self.tokens.device)
-        query, key = attended.q[0, :, [head]], attended.k[0, :, [head]]
-        return attention_pattern(query, key, everywhere, self.model.config.attn_scale)[0]
+        query, key = self._queries[layer][:, list(heads)], self.trace.k[layer, self.index][:, list(heads)]
+        return attention_pattern(query, key, everywhere, self.model.config.attn_scale)
 
     @cached_property
     def shuffled(self) -> Int[Tensor, "pos"]:

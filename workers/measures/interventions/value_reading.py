@@ -2,9 +2,11 @@
 
 With pattern and scale at their clean values, head e writes at token p, because of a field of vectors x, one per position,
 
-    u[p] = Σ_j A_e[p, j] (centred x[j] / scale[j]) W_V^e W_O^e.
+    u_e[p] = Σ_j A_e[p, j] (centred δ[j] / scale[j]) W_V^e W_O^e,   δ = x + Σ u_e' of the group's heads e' in earlier layers.
 
-Products of u with vectors of the stream go through W_O first, so nothing here is wider than d_head but the fields themselves.
+Heads of one layer all read x alone. Behind them the group reads what they left of it: three heads in a row that each take out
+all that they read take out x once, not three times. Products of u with vectors of the stream go through W_O first, so nothing
+here is wider than d_head but the fields and δ.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ class GroupReader:
         by_layer: dict[int, list[int]] = {}
         for label in target.erasers:
             by_layer.setdefault(layer_of(label), []).append(head_of(label))
-        self.layers = [_Layer(layer, heads, self._pattern(layer, heads)) for layer, heads in by_layer.items()]
+        self.layers = [_Layer(layer, heads, self._pattern(layer, heads)) for layer, heads in sorted(by_layer.items())]
 
     def _pattern(self, layer: int, heads: list[int]) -> Float[Tensor, "head token source"]:
         trace, index = self.view.trace, self.view.index
@@ -49,10 +51,16 @@ class GroupReader:
 
     def read(self, fields: Float[Tensor, "field pos d_model"]) -> list[Float[Tensor, "field _ token d_head"]]:
         """V-composed parts of some fields, layer by layer, before W_O."""
-        return [
-            self._mix(part, fields / self.view.trace.ln1_scale[part.layer, self.view.index, :, None])
-            for part in self.layers
-        ]
+        view, parts, left = self.view, [], fields
+        for part in self.layers:
+            inputs = left / view.trace.ln1_scale[part.layer, view.index, :, None]
+            if part is self.layers[-1]:
+                parts.append(self._mix(part, inputs))
+                break
+            everywhere = self._mix(part._replace(pattern=view.patterns(part.layer, part.heads)), inputs)
+            parts.append(everywhere[:, :, view.positions])
+            left = left + torch.einsum("nhpe,hed->npd", everywhere, self.model.weights["W_O"][part.layer, part.heads])
+        return parts
 
     def read_rescaled(self, label: str) -> list[Float[Tensor, "field _ token d_head"]]:
         """The part of a writer if the value input is LN(stream − writer), its scale recomputed."""

@@ -68,7 +68,7 @@ def _from_first(view: PromptView, writer: str) -> Float[Tensor, "pos d_model"]:
     """What a head writes from position 0, whose value is its z there: it can attend to nothing else."""
     layer, head = layer_of(writer), head_of(writer)
     first = view.trace.z[layer, view.index, 0, head]
-    return view.pattern(layer, head)[:, :1] * (first @ head_output(view.model, writer))
+    return view.patterns(layer, [head])[0, :, :1] * (first @ head_output(view.model, writer))
 
 
 class CarriesAccumulator:

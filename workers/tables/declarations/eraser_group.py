@@ -19,7 +19,8 @@ TABLES = (
     Table(
         "eraser_group",
         "Each eraser of a verified group and, last, the group. β is of the V-composed part, what is written because the "
-        "writer is read.",
+        "writer is read: the writer itself, and what is left of it behind the group's heads of earlier layers. Heads add up "
+        "to the group.",
         ("verify",),
         ("writer", "group", "eraser"),
         (
@@ -33,7 +34,9 @@ TABLES = (
             ),
             flag("held_out", "whether the prompts are others than those that the erasers were chosen on"),
             *quantiles("PR of the eraser's output onto the writer", "clean_"),
-            *quantiles("the same with the writer subtracted from its value input", "patched_"),
+            *quantiles(
+                "the same with the writer, and what the group made of it, subtracted from its value input", "patched_"
+            ),
             *quantiles("PR of the V-composed part, clean minus patched", "v_composed_"),
             *interval("clean_median", "`clean_median`"),
             *interval("patched_median", "`patched_median`"),

@@ -177,6 +177,24 @@ def test_nothing_else_is_erased_as_the_writer_is(attend: Attend) -> None:
     assert beta["shuffled", "clean"] > beta["measured", "clean"]
 
 
+@pytest.mark.parametrize(("fraction", "n_erasers", "left"), [(1.0, 1, 0.0), (1.0, 3, 0.0), (0.5, 4, 0.0625)])
+def test_erasers_in_series_take_out_what_is_there(fraction: float, n_erasers: int, left: float) -> None:
+    """One full eraser, three in a row, four of one half: the group takes out 1, 1 and 0.9375 of the writer."""
+    config = small_config(1 + n_erasers, 2)
+    builder = Builder(config, np.random.default_rng(5), quiet=True)
+    builder.plant_writer("L0H0")
+    erasers = tuple(f"L{layer}H0" for layer in range(1, 1 + n_erasers))
+    for head in erasers:
+        builder.plant_reader(head, "self", -fraction)
+    tables = measure(config, builder.tensors(), Target("L0H0", erasers, "named"), n_prompts=6)
+    rows = tables["eraser_group"]
+    assert rows["beta"].iloc[-1] == pytest.approx(left - 1.0, abs=2e-3)
+    taken = [-fraction * (1.0 - fraction) ** before for before in range(n_erasers)]
+    np.testing.assert_allclose(rows["beta"].iloc[:n_erasers].astype(float), taken, atol=2e-3)
+    carried = tables["carries"].set_index("part").loc["all", "erased_by_reading"]
+    assert carried == pytest.approx(1.0 - left, abs=2e-3)
+
+
 @pytest.mark.parametrize("kind", DECOYS)
 @pytest.mark.parametrize("seed", seeds(1, nightly=2))
 def test_decoys_have_no_verdict_of_erasure(kind: str, seed: int) -> None:
