@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from erasure_sweep.workers.manifest import ManifestEntry
+from erasure_sweep.workers.tables.facts.erasers import broad_erasers
 from erasure_sweep.workers.tables.facts.erasure import erased_writers, half_erased, significant_pairs
 from erasure_sweep.workers.tables.facts.trust import TRUSTED, trust_counts
 from erasure_sweep.workers.tables.facts.verified import verdicts
@@ -29,10 +30,10 @@ def model_metrics(tables: Tables) -> dict[str, float]:
 
     From what later heads take because they read a writer, ``reading/`` and ``reading_centred/``: ``most_erased``, the
     largest ``erased_by_reading`` of all writers, and the ``erased_median``; of heads alone ``most_erased_head``; the
-    ``median_dla_slope`` of writers that have erasers; and ``significant_share``, of every writer with every later head,
-    the share of false ones among the significant held at 5 %. From the ledger, pooled coefficients β in ``erasure/``:
-    ``writers_measured``, ``most_opposed`` (the smallest), ``remaining_median`` and ``writers_half_erased`` (the share that
-    ends with less than half of what it wrote).
+    ``median_dla_slope`` of writers that have erasers; ``significant_share``, of every writer with every later head, the
+    share of false ones among the significant held at 5 %; and the number of heads that are ``broad_erasers``. From the
+    ledger, pooled coefficients β in ``erasure/``: ``writers_measured``, ``most_opposed`` (the smallest),
+    ``remaining_median`` and ``writers_half_erased`` (the share that ends with less than half of what it wrote).
     """
     writers = tables.get("writers")
     if writers is None:
@@ -45,6 +46,8 @@ def model_metrics(tables: Tables) -> dict[str, float]:
         "erasure/writers_half_erased": half.n / half.of if half.of else math.nan,
     }
     found |= _reading_metrics(tables)
+    if "erasers" in tables:
+        found["reading/broad_erasers"] = float(len(broad_erasers(tables)))
     if pairs := significant_pairs(tables):
         found["reading/significant_share"] = pairs.n / pairs.of
     return {name: value for name, value in found.items() if math.isfinite(value)}

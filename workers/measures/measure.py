@@ -138,7 +138,7 @@ class Measure(ABC, Generic[WorkT, ShardT, ProductsT]):
         """How many quantile sketches each writer needs in a shard of the scan, which bounds the writers of a block."""
         return [0] * len(layout.writers)
 
-    def complete(self, tables: Mapping[str, Columns]) -> None:
+    def complete(self, tables: Mapping[str, Columns], setting: Setting) -> None:
         """Fill in, in place, what takes the rows of all blocks: nothing, unless a measure says otherwise."""
 
 

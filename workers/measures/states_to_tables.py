@@ -39,5 +39,5 @@ def stage_tables(
     if layout is None:
         return tables
     for measure in measures(stage):
-        measure.complete(tables)
+        measure.complete(tables, setting)
     return tables | {table.name: table.columns(layout, tables, setting) for table in derived_tables(stage)}

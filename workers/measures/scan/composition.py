@@ -234,7 +234,7 @@ class Composer:
         query, key, positions = trace.q[layer, prompt], trace.k[layer, prompt], trace.positions[prompt]
         direction = torch.einsum("td,hed->hte", trace.logit_direction[prompt], self.model.weights["W_O"][layer])
         for tokens, limit in (
-            _chunks(positions, self.model.config.n_heads * max(g.width for g in groups)) if groups else []
+            query_chunks(positions, self.model.config.n_heads * max(g.width for g in groups)) if groups else []
         ):
             pattern = attention_pattern(query[tokens], key[:limit], positions[tokens], self.model.config.attn_scale)
             for group in groups:
@@ -368,7 +368,7 @@ def composition(model: LeanModel, source: int, layer: int) -> Float[Tensor, "wri
     return kept[source, layer]
 
 
-def _chunks(positions: Int[Tensor, "token"], width: int) -> list[tuple[slice, int]]:
+def query_chunks(positions: Int[Tensor, "token"], width: int) -> list[tuple[slice, int]]:
     """Chunks of query tokens, each with the number of keys that it can attend to.
 
     Half of causal attention is zeros, and small chunks skip most of it; large ones make better matrix products.

@@ -164,7 +164,7 @@ class VComposition(Measure[ScanWork, ProductReader, PromptProducts]):
         pairs = finish_pairs(block.model, rows, states[self.name], powers, setting.tau)
         return {"v_composition": pair_columns(rows, pairs, projected["n"])}
 
-    def complete(self, tables: Mapping[str, Columns]) -> None:
+    def complete(self, tables: Mapping[str, Columns], setting: Setting) -> None:
         """Test all pairs of the model together."""
         pairs = tables["v_composition"]
         tested = np.array([mark is not None for mark in pairs["significant"]], dtype=bool)

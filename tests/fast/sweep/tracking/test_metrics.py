@@ -8,6 +8,7 @@ import pytest
 
 from erasure_sweep.sweep.tracking.metrics import model_metrics, size_metrics, verify_metrics
 from erasure_sweep.workers.manifest import ManifestEntry
+from tests.support.fakes.erasers import erasers_table
 
 NAN = float("nan")
 LEDGER = {
@@ -57,6 +58,12 @@ def test_heads_are_told_apart_from_embeddings_and_mlps():
     writers = writers_table(**reading)
     found = model_metrics({"writers": writers})
     assert (found["reading/most_erased"], found["reading/most_erased_head"]) == (1.6, 0.2)
+
+
+def test_metrics_of_broad_erasers():
+    tables = {"writers": writers_table(), "erasers": erasers_table(L1H0=(2, -0.2, False), L1H1=(4, -0.9, True))}
+    assert model_metrics(tables)["reading/broad_erasers"] == 1.0
+    assert model_metrics(tables | {"erasers": erasers_table()})["reading/broad_erasers"] == 0.0
 
 
 def test_sizes_are_metrics_where_they_are_known():

@@ -19,6 +19,7 @@ from erasure_sweep.workers.measures.registry import (
     sorted_entries,
     table_names,
 )
+from erasure_sweep.workers.measures.scan.erasers import N_DIRECTIONS
 from erasure_sweep.workers.records import (
     AdversarialWork,
     GroupWork,
@@ -55,7 +56,7 @@ class Other(Named):
 
 
 def test_what_lies_in_the_folders_is_found() -> None:
-    assert [measure.name for measure in measures("scan")] == ["dla", "projection", "v_composition"]
+    assert [measure.name for measure in measures("scan")] == ["dla", "erasers", "projection", "v_composition"]
     assert [table.name for table in derived_tables("scan")] == ["writers"]
     assert [measure.name for measure in measures("trust")] == ["trust"]
     assert [measure.name for measure in measures("adversarial")] == ["adversarial", "adversarial_tokens"]
@@ -117,7 +118,8 @@ def test_what_measures_share_is_paid_once() -> None:
     shared = {product for measure in measures("scan") for product in measure.needs}
     assert {product.name for product in shared} == {"trace", "products of terms", "V-composed parts"}
     assert cost.flops == pytest.approx(sum(c.flops for c in [*own, *(product.cost(size) for product in shared)]))
-    assert cost.stored_bytes == 350 * sum(count_sketches(size.layout, ScanOptions()))
+    of_streams = 8 * 3 * 16 * (N_DIRECTIONS + 1)
+    assert cost.stored_bytes == 350 * sum(count_sketches(size.layout, ScanOptions())) + of_streams
 
 
 def test_blocks_of_writers_share_what_grows_with_writers() -> None:
