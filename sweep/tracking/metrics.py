@@ -11,7 +11,7 @@ from erasure_sweep.workers.tables.facts.erasers import broad_erasers
 from erasure_sweep.workers.tables.facts.erasure import erased_writers, half_erased, significant_pairs
 from erasure_sweep.workers.tables.facts.trust import TRUSTED, trust_counts
 from erasure_sweep.workers.tables.facts.verified import verdicts
-from erasure_sweep.workers.tables.values import Floats, Tables, numeric, strings, table_of
+from erasure_sweep.workers.tables.values import Floats, Tables, numeric, rows_where, strings, table_of
 
 _SIZES = ("n_layers", "n_heads", "d_model", "n_params", "training_tokens")
 
@@ -79,8 +79,9 @@ def verify_metrics(tables: Tables) -> dict[str, float]:
 
     Of the verified writers, in ``verify/``: the number of ``erased_writers``, whose erasure holds on these prompts;
     ``group_beta_most``, the most negative coefficient of a group's V-composed part; ``presence_restored``, by how much the
-    median presence of the writer behind its erasers rises when they do not read it, the most of all groups; and
-    ``loss_increase_most``, the largest mean increase of the loss when a writer's output is replaced by another prompt's. Of
+    median presence of the writer behind its erasers rises when they do not read it, the most of all groups;
+    ``erasing_worth_most``, the largest mean increase of the loss when a group does not read its writer, of those whose whole
+    interval lies above 0; and ``loss_increase_most``, that when a writer's output is replaced by another prompt's. Of
     all writers, in ``trust/``: how many attributions are ``trusted``, ``partly_cancelled``, ``cancelled``, ``reversed``; and
     ``trusted_share``, of those of which it could be told.
     """
@@ -92,6 +93,9 @@ def verify_metrics(tables: Tables) -> dict[str, float]:
         found["verify/group_beta_most"] = -_most(np.array([-verdict.beta.value for verdict in verified]))
         restored = [verdict.presence.patched - verdict.presence.clean for verdict in verified]
         found["verify/presence_restored"] = _most(np.array(restored))
+    patched = rows_where(table_of(tables, "patched_loss"), patch="group")
+    surely = numeric(patched, "increase_mean_low") > 0
+    found["verify/erasing_worth_most"] = _most(numeric(patched, "increase_mean")[surely])
     found["verify/loss_increase_most"] = _most(numeric(table_of(tables, "ablation_loss"), "increase_mean"))
     counts = trust_counts(tables)
     names = {TRUSTED: "trusted"}

@@ -26,7 +26,7 @@ from erasure_sweep.workers.tables.values import Floats, numeric, table_of
 
 BANDS = (("q25", "q75"), ("q12_5", "q87_5"))
 """Quantiles between which a band lies: the quartiles, and the three quarters in the middle of the published figures."""
-_PATCHES = {"group": "the erasers named", "layer": "every head of their layers"}
+PATCHES = {"group": "the erasers named", "layer": "every head of their layers"}
 _BAND_NAMES = ("25 to 75 %", "12.5 to 87.5 %")
 
 
@@ -116,9 +116,9 @@ def states_card(view: ModelView) -> Card:
     names: list[str] = []
     figures: dict[str, go.Figure] = {}
     for target in view.offered_targets:
-        views = [patched_states(view.model, target, patch, ends) for patch in _PATCHES for ends in BANDS]
+        views = [patched_states(view.model, target, patch, ends) for patch in PATCHES for ends in BANDS]
         if any(view is not None for view in views):
-            keys = [f"{len(names)}.{patch}.{ends}" for patch in range(len(_PATCHES)) for ends in range(len(BANDS))]
+            keys = [f"{len(names)}.{patch}.{ends}" for patch in range(len(PATCHES)) for ends in range(len(BANDS))]
             figures |= {key: drawn(view, plot_states) for key, view in zip(keys, views, strict=True)}
             names.append(pair_name(target))
     return Card(
@@ -130,7 +130,7 @@ def states_card(view: ModelView) -> Card:
         figures,
         [
             target_control(names),
-            Control("Patched", list(_PATCHES.values())),
+            Control("Patched", list(PATCHES.values())),
             Control("Bands", _BAND_NAMES),
         ]
         if names

@@ -63,8 +63,8 @@ class TestPages:
             *("trust", "erased", "causal", "presence", "ledger"),
             *("patched", "dla", "layers", "onto"),
             *("patched-states", "eraser-group", "dla-points", "dla-effects", "adversarial", "adversarial-tokens"),
-            *("adversarial-prompts", "position-profile", "mlp-erasers", "later-use", "carries", "ablation-loss"),
-            *("aligned-tokens", "heatmaps", "writers"),
+            *("adversarial-prompts", "position-profile", "mlp-erasers", "later-use", "patched-loss", "carries"),
+            *("ablation-loss", "aligned-tokens", "heatmaps", "writers"),
         ]
         assert [entry.key for entry in ordered if entry.alone] == ["causal", "presence"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tests.support.fakes.terms import QUANTILES, quantile_columns
+from tests.support.fakes.terms import QUANTILES, FakeTarget, quantile_columns
 
 TOKENS = (
     " the",
@@ -93,11 +93,20 @@ def _text(source: str, prompt: int) -> str:
 def loss_rows(writer: str, rng: np.random.Generator, has_interval: bool) -> Iterator[dict[str, Any]]:
     """Both ways of resampling; another position costs more."""
     for ablation, cost in (("equal_position", 0.02), ("random_position", 0.11)):
-        increases = rng.normal(cost, 0.2, size=64)
-        low, high = (cost - 0.03, cost + 0.03) if has_interval else (np.nan, np.nan)
-        yield {
-            **{"writer": writer, "ablation": ablation, "clean_loss": 3.4},
-            **{"increase_mean": increases.mean(), "increase_mean_low": low, "increase_mean_high": high},
-            **quantile_columns(increases),
-            "n": len(increases),
-        }
+        yield {"writer": writer, "ablation": ablation, **_losses(cost, rng, has_interval)}
+
+
+def patched_loss_rows(target: FakeTarget, rng: np.random.Generator, has_interval: bool) -> Iterator[dict[str, Any]]:
+    """Both patches; that of whole layers costs more."""
+    for patch, cost in (("group", 0.04), ("layer", 0.09)):
+        yield {**target.keys, "patch": patch, **_losses(cost, rng, has_interval)}
+
+
+def _losses(cost: float, rng: np.random.Generator, has_interval: bool) -> dict[str, Any]:
+    increases = rng.normal(cost, 0.2, size=64)
+    low, high = (cost - 0.03, cost + 0.03) if has_interval else (np.nan, np.nan)
+    return {
+        **{"clean_loss": 3.4, "increase_mean": increases.mean(), "increase_mean_low": low, "increase_mean_high": high},
+        **quantile_columns(increases),
+        "n": len(increases),
+    }

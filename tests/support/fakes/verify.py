@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from erasure_sweep.workers.labels import Layout
-from tests.support.fakes.prompts import adversarial_rows, aligned_rows, loss_rows, token_rows
+from tests.support.fakes.prompts import adversarial_rows, aligned_rows, loss_rows, patched_loss_rows, token_rows
 from tests.support.fakes.terms import FakeTarget, Invented, beta_columns, correlations, quantile_columns, ratios, summed
 
 EFFECTS = ("full", "v_composition", "value_input", "layer_input", "downstream", "without_pattern")
@@ -41,6 +41,7 @@ def add_verify(
             "position_profile": profile_rows(invented, target),
             "later_use": later_rows(invented, target),
             "carries": carries_rows(invented, target, rng),
+            "patched_loss": patched_loss_rows(target, rng, bool(invented.block.max())),
         }.items():
             rows.setdefault(name, []).extend(found)
     writers = list(dict.fromkeys(target.writer for target in targets))

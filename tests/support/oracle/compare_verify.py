@@ -18,6 +18,7 @@ KEYS = {
     "eraser_group": ["writer", "group", "eraser"],
     "nulls": ["writer", "eraser", "null", "direction", "of"],
     "patched_residual_projection": ["writer", "eraser", "patch", "state"],
+    "patched_loss": ["writer", "eraser", "patch"],
     "dla_correlation": ["writer", "eraser", "effect"],
     "dla_points": ["writer", "eraser", "effect", "prompt", "position"],
     "mlp_erasure": ["writer", "component"],

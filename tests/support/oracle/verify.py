@@ -6,7 +6,8 @@ x is in its value inputs (``verify_setting``). Over the measured tokens of all p
 - ``eraser_group``: PR(o_e, w), PR(u_e,w, w) and their difference, each e in G and their sum.
 - ``nulls``: the same of G with something else in w's place: w of other prompts, random directions, w's siblings.
 - ``patched_residual_projection`` and ``later_use``: PR of states and of later terms, clean and in a run in which the
-  values of G (or of all heads of its layers) do not see centred(o_w) / (clean scale).
+  values of G (or of all heads of its layers) do not see centred(o_w) / (clean scale); ``patched_loss``: how much the loss
+  of the next token rises in it.
 - ``position_profile``: clean and patched by bins of positions that double in width.
 
 The other tables are in ``tests.support.oracle.verify_effects``, ``_trust`` and ``_adversarial``.
@@ -26,7 +27,7 @@ from erasure_sweep.workers.records import Target
 from erasure_sweep.workers.tables.registry import TABLES, tables_of
 from tests.support.oracle.scan import TAU, Activations, layer_of_head
 from tests.support.oracle.verify_adversarial import adversarial_rows, token_rows
-from tests.support.oracle.verify_effects import ablations, aligned_tokens, carries, effects, mlps
+from tests.support.oracle.verify_effects import ablations, aligned_tokens, carries, effects, mlps, patched_losses
 from tests.support.oracle.verify_reruns import centre, rerun
 from tests.support.oracle.verify_setting import (
     Field,
@@ -98,6 +99,7 @@ def verify_tables(
         patched = {"group": patched_runs(s, target, whole_layers=False), "layer": patched_runs(s, target, True)}
         rows["patched_residual_projection"] += state_rows(s, target, patched)
         rows["later_use"] += later_use_rows(s, target, patched["group"])
+        rows["patched_loss"] += patched_losses(s, target, patched)
         rows["position_profile"] += profile_rows(s, target)
         rows["carries"] += carries(s, target)
         lines, points = effects(s, target)

@@ -17,13 +17,13 @@ between cells of equal position and of equal token, 1 − (SSW / dof) / (SST / (
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from erasure_sweep.workers.records import Target
 from tests.support.oracle.dla import correlate, is_constant, pearson
-from tests.support.oracle.scan import layer_norm, layer_of_head, mlp_out
+from tests.support.oracle.scan import Activations, layer_norm, layer_of_head, mlp_out
 from tests.support.oracle.verify_reruns import centre, place_of, rerun, run_head
 from tests.support.oracle.verify_setting import (
     Field,
@@ -174,24 +174,31 @@ def mlps(s: Setting, writer: str) -> Iterator[Row]:
 def ablations(s: Setting, writer: str) -> Iterator[Row]:
     """How much the loss rises when the writer writes what it wrote in the partner."""
     state, output = s.stream.written_state(writer), s.term(writer)
-    at = [losses_at(s, row) for row in s.rows]
-    blocks = s._replace(kept=at).block_of()
-    clean = np.concatenate([loss(s.ids[row], s.runs[row].logits, at[row]) for row in s.rows])
     for ablation, permuted in (("equal_position", False), ("random_position", True)):
         other = s.from_partner(output, permuted)
         runs = [rerun(s.config, s.w, s.ids[row], added={state: other[row] - output[row]}) for row in s.rows]
-        increase = np.concatenate([loss(s.ids[row], runs[row].logits, at[row]) for row in s.rows]) - clean
-        if not len(increase):
-            yield {"writer": writer, "ablation": ablation, "n": 0}
-            continue
-        row: Row = {
-            "writer": writer,
-            "ablation": ablation,
-            "clean_loss": clean.mean(),
-            "increase_mean": increase.mean(),
-        }
-        row |= named("increase_mean_", mean_interval(blocks, increase)) | quantiles(increase)
-        yield row | {"n": len(increase)}
+        yield {"writer": writer, "ablation": ablation} | loss_increase(s, runs)
+
+
+def patched_losses(s: Setting, target: Target, patched: Mapping[str, Sequence[Activations]]) -> Iterator[Row]:
+    """How much the loss rises when the erasers do not read the writer."""
+    for patch, runs in patched.items():
+        yield {"writer": target.writer, "eraser": target.label, "patch": patch} | loss_increase(s, runs)
+
+
+def loss_increase(s: Setting, runs: Sequence[Activations]) -> Row:
+    """The clean loss, and how much higher that of other runs of the prompts is."""
+    at = [losses_at(s, row) for row in s.rows]
+    blocks = s._replace(kept=at).block_of()
+    clean, other = (
+        np.concatenate([loss(s.ids[row], those[row].logits, at[row]) for row in s.rows]) for those in (s.runs, runs)
+    )
+    increase = other - clean
+    if not len(increase):
+        return {"n": 0}
+    row: Row = {"clean_loss": clean.mean(), "increase_mean": increase.mean()}
+    row |= named("increase_mean_", mean_interval(blocks, increase)) | quantiles(increase)
+    return row | {"n": len(increase)}
 
 
 def losses_at(s: Setting, row: int) -> np.ndarray:

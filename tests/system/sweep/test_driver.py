@@ -130,6 +130,9 @@ CONTRACT = {
     "ablation_loss": [
         "ablation", "clean_loss", "increase_mean", "increase_mean_low", "increase_mean_high", *QUANTILES, "n",
     ],
+    "patched_loss": [
+        "eraser", "patch", "clean_loss", "increase_mean", "increase_mean_low", "increase_mean_high", *QUANTILES, "n",
+    ],
     "carries": [
         "eraser", "part", "power_share", "variance", "position_share", "token_share", "erased_by_reading", "n",
     ],

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from erasure_sweep.workers.measures.cost import Cost, SharedProduct
+from erasure_sweep.workers.measures.cost import Cost, ShardSize, SharedProduct
 from erasure_sweep.workers.measures.interventions.rerun import Sublayer, next_sublayer, own_sublayer
 from erasure_sweep.workers.measures.scan.composition import attention_pattern, output
 from erasure_sweep.workers.measures.scan.products import NEGLIGIBLE
@@ -23,6 +23,8 @@ from erasure_sweep.workers.models.forward import LeanModel, Trace
 from erasure_sweep.workers.positions import hash_u64, measured_positions
 from erasure_sweep.workers.records import ShardTask
 
+LOSS_POSITIONS = 128
+"""At how many positions of a prompt the loss is taken: a distribution over the vocabulary at each is what costs."""
 _SHUFFLE = 2**32
 _DIRECTIONS = 2**33
 """What is added to positions, so that draws for different purposes use different hashes."""
@@ -135,6 +137,25 @@ class PromptView:
         scaled: Tensor = mixed * (length / mixed.norm(dim=-1, keepdim=True).clamp_min(tiny))
         return scaled
 
+    @cached_property
+    def loss_positions(self) -> Int[Tensor, "token"]:
+        """The measured positions with a next token whose hashes are lowest, ascending."""
+        positions = self.positions[self.positions < self.seq_len - 1].cpu().numpy()
+        hashes = hash_u64(self.seed, self.corpus_prompt, positions)
+        lowest = np.sort(positions[np.argsort(hashes, kind="stable")[:LOSS_POSITIONS]])
+        return torch.from_numpy(lowest).to(self.tokens.device)
+
+    def loss_of(self, final: Float[Tensor, "pos d_model"]) -> Float[Tensor, "loss_token"]:
+        """−log p of the token that really follows, in nats, at ``loss_positions``, from a final state."""
+        at, model = self.loss_positions, self.model
+        logits = model.normalize(final[at]) @ model.weights["W_U"] + model.weights["b_U"]
+        return torch.nn.functional.cross_entropy(logits, self.tokens[at + 1], reduction="none")
+
+    @cached_property
+    def clean_loss(self) -> Float[Tensor, "loss_token"]:
+        """The loss of the clean run."""
+        return self.loss_of(self.final)
+
 
 def positions_of(
     task: ShardTask, first_prompt: int, n_prompts: int, seq_len: int
@@ -174,3 +195,9 @@ def _trace(
 
 
 CLEAN_PASS = SharedProduct("clean pass", lambda size: Cost(passes=size.n_prompts))
+
+
+def loss_flops(size: ShardSize, runs: int) -> float:
+    """Operations of the unembeddings of so many runs of every prompt."""
+    n_tokens = size.n_prompts * min(LOSS_POSITIONS, size.positions)
+    return 2.0 * n_tokens * runs * int(size.shape["d_model"]) * int(size.shape["d_vocab"])

@@ -8,14 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-import numpy as np
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
-
 from erasure_sweep.workers.measures.cost import Cost, ShardSize
 from erasure_sweep.workers.measures.interventions.ablation import RESAMPLED
-from erasure_sweep.workers.measures.interventions.prompt_view import CLEAN_PASS, PromptView
+from erasure_sweep.workers.measures.interventions.prompt_view import CLEAN_PASS, loss_flops
 from erasure_sweep.workers.measures.interventions.verified_prompt import ABLATED, WriterPrompt, targets_of, writers_of
 from erasure_sweep.workers.measures.measure import Block, Measure, Row, Setting, columns_of
 from erasure_sweep.workers.measures.statistics.ratios import (
@@ -25,12 +20,9 @@ from erasure_sweep.workers.measures.statistics.ratios import (
     interval_columns,
     merge_ratios,
 )
-from erasure_sweep.workers.positions import hash_u64
 from erasure_sweep.workers.records import GroupWork, State
 from erasure_sweep.workers.tables.columns import Columns
 
-LOSS_POSITIONS = 128
-"""At how many positions of a prompt the loss is taken: a distribution over the vocabulary at each is what costs."""
 CLEAN = "clean"
 
 
@@ -46,41 +38,17 @@ class AblationLossAccumulator:
 
     def __init__(self) -> None:
         self._ratios: RatioRecorder[LossRow] = RatioRecorder()
-        self._clean: tuple[PromptView, Int[Tensor, "token"], Float[Tensor, "token"]] | None = None
-        """Of the prompt at hand, the same for all its writers: where the loss is taken, and what it is."""
 
     def update(self, products: WriterPrompt) -> None:
         """Take in one writer at one prompt."""
         view, writer = products.view, products.writer
-        if self._clean is None or self._clean[0] is not view:
-            at = loss_positions(view)
-            self._clean = view, at, next_token_loss(view, view.final, at)
-        _, at, clean = self._clean
-        self._ratios.add_values(LossRow(writer, CLEAN), clean)
+        self._ratios.add_values(LossRow(writer, CLEAN), view.clean_loss)
         for name, resid in zip(RESAMPLED, products.ablated.resampled, strict=True):
-            self._ratios.add_values(LossRow(writer, name), next_token_loss(view, resid, at) - clean)
+            self._ratios.add_values(LossRow(writer, name), view.loss_of(resid) - view.clean_loss)
 
     def export(self) -> State:
         """The rows."""
         return self._ratios.export()
-
-
-def loss_positions(view: PromptView) -> Int[Tensor, "token"]:
-    """The measured positions with a next token whose hashes are lowest, ascending."""
-    positions = view.positions[view.positions < view.seq_len - 1].cpu().numpy()
-    hashes = hash_u64(view.seed, view.corpus_prompt, positions)
-    lowest = np.sort(positions[np.argsort(hashes, kind="stable")[:LOSS_POSITIONS]])
-    return torch.from_numpy(lowest).to(view.tokens.device)
-
-
-def next_token_loss(
-    view: PromptView, final: Float[Tensor, "pos d_model"], positions: Int[Tensor, "token"]
-) -> Float[Tensor, "token"]:
-    """−log p of the token that really follows, in nats."""
-    model = view.model
-    logits = model.normalize(final[positions]) @ model.weights["W_U"] + model.weights["b_U"]
-    following = view.tokens[positions + 1]
-    return torch.nn.functional.cross_entropy(logits, following, reduction="none")
 
 
 class AblationLoss(Measure[GroupWork, Block[GroupWork], WriterPrompt]):
@@ -106,10 +74,8 @@ class AblationLoss(Measure[GroupWork, Block[GroupWork], WriterPrompt]):
 
     def cost(self, size: ShardSize) -> Cost:
         """Unembeddings: clean, and two for each writer."""
-        n_tokens = size.n_prompts * min(LOSS_POSITIONS, size.positions)
-        runs = 1 + len(RESAMPLED) * len(writers_of(targets_of(size)))
-        flops = 2 * n_tokens * runs * size.shape["d_model"] * size.shape["d_vocab"]
-        n_rows = (1 + len(RESAMPLED)) * len(writers_of(targets_of(size)))
+        n_writers = len(writers_of(targets_of(size)))
+        flops, n_rows = loss_flops(size, 1 + len(RESAMPLED) * n_writers), (1 + len(RESAMPLED)) * n_writers
         return Cost(flops=flops, stored_bytes=STORED_BYTES_PER_RATIO * n_rows)
 
 

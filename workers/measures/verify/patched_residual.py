@@ -2,6 +2,7 @@
 
 Only value inputs change, by the writer's clean output over the layer's clean LayerNorm scale; patterns and scales behind the
 patch are those of the patched run. Once for the group, once for every head of its layers, as the paper's authors patched.
+By how much the patched run predicts the next token worse is what erasing is worth to the model.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from erasure_sweep.workers.labels import Layout, layer_of
 from erasure_sweep.workers.measures.cost import Cost, ShardSize
-from erasure_sweep.workers.measures.interventions.prompt_view import CLEAN_PASS, PromptView
+from erasure_sweep.workers.measures.interventions.prompt_view import CLEAN_PASS, PromptView, loss_flops
 from erasure_sweep.workers.measures.interventions.rerun import Sublayer, SublayerStep, run_on
 from erasure_sweep.workers.measures.interventions.verified_prompt import TargetPrompt, WriterPrompt, targets_of
 from erasure_sweep.workers.measures.measure import Block, Measure, Row, Setting, columns_of
@@ -32,6 +33,8 @@ from erasure_sweep.workers.tables.columns import Columns
 
 CLEAN = "clean"
 PATCHES = ("group", "layer")
+LOSS = "loss"
+"""Beside the states: of the clean run the loss of the next token, of each patch how much it rises."""
 
 
 class WrittenRow(NamedTuple):
@@ -41,7 +44,7 @@ class WrittenRow(NamedTuple):
     run: str
     """``clean``, or the patch; of components the first patch alone."""
     label: str
-    """Of the state or the component."""
+    """Of the state or the component, or ``LOSS``."""
 
 
 def value_shifts(view: PromptView, target: Target) -> dict[int, Float[Tensor, "patch pos head d_head"]]:
@@ -91,6 +94,10 @@ class PatchedResidualAccumulator:
             if step.sublayer > Sublayer(max(erasing), False):
                 for label, product in _products(view, step, writer):
                     self._ratios.add(WrittenRow(index, PATCHES[0], label), product, norm_sq, valid)
+            resid = step.resid
+        self._ratios.add_values(WrittenRow(index, CLEAN, LOSS), view.clean_loss)
+        for patch, final in zip(PATCHES, resid, strict=True):
+            self._ratios.add_values(WrittenRow(index, patch, LOSS), view.loss_of(final) - view.clean_loss)
 
     def export(self) -> State:
         """The rows."""
@@ -98,11 +105,11 @@ class PatchedResidualAccumulator:
 
 
 class PatchedResidual(Measure[GroupWork, Block[GroupWork], WriterPrompt]):
-    """What remains of a writer, and what is written along it, once its erasers no longer read it."""
+    """What remains of a writer, what is written along it, and what the loss is, once its erasers no longer read it."""
 
     stage, name = "group", "patched_residual"
     needs = (CLEAN_PASS,)
-    tables = ("patched_residual_projection", "later_use")
+    tables = ("patched_residual_projection", "later_use", "patched_loss")
 
     def start(self, shard: Block[GroupWork]) -> PatchedResidualAccumulator:
         """An empty state for one shard."""
@@ -113,7 +120,7 @@ class PatchedResidual(Measure[GroupWork, Block[GroupWork], WriterPrompt]):
         return merge_ratios(states)
 
     def columns(self, block: Block[GroupWork], states: Mapping[str, State], setting: Setting) -> dict[str, Columns]:
-        """States under each patch, and later components with the group patched."""
+        """States and losses under each patch, and later components with the group patched."""
         ratios = Ratios(WrittenRow, states[self.name])
         rows: dict[str, list[Row]] = {name: [] for name in self.tables}
         for index, target in enumerate(block.work.targets):
@@ -124,15 +131,17 @@ class PatchedResidual(Measure[GroupWork, Block[GroupWork], WriterPrompt]):
                 ]
             later = later_components(block.layout, target)
             rows["later_use"] += [about | _component(ratios, index, label) for label in later]
+            rows["patched_loss"] += [about | _loss(ratios, index, patch) for patch in PATCHES]
         return columns_of(rows)
 
     def cost(self, size: ShardSize) -> Cost:
-        """A rerun for each patch of each target."""
+        """A rerun for each patch of each target, and the loss at its end."""
         targets = targets_of(size)
         states, later = len(size.layout.states), [len(later_components(size.layout, target)) for target in targets]
-        n_rows = (1 + len(PATCHES)) * states * len(targets) + 2 * sum(later)
+        n_rows = (1 + len(PATCHES)) * (states + 1) * len(targets) + 2 * sum(later)
         passes = size.n_prompts * len(PATCHES) * len(targets) / 2
-        return Cost(passes, stored_bytes=STORED_BYTES_PER_RATIO * n_rows)
+        losses = loss_flops(size, len(PATCHES) * len(targets))
+        return Cost(passes, losses, STORED_BYTES_PER_RATIO * n_rows)
 
 
 def _state(ratios: Ratios[WrittenRow], index: int, patch: str, state: str) -> Row:
@@ -157,6 +166,18 @@ def _component(ratios: Ratios[WrittenRow], index: int, label: str) -> Row:
         **interval_columns("clean_beta", ratios.beta_interval(clean)),
         "patched_beta": ratios.beta(patched),
         "n": ratios.n(clean),
+    }
+
+
+def _loss(ratios: Ratios[WrittenRow], index: int, patch: str) -> Row:
+    row = WrittenRow(index, patch, LOSS)
+    return {
+        "patch": patch,
+        "clean_loss": ratios.beta(WrittenRow(index, CLEAN, LOSS)),
+        "increase_mean": ratios.beta(row),
+        **interval_columns("increase_mean", ratios.beta_interval(row)),
+        **ratios.quantiles(row),
+        "n": ratios.n(row),
     }
 
 

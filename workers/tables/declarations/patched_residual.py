@@ -14,6 +14,10 @@ from erasure_sweep.workers.tables.columns import (
     with_interval,
 )
 
+_PATCH = text(
+    "patch", "whose value inputs lack the writer: `group`, the group's heads, or `layer`, all of their layers"
+)
+
 TABLES = (
     Table(
         "patched_residual_projection",
@@ -24,10 +28,7 @@ TABLES = (
         (
             WRITER,
             GROUP_ERASER,
-            text(
-                "patch",
-                "whose value inputs lack the writer: `group`, the group's heads, or `layer`, all of their layers",
-            ),
+            _PATCH,
             text("state", "the state that is projected onto the writer"),
             *quantiles("PR of the state onto the writer", "clean_"),
             *quantiles("the same in the patched pass", "patched_"),
@@ -50,6 +51,24 @@ TABLES = (
             *with_interval("clean_beta", "pooled coefficient β of the component"),
             number("patched_beta", "the same in the patched pass"),
             N_TOKENS,
+        ),
+    ),
+    Table(
+        "patched_loss",
+        "What erasing is worth to the model: how much worse it predicts the next token in the patched pass, in which the "
+        "erasers do not read the writer.",
+        ("verify",),
+        ("writer", "eraser", "patch"),
+        (
+            WRITER,
+            GROUP_ERASER,
+            _PATCH,
+            number("clean_loss", "mean loss of the clean run", "nats"),
+            *with_interval(
+                "increase_mean", "mean of the patched pass' loss minus the clean one's: above 0, erasing helps", "nats"
+            ),
+            *quantiles("the increase over tokens", unit="nats"),
+            count("n", "tokens at which the loss was taken, at most 128 of each prompt", "tokens"),
         ),
     ),
     Table(

@@ -91,7 +91,11 @@ def verified_groups(tables: Tables) -> list[VerifiedGroup]:
 _BY_GROUP = {
     "eraser_group": "group",
     **dict.fromkeys(
-        ("nulls", "patched_residual_projection", "position_profile", "later_use", "dla_points", "carries"), "eraser"
+        (
+            *("nulls", "patched_residual_projection", "position_profile", "later_use", "patched_loss"),
+            *("dla_points", "carries"),
+        ),
+        "eraser",
     ),
 }
 """The tables that name a group, and the column that does."""

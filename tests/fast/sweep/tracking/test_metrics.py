@@ -133,6 +133,14 @@ def verify_tables() -> dict[str, pd.DataFrame]:
         "eraser_group": groups,
         "patched_residual_projection": states,
         "ablation_loss": pd.DataFrame({"writer": ["L0H2", "MLP1"], "increase_mean": [0.4, NAN]}),
+        "patched_loss": pd.DataFrame(
+            {
+                "writer": "L0H2",
+                "patch": ["group", "group", "layer"],
+                "increase_mean": [0.2, 0.3, 0.4],
+                "increase_mean_low": [0.1, -0.1, 0.3],
+            }
+        ),
         "dla_trust": trust_table("trust", "cancelled", None, "trust", "partly cancelled"),
     }
 
@@ -147,6 +155,7 @@ def test_metrics_of_verify():
         "verify/group_beta_most": -0.5,
         "verify/presence_restored": pytest.approx(0.8),
         "verify/loss_increase_most": 0.4,
+        "verify/erasing_worth_most": 0.2,
         "trust/trusted": 2.0,
         "trust/partly_cancelled": 1.0,
         "trust/cancelled": 1.0,

@@ -89,7 +89,7 @@ class TestCards:
     def test_less_of_half_the_tables_leaves_the_rest(self, block: ModelTables, case: str, first: int) -> None:
         changed = [*VERIFY_TABLES, "dla_correlation"][first::2]
         less = model_tables(block.about, block.tables | {name: LESS[case](block.tables[name]) for name in changed})
-        assert len(verify_cards(less)) == 13
+        assert len(verify_cards(less)) == 14
         trust_table(ModelView(less))
         verdict_list(less)
 

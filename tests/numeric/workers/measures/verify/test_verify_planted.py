@@ -11,7 +11,7 @@ from erasure_sweep.workers.models.forward import LeanModel, ModelConfig
 from erasure_sweep.workers.records import Target
 from tests.support.models.decoys import DECOYS, plant_decoy
 from tests.support.models.planted import plant, plant_several
-from tests.support.models.planting import ATTENDS, Attend, Builder, Source, small_config
+from tests.support.models.planting import ATTENDS, CARRIER, Attend, Builder, Source, small_config
 from tests.support.models.random_models import random_lean
 from tests.support.oracle.measuring import measure_verify
 from tests.support.tiers import seeds
@@ -57,6 +57,35 @@ def test_without_its_erasers_the_writer_stays_as_it_was(attend: Attend, writer: 
     assert group["verdict"] == "erased"
     later = tables["later_use"]
     assert later["clean_beta"].abs().max() < 5e-3
+
+
+def test_the_loss_says_what_erasing_is_worth() -> None:
+    """A model that reads tokens off the store alone, wrongly: erased, every token is as likely; left, the loss is higher."""
+    planted = plant(60, "self", 1.0, reinforcement=0.0)
+    scale = np.sqrt(CARRIER**2 / planted.config.d_model + planted.config.eps)
+    directions = 2.0 * np.random.default_rng(4).standard_normal((len(planted.store), planted.config.d_vocab))
+    planted.weights["W_U"][:] = torch.from_numpy(scale * planted.store.T @ directions)
+    planted.weights["b_U"][:] = 0.0
+    tables = measure(planted.config, planted.weights, Target(planted.writer, (planted.eraser,), "named"))
+    tokens = draw(planted.config)
+    logits = torch.from_numpy(planted.table[tokens[:, :-1]] @ planted.store.T @ directions)
+    left = torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(tokens[:, 1:].flatten()))
+    rows = tables["patched_loss"].set_index("patch")
+    worth = float(left) - np.log(planted.config.d_vocab)
+    assert worth > 0.5
+    for patch in ("group", "layer"):
+        assert rows.loc[patch, "clean_loss"] == pytest.approx(np.log(planted.config.d_vocab), abs=1e-3)
+        assert rows.loc[patch, "increase_mean"] == pytest.approx(worth, abs=5e-3)
+        assert 0.0 < rows.loc[patch, "increase_mean_low"] < worth < rows.loc[patch, "increase_mean_high"]
+    assert set(rows["n"]) == {12 * (planted.config.n_ctx - 1)}
+
+
+def test_where_nothing_is_erased_erasing_is_worth_nothing() -> None:
+    planted = plant(61, "self", 0.0, reinforcement=0.0)
+    tables = measure(planted.config, planted.weights, Target(planted.writer, (planted.eraser,), "named"))
+    row = tables["patched_loss"].set_index("patch").loc["group"]
+    assert row["clean_loss"] > 1.0
+    assert row[["increase_mean", "q12_5", "q87_5"]].astype(float).abs().max() < 1e-6
 
 
 def test_every_reading_of_the_effect_is_minus_what_was_planted() -> None:
