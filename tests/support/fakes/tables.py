@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from erasure_sweep.dashboards.grids import Grid, grid_of
 from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.manifest import Manifest, ManifestEntry
+from erasure_sweep.workers.tables import SCHEMA_VERSION
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.terms import QUANTILES, STATS, Invented, Removals, correlations, fake_terms, projection_rows
 from tests.support.fakes.verify import add_verify
@@ -372,7 +373,7 @@ def fake_manifest(models: list[ModelTables], **changes: Any) -> Manifest:
         "sweep_id": "5eed",
         "name": "fake",
         "version": "0.1.0",
-        "schema_version": "2",
+        "schema_version": SCHEMA_VERSION,
         "device_type": "cpu",
         "config": config,
         "models": [model.about.to_json() for model in models],
@@ -393,7 +394,7 @@ def write_out(models: list[ModelTables], out: Path, **changes: Any) -> None:
 def write_frame(table: pd.DataFrame, path: Path) -> None:
     """A table with whatever columns it has, as 0.1.0 wrote tables."""
     arrow = pa.Table.from_pandas(table, preserve_index=False)
-    metadata = {**(arrow.schema.metadata or {}), b"schema_version": b"2"}
+    metadata = {**(arrow.schema.metadata or {}), b"schema_version": SCHEMA_VERSION.encode()}
     pq.write_table(arrow.replace_schema_metadata(metadata), path)
 
 

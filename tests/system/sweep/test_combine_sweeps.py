@@ -26,6 +26,7 @@ from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.tracking.downloads import download_experiment
 from erasure_sweep.sweep.tracking.store_address import run_url
 from erasure_sweep.workers.errors import DataError, SweepError, UsageError
+from erasure_sweep.workers.tables import SCHEMA_VERSION
 from erasure_sweep.workers.tables.files import SchemaError, as_arrow, write_table
 from erasure_sweep.workers.tables.registry import TABLES
 from erasure_sweep.workers.tables.sweep_folder import read_out
@@ -193,9 +194,10 @@ class TestFolders:
         assert places_of(tmp_path / "page.html")["a"] == "copy/a/tables/writers.parquet"
 
     def test_other_schemas_are_left_out_and_named(self, swept, tmp_path, capsys):
-        newer = self.another(swept.two, tmp_path / "newer", name="newer", schema_version="3")
+        newer = self.another(swept.two, tmp_path / "newer", name="newer", schema_version="99")
         assert compare(swept.one, newer, "--to", tmp_path / "page.html") == 0
-        line = f"b, c (sweep newer) were logged with schema 3 (erasure-sweep {VERSION}), this version reads 2: left out"
+        reads = f"(erasure-sweep {VERSION}), this version reads {SCHEMA_VERSION}: left out"
+        line = f"b, c (sweep newer) were logged with schema 99 {reads}"
         assert line in capsys.readouterr().out.splitlines()
         assert line in said(tmp_path / "page.html")
         assert table_of_models(tmp_path / "page.html") == ["a", "b"]
@@ -215,8 +217,8 @@ class TestFolders:
             path = out / name / "tables" / "writers.parquet"
             pq.write_table(pq.read_table(path).replace_schema_metadata(version), path)
         assert compare_folders([out, swept.two], tmp_path / "page.html") == [
-            "a (sweep one) was logged without a schema, this version reads 2: left out",
-            "b (sweep one) was logged with schema 1, this version reads 2: left out",
+            f"a (sweep one) was logged without a schema, this version reads {SCHEMA_VERSION}: left out",
+            f"b (sweep one) was logged with schema 1, this version reads {SCHEMA_VERSION}: left out",
         ]
         assert table_of_models(tmp_path / "page.html") == ["b", "c"]
         with pytest.raises(SchemaError) as caught:
@@ -227,7 +229,8 @@ class TestFolders:
     def test_a_manifest_that_says_its_models_in_another_way(self, swept, tmp_path):
         odd = self.another(swept.two, tmp_path / "odd", schema_version=9, models={"b": {}})
         assert compare_folders([swept.one, odd], tmp_path / "page.html") == [
-            f"all of {odd} (sweep two) was logged with schema 9 (erasure-sweep {VERSION}), this version reads 2: left out"
+            f"all of {odd} (sweep two) was logged with schema 9 (erasure-sweep {VERSION}), this version reads "
+            f"{SCHEMA_VERSION}: left out"
         ]
 
     def test_other_protocols_are_named(self, swept, tmp_path):
@@ -420,11 +423,11 @@ class TestExperiments:
         again = store.client.create_run(
             store.experiment_id, tags={key: parent.data.tags[key] for key in ("role", "sweep_id")}
         )
-        text = json.dumps({"schema_version": "3", "name": "later", "models": "said in another way"})
+        text = json.dumps({"schema_version": "99", "name": "later", "models": "said in another way"})
         store.client.log_text(again.info.run_id, text, "manifest.json")
         folders = download_experiment(store.uri, "small", tmp_path / "logged")
         assert compare_folders(folders, tmp_path / "page.html") == [
-            "b, c (sweep later) were logged with schema 3, this version reads 2: left out"
+            f"b, c (sweep later) were logged with schema 99, this version reads {SCHEMA_VERSION}: left out"
         ]
         assert table_of_models(tmp_path / "page.html") == ["a", "b"]
 

@@ -1,4 +1,4 @@
-"""What version 0.1.0 left is read, or named and left out: an OUT and an MLflow store that it wrote, kept in the repository.
+"""What version 0.1.0 left is named and left out, for its numbers mean something else: an OUT and an MLflow store, kept here.
 
 ``left-by-0.1.0.tar.xz`` holds a sweep over two bundled models (8 prompts of 32 tokens) as 0.1.0 wrote it, without its pages:
 ``out`` with manifest, tables and finished shards, ``mlflow.db`` and ``mlartifacts``, and the config ``left.yaml``.
@@ -6,17 +6,21 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import tarfile
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 import erasure_sweep as es
 from erasure_sweep.sweep.combine_sweeps import compare_folders
 from erasure_sweep.sweep.tracking.downloads import download_experiment
+from erasure_sweep.workers.errors import SweepError
+from erasure_sweep.workers.tables import SCHEMA_VERSION
+from erasure_sweep.workers.tables.files import SchemaError
 from erasure_sweep.workers.tables.sweep_folder import read_out
+from tests.support.fakes.tables import fake_model, write_out
 from tests.support.paths import ROOT
 
 ARCHIVE = ROOT / "tests" / "support" / "data" / "left-by-0.1.0.tar.xz"
@@ -37,31 +41,27 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_its_tables_are_read(left: Path):
-    models = {model.about.name: model for model in read_out(left / "out")}
-    assert list(models) == MODELS
-    for name, model in models.items():
-        kept = {path.stem: path for path in (left / "out" / name / "tables").glob("*.parquet")}
-        assert set(model.tables) == set(kept)
-        for table, path in kept.items():
-            pd.testing.assert_frame_equal(model.tables[table], pd.read_parquet(path))
+def test_its_tables_are_not_misread(left: Path):
+    with pytest.raises(SchemaError, match=rf"schema_version '2', this version reads '{SCHEMA_VERSION}'"):
+        read_out(left / "out")
 
 
-def test_its_models_are_compared(left: Path, tmp_path: Path):
-    page = tmp_path / "compare.html"
-    compare_folders([left / "out"], page)
-    text = page.read_text(encoding="utf-8")
-    assert all(name in text for name in MODELS)
+def test_its_models_are_named_and_left_out(left: Path, tmp_path: Path):
+    """Beside others they are not on the page; alone they make none."""
+    line = (
+        f"{', '.join(MODELS)} (sweep left-by-0.1.0) were logged with schema 2 (erasure-sweep 0.1.0), this version reads"
+    )
+    with pytest.raises(SweepError, match=re.escape(f"{line} {SCHEMA_VERSION}: left out; no model remains")):
+        compare_folders([left / "out"], tmp_path / "none.html")
+    now = tmp_path / "now"
+    write_out([fake_model()], now)
+    assert compare_folders([now, left / "out"], tmp_path / "page.html") == [f"{line} {SCHEMA_VERSION}: left out"]
 
 
-def test_its_experiment_comes_back_from_mlflow(left: Path, tmp_path: Path):
-    uri = f"sqlite:///{left}/mlflow.db"
-    folders = download_experiment(uri, "left-by-0.1.0", tmp_path)
-    models = [model for folder in folders for model in read_out(folder)]
-    assert sorted(model.about.name for model in models) == MODELS
-    for model in models:
-        kept = pd.read_parquet(left / "out" / model.about.name / "tables" / "writers.parquet")
-        pd.testing.assert_frame_equal(model.tables["writers"], kept)
+def test_its_logged_runs_are_named_and_left_out(left: Path, tmp_path: Path):
+    folders = download_experiment(f"sqlite:///{left}/mlflow.db", "left-by-0.1.0", tmp_path)
+    with pytest.raises(SweepError, match=f"{', '.join(MODELS)} .* were logged with schema 2"):
+        compare_folders(folders, tmp_path / "page.html")
 
 
 def test_a_run_does_not_take_its_shards_for_its_own(left: Path):
@@ -71,22 +71,3 @@ def test_a_run_does_not_take_its_shards_for_its_own(left: Path):
         es.run(str(left / "left.yaml"), out=str(left / "out"), workers=0)
     after = {path: path.read_bytes() for path in (left / "out").rglob("*") if path.is_file()}
     assert {path: content for path, content in after.items() if path in before} == before
-
-
-def test_measured_anew_its_tables_are_the_same(left: Path, tmp_path: Path):
-    """0.2.0 moved code and changed no number."""
-    tables = es.run(str(left / "left.yaml"), out=str(tmp_path / "out"), workers=0)
-    for name, table in tables.items():
-        kept = [
-            pd.read_parquet(left / "out" / model / "tables" / f"{name}.parquet")
-            for model in MODELS
-            if (left / "out" / model / "tables" / f"{name}.parquet").exists()
-        ]
-        for model, earlier in zip(dict.fromkeys(table["model"]), kept, strict=True):
-            mine = table[table["model"] == model].reset_index(drop=True)
-            untyped = earlier.columns[earlier.isna().all()]  # what a column without values was in 0.1.0
-            earlier = earlier.astype(mine[untyped].dtypes.to_dict())
-            if not earlier.select_dtypes("number").empty:
-                pd.testing.assert_frame_equal(
-                    mine[earlier.columns], earlier, check_dtype=False, rtol=1e-4, atol=1e-6, obj=f"{model}/{name}"
-                )

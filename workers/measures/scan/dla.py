@@ -26,6 +26,7 @@ from erasure_sweep.workers.measures.cost import Cost, ShardSize
 from erasure_sweep.workers.measures.measure import Block, Measure, Setting
 from erasure_sweep.workers.measures.scan.composition import PairRows
 from erasure_sweep.workers.measures.scan.products import PARTS, TERMS, TRACE, ProductReader, PromptProducts
+from erasure_sweep.workers.measures.statistics.jackknife import FISHER, interval
 from erasure_sweep.workers.measures.statistics.moments import CONSTANT, MergedSizes
 from erasure_sweep.workers.positions import hash_u64
 from erasure_sweep.workers.records import ScanWork, State
@@ -240,8 +241,8 @@ def finish_lines(layout: Layout, rows: PairRows, state: State) -> PairLines:
     if len(groups) > 1:
         without = (_together(groups[:i] + groups[i + 1 :], terms) for i in range(len(groups)))
         left_out = np.array([_line(moments, terms, erasers)[:2] for moments in without])
-        low, high = np.tanh(_interval(_fisher(r), _fisher(left_out[:, 0])))
-        slope_low, slope_high = _interval(slope, left_out[:, 1])
+        low, high = interval(r, left_out[:, 0], FISHER)
+        slope_low, slope_high = interval(slope, left_out[:, 1])
     dla, parts = state["sample_dla"].astype(np.float64), state["sample_parts"].astype(np.float64)
     ranks = centred_ranks(erasers.values(dla))
     full, read = ranks[:, erasers.of_row], centred_ranks(parts)
@@ -269,24 +270,6 @@ def _line(m: Moments, terms: np.ndarray, erasers: ErasersInFull) -> tuple[np.nda
     y_square = np.where(y_square > CONSTANT * (y_square + y_mean**2 * m.n), y_square, np.nan)
     slope = product / x_square
     return product / np.sqrt(x_square * y_square), slope, y_mean - slope * x_mean
-
-
-def _interval(values: np.ndarray, left_out: np.ndarray) -> np.ndarray:
-    """Low and high ends of 95 % intervals by the jackknife's standard error, from values with one group left out each."""
-    n = len(left_out)
-    error = np.sqrt((n - 1) / n * ((left_out - left_out.mean(axis=0)) ** 2).sum(axis=0))
-    width = stats.t.ppf(0.975, n - 1) * error
-    return np.stack([values - width, values + width])
-
-
-def _fisher(r: np.ndarray) -> np.ndarray:
-    """Fisher's z of correlations; infinite at 1, so they stay short of it."""
-    z: np.ndarray = np.arctanh(np.clip(r, -CLIP, CLIP))
-    return z
-
-
-CLIP = 1 - 1e-12
-"""The strongest correlation whose z is taken."""
 
 
 def centred_ranks(values: Float[np.ndarray, "token column"]) -> Float[np.ndarray, "token column"]:

@@ -25,6 +25,7 @@ from erasure_sweep.sweep.tracking.logged_runs import LoggedRuns
 from erasure_sweep.sweep.tracking.tracker import ModelResults, TrackingError
 from erasure_sweep.workers.errors import DataError, SweepError
 from erasure_sweep.workers.manifest import Manifest, ManifestConfig, ManifestEntry
+from erasure_sweep.workers.tables import SCHEMA_VERSION
 from tests.support.fakes.tables import write_frame
 from tests.support.waiting import wait_until
 
@@ -351,7 +352,7 @@ class Noted:
     """Stands for the manifest of a sweep of two models."""
 
     def __init__(self) -> None:
-        protocol = {"version": "1", "device_type": "cpu", "git_commit": None, "schema_version": "2"}
+        protocol = {"version": "1", "device_type": "cpu", "git_commit": None, "schema_version": SCHEMA_VERSION}
         self.manifest = Manifest(sweep_id="1", name="demo", **protocol, config=ManifestConfig(), models=())
         self.urls: tuple[str | None, dict[str, str | None]] = (None, {})
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from erasure_sweep.workers.errors import DataError
+from erasure_sweep.workers.tables import SCHEMA_VERSION
 from erasure_sweep.workers.tables.sweep_folder import ModelTables, read_out
 from tests.support.fakes.tables import fake_model, model_tables, write_out
 
@@ -42,7 +43,9 @@ class TestReadOut:
 
     def test_another_schema_version_is_named(self, model: ModelTables, tmp_path: Path) -> None:
         write_out([model], tmp_path, schema_version="1")
-        with pytest.raises(DataError, match=r"manifest\.json has schema_version '1', this version reads '2'"):
+        with pytest.raises(
+            DataError, match=rf"manifest\.json has schema_version '1', this version reads '{SCHEMA_VERSION}'"
+        ):
             read_out(tmp_path)
 
     def test_a_table_without_version_is_named(self, model: ModelTables, tmp_path: Path) -> None:
@@ -60,7 +63,7 @@ class TestReadOut:
             read_out(tmp_path)
         assert "\n" not in str(caught.value)
 
-    @pytest.mark.parametrize("content", ["{", "[]", '{"schema_version": "2", "models": 3}'])
+    @pytest.mark.parametrize("content", ["{", "[]", f'{{"schema_version": "{SCHEMA_VERSION}", "models": 3}}'])
     def test_a_broken_manifest_is_named(self, content: str, tmp_path: Path) -> None:
         (tmp_path / "manifest.json").write_text(content)
         with pytest.raises(DataError, match=r"manifest\.json"):
