@@ -102,7 +102,7 @@ class SweepConfig(BaseModel):
     """Seed of everything drawn: prompts from the corpus, positions."""
     stage: Annotated[Literal["scan", "verify", "all"], Flag()] = "all"
     """What to measure. `scan` looks at every component as a writer; `verify` does for few of them, on other prompts, what
-    is too costly for all, and needs a stored scan unless `writers` and `erasers` name what to verify; `all` is both."""
+    is too costly for all, and needs a stored scan; `all` is both."""
     tau: Annotated[Number, Field(ge=0)] = 0.05
     """A later head opposes a writer when its median projection ratio is at most −tau and its upper quartile negative."""
     top: Annotated[Positive, Flag()] = 3

@@ -14,24 +14,43 @@ from typing import Any
 
 from erasure_sweep.dashboards.pages import model_parts, write_comparison, write_figures, write_model_page
 from erasure_sweep.sweep.combine_sweeps import home_of
-from erasure_sweep.sweep.helper_tasks import PageRequest, PlaceSearch, ScanMerge, VerifyMerge
+from erasure_sweep.sweep.helper_tasks import MeansMerge, PageRequest, PlaceSearch, ScanMerge, VerifyMerge
 from erasure_sweep.sweep.run_folder import RunFolder
 from erasure_sweep.workers.corpora.token_texts import TokenTexts
 from erasure_sweep.workers.errors import DataError
 from erasure_sweep.workers.measures.measure import Block, Setting
+from erasure_sweep.workers.measures.scan.projection import Projection, merge_term_means
 from erasure_sweep.workers.measures.states_to_tables import merge_states, stage_tables
 from erasure_sweep.workers.measures.verify.high_places import HighPlaces, found_places
 from erasure_sweep.workers.measures.verify.targets import choose_targets
 from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.models.resolve_model import load_model
-from erasure_sweep.workers.records import AdversarialWork, GroupWork, Place, ScanWork, State, Target, TrustWork, Work
+from erasure_sweep.workers.records import (
+    AdversarialWork,
+    GroupWork,
+    Place,
+    ScanWork,
+    StagedMeans,
+    State,
+    Target,
+    TrustWork,
+    Work,
+)
 from erasure_sweep.workers.storage.shard_storage import Storage, open_storage, shard_of
+from erasure_sweep.workers.storage.staged_means import write_means
 from erasure_sweep.workers.storage.states import decode_state
 from erasure_sweep.workers.storage.whole_file import write_error
 from erasure_sweep.workers.tables.columns import Columns
 from erasure_sweep.workers.tables.files import read_table, read_tables, write_tables
 from erasure_sweep.workers.tables.registry import TABLES
 from erasure_sweep.workers.tables.sweep_folder import ModelTables, read_manifest, read_model
+
+
+def stage_means(request: MeansMerge) -> StagedMeans:
+    """Merge the means of a model's terms over its scan, in plan order, and stage them for the stages behind it."""
+    with open_storage(request.store).local(request.keys) as paths, _as_sealed("scan"):
+        means = merge_term_means(_of_measure(request.keys, paths, Projection.name))
+    return write_means(Path(request.weights), means)
 
 
 def finish_scan(request: ScanMerge) -> tuple[Target, ...]:

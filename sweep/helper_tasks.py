@@ -21,6 +21,7 @@ from erasure_sweep.workers.records import (
     Place,
     Resolved,
     ScanOptions,
+    StagedMeans,
     Target,
     Thresholds,
     VerifyRequest,
@@ -97,6 +98,23 @@ def own_numerics(device: str) -> Numerics:
     from erasure_sweep.workers.numerics import numerics_on
 
     return numerics_on(device)
+
+
+class MeansMerge(NamedTuple):
+    """The finished scan of a model, as seen by its first block of writers: every block holds the means of all terms."""
+
+    weights: str
+    """Path of the model's own, beside which the means are staged."""
+    store: str
+    """Location of the finished shards."""
+    keys: list[str]
+
+
+def stage_means(request: MeansMerge) -> StagedMeans:
+    """Merge the means of a model's terms over its scan, and stage them for the stages behind it."""
+    from erasure_sweep.sweep import finish_model
+
+    return finish_model.stage_means(request)
 
 
 class NamedTargets(NamedTuple):

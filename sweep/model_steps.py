@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from erasure_sweep.sweep.helper_tasks import (
+    MeansMerge,
     NamedTargets,
     PageRequest,
     PlaceSearch,
@@ -21,13 +22,13 @@ from erasure_sweep.sweep.helper_tasks import (
     find_places,
     finish_scan,
     finish_verify,
+    stage_means,
     write_page,
 )
 from erasure_sweep.sweep.manifest_writer import ManifestKeeper
 from erasure_sweep.sweep.plan import (
     StagePlan,
     given_places,
-    layout_of,
     plan_adversarial,
     plan_scan,
     plan_verify,
@@ -37,8 +38,7 @@ from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.store.shards import ShardStore, VerifyKeys, block_keys, keys_of
 from erasure_sweep.workers.errors import UsageError
 from erasure_sweep.workers.manifest import VerifiedTarget
-from erasure_sweep.workers.measures.verify.targets import choose_targets
-from erasure_sweep.workers.records import Numerics, Resolved, Target, Thresholds
+from erasure_sweep.workers.records import Numerics, Resolved, StagedMeans, Target, Thresholds
 
 Task = Callable[[], Any]
 """A call for the helper process, whose result the stages go on with."""
@@ -65,7 +65,7 @@ class ModelStages:
         manifest: notes how far the model is.
 
     Raises:
-        UsageError: verify alone is asked for, and neither a whole scan nor the user says of what.
+        UsageError: verify alone is asked for, and no whole scan is stored.
     """
 
     def __init__(
@@ -76,40 +76,39 @@ class ModelStages:
         self._numerics = numerics
         self._store = store
         self._manifest = manifest
-        self._scans = run.config.stage != "verify" or self._has_scan()
+        if run.config.stage == "verify":
+            self._check_scan()
 
-    def _has_scan(self) -> bool:
-        """Whether the whole scan is stored; it need not be where the user says what to verify."""
+    def _check_scan(self) -> None:
+        """See that the whole scan is stored: what is verified, and against which means, follows from it."""
         ids = {task.id for task in plan_scan(self._run.config, self.model, self._numerics).tasks}
         missing = len(ids - self._store.finished(ids))
-        if missing and not self._run.config.groups:
+        if missing:
             raise UsageError(
                 f"--stage verify needs the scan of {self.model.name}, and {missing} of its {len(ids)} shards are not in "
-                f"{self._store.address}: first `erasure-sweep run … --stage scan`, or name --writer and --erasers"
+                f"{self._store.address}: first `erasure-sweep run … --stage scan`, or leave out --stage"
             )
-        return not missing
 
     def steps(self) -> Generator[Step, Any, None]:
         """The stages to measure, and the calls between them, whose results are sent back."""
         config = self._run.config
-        if self._scans:
-            targets = yield from self._scan()
-        else:
-            layout = layout_of(self.model)
-            targets = choose_targets(layout, None, config.groups, config.writers, config.top)
+        means, targets = yield from self._scan()
         if config.verify is not None:
-            yield from self._verify(targets)
+            yield from self._verify(means, targets)
         manifest = self._manifest.manifest.with_entry(self.model.name, state="FINISHED")
         yield from in_helper(write_page, PageRequest(self.model.name, manifest, self._run.folder.out))
 
-    def _scan(self) -> Generator[Step, Any, tuple[Target, ...]]:
+    def _scan(self) -> Generator[Step, Any, tuple[StagedMeans, tuple[Target, ...]]]:
         config, model = self._run.config, self.model
         plan = plan_scan(config, model, self._numerics)
         yield plan
+        blocks = block_keys(plan.tasks)
+        first = MeansMerge(model.weights, self._store.location, blocks[0][1])
+        means = yield from in_helper(stage_means, first)
         merge = ScanMerge(
             model,
             self._store.location,
-            block_keys(plan.tasks),
+            blocks,
             scan_options(config, model),
             Thresholds(config.tau),
             NamedTargets(tuple(config.writers), config.groups, config.top),
@@ -117,20 +116,20 @@ class ModelStages:
         )
         targets = yield from in_helper(finish_scan, merge)
         self._manifest.note_stage(model.name, "scan")
-        return targets
+        return means, targets
 
-    def _verify(self, targets: tuple[Target, ...]) -> Generator[Step, Any, None]:
+    def _verify(self, means: StagedMeans, targets: tuple[Target, ...]) -> Generator[Step, Any, None]:
         config, model, store = self._run.config, self.model, self._store.location
         first, end = model.verify_prompts
         chosen = tuple(VerifiedTarget(**target._asdict()) for target in targets)
         self._manifest.update(model.name, targets=chosen, n_verify_prompts=end - first, held_out=model.held_out)
-        plan = plan_verify(config, model, self._numerics, targets)
+        plan = plan_verify(config, model, self._numerics, means, targets)
         yield plan
         group, places = keys_of(plan.of("group")), given_places(targets, model.given)
         if group and config.places:
             found = yield from in_helper(find_places, PlaceSearch(store, group, targets, config.places))
             places = (*found, *places)
-        tested = plan_adversarial(config, model, self._numerics, places)
+        tested = plan_adversarial(config, model, self._numerics, means, places)
         if tested.tasks:
             yield tested
         shards = VerifyKeys(group, block_keys(plan.of("trust")), keys_of(tested.tasks))

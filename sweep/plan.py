@@ -29,6 +29,7 @@ from erasure_sweep.workers.records import (
     ScanOptions,
     ScanWork,
     ShardTask,
+    StagedMeans,
     Target,
     TrustWork,
     Work,
@@ -89,7 +90,7 @@ class _Shards:
             "dtype": config.dtype,
         }
 
-    def make(self, stage: str, prompts: range, work: Work) -> ShardTask:
+    def make(self, stage: str, prompts: range, work: Work, means: StagedMeans | None = None) -> ShardTask:
         result = {"stage": stage, "first_prompt": prompts.start, "n_prompts": len(prompts), **self._shared}
         model = self._model
         identity = {
@@ -99,8 +100,12 @@ class _Shards:
             "threads": self._threads,
             "numerics": self._numerics,
             "results_version": RESULTS_VERSION,
+            **({"means": means.fingerprint} if means else {}),
         }
-        return ShardTask(id=digest(identity), weights=model.weights, tokens=model.tokens, work=work, **result)
+        path = means.path if means else None
+        return ShardTask(
+            id=digest(identity), weights=model.weights, tokens=model.tokens, work=work, means=path, **result
+        )
 
 
 def plan_scan(config: SweepConfig, model: Resolved, numerics: Numerics) -> StagePlan:
@@ -114,14 +119,16 @@ def plan_scan(config: SweepConfig, model: Resolved, numerics: Numerics) -> Stage
     return StagePlan(model, "scan", tuple(tasks), model.n_prompts)
 
 
-def plan_verify(config: SweepConfig, model: Resolved, numerics: Numerics, targets: tuple[Target, ...]) -> StagePlan:
+def plan_verify(
+    config: SweepConfig, model: Resolved, numerics: Numerics, means: StagedMeans, targets: tuple[Target, ...]
+) -> StagePlan:
     """Shards of verify's first substages: ``group`` for the targets, where there are any, and ``trust`` for every writer."""
     shards, (first, end) = _Shards(config, model, numerics), model.verify_prompts
     work = GroupWork(targets, config.places)
-    group = [shards.make("group", prompts, work) for prompts in paired_blocks(first, end, config.block_prompts)]
+    group = [shards.make("group", prompts, work, means) for prompts in paired_blocks(first, end, config.block_prompts)]
     trusted = min(first + config.trust_prompts, end)
     trust = [
-        shards.make("trust", prompts, TrustWork(writers))
+        shards.make("trust", prompts, TrustWork(writers), means)
         for writers in writer_blocks(model.sketches, sketch_bytes(config))
         for prompts in paired_blocks(first, trusted, config.block_prompts)
     ]
@@ -130,13 +137,18 @@ def plan_verify(config: SweepConfig, model: Resolved, numerics: Numerics, target
     )
 
 
-def plan_adversarial(config: SweepConfig, model: Resolved, numerics: Numerics, places: tuple[Place, ...]) -> StagePlan:
+def plan_adversarial(
+    config: SweepConfig, model: Resolved, numerics: Numerics, means: StagedMeans, places: tuple[Place, ...]
+) -> StagePlan:
     """Shards of verify's last substage: places of high attribution under the inputs of blocks of other prompts."""
     shards, end = _Shards(config, model, numerics), n_rows(model)
     donors = draw_donors(config.seed, end, config.donors) if places else ()
     tasks = [
         shards.make(
-            "adversarial", range(end), AdversarialWork(places, model.given, donors[i.start : i.stop], i.start == 0)
+            "adversarial",
+            range(end),
+            AdversarialWork(places, model.given, donors[i.start : i.stop], i.start == 0),
+            means,
         )
         for i in blocks(len(donors), DONORS)
     ]
@@ -153,8 +165,9 @@ def expected_stages(config: SweepConfig, model: Resolved, numerics: Numerics) ->
     ranks = {"writer": read, "erasers": [""] * len(read), "rank": range(1, len(read) + 1)}
     targets = choose_targets(layout, ranks, config.groups, config.writers, config.top)
     found = [Place(t.writer, "found", 0, model.seq_len - 1) for t in targets for _ in range(config.places)]
-    adversarial = plan_adversarial(config, model, numerics, (*found, *given_places(targets, model.given)))
-    return [scan, plan_verify(config, model, numerics, targets), adversarial]
+    means, places = StagedMeans("", ""), (*found, *given_places(targets, model.given))
+    verify = plan_verify(config, model, numerics, means, targets)
+    return [scan, verify, plan_adversarial(config, model, numerics, means, places)]
 
 
 def given_places(targets: tuple[Target, ...], given: tuple[tuple[int, ...], ...]) -> tuple[Place, ...]:

@@ -204,6 +204,14 @@ class Resolved(NamedTuple):
         return self.verify_prompts[0] >= self.n_prompts
 
 
+class StagedMeans(NamedTuple):
+    """Means of a model's terms over its scan, staged for the stages behind it."""
+
+    path: str
+    fingerprint: str
+    """Of the content."""
+
+
 class ShardTask(NamedTuple):
     """Everything a worker needs to know to measure one shard."""
 
@@ -225,6 +233,13 @@ class ShardTask(NamedTuple):
     dtype: str
     gpus: float = 0.0
     """Share of a GPU that its worker has; where it is measured, so no part of what it is."""
+    means: str | None = None
+    """Path of the means of the model's terms over the scan; ``None`` in the scan itself."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Paths of everything that a worker reads for it."""
+        return (self.weights, self.tokens, *([self.means] if self.means else []))
 
 
 class ShardResult(NamedTuple):

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from erasure_sweep.workers.models.resolve_model import load_model
 from erasure_sweep.workers.numerics import numerics_on
 from erasure_sweep.workers.records import ShardResult, ShardTask, SharedStore, WorkerProcess
 from erasure_sweep.workers.storage.shard_storage import Storage, StorageError, find_shared, state_key
+from erasure_sweep.workers.storage.staged_means import load_means
 from erasure_sweep.workers.storage.states import encode_states
 
 log = logging.getLogger(__name__)
@@ -40,20 +43,22 @@ class ShardWorker:
         self._fits: dict[tuple[str, str], int] = {}
         """Prompts in one forward pass for which memory sufficed where it did not for more, by model and stage."""
 
-    def measure(self, task: ShardTask, weights: bytes | None = None, tokens: bytes | None = None) -> ShardResult:
+    def measure(self, task: ShardTask, contents: Mapping[str, bytes] = MappingProxyType({})) -> ShardResult:
         """Measure one shard.
 
         Args:
             task: which shard of which model.
-            weights, tokens: contents of the files that ``task`` names, for a worker that cannot read them itself.
+            contents: of files that ``task`` names, by path, for a worker that cannot read them itself.
         """
-        model = self._model(task, weights)
-        prompts = load_tokens(Path(task.tokens) if tokens is None else tokens)
+        model = self._model(task, contents.get(task.weights))
+        prompts = load_tokens(contents.get(task.tokens) or Path(task.tokens))
+        means = load_means(Path(task.means), contents.get(task.means)) if task.means else None
         kind = (task.model_hash, task.stage)
         batch = min(task.batch, self._fits.get(kind, task.batch))
         while True:
             try:
-                return ShardResult(task.id, encode_states(measure_shard(model, task, prompts, batch), task.id), batch)
+                states = measure_shard(model, task, prompts, batch, means)
+                return ShardResult(task.id, encode_states(states, task.id), batch)
             except torch.cuda.OutOfMemoryError:
                 torch.cuda.empty_cache()
                 if batch == 1:
@@ -103,9 +108,10 @@ class RemoteShardWorker(ShardWorker):
         """
         import ray
 
-        weights = None if self._holds(task) or Path(task.weights).exists() else ray.get(files[task.weights])
-        tokens = None if Path(task.tokens).exists() else ray.get(files[task.tokens])
-        result = self.measure(task, weights, tokens)
+        missing = [path for path in task.files if not Path(path).exists()]
+        if self._holds(task):
+            missing = [path for path in missing if path != task.weights]
+        result = self.measure(task, {path: ray.get(files[path]) for path in missing})
         return result._replace(state=None) if self._put(result, shared) else result
 
     def _put(self, result: ShardResult, shared: SharedStore | None) -> bool:

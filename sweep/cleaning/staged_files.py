@@ -18,8 +18,10 @@ from filelock import FileLock, Timeout
 from erasure_sweep.sweep.cleaning.removable import Removable, clock_of, size_of, unlink
 from erasure_sweep.sweep.store.driver_process import InUseError
 from erasure_sweep.sweep.store.staged_use import STALE_S, UseRecord, read_uses
+from erasure_sweep.workers.errors import DataError
 from erasure_sweep.workers.storage.own_staging import NAMES, is_marked
 from erasure_sweep.workers.storage.small_files import parse_json
+from erasure_sweep.workers.storage.staged_means import load_means
 from erasure_sweep.workers.storage.whole_file import TEMPORARY
 
 _PREPARING = " (preparing)"
@@ -40,11 +42,15 @@ class StagedFiles:
         self.left_alone: list[Path] = []
         """What lies among staged files and is not this project's, or not known to be."""
         self._records = [(path, _read_json(path)) for path in self._own("names")]
+        self._means = self._own("means")
 
     def removable(self) -> Iterator[Removable]:
         """Everything that may be removed."""
         for weights in self._own("models"):
             yield self._weights(weights)
+        for means in self._means:
+            if not self._weights_of(means).exists():
+                yield self._removable("means of a scan", set(), [means], None, means)
         for stem in sorted({path.with_suffix("") for path in self._own("corpora")}):
             yield self._tokens(stem)
         for left in self._half_made():
@@ -83,9 +89,14 @@ class StagedFiles:
         about = [(record, values) for record, values in self._records if values.get("fingerprint") == path.stem]
         named = [str(values[key]) for _, values in about for key in ("name", "spec", "base") if values.get(key)]
         shown, names = _origin_of(path)
-        files = [path, *(record for record, _ in about)]
+        means = [means for means in self._means if self._weights_of(means) == path]
+        files = [path, *(record for record, _ in about), *means]
         lock = path.with_name(f".{path.name}.lock")
         return self._removable(f"{named[0] if named else shown}, weights", {*named, *names}, files, lock, path)
+
+    def _weights_of(self, means: Path) -> Path:
+        """The weights with which means go, and are in use."""
+        return self._folder / "models" / f"{means.stem.partition('-')[0]}.safetensors"
 
     def _tokens(self, stem: Path) -> Removable:
         array, record = (stem.with_name(f"{stem.name}{suffix}") for suffix in (".npy", ".json"))
@@ -134,6 +145,11 @@ def _shows_origin(path: Path) -> bool:
     """Whether a file's content says that this project wrote it."""
     if path.suffix == ".safetensors":
         return _header_of(path).get("hash") is not None
+    if path.parent.name == "means":
+        with suppress(DataError):
+            load_means(path)
+            return True
+        return False
     record = _read_json(path.with_suffix(".json"))
     kinds = ({"fingerprint", "description", "asked"}, {"check", "about"}, {"holder", "pid", "sweep_id"})
     return any(kind <= set(record) for kind in kinds)

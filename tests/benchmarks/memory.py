@@ -21,6 +21,7 @@ from erasure_sweep.sweep.plan import layout_of, plan_scan, plan_verify
 from erasure_sweep.workers.measures.registry import count_sketches
 from erasure_sweep.workers.models.forward import ModelConfig
 from erasure_sweep.workers.records import Numerics, Resolved, ScanOptions, ScanWork, ShardTask, WriterBlock
+from erasure_sweep.workers.storage.staged_means import write_means
 from tests.benchmarks.probe import run_probe
 from tests.benchmarks.settings import GELU_4L, GPT2_SMALL, Settings, random_prompts, stage_random
 from tests.benchmarks.timing import Row, spread
@@ -67,7 +68,8 @@ def _few_and_many(settings: Settings) -> Iterator[Row]:
 
 def stage(config: ModelConfig, seq_len: int, n_prompts: int, folder: Path) -> Resolved:
     """Write a random model and its prompts to a folder."""
-    weights, tokens = folder / "model.safetensors", folder / "tokens.npy"
+    weights, tokens = folder / "models" / "model.safetensors", folder / "tokens.npy"
+    weights.parent.mkdir()
     model_hash = stage_random(config, weights)
     np.save(tokens, random_prompts(config, n_prompts, seq_len).numpy().astype(np.int32))
     return Resolved(
@@ -104,9 +106,10 @@ def shard_tasks(model: Resolved, whole: bool) -> dict[str, ShardTask]:
     Args:
         whole: all verified writers and the trust of attributions; else a single target.
     """
-    targets = verified_targets(layout_of(model))
-    targets = targets if whole else targets[:1]
-    plan = plan_verify(_config(model, SHARD_PROMPTS), model, Numerics("cpu"), targets)
+    layout = layout_of(model)
+    targets = verified_targets(layout) if whole else verified_targets(layout)[:1]
+    means = write_means(Path(model.weights), np.zeros((len(layout.terms), model.architecture["d_model"])))
+    plan = plan_verify(_config(model, SHARD_PROMPTS), model, Numerics("cpu"), means, targets)
     tasks = {"scan": scan_task(model, SHARD_PROMPTS), f"verify, groups of {len(targets)}": plan.of("group")[0]}
     return tasks | ({"verify, trust": plan.of("trust")[0]} if whole else {})
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
+from jaxtyping import Float
+from torch import Tensor
 
 from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.measures.cost import Cost, ShardSize, SharedProduct
@@ -56,6 +58,8 @@ class Block(Generic[WorkT]):
     model: LeanModel
     work: WorkT
     """Of one of the shards."""
+    means: Float[Tensor, "term d_model"] | None = None
+    """Of every term over the scan, for the shards of the stages behind it."""
 
     @property
     def layout(self) -> Layout:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int, Integer
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from erasure_sweep.workers.errors import DataError
@@ -35,16 +35,23 @@ class OpenShard(NamedTuple):
 
 Tokens = Integer[np.ndarray, "corpus_prompt pos"]
 """Of the whole corpus."""
+Means = Float[np.ndarray, "term d_model"]
+TermMeans = Float[Tensor, "term d_model"]
+"""The same on the model's device."""
 
 
 @torch.inference_mode()
-def measure_shard(model: LeanModel, task: ShardTask, tokens: Tokens, batch: int) -> dict[str, State]:
+def measure_shard(
+    model: LeanModel, task: ShardTask, tokens: Tokens, batch: int, means: Means | None = None
+) -> dict[str, State]:
     """States of one shard, by measure.
 
     Args:
         batch: how many prompts go through a forward pass at once.
+        means: of the model's terms over the scan; none in the scan itself.
     """
-    opened = STAGES[task.stage](model, task, tokens, batch)
+    on_device = None if means is None else torch.from_numpy(means).to(model.device, model.dtype)
+    opened = STAGES[task.stage](model, task, tokens, batch, on_device)
     accumulators = {measure.name: measure.start(opened.shard) for measure in measures(task.stage)}
     for products in opened.products:
         for accumulator in accumulators.values():
@@ -53,7 +60,9 @@ def measure_shard(model: LeanModel, task: ShardTask, tokens: Tokens, batch: int)
     return {name: accumulator.export() for name, accumulator in accumulators.items()}
 
 
-def open_scan(model: LeanModel, task: ShardTask, tokens: Tokens, batch: int) -> OpenShard:
+def open_scan(
+    model: LeanModel, task: ShardTask, tokens: Tokens, batch: int, means: TermMeans | None = None
+) -> OpenShard:
     """Products of every prompt's terms."""
     assert isinstance(task.work, ScanWork)
     reader = ProductReader(model, task.work.writers, task.work.options)
@@ -81,26 +90,32 @@ def own_prompts(task: ShardTask, tokens: Tokens) -> Int[Tensor, "prompt pos"]:
     return torch.from_numpy(block.astype(np.int64))
 
 
-def open_group(model: LeanModel, task: ShardTask, tokens: Tokens, batch: int) -> OpenShard:
+def open_group(
+    model: LeanModel, task: ShardTask, tokens: Tokens, batch: int, means: TermMeans | None = None
+) -> OpenShard:
     """Every prompt, verified writer by verified writer."""
     assert isinstance(task.work, GroupWork)
     prompts = views(model, task, own_prompts(task, tokens), batch)
-    return OpenShard(Block(model, task.work), by_writer(prompts, task.work.targets))
+    return OpenShard(Block(model, task.work, means), by_writer(prompts, task.work.targets))
 
 
-def open_trust(model: LeanModel, task: ShardTask, tokens: Tokens, batch: int) -> OpenShard:
+def open_trust(
+    model: LeanModel, task: ShardTask, tokens: Tokens, batch: int, means: TermMeans | None = None
+) -> OpenShard:
     """Every prompt with its partner."""
     assert isinstance(task.work, TrustWork)
-    return OpenShard(Block(model, task.work), views(model, task, own_prompts(task, tokens), batch))
+    return OpenShard(Block(model, task.work, means), views(model, task, own_prompts(task, tokens), batch))
 
 
-def open_adversarial(model: LeanModel, task: ShardTask, tokens: Tokens, batch: int) -> OpenShard:
+def open_adversarial(
+    model: LeanModel, task: ShardTask, tokens: Tokens, batch: int, means: TermMeans | None = None
+) -> OpenShard:
     """The runs at the places, then those of the donors."""
     assert isinstance(task.work, AdversarialWork)
-    return OpenShard(Block(model, task.work), place_runs(model, task.work, tokens, batch))
+    return OpenShard(Block(model, task.work, means), place_runs(model, task.work, tokens, batch))
 
 
-Open = Callable[[LeanModel, ShardTask, Tokens, int], OpenShard]
+Open = Callable[[LeanModel, ShardTask, Tokens, int, TermMeans | None], OpenShard]
 STAGES: Mapping[str, Open] = {
     "scan": open_scan,
     "group": open_group,

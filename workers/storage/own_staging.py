@@ -14,6 +14,7 @@ _TEXT = b"Staged weights and token arrays of erasure-sweep: `erasure-sweep clean
 NAMES = {
     "models": re.compile(r"[0-9a-f]{32}\.safetensors"),
     "corpora": re.compile(r"[0-9a-f]{32}-\d+\.(npy|json)"),
+    "means": re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}\.npy"),
     "names": re.compile(r"[0-9a-f]{32}\.json"),
     "in-use": re.compile(r"[0-9a-f]{16}\.json"),
 }

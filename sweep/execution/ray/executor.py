@@ -110,19 +110,18 @@ class RayExecutor:
             return {}
         import ray
 
-        lent = (task.weights, task.tokens)
-        if not self._files.keys() >= set(lent):
+        if not self._files.keys() >= set(task.files):
             self._forget_files()
-        for path in lent:
+        for path in task.files:
             try:
                 self._files[path] = self._files.get(path) or ray.put(Path(path).read_bytes())
             except (OSError, ray.exceptions.RayError) as error:
                 raise SweepError(f"{path} cannot be lent to the workers: {first_line(error)}") from error
-        return {path: self._files[path] for path in lent}
+        return {path: self._files[path] for path in task.files}
 
     def _forget_files(self) -> None:
         """Let go of what no shard under way is lent, so that the object store does not hold every model of a sweep."""
-        used = {path for worker in self._pool if worker.task for path in (worker.task.weights, worker.task.tokens)}
+        used = {path for worker in self._pool if worker.task for path in worker.task.files}
         self._files = {path: reference for path, reference in self._files.items() if path in used}
 
     def wait(self, timeout_s: float) -> list[ShardReport]:

@@ -31,6 +31,7 @@ from erasure_sweep.workers.records import (
     Numerics,
     Place,
     Resolved,
+    StagedMeans,
     Target,
     TrustWork,
     WriterBlock,
@@ -45,6 +46,7 @@ MODEL = Resolved(
 )  # fmt: skip
 TARGETS = (Target("L0H2", ("L2H2", "L2H3"), "rule"), Target("MLP0", ("L1H0",), "rule"))
 PLACES = (Place("L0H2", "found", 31, 9), Place("L0H2", "found", 3, 60))
+MEANS = StagedMeans("/staging/means/mm-nn.npy", "nn")
 
 
 def config(**changes: Any) -> Any:
@@ -145,7 +147,7 @@ def test_a_longer_sweep_keeps_the_shards_it_shares() -> None:
 
 
 def verify(model: Resolved = MODEL, targets: tuple[Target, ...] = TARGETS, **changes: Any) -> StagePlan:
-    return plan_verify(config(**changes), model, CPU, targets)
+    return plan_verify(config(**changes), model, CPU, MEANS, targets)
 
 
 def spans(plan: StagePlan, stage: str) -> list[tuple[int, int]]:
@@ -209,6 +211,16 @@ def test_ids_of_verify_follow_from_targets_and_not_from_where_they_came() -> Non
     assert trust == {task.id for task in verify(targets=()).of("trust")}
 
 
+def test_ids_behind_the_scan_follow_from_the_content_of_its_means_and_not_from_their_path() -> None:
+    tasks = verify().tasks
+    assert {task.means for task in tasks} == {MEANS.path} and all(task.files[-1] == MEANS.path for task in tasks)
+    moved = plan_verify(config(), MODEL, CPU, MEANS._replace(path="/elsewhere.npy"), TARGETS).tasks
+    other = plan_verify(config(), MODEL, CPU, MEANS._replace(fingerprint="ff"), TARGETS).tasks
+    assert [task.id for task in moved] == [task.id for task in tasks]
+    assert not {task.id for task in other} & {task.id for task in tasks}
+    assert {task.means for task in plan_scan(config(), MODEL, CPU).tasks} == {None}
+
+
 def test_donors_are_drawn_from_all_prompts_by_the_seed() -> None:
     drawn = draw_donors(0, 62, 300)
     assert sorted(drawn) == list(range(62)) and list(drawn) != sorted(drawn)
@@ -219,7 +231,7 @@ def test_donors_are_drawn_from_all_prompts_by_the_seed() -> None:
 def test_adversarial_shards_are_blocks_of_donors() -> None:
     model = MODEL._replace(verify_prompts=(30, 230), given=((0, 5), (0, 7, 8)))
     places = (*PLACES, *given_places(TARGETS, model.given))
-    plan = plan_adversarial(config(donors=150), model, CPU, places)
+    plan = plan_adversarial(config(donors=150), model, CPU, MEANS, places)
     works = [task.work for task in plan.tasks]
     assert all(
         isinstance(work, AdversarialWork) and work.places == places and work.given == model.given for work in works
@@ -228,7 +240,7 @@ def test_adversarial_shards_are_blocks_of_donors() -> None:
     assert sum((work.donors for work in works), ()) == draw_donors(0, 230, 150)
     assert [work.tokens for work in works] == [True, False, False]
     assert plan.n_prompts == 150 and len({task.id for task in plan.tasks}) == 3
-    assert plan_adversarial(config(), model, CPU, ()).tasks == ()
+    assert plan_adversarial(config(), model, CPU, MEANS, ()).tasks == ()
 
 
 def test_given_prompts_are_tested_at_their_last_token_for_each_writer() -> None:
@@ -240,7 +252,7 @@ def test_given_prompts_are_tested_at_their_last_token_for_each_writer() -> None:
 
 def test_what_is_expected_has_as_many_shards_as_there_will_be() -> None:
     counts = [len(plan.tasks) for plan in expected_stages(config(), MODEL, CPU)]
-    real = (plan_scan(config(), MODEL, CPU), verify(), plan_adversarial(config(), MODEL, CPU, PLACES))
+    real = (plan_scan(config(), MODEL, CPU), verify(), plan_adversarial(config(), MODEL, CPU, MEANS, PLACES))
     assert counts == [len(plan.tasks) for plan in real] == [4, 6, 1]
     assert [plan.name for plan in expected_stages(config(stage="scan"), MODEL, CPU)] == ["scan"]
     given = config(writers=["L0H2"], places=0)

@@ -14,6 +14,7 @@ from erasure_sweep.workers.measures.interventions.verified_prompt import writers
 from erasure_sweep.workers.measures.measure import Block, Setting
 from erasure_sweep.workers.measures.registry import measures
 from erasure_sweep.workers.measures.scan.products import ProductReader
+from erasure_sweep.workers.measures.scan.projection import Projection, merge_term_means
 from erasure_sweep.workers.measures.states_to_tables import merge_states, stage_tables
 from erasure_sweep.workers.measures.verify.high_places import found_places
 from erasure_sweep.workers.models.forward import LeanModel
@@ -62,6 +63,25 @@ def measure_tables(
     return {name: pd.DataFrame(columns) for name, columns in stage_tables("scan", merged, Setting(tau)).items()}
 
 
+def measure_means(
+    model: LeanModel,
+    tokens: np.ndarray,
+    positions: np.ndarray | None = None,
+    *,
+    block: int = 4,
+    batch: int = 2,
+    writers: int | None = None,
+) -> np.ndarray:
+    """Means of the model's terms over a scan, as the first block of ``writers`` writers holds them."""
+    span = WriterBlock(0, writers or len(model.config.layout.writers))
+    starts = range(0, len(tokens), block)
+    shards = (
+        measure_shard(model, span, tokens[i : i + block], _part(positions, i, block), batch, i, ScanOptions())
+        for i in starts
+    )
+    return merge_term_means(shard[Projection.name] for shard in shards)
+
+
 def measure_shard(
     model: LeanModel,
     span: WriterBlock,
@@ -108,6 +128,7 @@ def measure_verify(
     tau: float = 0.05,
     held_out: bool = True,
     tokenizer: str | None = None,
+    means: np.ndarray | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Tables of the verify stage, without their ``model`` column.
 
@@ -115,6 +136,7 @@ def measure_verify(
         tokens: of all prompts of the corpus; verify measures on those from ``first_prompt`` on.
         positions: how many of each prompt are measured.
         donors: indices in the corpus; all by default.
+        means: of the model's terms over the scan.
     """
     n_writers = len(model.config.layout.writers)
     size = writers or n_writers
@@ -123,7 +145,7 @@ def measure_verify(
     def measured(stage: str, work: Work, prompts: range) -> dict[str, State]:
         span = (prompts.start, len(prompts))
         task = ShardTask("id", stage, "", "", "", *span, positions, seed, work, batch, "cpu", "float32")
-        return stages.measure_shard(model, task, tokens, batch)
+        return stages.measure_shard(model, task, tokens, batch, means)
 
     def shards(stage: str, work: Work, n: int | None) -> list[dict[str, State]]:
         stop = len(tokens) if n is None else min(len(tokens), first_prompt + n)

@@ -115,23 +115,32 @@ def test_verify_without_the_whole_scan_is_refused(bench: Verifying, out: Path, l
         "`erasure-sweep run … --stage scan`",
     )
     assert (ran.code, len(ran.stderr.splitlines())) == (2, 1)
-    assert all(part in ran.line for part in (*said, "or name --writer and --erasers"))
+    assert all(part in ran.line for part in (*said, "or leave out --stage"))
     assert len(ran.shards()) == left
 
 
-def test_named_writers_and_erasers_need_no_scan(bench: Verifying, out: Path) -> None:
+def test_named_writers_and_erasers_need_the_scan_as_well(bench: Verifying, out: Path) -> None:
+    """What stays of a writer that is replaced is its mean over the scan."""
     named = ("--writer", "L0H1", "--erasers", "L1H1+L1H0")
     alone = bench.run(out, *named, stage="verify")
-    assert alone.code == 0, alone.stderr
-    assert names(alone) == VERIFY_ONLY | {"dla_correlation"}
-    assert entry(alone)["targets"] == [{"writer": "L0H1", "erasers": ["L1H0", "L1H1"], "chosen": "named"}]
-    shards = set(alone.shards())
+    assert alone.code == 2 and "--stage verify needs the scan of good" in alone.line
     whole = bench.run(out, *named, "--erasers", "L1H0+L1H1")
     assert_finished(whole, "good")
-    same = [t for t in entry(whole)["targets"] if t["chosen"] == "named"]  # type: ignore[attr-defined]
-    assert same == entry(alone)["targets"] and shards < set(whole.shards())
-    if len(entry(whole)["targets"]) == 1:  # type: ignore[arg-type]
-        assert "good: 4 shards of verify, 4 already measured" in whole.stdout
+    named_target = {"writer": "L0H1", "erasers": ["L1H0", "L1H1"], "chosen": "named"}
+    assert named_target in entry(whole)["targets"]  # type: ignore[operator]
+
+
+def test_the_means_of_the_scan_are_staged_and_damaged_ones_are_made_anew(bench: Verifying, out: Path) -> None:
+    staging = out.parent / "staging"
+    first = bench.run(out, staging=staging)
+    (means,) = (staging / "means").iterdir()
+    content = means.read_bytes()
+    means.write_bytes(content[:-1] + b"x")
+    for path in sorted(out.rglob("*.state"))[::2]:
+        path.unlink()
+    again = bench.run(out, staging=staging)
+    assert_finished(again, "good")
+    assert again.tables() == first.tables() and means.read_bytes() == content
 
 
 def test_named_writers_are_verified_with_what_the_rule_finds(bench: Verifying, out: Path) -> None:

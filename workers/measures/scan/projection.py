@@ -190,6 +190,16 @@ def _add(a: State, b: State, terms: list[int]) -> State:
     }
 
 
+def merge_term_means(states: Iterable[State]) -> Float[np.ndarray, "term d_model"]:
+    """Mean vector of every term over all tokens of a scan, from the states of one block's shards in plan order."""
+    mean, n_tokens = None, np.array(0)
+    for state in states:
+        union = MergedSizes.of(n_tokens, state["n_tokens"])
+        mean, n_tokens = state["term_mean"] if mean is None else union.mean(mean, state["term_mean"]), union.n
+    assert mean is not None, "a scan has shards"
+    return mean
+
+
 def projection_columns(
     layout: Layout, statistics: Statistics, key: str, labels: tuple[str, ...], writers: tuple[str, ...]
 ) -> Columns:

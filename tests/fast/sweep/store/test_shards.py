@@ -239,7 +239,9 @@ def test_a_store_is_looked_for_once(worker: RemoteShardWorker, tmp_path: Path, m
 def test_a_batch_that_memory_did_not_hold_is_not_tried_again(monkeypatch: pytest.MonkeyPatch):
     tried: list[tuple[str, int]] = []
 
-    def measure(model: object, task: ShardTask, prompts: object, batch: int) -> dict[str, dict[str, np.ndarray]]:
+    def measure(
+        model: object, task: ShardTask, prompts: object, batch: int, means: object
+    ) -> dict[str, dict[str, np.ndarray]]:
         tried.append((task.id, batch))
         if task.model_hash == "large" and batch > 2:
             raise torch.cuda.OutOfMemoryError("out of memory")

@@ -45,7 +45,12 @@ class TestStaged:
 
     @staticmethod
     def of_model(staging: Path, name: str) -> set[Path]:
-        return {path for path in (staging / "models").glob("*.safetensors") if f"/{name}".encode() in path.read_bytes()}
+        weights = (staging / "models").glob("*.safetensors")
+        return {path for path in weights if f"/{name}".encode() in path.read_bytes()}
+
+    @staticmethod
+    def means_of(staging: Path, weights: set[Path]) -> set[Path]:
+        return {path for each in weights for path in (staging / "means").glob(f"{each.stem}-*.npy")}
 
     @staticmethod
     def of_corpus(staging: Path, name: str) -> set[Path]:
@@ -54,9 +59,10 @@ class TestStaged:
 
     def test_by_name(self, cleaned, staging: Path, bench: Bench):
         before = self.files(staging)
-        assert len(before) == 6
+        assert len(before) == 8
         good = self.of_model(staging, "good")
-        assert len(good) == 1
+        good |= self.means_of(staging, good)
+        assert len(good) == 2
         said = cleaned(staging=staging, names=("good", "bad"))
         assert said[1].startswith("good, weights (models/") and said[-1] == "nothing here is called bad"
         assert self.files(staging) == before - good
@@ -81,7 +87,9 @@ class TestStaged:
             os.utime(path, (LONG_AGO, LONG_AGO))
         assert bench.run(out, staging=staging, stage="scan").code == 0
         cleaned(staging=staging, older_than=MONTH)
-        assert self.files(staging) == self.of_model(staging, "good") | self.of_corpus(staging, "tokens.npy")
+        good = self.of_model(staging, "good")
+        tokens = self.of_corpus(staging, "tokens.npy")
+        assert self.files(staging) == good | self.means_of(staging, good) | tokens
 
     def test_a_dry_run_changes_nothing(self, cleaned, staging: Path):
         before = {path: path.stat().st_mtime_ns for path in self.files(staging)}
@@ -91,6 +99,7 @@ class TestStaged:
 
     def test_what_a_run_uses(self, cleaned, staging: Path, out: Path):
         used = {*self.of_model(staging, "other"), *self.of_corpus(staging, "longer.npy")}
+        means = self.means_of(staging, used)
         driver = this_driver("demo", "", out, os.getpid())
         use = StagedFilesInUse(staging, driver)
         use.start()
@@ -100,7 +109,7 @@ class TestStaged:
         assert self.files(staging) == before
         use.of(used)
         cleaned(staging=staging, older_than=ALL)
-        assert {path for path in self.files(staging) if path.parent.name != "in-use"} == used
+        assert {path for path in self.files(staging) if path.parent.name != "in-use"} == used | means
         use.end()
         cleaned(staging=staging, older_than=ALL)
         assert self.files(staging) == set()
@@ -163,6 +172,7 @@ class TestStaged:
 
     def test_one_that_cannot_be_removed(self, cleaned, staging: Path):
         (weights,) = self.of_model(staging, "good")
+        means = self.means_of(staging, {weights})
         unlink = Path.unlink
 
         def refuse(path: Path, missing_ok: bool = False) -> None:
@@ -174,7 +184,14 @@ class TestStaged:
             patch.setattr(Path, "unlink", refuse)
             with pytest.raises(SweepError, match=r"1 of 4 could not be removed, the first: .*Operation not permitted"):
                 cleaned(staging=staging, older_than=ALL)
-        assert self.files(staging) == {weights}
+        assert self.files(staging) == {weights} | means
+
+    def test_means_whose_weights_are_gone(self, cleaned, staging: Path):
+        (weights,) = self.of_model(staging, "good")
+        weights.unlink()
+        said = cleaned(staging=staging, older_than=ALL)
+        assert sum("means of a scan (means/" in line for line in said) == 1
+        assert self.files(staging) == set()
 
     def test_one_that_was_never_marked(self, cleaned, staging: Path):
         """As versions before left it: what shows by its content that it was staged goes, and nothing else."""

@@ -297,16 +297,16 @@ def test_files_of_models_that_are_through_are_let_go_of(stage: Stage, monkeypatc
     put: list[bytes] = []
     monkeypatch.setattr(ray, "put", lambda content: put.append(content) or len(put))
     stage.cluster.started_here = False
-    for name in ("one", "two", "tokens"):
+    for name in ("one", "two", "tokens", "means"):
         (tmp_path / name).write_text(name)
     assert stage.hear(HERE) == []
-    tokens = str(tmp_path / "tokens")
+    tokens, means = str(tmp_path / "tokens"), str(tmp_path / "means")
     for name in ("one", "one", "two"):
-        task = TASK._replace(weights=str(tmp_path / name), tokens=tokens)
+        task = TASK._replace(weights=str(tmp_path / name), tokens=tokens, means=means)
         stage.executor.submit(stage.executor.idle()[0], task)
         assert stage.hear(ShardResult("s0", b"", 1))[0].fate is ShardFate.MEASURED
-    assert put == [b"one", b"tokens", b"two", b"tokens"]
-    assert stage.executor._files.keys() == {str(tmp_path / "two"), tokens}
+    assert put == [b"one", b"tokens", b"means", b"two", b"tokens", b"means"]
+    assert stage.executor._files.keys() == {str(tmp_path / "two"), tokens, means}
 
 
 def test_a_cluster_that_cannot_be_asked_is_gone(stage: Stage, monkeypatch: pytest.MonkeyPatch):

@@ -12,8 +12,8 @@ from erasure_sweep.workers.models.forward import LeanModel
 from tests.support.models.planted import ATTENDS, assert_matches_construction, plant
 from tests.support.models.random_models import random_lean
 from tests.support.oracle.compare_tables import assert_tables_agree
-from tests.support.oracle.measuring import measure_tables
-from tests.support.oracle.scan import scan_tables
+from tests.support.oracle.measuring import measure_means, measure_tables
+from tests.support.oracle.scan import measure, scan_tables
 
 SHAPES: list[dict[str, Any]] = [
     {"n_layers": 1, "n_heads": 2, "d_model": 16},
@@ -54,6 +54,16 @@ def test_large_constant_parts_leave_the_centred_coefficients_intact() -> None:
     exact = scan_tables(config, weights, tokens)["component_projection"]
     error = np.abs(found["beta_centred"].to_numpy(float) - exact["beta_centred"].to_numpy(float))
     assert np.nanmax(error / np.maximum(1.0, exact["beta_centred"].abs().to_numpy(float))) < 1e-3
+
+
+@pytest.mark.parametrize("split", [{}, {"block": 6}, {"block": 1, "batch": 1}, {"writers": 3}])
+def test_means_of_terms_are_over_all_measured_tokens(split: dict[str, int]) -> None:
+    config, weights, model = random_lean(16, n_layers=2, dtype=torch.float64)
+    tokens = draw(16, config.d_vocab, (6, 12))
+    positions = np.array([[1, 4, 9], [0, 1, 2], [3, 4, 11], [5, 6, 7], [2, 8, 10], [1, 2, 3]])
+    terms = measure(config, weights, tokens, positions).terms
+    expected = np.stack([terms[label].mean(axis=0) for label in config.layout.terms])
+    np.testing.assert_allclose(measure_means(model, tokens, positions, **split), expected, atol=1e-12)
 
 
 def test_measured_positions_are_those_that_were_asked_for() -> None:
