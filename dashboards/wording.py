@@ -151,7 +151,8 @@ def measured_line(about: ManifestEntry | None, sweep: Manifest | None) -> str:
     """
     prompts = (about and about.n_prompts) or of_sweep(sweep, "prompts")
     positions, seed, dtype = (of_sweep(sweep, key) for key in ("positions", "seed", "dtype"))
-    where = "every position" if positions in ("all", None) else f"{positions} positions of each"
+    but_first = " but the first" if str(of_sweep(sweep, "first_position")) == "False" else ""
+    where = f"every position{but_first}" if positions in ("all", None) else f"{positions} positions of each"
     tokens = f" ({amount(about.n_tokens)} tokens)" if about and about.n_tokens is not None else ""
     facts = [
         f"Measured on {amount(prompts)} prompts of {amount(of_sweep(sweep, 'seq_len'))} tokens, {where}{tokens}",
@@ -196,6 +197,7 @@ def protocol_warnings(models: Sequence[ModelTables], names: Sequence[str]) -> li
         *([] if len(corpora) > 1 else [("corpus", "on different corpora")]),
         ("seq_len", "on different prompt lengths"),
         ("positions", "on different positions"),
+        ("first_position", "with and without position 0"),
         ("seed", "with different seeds"),
         ("dtype", "in different precisions"),
         ("tau", "with different τ"),

@@ -21,6 +21,7 @@ from erasure_sweep.sweep.yaml_text import MOST_BYTES, load_yaml
 from erasure_sweep.workers.credentials import note
 from erasure_sweep.workers.errors import UsageError, nearest
 from erasure_sweep.workers.models.catalog import find_entry
+from erasure_sweep.workers.positions import check_n_positions, count_positions
 from erasure_sweep.workers.printed_commands import quoted
 from erasure_sweep.workers.records import Group, VerifyRequest
 from erasure_sweep.workers.storage.small_files import read_small_file
@@ -90,7 +91,10 @@ class SweepConfig(BaseModel):
     """Tokens of each prompt, the BOS included."""
     positions: Annotated[Literal["all"] | Positive, Flag()] = 128
     """Measured positions of each prompt: `all`, the paper's protocol, or how many, drawn by a hash of seed, prompt and
-    position."""
+    position; all where prompts are too short for the default."""
+    first_position: bool = False
+    """Whether position 0 is one of them, as in the paper. It often carries far more than all others (an attention sink), and
+    would lead every sum: by default it is not measured, and what a writer sends from there stands in columns of its own."""
     writers: Annotated[list[Text], Flag("L0H2", "--writer")] = []
     """Writers that are verified, such as [L0H2], in place of the `top` most erased; every writer is scanned anyway."""
     erasers: Annotated[Text | None, Flag("L2H2+L2H3")] = None
@@ -166,6 +170,11 @@ class SweepConfig(BaseModel):
         if self.erasers is not None and not self.writers:
             raise ValueError(f"erasers = {self.erasers!r}: needs writers, the components (L0H2) that these heads erase")
         self._check_own_corpora()
+        if "positions" in self.model_fields_set and self.positions != "all":
+            try:
+                check_n_positions(self.positions, self.seq_len, self.first_position)
+            except UsageError as error:
+                raise ValueError(str(error)) from error
         return self
 
     def _check_own_corpora(self) -> None:
@@ -201,12 +210,18 @@ class SweepConfig(BaseModel):
         """What verify asks of a model and its corpus; ``None`` where only the scan is wanted."""
         if self.stage == "scan":
             return None
-        return VerifyRequest(self.verify_prompts, tuple(self.adversarial_prompts))
+        return VerifyRequest(self.verify_prompts, tuple(self.adversarial_prompts), self.first_position)
 
     @property
     def n_positions(self) -> int | None:
-        """Measured positions of each prompt; ``None`` for all."""
-        return None if self.positions == "all" or self.positions >= self.seq_len else self.positions
+        """How many positions of each prompt are drawn; ``None`` for all."""
+        every = count_positions(self.seq_len, None, self.first_position)
+        return None if self.positions == "all" or self.positions >= every else self.positions
+
+    @property
+    def measured_positions(self) -> int:
+        """How many positions of each prompt are measured."""
+        return count_positions(self.seq_len, self.n_positions, self.first_position)
 
     def batch_on(self, device_type: str) -> int:
         """Prompts in one forward pass on this kind of device, never more than a shard has."""
@@ -217,7 +232,7 @@ class SweepConfig(BaseModel):
         """What determines the numbers, whatever the models and the machines."""
         keys = (
             *("corpus", "own_corpora", "prompts", "seq_len", "seed", "tau", "block_prompts", "dtype", "ln"),
-            *("verify_prompts", "trust_prompts", "donors", "places", "adversarial_prompts"),
+            *("first_position", "verify_prompts", "trust_prompts", "donors", "places", "adversarial_prompts"),
         )
         groups = ", ".join(f"{group.writer}: {group.label}" for group in self.groups) or "none"
         same = {"positions": self.n_positions or "all", "groups": groups, "results_version": RESULTS_VERSION}

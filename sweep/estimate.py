@@ -18,6 +18,7 @@ from erasure_sweep.sweep.progress import Reporter
 from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.staging import ModelStaging
 from erasure_sweep.workers.measures.cost import Cost, ShardSize
+from erasure_sweep.workers.positions import count_positions
 from erasure_sweep.workers.records import Numerics, Resolved, ShardTask
 
 EFFICIENCY = 0.6
@@ -71,7 +72,11 @@ def _measured(config: SweepConfig, stages: list[StagePlan]) -> list[ShardTask]:
 
 def work_of(model: Resolved, tasks: list[ShardTask]) -> list[tuple[str, ShardSize, int]]:
     """Stage and size of the shards, and how many are alike: those that differ in their prompts alone cost the same."""
-    alike = Counter((task.stage, task.work, task.n_prompts, task.positions or model.seq_len) for task in tasks)
+
+    def measured(task: ShardTask) -> int:
+        return count_positions(model.seq_len, task.positions, task.first_position)
+
+    alike = Counter((task.stage, task.work, task.n_prompts, measured(task)) for task in tasks)
     return [
         (stage, ShardSize(work, model.architecture, n_prompts, model.seq_len, positions), n)
         for (stage, work, n_prompts, positions), n in alike.items()

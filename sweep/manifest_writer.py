@@ -89,7 +89,7 @@ class ManifestKeeper:
             model.name: ManifestEntry(
                 **_description(model),
                 folder=folders[model.name],
-                n_tokens=model.n_prompts * (config.n_positions or model.seq_len),
+                n_tokens=model.n_prompts * config.measured_positions,
                 batch=config.batch_on(numerics.device),
                 numerics=numerics._asdict(),
                 **self._reached(model),

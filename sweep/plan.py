@@ -84,6 +84,7 @@ class _Shards:
         self._shared: dict[str, Any] = {
             "model_hash": model.hash,
             "positions": config.n_positions,
+            "first_position": config.first_position,
             "seed": config.seed,
             "batch": config.batch_on(numerics.device),
             "device": numerics.device,
@@ -198,7 +199,7 @@ def scan_options(config: SweepConfig, model: Resolved) -> ScanOptions:
 
     A third more than the sample is drawn, so that the lowest hashes among them are almost surely as many as it should have.
     """
-    measured = config.n_positions or model.seq_len
+    measured = config.measured_positions
     sample = min(SAMPLE, max(20, SAMPLED_VALUES // sum(model.sketches)))
     drawn = min(1.0, (1.33 * sample + 20) / (model.n_prompts * measured))
     below = 2**64 if drawn == 1.0 else int(drawn * 2**64)
@@ -207,7 +208,7 @@ def scan_options(config: SweepConfig, model: Resolved) -> ScanOptions:
 
 def sketch_bytes(config: SweepConfig) -> int:
     """Size of one dense sketch: counts take two bytes where a shard has few enough tokens."""
-    return count_bytes(config.block_prompts * (config.n_positions or config.seq_len)) * N_BINS
+    return count_bytes(config.block_prompts * config.measured_positions) * N_BINS
 
 
 def writer_blocks(sketches: tuple[int, ...], bytes_per_sketch: int) -> list[WriterBlock]:

@@ -154,6 +154,7 @@ class ManifestConfig(_Written):
     prompts: Count = None
     seq_len: Count = None
     positions: Count = None
+    first_position: bool | str | None = None
     seed: Count = None
     dtype: str | None = None
     tau: float | str | None = None

@@ -1,8 +1,9 @@
-"""Which positions of a prompt are measured, when not all are.
+"""Which positions of a prompt are measured.
 
-Of every prompt the N positions with the lowest hashes of (seed, global prompt index, position). A hash, unlike a
-generator, has no state: the choice for a prompt is the same for every writer, shard and stage, whatever the block that
-it is measured in.
+Position 0 is left out unless a sweep asks for it: in real models it carries a hundred times the power of others (an
+attention sink), and would lead every sum over positions. Of the rest all are measured, or the N positions with the lowest
+hashes of (seed, global prompt index, position). A hash, unlike a generator, has no state: the choice for a prompt is the
+same for every writer, shard and stage, whatever the block that it is measured in.
 
 The hash chains SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators").
 """
@@ -42,8 +43,19 @@ def hash_u64(seed: int | ArrayLike, prompt: int | ArrayLike, position: int | Arr
     return mix_u64(of_prompt, as_u64(position))
 
 
+def count_positions(seq_len: int, n_positions: int | None, first_position: bool) -> int:
+    """How many positions of a prompt are measured.
+
+    Args:
+        seq_len: positions in a prompt.
+        n_positions: how many are asked for; ``None`` for all.
+        first_position: whether position 0 is one of them.
+    """
+    return seq_len - (not first_position) if n_positions is None else n_positions
+
+
 def measured_positions(
-    seed: int, first_prompt: int, n_prompts: int, seq_len: int, n_positions: int
+    seed: int, first_prompt: int, n_prompts: int, seq_len: int, n_positions: int | None, first_position: bool = False
 ) -> Int64[np.ndarray, "prompt measured"]:
     """The measured positions of a block of prompts, ascending within each prompt.
 
@@ -52,16 +64,29 @@ def measured_positions(
         first_prompt: index of the block's first prompt in the whole corpus.
         n_prompts: prompts in the block.
         seq_len: positions in a prompt.
-        n_positions: how many of them are measured.
+        n_positions: how many of them are measured; ``None`` for all.
+        first_position: whether position 0 is one that may be.
 
     Raises:
-        UsageError: ``n_positions`` is not between 1 and ``seq_len``.
+        UsageError: there are not so many.
     """
-    if not 1 <= n_positions <= seq_len:
-        raise UsageError(
-            f"--positions {n_positions} is not possible: give all, or 1 to {seq_len} (the prompts' length)"
-        )
+    first = 0 if first_position else 1
+    check_n_positions(n_positions, seq_len, first_position)
     prompts = np.arange(first_prompt, first_prompt + n_prompts, dtype=np.uint64)
-    hashes = hash_u64(seed, prompts[:, None], np.arange(seq_len, dtype=np.uint64))
+    hashes = hash_u64(seed, prompts[:, None], np.arange(first, seq_len, dtype=np.uint64))
     lowest = np.argsort(hashes, axis=1, kind="stable")[:, :n_positions]
-    return np.sort(lowest, axis=1).astype(np.int64)
+    return np.sort(lowest, axis=1).astype(np.int64) + first
+
+
+def check_n_positions(n_positions: int | None, seq_len: int, first_position: bool) -> None:
+    """See that a prompt has so many positions to be measured.
+
+    Raises:
+        UsageError: it has fewer.
+    """
+    most = count_positions(seq_len, None, first_position)
+    if n_positions is not None and not 1 <= n_positions <= most:
+        left_out = "" if first_position else ", and position 0 is left out unless first_position is true"
+        raise UsageError(
+            f"--positions {n_positions} is not possible: give all, or 1 to {most} (prompts have {seq_len} tokens{left_out})"
+        )

@@ -64,6 +64,8 @@ class VerifyRequest(NamedTuple):
     """On how many prompts it measures, behind the scanned ones where the corpus holds as many."""
     given: tuple[str, ...] = ()
     """Texts of the prompts that the user gave."""
+    first_position: bool = False
+    """Whether position 0 is measured."""
 
 
 class Target(NamedTuple):
@@ -233,6 +235,8 @@ class ShardTask(NamedTuple):
     dtype: str
     gpus: float = 0.0
     """Share of a GPU that its worker has; where it is measured, so no part of what it is."""
+    first_position: bool = False
+    """Whether position 0 is measured, and what a writer writes there taken out with the rest (``workers.positions``)."""
     means: str | None = None
     """Path of the means of the model's terms over the scan; ``None`` in the scan itself."""
 

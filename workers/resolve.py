@@ -109,7 +109,7 @@ def _prepare_verify(
     resolved = resolved._replace(
         verify_prompts=verify_span(resolved.n_prompts, corpus.n_prompts, verify.prompts),
         verify_fingerprint=corpus.fingerprint,
-        given=tokenize_given(verify.given, model.tokenizer, model.config.d_vocab, resolved.seq_len),
+        given=tokenize_given(verify, model.tokenizer, model.config.d_vocab, resolved.seq_len),
     )
     if not resolved.held_out:
         resolved = _noting(
@@ -160,14 +160,15 @@ def verify_span(n_scanned: int, n_prompts: int, wanted: int) -> tuple[int, int]:
 
 
 def tokenize_given(
-    texts: tuple[str, ...], tokenizer: str | None, d_vocab: int, seq_len: int
+    verify: VerifyRequest, tokenizer: str | None, d_vocab: int, seq_len: int
 ) -> tuple[tuple[int, ...], ...]:
     """Token ids of the prompts that the user gave, BOS first where there is one.
 
     Raises:
-        UsageError: there is no tokenizer, or a prompt has no token or is longer than those of the corpus.
+        UsageError: there is no tokenizer, or a prompt has no token that is measured, or is longer than those of the corpus.
         DataError: the tokenizer cannot be read, or is another model's.
     """
+    texts = verify.given
     if not texts:
         return ()
     if tokenizer is None:
@@ -181,6 +182,11 @@ def tokenize_given(
     for text, ids in zip(texts, given, strict=True):
         if not ids:
             raise UsageError(f"adversarial_prompts: {_shown(text)} has no token: leave it out")
+        if len(ids) == 1 and not verify.first_position:
+            raise UsageError(
+                f"adversarial_prompts: {_shown(text)} is a single token, and position 0 is left out: make it longer, or set "
+                "first_position: true"
+            )
         if len(ids) > seq_len:
             raise UsageError(
                 f"adversarial_prompts: {_shown(text)} has {len(ids)} tokens{' with BOS' if start else ''}, --seq-len is "

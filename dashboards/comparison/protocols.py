@@ -41,6 +41,10 @@ def _positions(value: object) -> str:
     return "all" if value == "all" else amount(value)
 
 
+def _whether(value: object) -> str:
+    return {"True": "measured", "False": "left out"}.get(str(value), str(value))
+
+
 def _stages(value: object) -> str:
     listed = [str(stage) for stage in value] if isinstance(value, list | tuple) else [str(value)]
     return ", ".join(listed) or "none"
@@ -58,6 +62,7 @@ FIELDS = (
     ProtocolField("n_prompts", "prompts", "how many prompts", amount, "prompts"),
     ProtocolField("seq_len", "length", "tokens of a prompt", amount),
     ProtocolField("positions", "positions", "how many positions of each prompt are measured", _positions),
+    ProtocolField("first_position", "position 0", "whether the first position of a prompt is measured", _whether),
     ProtocolField("n_tokens", "tokens measured", "prompts times positions", amount),
     ProtocolField("seed", "seed", "what prompts and positions are drawn with"),
     ProtocolField("dtype", "precision", "of the numbers that the model computes with"),

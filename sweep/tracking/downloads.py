@@ -40,7 +40,7 @@ _TRAINING = ("training_tokens", "training_steps")
 """Not logged where they are not known."""
 _NAMES = ("hash", "act_fn", "corpus_fingerprint", "base", "corpus_name")
 _PROTOCOL = (
-    *("prompts", "seq_len", "positions", "seed", "tau", "block_prompts", "results_version"),
+    *("prompts", "seq_len", "positions", "first_position", "seed", "tau", "block_prompts", "results_version"),
     *("verify_prompts", "trust_prompts", "donors", "places", "adversarial_prompts", "own_corpora"),
 )
 _PROTOCOL_NAMES = ("corpus", "dtype", "ln", "groups")

@@ -55,7 +55,7 @@ def _open(name: str, settings: Settings, staging: Path) -> tuple[LeanModel, np.n
 
 def _measure(model: LeanModel, tokens: np.ndarray, positions: np.ndarray | None) -> Tables:
     """Tables of a scan, one shard."""
-    return measure_tables(model, tokens, positions, block=len(tokens), batch=BATCH)
+    return measure_tables(model, tokens, positions, block=len(tokens), batch=BATCH, first_position=False)
 
 
 def compare(whole: Tables, some: Tables) -> dict[str, float]:

@@ -210,7 +210,7 @@ def _literal_row(settings: Settings, model: LeanModel, bridge: Any) -> Row:
 def patched_pass(model: LeanModel, prompt: Tensor, target: Target) -> State:
     """What verify records of one target's patched passes, from a clean pass of its own."""
     accumulator = PatchedResidualAccumulator()
-    view = PromptView(model, model.trace(prompt, keep_resid=True), 0, 0, 0, prompt[0])
+    view = PromptView(model, model.trace(prompt, keep_resid=True), 0, 0, 0, prompt[0], first=0)
     accumulator.update(WriterPrompt(view, target.writer, [target]))
     return accumulator.export()
 

@@ -52,7 +52,7 @@ class ExecutorContract:
     def test_a_shard_is_measured_and_the_worker_keeps_its_model(self, executor: Executor, task: ShardTask) -> None:
         first = run_one(executor, task)
         assert first.fate is ShardFate.MEASURED and first.task == task and first.result is not None
-        assert decode_state(first.result.state, first.task.id, "projection")["n_tokens"] == 4 * 16
+        assert decode_state(first.result.state, first.task.id, "projection")["n_tokens"] == 4 * 15
         assert [worker.model_hash for worker in executor.idle()] == [task.model_hash]
         assert executor.holders() == {task.model_hash: 1}
         again = run_one(executor, task)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from erasure_sweep.workers.errors import DataError
 from erasure_sweep.workers.measures.interventions.place_runs import place_runs
-from erasure_sweep.workers.measures.interventions.prompt_view import positions_of, views
+from erasure_sweep.workers.measures.interventions.prompt_view import first_source, positions_of, views
 from erasure_sweep.workers.measures.interventions.verified_prompt import by_writer
 from erasure_sweep.workers.measures.measure import Block
 from erasure_sweep.workers.measures.registry import measures
@@ -65,7 +65,7 @@ def open_scan(
 ) -> OpenShard:
     """Products of every prompt's terms."""
     assert isinstance(task.work, ScanWork)
-    reader = ProductReader(model, task.work.writers, task.work.options)
+    reader = ProductReader(model, task.work.writers, task.work.options, first_source(task))
     return OpenShard(reader, _products(reader, task, own_prompts(task, tokens), batch))
 
 
@@ -112,7 +112,7 @@ def open_adversarial(
 ) -> OpenShard:
     """The runs at the places, then those of the donors."""
     assert isinstance(task.work, AdversarialWork)
-    return OpenShard(Block(model, task.work, means), place_runs(model, task.work, tokens, batch))
+    return OpenShard(Block(model, task.work, means), place_runs(model, task.work, tokens, batch, first_source(task)))
 
 
 Open = Callable[[LeanModel, ShardTask, Tokens, int, TermMeans | None], OpenShard]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -192,6 +193,7 @@ def test_what_determines_numbers_leaves_out_models_and_machines():
         "donors": 9,
         "places": 9,
         "adversarial_prompts": ["a"],
+        "first_position": True,
     }.items():
         assert build_config({"models": ["a"], key: value}).protocol() != config.protocol(), key
 
@@ -202,9 +204,30 @@ def test_positions_and_batches():
     long = build_config({"models": ["a"], "seq_len": 1024, "positions": 128})
     assert (long.n_positions, long.batch_on("cpu"), long.batch_on("cuda")) == (128, 2, 8)
     assert build_config({"models": ["a"], "seq_len": 100_000}).batch_on("cpu") == 1
-    assert build_config({"models": ["a"], "positions": 256}).n_positions is None
+    assert build_config({"models": ["a"], "positions": 255}).n_positions is None
     assert build_config({"models": ["a"], "batch": 3}).batch_on("cuda") == 3
     assert build_config({"models": ["a"], "batch": 30, "block_prompts": 4}).batch_on("cpu") == 4
+
+
+def test_position_0_is_measured_where_that_is_asked_for():
+    config = build_config({"models": ["a"], "seq_len": 64})
+    assert (config.n_positions, config.measured_positions) == (None, 63)  # the default is more than there are
+    whole = build_config({"models": ["a"], "seq_len": 64, "first_position": True, "positions": "all"})
+    assert (whole.n_positions, whole.measured_positions) == (None, 64)
+    assert build_config({"models": ["a"], "seq_len": 64, "positions": 5}).measured_positions == 5
+    assert [load_config(name).first_position for name in ("paper", "authors-repo", "demo")] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"positions": 64}, r"--positions 64 .* 1 to 63 \(prompts have 64 tokens, and position 0 is left out unless"),
+        ({"positions": 65, "first_position": True}, r"--positions 65 .* 1 to 64 \(prompts have 64 tokens\)"),
+    ],
+)
+def test_more_positions_than_there_are_are_refused(values: dict[str, Any], said: str):
+    with pytest.raises(UsageError, match=said):
+        build_config({"models": ["a"], "seq_len": 64, **values})
 
 
 def test_the_reference_explains_every_key():

@@ -88,7 +88,7 @@ def test_counts_are_as_small_as_a_shards_tokens_allow() -> None:
 
 def test_the_sample_for_rank_correlations_is_bounded() -> None:
     few = scan_options(config(), MODEL)
-    assert (few.sample, few.sample_below) == (1000, int((1.33 * 1000 + 20) / (30 * 64) * 2**64))
+    assert (few.sample, few.sample_below) == (1000, int((1.33 * 1000 + 20) / (30 * 63) * 2**64))
     assert scan_options(config(), MODEL._replace(n_prompts=4)).sample_below == 2**64
     assert scan_options(config(), MODEL._replace(sketches=(3000,) * 1000)).sample == 20
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from erasure_sweep.workers.errors import UsageError
-from erasure_sweep.workers.positions import as_u64, hash_u64, measured_positions, mix_u64
+from erasure_sweep.workers.positions import as_u64, count_positions, hash_u64, measured_positions, mix_u64
 
 
 def test_mix_is_splitmix64() -> None:
@@ -36,21 +36,26 @@ def test_hash_chains_it(seed: int, prompt: int, position: int) -> None:
     assert hash_u64(seed, prompt, position).item() == expected
 
 
-@pytest.mark.parametrize("n_positions", [1, 5, 31, 32])
-def test_positions_are_ascending_distinct_and_in_range(n_positions: int) -> None:
-    positions = measured_positions(3, 0, 10, 32, n_positions)
-    assert positions.shape == (10, n_positions)
+@pytest.mark.parametrize("first_position", [False, True])
+@pytest.mark.parametrize("n_positions", [1, 5, 31, None])
+def test_positions_are_ascending_distinct_and_in_range(n_positions: int | None, first_position: bool) -> None:
+    positions = measured_positions(3, 0, 10, 32, n_positions, first_position)
+    n = count_positions(32, n_positions, first_position)
+    assert n in (n_positions, 32 if first_position else 31)
+    assert positions.shape == (10, n)
     assert positions.dtype == np.int64
     assert (np.diff(positions, axis=1) > 0).all()
-    assert positions.min() >= 0
+    assert positions.min() >= (0 if first_position else 1)
     assert positions.max() <= 31
+    assert n_positions is not None or set(positions[0]) == set(range(0 if first_position else 1, 32))
 
 
-def test_they_are_those_with_the_lowest_hashes() -> None:
-    positions = measured_positions(11, 40, 3, 64, 7)
+@pytest.mark.parametrize("first_position", [False, True])
+def test_they_are_those_with_the_lowest_hashes(first_position: bool) -> None:
+    positions, allowed = measured_positions(11, 40, 3, 64, 7, first_position), range(not first_position, 64)
     for row, prompt in zip(positions, range(40, 43), strict=True):
-        hashes = [hash_u64(11, prompt, position).item() for position in range(64)]
-        assert row.tolist() == sorted(np.argsort(hashes)[:7].tolist())
+        lowest = sorted(allowed, key=lambda position, prompt=prompt: hash_u64(11, prompt, position).item())
+        assert row.tolist() == sorted(lowest[:7])
 
 
 def test_blocks_of_prompts_do_not_matter() -> None:
@@ -72,7 +77,7 @@ def test_seed_and_prompt_change_the_choice() -> None:
 @pytest.mark.parametrize("seed", [0, 1, -1, 2**63, 2**70 + 3])
 def test_positions_are_uniform(seed: int) -> None:
     """Over 4000 prompts each of 64 positions is measured about 500 times: chi-squared has 63 degrees of freedom."""
-    counts = np.bincount(measured_positions(seed, 0, 4000, 64, 8).ravel(), minlength=64)
+    counts = np.bincount(measured_positions(seed, 0, 4000, 64, 8, True).ravel(), minlength=64)
     expected = 4000 * 8 / 64
     # Drawn without replacement, so the variance is smaller by (1 - 8/64) than a multinomial's.
     chi_squared = ((counts - expected) ** 2 / expected).sum() / (1 - 8 / 64)
@@ -82,12 +87,14 @@ def test_positions_are_uniform(seed: int) -> None:
 def test_neighbouring_prompts_are_independent() -> None:
     """Two prompts share 8 * 8 / 64 = 1 position on average."""
     chosen = np.zeros((4000, 64))
-    np.put_along_axis(chosen, measured_positions(0, 0, 4000, 64, 8), 1.0, axis=1)
+    np.put_along_axis(chosen, measured_positions(0, 0, 4000, 64, 8, True), 1.0, axis=1)
     shared = (chosen[:-1] * chosen[1:]).sum(axis=1)
     assert shared.mean() == pytest.approx(1.0, abs=0.05)
 
 
-@pytest.mark.parametrize("n_positions", [0, -1, 33])
-def test_impossible_counts_are_refused(n_positions: int) -> None:
-    with pytest.raises(UsageError, match=rf"--positions {n_positions} .* 1 to 32"):
-        measured_positions(0, 0, 1, 32, n_positions)
+@pytest.mark.parametrize(
+    ("n_positions", "first_position", "most"), [(0, True, 32), (-1, True, 32), (33, True, 32), (32, False, 31)]
+)
+def test_impossible_counts_are_refused(n_positions: int, first_position: bool, most: int) -> None:
+    with pytest.raises(UsageError, match=rf"--positions {n_positions} .* 1 to {most}"):
+        measured_positions(0, 0, 1, 32, n_positions, first_position)

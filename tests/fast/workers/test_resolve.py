@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -92,26 +93,37 @@ def test_named_components_are_there(place: Path, named: dict[str, object], said:
     assert str(caught.value).startswith(said)
 
 
+def given(*texts: str, first_position: bool = False) -> VerifyRequest:
+    return VerifyRequest(2, texts, first_position)
+
+
 class TestGivenPrompts:
     @pytest.fixture(scope="class")
     def tokenizer(self, tmp_path_factory: pytest.TempPathFactory) -> str:
         return write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
     def test_bos_goes_first(self, tokenizer: str) -> None:
-        (one, two) = tokenize_given(("ab", "a<|EOS|>"), tokenizer, 258, 16)
+        (one, two) = tokenize_given(given("ab", "a<|EOS|>"), tokenizer, 258, 16)
         assert one[0] == two[0] == 0 and len(one) == 3
         assert len(two) == 2 + len("<|EOS|>")  # what is spelled out is text
-        assert tokenize_given((), None, 258, 16) == ()
+        assert tokenize_given(given(), None, 258, 16) == ()
 
     def test_one_that_is_too_long_is_named(self, tokenizer: str) -> None:
         with pytest.raises(UsageError, match=r"adversarial_prompts: 'abcdef' has 7 tokens with BOS, --seq-len is 6"):
-            tokenize_given(("a", "abcdef"), tokenizer, 258, 6)
-        assert len(tokenize_given(("abcde",), tokenizer, 258, 6)[0]) == 6
+            tokenize_given(given("a", "abcdef"), tokenizer, 258, 6)
+        assert len(tokenize_given(given("abcde"), tokenizer, 258, 6)[0]) == 6
+
+    def test_one_whose_only_position_is_left_out(self, tokenizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        without_bos = SimpleNamespace(bos_id=None, encode_batch=lambda texts: [[5] * len(text) for text in texts])
+        monkeypatch.setattr("erasure_sweep.workers.resolve.load_fitting_tokenizer", lambda *_: without_bos)
+        with pytest.raises(UsageError, match=r"adversarial_prompts: 'b' is a single token.*first_position: true"):
+            tokenize_given(given("ab", "b"), tokenizer, 258, 6)
+        assert len(tokenize_given(given("b", first_position=True), tokenizer, 258, 6)[0]) == 1
 
     def test_a_model_without_tokenizer_takes_none(self) -> None:
         with pytest.raises(UsageError, match=r"adversarial_prompts: 'ab' is text, and the model has no tokenizer"):
-            tokenize_given(("ab",), None, 258, 16)
+            tokenize_given(given("ab"), None, 258, 16)
 
     def test_another_models_tokenizer(self, tokenizer: str) -> None:
         with pytest.raises(DataError, match="it is another model's"):
-            tokenize_given(("ab",), tokenizer, 100, 16)
+            tokenize_given(given("ab"), tokenizer, 100, 16)

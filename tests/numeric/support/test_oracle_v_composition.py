@@ -236,7 +236,8 @@ def hand_made() -> reading_oracle.Reading:
     parts = {("L0H0", "L1H0"): -0.5 * writer, ("L0H0", "L1H1"): 0.1 * writer}
     to_logits = oracle_dla.Readout(np.ones(3), np.tile([1.0, -1.0], (3, 1)))
     measured = oracle.Measured(terms, components, states, last_term)
-    return reading_oracle.Reading(measured, parts, to_logits, [np.array([0, 1]), np.array([2])])
+    parts_first = {("L0H0", "L1H0"): 0.2 * writer, ("L0H0", "L1H1"): -0.1 * writer}
+    return reading_oracle.Reading(measured, parts, parts_first, to_logits, [np.array([0, 1]), np.array([2])])
 
 
 def test_rows_by_hand() -> None:
@@ -247,6 +248,7 @@ def test_rows_by_hand() -> None:
     assert list(values) == ["L1H0", "L1H1", "attn1", "later"]
     # PR of the bias: 1/4, 1/8, 1/16, so that of the clean head −1/4, −3/8, −7/16.
     assert values["L1H0"]["clean_median"] == -0.375
+    assert [values[eraser]["beta_first"] for eraser in values] == pytest.approx([0.2, -0.1, 0.1, 0.1])
     assert values["L1H0"]["patched_median"] == 0.125
     assert values["L1H0"]["v_composed_median"] == values["L1H0"]["beta"] == -0.5
     assert values["attn1"]["clean_median"] == pytest.approx(-0.55)

@@ -54,7 +54,7 @@ def test_blocks_and_partners_by_hand() -> None:
     assert [s.partner(row) for row in s.rows] == [1, 2, 0, 4, 5, 6, 3]
     assert s.block_of().n == 2
     assert s.block_of().of.tolist() == 6 * [0] + 8 * [1]
-    np.testing.assert_array_equal(s.kept, measured_positions(9, 20, 7, 5, 2))
+    np.testing.assert_array_equal(s.kept, measured_positions(9, 20, 7, 5, 2, True))
     shuffled = s.from_partner(list(s.ids), permuted=True)
     order = np.argsort(hash_u64(9, 26, 2**32 + np.arange(5, dtype=np.uint64)))
     assert sorted(s.permutation(6)) == [0, 1, 2, 3, 4]

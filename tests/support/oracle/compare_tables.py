@@ -80,7 +80,7 @@ def assert_reading_agrees(
     """
     rows = oracle["v_composition"]
     for name, columns in (
-        ("v_composition", [*COMPOSITION, "beta", "beta_centred", "n"]),
+        ("v_composition", [*COMPOSITION, "beta", "beta_centred", "beta_first", "n"]),
         ("dla_correlation", ["r", "slope", "intercept", *INTERVALS, "n", *(["spearman"] if spearman else [])]),
         ("writers", [*LEDGER, *READING]),
     ):

@@ -45,8 +45,12 @@ def measure_tables(
     tau: float = 0.05,
     ln: str = "frozen",
     groups: tuple[Group, ...] = (),
+    first_position: bool = True,
 ) -> dict[str, pd.DataFrame]:
     """Tables of a scan: prompts in blocks of ``block``, forward passes of ``batch``, ``writers`` writers in a block."""
+    if positions is None and not first_position:
+        positions = np.tile(np.arange(1, tokens.shape[1]), (len(tokens), 1))
+    first = 0 if first_position else 1
     n_writers = len(model.config.layout.writers)
     size = writers or n_writers
     spans = [WriterBlock(start, min(start + size, n_writers)) for start in range(0, n_writers, size)]
@@ -54,7 +58,7 @@ def measure_tables(
     merged = []
     for span in spans:
         shards = [
-            measure_shard(model, span, tokens[i : i + block], _part(positions, i, block), batch, i, options)
+            measure_shard(model, span, tokens[i : i + block], _part(positions, i, block), batch, i, options, first)
             for i in range(0, len(tokens), block)
         ]
         merged_block = Block(model, ScanWork(span, options))
@@ -90,9 +94,10 @@ def measure_shard(
     batch: int,
     first_prompt: int,
     options: ScanOptions,
+    first: int = 1,
 ) -> dict[str, State]:
     """States of one shard, by measure."""
-    reader = ProductReader(model, span, options)
+    reader = ProductReader(model, span, options, first)
     accumulators = {measure.name: measure.start(reader) for measure in measures("scan")}
     for start in range(0, len(tokens), batch):
         rows = torch.from_numpy(tokens[start : start + batch]).to(model.device)
@@ -129,6 +134,7 @@ def measure_verify(
     held_out: bool = True,
     tokenizer: str | None = None,
     means: np.ndarray | None = None,
+    first_position: bool = True,
 ) -> dict[str, pd.DataFrame]:
     """Tables of the verify stage, without their ``model`` column.
 
@@ -145,6 +151,7 @@ def measure_verify(
     def measured(stage: str, work: Work, prompts: range) -> dict[str, State]:
         span = (prompts.start, len(prompts))
         task = ShardTask("id", stage, "", "", "", *span, positions, seed, work, batch, "cpu", "float32")
+        task = task._replace(first_position=first_position)
         return stages.measure_shard(model, task, tokens, batch, means)
 
     def shards(stage: str, work: Work, n: int | None) -> list[dict[str, State]]:

@@ -214,6 +214,7 @@ def measure(
     weights: Mapping[str, Tensor | np.ndarray],
     tokens: np.ndarray | Tensor,
     positions: np.ndarray | Tensor | None = None,
+    first_position: bool = True,
 ) -> Measured:
     """Run every prompt by itself and keep every vector at the measured positions.
 
@@ -221,9 +222,10 @@ def measure(
         config, weights: the processed model.
         tokens: ids [prompt, pos].
         positions: the measured positions of each prompt [prompt, n]; None measures all.
+        first_position: whether position 0 is one of all.
     """
     ids = np.asarray(tokens)
-    kept = np.tile(np.arange(ids.shape[1]), (len(ids), 1)) if positions is None else np.asarray(positions)
+    kept = kept_positions(ids, positions, first_position)
     runs = [forward(config, weights, prompt) for prompt in ids]
 
     def gather(vectors: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -240,12 +242,20 @@ def measure(
     return Measured(terms, components, gather([run.states for run in runs]), runs[0].last_term)
 
 
+def kept_positions(ids: np.ndarray, positions: np.ndarray | Tensor | None, first_position: bool) -> np.ndarray:
+    """The measured positions of each prompt [prompt, n]: those that are given, else all, with or without position 0."""
+    if positions is not None:
+        return np.asarray(positions)
+    return np.array([[p for p in range(ids.shape[1]) if p > 0 or first_position] for _ in ids])
+
+
 def scan_tables(
     config: ModelConfig,
     weights: Mapping[str, Tensor | np.ndarray],
     tokens: np.ndarray | Tensor,
     positions: np.ndarray | Tensor | None = None,
     tau: float = TAU,
+    first_position: bool = True,
 ) -> dict[str, pd.DataFrame]:
     """The tables of the scan by definition, without their ``model`` column.
 
@@ -253,10 +263,10 @@ def scan_tables(
     columns: tolerances are stated in it. ``writers`` has the ledger's columns alone.
 
     Args:
-        config, weights, tokens, positions: as ``measure`` takes them.
+        config, weights, tokens, positions, first_position: as ``measure`` takes them.
         tau: heads count as opposing from a median PR of −tau.
     """
-    measured = measure(config, weights, tokens, positions)
+    measured = measure(config, weights, tokens, positions, first_position)
     by_state, by_component, ledgers = [], [], []
     for writer in measured.writers:
         for state, vectors in measured.states.items():

@@ -10,6 +10,9 @@ and later layers are not rerun.
 The patched output of ``attn{l}`` is the clean one without its heads' V-composed parts; ``later`` is the sum over all
 later heads, without output biases. β of a V-composed part is ``tests.support.oracle.scan``'s β of a component.
 
+Of w only what it writes from position 1 on is subtracted, the source, unless position 0 is asked for. ``beta_first`` is
+β of what is gone when only its output at position 0 is subtracted.
+
 A pair is *significant* where a one-sided t-test over shards of prompts, of each shard's β of the V-composed part, puts
 their mean below −τ, by the rule of Benjamini and Hochberg at 5 % over all pairs of a writer and a single later head.
 """
@@ -36,6 +39,7 @@ from tests.support.oracle.scan import (
     centred_coefficient,
     forward,
     is_later_head,
+    kept_positions,
     layer_norm,
     layer_of_head,
     measure,
@@ -50,7 +54,7 @@ SPREADS = ("clean", "patched", "v_composed")
 OVER_SHARDS = ("p", "shards", "shard_mean", "shard_error")
 V_COMPOSITION = (
     *(f"{spread}_{name}" for spread in SPREADS for name in QUANTILES),
-    *("beta", "beta_centred", *OVER_SHARDS),
+    *("beta", "beta_centred", "beta_first", *OVER_SHARDS),
 )
 LEVEL = 0.05
 """Of the false discoveries among significant pairs."""
@@ -73,6 +77,8 @@ class Row(NamedTuple):
     eraser: str
     full: np.ndarray
     v_composed: np.ndarray
+    from_first: np.ndarray
+    """The V-composed part from the writer's output at position 0; NaN where that belongs to the source."""
 
 
 class Reading(NamedTuple):
@@ -81,6 +87,8 @@ class Reading(NamedTuple):
     measured: Measured
     parts: dict[tuple[str, str], np.ndarray]
     """V-composed part of (writer, head) at the measured tokens, [token, d_model]."""
+    parts_first: dict[tuple[str, str], np.ndarray]
+    """The part from the writer's output at position 0."""
     to_logits: Readout
     shards: list[np.ndarray]
     """The measured tokens of each shard of prompts."""
@@ -95,13 +103,13 @@ class Reading(NamedTuple):
         for layer in sorted({layer_of_head(head) for head in later}):
             heads = [head for head in later if layer_of_head(head) == layer]
             for head in heads:
-                yield Row(head, self.measured.terms[head], self.parts[writer, head])
-            yield Row(f"attn{layer}", self.measured.components[f"attn{layer}"], self._part(writer, heads))
+                yield Row(head, self.measured.terms[head], *self._parts(writer, [head]))
+            yield Row(f"attn{layer}", self.measured.components[f"attn{layer}"], *self._parts(writer, heads))
         if later:
-            yield Row("later", sum(self.measured.terms[head] for head in later), self._part(writer, later))
+            yield Row("later", sum(self.measured.terms[head] for head in later), *self._parts(writer, later))
 
-    def _part(self, writer: str, heads: Sequence[str]) -> np.ndarray:
-        return sum(self.parts[writer, head] for head in heads)
+    def _parts(self, writer: str, heads: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        return tuple(sum(parts[writer, head] for head in heads) for parts in (self.parts, self.parts_first))
 
 
 def resid_pre(run: Activations, layer: int) -> np.ndarray:
@@ -110,17 +118,22 @@ def resid_pre(run: Activations, layer: int) -> np.ndarray:
 
 
 def patched_output(
-    config: ModelConfig, w: Mapping[str, np.ndarray], run: Activations, writer: str, head: str, ln: NormReading
+    config: ModelConfig, w: Mapping[str, np.ndarray], run: Activations, written: np.ndarray, head: str, ln: NormReading
 ) -> np.ndarray:
-    """A head's output [pos, d_model], its pattern clean, with a writer's output taken out of its value input."""
+    """A head's output [pos, d_model], its pattern clean, with vectors [pos, d_model] taken out of its value input."""
     layer, index = layer_of_head(head), int(head.split("H")[1])
-    stream, written = resid_pre(run, layer), run.terms[writer]
+    stream = resid_pre(run, layer)
     if ln == "frozen":
         clean, _ = layer_norm(stream, config.eps)
         x = clean - (written - written.mean(axis=1, keepdims=True)) / run.ln1_scales[layer][:, None]
     else:
         x, _ = layer_norm(stream - written, config.eps)
     return run.patterns[head] @ (x @ w["W_V"][layer, index]) @ w["W_O"][layer, index]
+
+
+def source(written: np.ndarray, first_position: bool) -> np.ndarray:
+    """What is taken out of a writer's output [pos, d_model]: zero at position 0, unless that is asked for."""
+    return written if first_position else np.concatenate([np.zeros_like(written[:1]), written[1:]])
 
 
 def read(
@@ -130,25 +143,34 @@ def read(
     positions: np.ndarray | Tensor | None = None,
     ln: NormReading = "frozen",
     block: int = 4,
+    first_position: bool = True,
 ) -> Reading:
     """Every V-composed part at the measured positions; arguments as ``reading_tables`` takes them."""
     ids, w = np.asarray(tokens), as_numpy(weights)
-    kept = np.tile(np.arange(ids.shape[1]), (len(ids), 1)) if positions is None else np.asarray(positions)
+    kept = kept_positions(ids, positions, first_position)
     runs = [forward(config, w, prompt) for prompt in ids]
     measured = measure(config, w, ids, kept)
-    parts = {}
+
+    def gone(head: str, taken_out: list[np.ndarray]) -> np.ndarray:
+        """What is missing of a head's output at the measured tokens, given what is taken out of each prompt."""
+        missing = [
+            (run.terms[head] - patched_output(config, w, run, vectors, head, ln))[chosen]
+            for run, vectors, chosen in zip(runs, taken_out, kept, strict=True)
+        ]
+        return np.concatenate(missing)
+
+    parts, parts_first = {}, {}
     for writer in measured.writers:
+        outputs = [run.terms[writer] for run in runs]
+        sources = [source(output, first_position) for output in outputs]
+        at_first = [output - from_there for output, from_there in zip(outputs, sources, strict=True)]
         for head in measured.terms:
             if is_later_head(head, writer):
-                parts[writer, head] = np.concatenate(
-                    [
-                        (run.terms[head] - patched_output(config, w, run, writer, head, ln))[chosen]
-                        for run, chosen in zip(runs, kept, strict=True)
-                    ]
-                )
+                parts[writer, head] = gone(head, sources)
+                parts_first[writer, head] = gone(head, at_first) * (math.nan if first_position else 1.0)
     tokens_of = np.arange(kept.size).reshape(kept.shape)
     shards = [tokens_of[start : start + block].flatten() for start in range(0, len(ids), block)]
-    return Reading(measured, parts, readout(runs, kept, w["W_U"]), shards)
+    return Reading(measured, parts, parts_first, readout(runs, kept, w["W_U"]), shards)
 
 
 def reading_tables(
@@ -159,6 +181,7 @@ def reading_tables(
     tau: float = TAU,
     ln: NormReading = "frozen",
     block: int = 4,
+    first_position: bool = True,
 ) -> dict[str, pd.DataFrame]:
     """``v_composition``, ``dla_correlation`` and the complete ``writers`` by definition, without their ``model`` column.
 
@@ -173,8 +196,9 @@ def reading_tables(
         tau: erasers and opposing heads have a median PR of at most −tau.
         ln: which LayerNorm scale a patched value input has.
         block: prompts of one shard.
+        first_position: whether position 0 is one of all, and part of the source.
     """
-    reading = read(config, weights, tokens, positions, ln, block)
+    reading = read(config, weights, tokens, positions, ln, block, first_position)
     composition, correlation = [], []
     for writer in reading.measured.writers:
         for row in reading.rows(writer):
@@ -186,7 +210,7 @@ def reading_tables(
     v_composition["significant"] = significant(v_composition["p"].where(single).tolist())
     effects = ["writer", "eraser", "effect", *LINE, *INTERVALS, "n", "stage", "resolution"]
     dla_correlation = pd.DataFrame(correlation, columns=effects)
-    writers = scan_tables(config, weights, tokens, positions, tau)["writers"].drop(columns="opposing")
+    writers = scan_tables(config, weights, tokens, positions, tau, first_position)["writers"].drop(columns="opposing")
     ledger = [reading_ledger(reading, writer, v_composition, dla_correlation, tau) for writer in writers["writer"]]
     writers = writers.join(pd.DataFrame(ledger, columns=READING))
     writers["rank"] = ranking(writers["erased_by_reading"].tolist())
@@ -206,6 +230,7 @@ def composition_statistics(reading: Reading, writer: str, row: Row, tau: float) 
     coefficients = {
         "beta": pooled_coefficient(row.v_composed, w),
         "beta_centred": centred_coefficient(row.v_composed, w),
+        "beta_first": pooled_coefficient(row.from_first, w),
     }
     test = t_test(shard_coefficients(reading, writer, row.v_composed), tau)
     return values | coefficients | test | {"n": len(ratios)}

@@ -67,6 +67,7 @@ def verify_tables(
     trust_prompts: int | None = None,
     tau: float = TAU,
     held_out: bool = True,
+    first_position: bool = True,
 ) -> dict[str, pd.DataFrame]:
     """All tables of verify by definition, without their ``model`` column.
 
@@ -87,8 +88,9 @@ def verify_tables(
         trust_prompts: on how many of the first prompts trust is measured; None takes all.
         tau: what the verdict calls erased is at least this.
         held_out: what the tables say of the prompts.
+        first_position: whether position 0 is measured, and part of what is taken out of a writer.
     """
-    drawn = {"block": block, "seed": seed, "first_prompt": first_prompt}
+    drawn = {"block": block, "seed": seed, "first_prompt": first_prompt, "first_position": first_position}
     s = arrange(config, weights, tokens, positions, **drawn)
     trusted = len(s.ids) if trust_prompts is None else trust_prompts
     rows: dict[str, list[Row]] = {name: [] for name in COLUMNS}
@@ -125,7 +127,7 @@ def group_rows(s: Setting, target: Target, nulls: Sequence[Row], tau: float, hel
     """Each eraser by itself, then their sum with the verdict; a group with the name of its one head is its sum."""
     apart = [(head, (head,)) for head in target.erasers if head != target.label]
     w, valid, blocks = s.tokens(s.term(target.writer)), s.has_ratio(target.writer), s.block_of()
-    parts = s.v_composed_by_head(target.erasers, s.term(target.writer))
+    parts = s.v_composed_by_head(target.erasers, s.source(target.writer))
     for label, heads in [*apart, (target.label, target.erasers)]:
         part = s.tokens(added([parts[head] for head in heads]))
         clean, read = ratios(s.tokens(sum_of(s, heads)), w, valid), ratios(part, w, valid)
@@ -165,7 +167,7 @@ def sum_of(s: Setting, heads: Sequence[str]) -> Field:
 
 def null_rows(s: Setting, target: Target) -> Iterator[Row]:
     """What the erasers do to their writer, and to what stands in its place."""
-    output, stream = s.term(target.writer), s.written(target.writer)
+    output, stream = s.source(target.writer), s.written(target.writer)
     w, valid, o = s.tokens(output), s.has_ratio(target.writer), s.tokens(sum_of(s, target.erasers))
     yield null_row(s, target, "measured", "clean", o, w, valid)
     read = s.tokens(s.v_composed(target.erasers, output))
@@ -179,7 +181,7 @@ def null_rows(s: Setting, target: Target) -> Iterator[Row]:
     yield null_row(s, target, "placebo", "v_composed", s.tokens(s.v_composed(target.erasers, drawn)), w, valid)
     for sibling in siblings(s, target.writer):
         onto, where = s.tokens(s.term(sibling)), s.has_ratio(sibling)
-        part = s.tokens(s.v_composed(target.erasers, s.term(sibling)))
+        part = s.tokens(s.v_composed(target.erasers, s.source(sibling)))
         yield null_row(s, target, "siblings", "clean", o, onto, where, sibling)
         yield null_row(s, target, "siblings", "v_composed", part, onto, where, sibling)
 
@@ -212,8 +214,8 @@ def patched_runs(s: Setting, target: Target, whole_layers: bool) -> list[Activat
     layers = {layer_of_head(head) for head in target.erasers}
     heads = [head for head in s.stream.terms if layer_of_head(head) in layers] if whole_layers else target.erasers
     runs = []
-    for tokens, run in zip(s.ids, s.runs, strict=True):
-        written = centre(run.terms[target.writer])
+    for tokens, run, output in zip(s.ids, s.runs, s.source(target.writer), strict=True):
+        written = centre(output)
         unseen = {head: written / run.ln1_scales[layer_of_head(head)][:, None] for head in heads}
         runs.append(rerun(s.config, s.w, tokens, unseen=unseen))
     return runs
@@ -247,7 +249,7 @@ def profile_rows(s: Setting, target: Target) -> Iterator[Row]:
     """The erasers' PR, clean and patched, and the writer's size, by bins of positions."""
     w, valid, at = s.tokens(s.term(target.writer)), s.has_ratio(target.writer), s.positions()
     o = s.tokens(sum_of(s, target.erasers))
-    left = o - s.tokens(s.v_composed(target.erasers, s.term(target.writer)))
+    left = o - s.tokens(s.v_composed(target.erasers, s.source(target.writer)))
     first, last = 0, 0
     while first < s.seq_len:
         inside = (at >= first) & (at <= last)

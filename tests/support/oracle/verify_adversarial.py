@@ -20,7 +20,7 @@ import numpy as np
 from erasure_sweep.workers.records import Place
 from tests.support.oracle.dla import top_two
 from tests.support.oracle.scan import Activations, as_numpy, forward, is_later_head, layer_norm, layer_of_head, quantile
-from tests.support.oracle.v_composition import patched_output, resid_pre
+from tests.support.oracle.v_composition import patched_output, resid_pre, source
 from tests.support.oracle.verify_reruns import centre, run_head
 from tests.support.oracle.verify_setting import Setting, dot, quantiles
 
@@ -72,7 +72,7 @@ def token_rows(s: Setting, writers: Sequence[str], places: int, given: Sequence[
         run = forward(s.config, s.w, ids)
         written = run.terms[place.writer]
         taken_back = [
-            run.terms[head] - patched_output(s.config, s.w, run, place.writer, head, "frozen")
+            run.terms[head] - patched_output(s.config, s.w, run, source(written, s.first == 0), head, "frozen")
             for head in run.terms
             if is_later_head(head, place.writer)
         ]

@@ -24,6 +24,7 @@ import numpy as np
 from erasure_sweep.workers.records import Target
 from tests.support.oracle.dla import correlate, is_constant, pearson
 from tests.support.oracle.scan import Activations, layer_norm, layer_of_head, mlp_out
+from tests.support.oracle.v_composition import source
 from tests.support.oracle.verify_reruns import centre, place_of, rerun, run_head
 from tests.support.oracle.verify_setting import (
     Field,
@@ -121,12 +122,12 @@ def effects_written(s: Setting, target: Target) -> dict[str, Field]:
     heads, writer = target.erasers, target.writer
     state = s.stream.written_state(writer)
     removed = [
-        rerun(s.config, s.w, tokens, added={state: -run.terms[writer]})
-        for tokens, run in zip(s.ids, s.runs, strict=True)
+        rerun(s.config, s.w, tokens, added={state: -output})
+        for tokens, output in zip(s.ids, s.source(writer), strict=True)
     ]
     return {
         "full": added([s.term(head) for head in heads]),
-        "v_composition": s.v_composed(heads, s.term(writer)),
+        "v_composition": s.v_composed(heads, s.source(writer)),
         "value_input": added([lost(s, head, writer, values_alone=True) for head in heads]),
         "layer_input": added([lost(s, head, writer, values_alone=False) for head in heads]),
         "downstream": added(
@@ -139,9 +140,9 @@ def effects_written(s: Setting, target: Target) -> dict[str, Field]:
 def lost(s: Setting, head: str, writer: str, values_alone: bool) -> Field:
     """A head's output without what it writes when it reads a stream without the writer, its values alone or all of it."""
     layer, field = layer_of_head(head), []
-    for row, run in zip(s.rows, s.runs, strict=True):
+    for row, run, output in zip(s.rows, s.runs, s.source(writer), strict=True):
         clean, _ = layer_norm(s.resid_pre(row, layer), s.config.eps)
-        edited, _ = layer_norm(s.resid_pre(row, layer) - run.terms[writer], s.config.eps)
+        edited, _ = layer_norm(s.resid_pre(row, layer) - output, s.config.eps)
         attends = clean if values_alone else edited
         field.append(run.terms[head] - run_head(s.config, s.w, head, attends, attends, edited)[0])
     return field
@@ -173,7 +174,7 @@ def mlps(s: Setting, writer: str) -> Iterator[Row]:
 
 def ablations(s: Setting, writer: str) -> Iterator[Row]:
     """How much the loss rises when the writer writes what it wrote in the partner."""
-    state, output = s.stream.written_state(writer), s.term(writer)
+    state, output = s.stream.written_state(writer), s.source(writer)
     for ablation, permuted in (("equal_position", False), ("random_position", True)):
         other = s.from_partner(output, permuted)
         runs = [rerun(s.config, s.w, s.ids[row], added={state: other[row] - output[row]}) for row in s.rows]
@@ -230,7 +231,7 @@ def carries(s: Setting, target: Target) -> Iterator[Row]:
 
 def parts_of(s: Setting, writer: str) -> dict[str, Field]:
     """All of a writer; of a head also what it moves from the first position, and the rest."""
-    whole = s.term(writer)
+    whole = s.source(writer)
     if layer_of_head(writer) is None:
         return {"all": whole}
     layer, _ = at = place_of(writer)
@@ -238,7 +239,7 @@ def parts_of(s: Setting, writer: str) -> dict[str, Field]:
     for row, run in zip(s.rows, s.runs, strict=True):
         x, _ = layer_norm(s.resid_pre(row, layer), s.config.eps)
         moved = x[0] @ s.w["W_V"][at] @ s.w["W_O"][at]
-        first.append(run.patterns[writer][:, :1] * moved)
+        first.append(source(run.patterns[writer][:, :1] * moved, s.first == 0))
     return {"all": whole, "bos": first, "non_bos": [a - b for a, b in zip(whole, first, strict=True)]}
 
 

@@ -4,7 +4,9 @@ A *field* is a vector (or number) at every position of every prompt: one array [
 over *tokens*: a field at the measured positions, prompts behind one another.
 
 - Prompts are cut in blocks of equal size; a last block of one prompt joins the block before it. A prompt's *partner* is
-  the next prompt of its block, the first one for the last. Its *permutation* sorts the positions by their hash.
+  the next prompt of its block, the first one for the last. Its *permutation* sorts the positions by their hash, position
+  0 apart where it is left out.
+- The *source* of a writer is its output, zero at position 0 unless that is measured: what is taken out or replaced.
 - u_e,x[p] = Σ_j A_e[p, j] (centred δ[j] / scale_e[j]) W_V^e W_O^e is what head e of a group writes because x is in its value
   input, δ = x + what the group's heads of earlier layers write because of x.
 - g = centred(u_a − u_b) / final scale, a and b the two most likely next tokens; the DLA of x is x·g.
@@ -24,7 +26,7 @@ from erasure_sweep.workers.models.forward import ModelConfig
 from erasure_sweep.workers.positions import hash_u64, measured_positions
 from tests.support.oracle.dla import top_two
 from tests.support.oracle.scan import NEGLIGIBLE, QUANTILES, Activations, Measured, as_numpy, forward, quantile
-from tests.support.oracle.v_composition import resid_pre
+from tests.support.oracle.v_composition import resid_pre, source
 from tests.support.oracle.verify_reruns import centre, place_of
 
 Field = list[np.ndarray]
@@ -59,6 +61,8 @@ class Setting(NamedTuple):
     runs: list[Activations]
     seed: int
     first_prompt: int
+    first: int
+    """The first position at which a writer's output is a source."""
 
     @property
     def rows(self) -> range:
@@ -77,6 +81,10 @@ class Setting(NamedTuple):
     def term(self, label: str) -> Field:
         return [run.terms[label] for run in self.runs]
 
+    def source(self, label: str) -> Field:
+        """What is taken out of a writer, replaced or propagated: its output from position ``first`` on."""
+        return [source(run.terms[label], self.first == 0) for run in self.runs]
+
     def state(self, name: str) -> Field:
         return [run.states[name] for run in self.runs]
 
@@ -93,7 +101,8 @@ class Setting(NamedTuple):
         return block[(block.index(row) + 1) % len(block)]
 
     def permutation(self, row: int) -> np.ndarray:
-        return np.argsort(self.hashes(row, PERMUTED), kind="stable")
+        moved = self.hashes(row, PERMUTED)[self.first :]
+        return np.array([*range(self.first), *(self.first + np.argsort(moved, kind="stable"))])
 
     def from_partner(self, field: Field, permuted: bool) -> Field:
         """At each position what the partner has there, or where the prompt's permutation says."""
@@ -103,12 +112,12 @@ class Setting(NamedTuple):
     def random_directions(self, writer: str) -> Field:
         """Directions with the covariance of the partner's stream where the writer writes, as long as its output."""
         stream, fields = self.written(writer), []
-        for row, output in zip(self.rows, self.term(writer), strict=True):
+        for row, output in zip(self.rows, self.source(writer), strict=True):
             key = int(hash_u64(self.seed, self.first_prompt + row, DRAWN))
             generator = np.random.Generator(np.random.Philox(key=key))
             mixed = generator.standard_normal((self.seq_len, self.seq_len), dtype=np.float32).astype(np.float64)
-            resid = stream[self.partner(row)]
-            drawn = mixed @ (resid - resid.mean(axis=0))
+            resid = stream[self.partner(row)][self.first :]
+            drawn = mixed[:, self.first :] @ (resid - resid.mean(axis=0))
             lengths = [np.linalg.norm(output[p]) / np.linalg.norm(drawn[p]) for p in range(self.seq_len)]
             fields.append(drawn * np.array(lengths)[:, None])
         return fields
@@ -180,14 +189,16 @@ def arrange(
     block: int,
     seed: int,
     first_prompt: int,
+    first_position: bool = True,
 ) -> Setting:
     """Run every prompt; arguments as ``tests.support.oracle.verify.verify_tables`` takes them."""
     corpus, w = np.asarray(tokens), as_numpy(weights)
     ids = corpus[first_prompt:]
-    n = ids.shape[1] if positions is None else positions
-    kept = list(measured_positions(seed, first_prompt, len(ids), ids.shape[1], n))
+    kept = list(measured_positions(seed, first_prompt, len(ids), ids.shape[1], positions, first_position))
     runs = [forward(config, w, prompt) for prompt in ids]
-    return Setting(config, w, corpus, ids, kept, cut(len(ids), block), runs, seed, first_prompt)
+    return Setting(
+        config, w, corpus, ids, kept, cut(len(ids), block), runs, seed, first_prompt, 0 if first_position else 1
+    )
 
 
 def cut(n_prompts: int, size: int) -> list[list[int]]:

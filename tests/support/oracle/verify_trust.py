@@ -28,7 +28,7 @@ def trust_rows(s: Setting) -> list[Row]:
 
 
 def trust_row(s: Setting, writer: str) -> Row:
-    output, g = s.term(writer), s.tokens(s.logit_directions())
+    output, g = s.source(writer), s.tokens(s.logit_directions())
     other = s.from_partner(output, permuted=True)
     later = [head for head in s.stream.terms if is_later_head(head, writer)]
     x = dot(s.tokens(output), g)

@@ -28,8 +28,8 @@ class AblatedRun(NamedTuple):
 
 
 def ablate(view: PromptView, writer: str) -> AblatedRun:
-    """Rerun the model without a writer's output, and with its partner's."""
-    own, other = view.output(writer), view.partner.output(writer)
+    """Rerun the model without what a writer is the source of, and with its partner's."""
+    own, other = view.source(writer), view.partner.source(writer)
     edits = torch.stack([-own, other - own, view.resampled(writer) - own])
     resid = view.written_stream(writer) + edits
     removed_z = {}

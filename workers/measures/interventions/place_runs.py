@@ -24,6 +24,8 @@ class CleanRun(NamedTuple):
     place: Place
     ids: Int[Tensor, "pos"]
     trace: Trace
+    first: int
+    """The first position at which a writer's output is a source."""
 
 
 class DonorRun(NamedTuple):
@@ -37,19 +39,20 @@ class DonorRun(NamedTuple):
 
 
 def place_runs(
-    model: LeanModel, work: AdversarialWork, tokens: Integer[np.ndarray, "prompt pos"], batch: int
+    model: LeanModel, work: AdversarialWork, tokens: Integer[np.ndarray, "prompt pos"], batch: int, first: int
 ) -> Iterator[CleanRun | DonorRun]:
     """All runs of a shard, those of the places first and in their order.
 
     Args:
         tokens: of the whole corpus.
         batch: donors in one forward pass.
+        first: the first position at which a writer's output is a source.
     """
     for place in work.places:
         prompt = work.given[place.prompt] if place.source == "given" else tokens[place.prompt]
         ids = torch.from_numpy(np.array(prompt[: place.position + 1], dtype=np.int64))
         last = torch.tensor([[place.position]], device=model.device)
-        yield CleanRun(place, ids, model.trace(ids.to(model.device)[None], last, keep_resid=True))
+        yield CleanRun(place, ids, model.trace(ids.to(model.device)[None], last, keep_resid=True), first)
     longest = max(place.position for place in work.places) + 1
     for start in range(0, len(work.donors), batch):
         donors = work.donors[start : start + batch]

@@ -41,9 +41,12 @@ class PromptView:
         corpus_prompt: int,
         seed: int,
         tokens: Int[Tensor, "pos"],
+        first: int = 1,
     ) -> None:
         self.model, self.trace, self.index = model, trace, index
         self.corpus_prompt, self.seed, self.tokens = corpus_prompt, seed, tokens
+        self.first = first
+        """The first position at which a writer's output is a source, and may be measured."""
         self.partner = self
         self.positions: Int[Tensor, "token"] = trace.positions[index]
         self.logit_direction: Float[Tensor, "token d_model"] = trace.logit_direction[index]
@@ -60,6 +63,14 @@ class PromptView:
         if label not in self._outputs:
             self._outputs[label] = output(self.model, self.trace, self.index, label)
         return self._outputs[label]
+
+    def source(self, label: str) -> Float[Tensor, "pos d_model"]:
+        """What is propagated, taken out or replaced of a writer: its output, zero where position 0 is left out."""
+        found = self.output(label)
+        if self.first:
+            found = found.clone()
+            found[: self.first] = 0.0
+        return found
 
     def written(self, label: str) -> Float[Tensor, "token d_model"]:
         """A writer's output at the measured positions."""
@@ -109,13 +120,15 @@ class PromptView:
 
     @cached_property
     def shuffled(self) -> Int[Tensor, "pos"]:
-        """A permutation of the positions."""
-        hashes = hash_u64(self.seed, self.corpus_prompt, np.arange(self.seq_len, dtype=np.uint64) + np.uint64(_SHUFFLE))
-        return torch.from_numpy(np.argsort(hashes, kind="stable")).to(self.tokens.device)
+        """A permutation of the positions; where position 0 is left out it stays where it is."""
+        moved = np.arange(self.first, self.seq_len, dtype=np.uint64)
+        hashes = hash_u64(self.seed, self.corpus_prompt, moved + np.uint64(_SHUFFLE))
+        order = np.concatenate([np.arange(self.first), self.first + np.argsort(hashes, kind="stable")])
+        return torch.from_numpy(order).to(self.tokens.device)
 
     def resampled(self, label: str) -> Float[Tensor, "pos d_model"]:
-        """The partner's output of a writer, at shuffled positions."""
-        return self.partner.output(label)[self.shuffled]
+        """What the partner's writer is the source of, at shuffled positions."""
+        return self.partner.source(label)[self.shuffled]
 
     @cached_property
     def _gauss(self) -> Float[Tensor, "pos source"]:
@@ -126,13 +139,13 @@ class PromptView:
         return torch.from_numpy(drawn).to(self.model.device, self.model.dtype)
 
     def random_directions(self, label: str) -> Float[Tensor, "pos d_model"]:
-        """A vector for every position, as long as the writer's output there, drawn with the stream's covariance.
+        """A vector for every position, as long as the writer's source there, drawn with the stream's covariance.
 
         Normal mixtures of the partner's stream, its mean removed, at the state that first holds the writer's output.
         """
-        stream = self.partner.written_stream(label)
-        mixed: Tensor = self._gauss @ (stream - stream.mean(dim=0))
-        length: Tensor = self.output(label).norm(dim=-1, keepdim=True)
+        stream = self.partner.written_stream(label)[self.first :]
+        mixed: Tensor = self._gauss[:, self.first :] @ (stream - stream.mean(dim=0))
+        length: Tensor = self.source(label).norm(dim=-1, keepdim=True)
         tiny = torch.finfo(mixed.dtype).tiny
         scaled: Tensor = mixed * (length / mixed.norm(dim=-1, keepdim=True).clamp_min(tiny))
         return scaled
@@ -157,13 +170,18 @@ class PromptView:
         return self.loss_of(self.final)
 
 
+def first_source(task: ShardTask) -> int:
+    """The first position at which a writer's output is a source, and may be measured."""
+    return 0 if task.first_position else 1
+
+
 def positions_of(
     task: ShardTask, first_prompt: int, n_prompts: int, seq_len: int
 ) -> Int[np.ndarray, "prompt measured"] | None:
-    """The measured positions of some prompts; ``None`` for all."""
-    if task.positions is None or task.positions >= seq_len:
+    """The measured positions of some prompts; ``None`` where that is every position."""
+    if task.positions is None and task.first_position:
         return None
-    return measured_positions(task.seed, first_prompt, n_prompts, seq_len, task.positions)
+    return measured_positions(task.seed, first_prompt, n_prompts, seq_len, task.positions, task.first_position)
 
 
 def views(model: LeanModel, task: ShardTask, prompts: Int[Tensor, "prompt pos"], batch: int) -> Iterator[PromptView]:
@@ -191,7 +209,10 @@ def _trace(
     """One forward pass over some of a shard's prompts."""
     tokens = prompts[rows.start : rows.stop].to(model.device)
     trace = model.trace(tokens, positions, keep_resid=True)
-    return [PromptView(model, trace, i, task.first_prompt + row, task.seed, tokens[i]) for i, row in enumerate(rows)]
+    return [
+        PromptView(model, trace, i, task.first_prompt + row, task.seed, tokens[i], first_source(task))
+        for i, row in enumerate(rows)
+    ]
 
 
 CLEAN_PASS = SharedProduct("clean pass", lambda size: Cost(passes=size.n_prompts))

@@ -67,7 +67,7 @@ class GroupReader:
         found = []
         for part in self.layers:
             stream = self.view.input_of(Sublayer(part.layer, False))
-            difference = self.model.normalize(stream) - self.model.normalize(stream - self.view.output(label))
+            difference = self.model.normalize(stream) - self.model.normalize(stream - self.view.source(label))
             found.append(self._mix(part, difference[None]))
         return found
 

@@ -57,7 +57,7 @@ class TargetPrompt:
         """The group along the writer, its siblings and the placebo."""
         view, writer, reader = self.view, self.target.writer, self.reader
         kin = siblings(view.model.config.layout, writer)
-        fields = [view.output(writer), *(view.output(label) for label in kin), view.random_directions(writer)]
+        fields = [view.source(writer), *(view.source(label) for label in kin), view.random_directions(writer)]
         everywhere = torch.stack(fields)
         own = everywhere[:, view.positions]
         parts, outputs = reader.read(everywhere), reader.outputs()

@@ -12,6 +12,10 @@ layer side by side in one product, and everything after the mixing goes through 
 
 MLPs and embeddings are mixed as values, o_w W_V^e. With ``ln="recompute"`` the value input is LN(resid − o_w) with its own
 scale: the difference of normalized inputs is mixed, for every writer.
+
+The source is the writer's output from position 1 on, unless a sweep wants it whole. What e writes at later positions because
+of the writer's output at position 0 is a column of the pattern times one vector, so that its product with the writer needs
+one more sum over tokens alone. Both add up to the part of the whole output.
 """
 
 from __future__ import annotations
@@ -166,6 +170,8 @@ class PromptParts(NamedTuple):
     """Σ u·(o_w − reference), float64; heads alone."""
     mixed: Float[Tensor, "row d_head"]
     """Σ of the values that heads mix, before W_O, float64; heads alone."""
+    from_first: Float[Tensor, "row"]
+    """Σ u⁰·o_w over tokens, float64, with u⁰ what is written because of the writer's output before the source; heads alone."""
 
 
 class Composer:
@@ -212,8 +218,12 @@ class Composer:
                 vectors[index] = own @ head_output(self.model, label) if through_z else own
         return vectors
 
-    def parts(self, trace: Trace, prompt: int) -> PromptParts:
-        """Parts of one prompt."""
+    def parts(self, trace: Trace, prompt: int, first: int = 1) -> PromptParts:
+        """Parts of one prompt.
+
+        Args:
+            first: the first position at which a writer's output is the source: 0 or 1.
+        """
         config, n_tokens = self.model.config, trace.positions.shape[1]
         zeros = trace.embed.new_zeros
         parts = PromptParts(
@@ -221,23 +231,25 @@ class Composer:
             zeros(len(self.rows), n_tokens),
             zeros(len(self.rows), dtype=torch.float64),
             zeros(len(self.rows), config.d_head, dtype=torch.float64),
+            zeros(len(self.rows), dtype=torch.float64),
         )
         for layer in range(config.n_layers):
-            self._read_layer(trace, prompt, layer, parts)
+            self._read_layer(trace, prompt, layer, first, parts)
         self.rows.sum_heads(parts.along_writer)
         self.rows.sum_heads(parts.dla)
         return parts
 
-    def _read_layer(self, trace: Trace, prompt: int, layer: int, parts: PromptParts) -> None:
+    def _read_layer(self, trace: Trace, prompt: int, layer: int, first: int, parts: PromptParts) -> None:
         """Add what the heads of one layer read from every earlier writer."""
         groups = self._groups(trace, prompt, layer)
+        from_first = [group.take_first() for group in groups] if first else [None] * len(groups)
         query, key, positions = trace.q[layer, prompt], trace.k[layer, prompt], trace.positions[prompt]
         direction = torch.einsum("td,hed->hte", trace.logit_direction[prompt], self.model.weights["W_O"][layer])
         for tokens, limit in (
             query_chunks(positions, self.model.config.n_heads * max(g.width for g in groups)) if groups else []
         ):
             pattern = attention_pattern(query[tokens], key[:limit], positions[tokens], self.model.config.attn_scale)
-            for group in groups:
+            for group, left_out in zip(groups, from_first, strict=True):
                 read, mixed = group.mix(pattern, limit)
                 target = group.target[:, :, tokens]
                 along, dla = _dot(read, target), _dot(mixed, direction[:, tokens])
@@ -246,6 +258,8 @@ class Composer:
                 starts = torch.tensor([self.rows.layer(writer, layer).start for writer in group.writers])
                 rows = (starts[:, None] + torch.arange(self.model.config.n_heads)).to(along.device)
                 parts.along_writer[:, tokens][rows], parts.dla[:, tokens][rows] = along, dla
+                if left_out is not None:
+                    parts.from_first[rows] += (left_out * group.gather(pattern[:, :, 0], tokens)).sum(dim=-1)
                 parts.product[rows] += centred
                 parts.mixed[rows] += sums
 
@@ -274,6 +288,16 @@ class _HeadGroup:
         self.reference = torch.stack(references)[:, None, None]
         self.k_c = composition(composer.model, source, layer)[heads]
 
+    def take_first(self) -> Float[Tensor, "writer head d_head"]:
+        """Leave position 0 out of what is mixed; returns what each head would write because of it, as ``mix`` does."""
+        before = self.values[0].view(len(self.writers), -1).clone()
+        self.values[0] = 0.0
+        return torch.einsum("wa,whab->whb", before, self.k_c[..., : before.shape[1]])
+
+    def gather(self, weight: Float[Tensor, "head token"], tokens: slice) -> Float[Tensor, "writer head d_head"]:
+        """The writers' own outputs, in the coordinates of ``target``, summed with each head's weights."""
+        return weight @ self.target[:, 0, tokens]
+
     def mix(self, pattern: Float[Tensor, "head token key"], limit: int) -> tuple[Tensor, Tensor]:
         n_heads, n_tokens, _ = pattern.shape
         mixed = (pattern.flatten(0, 1) @ self.values[:limit]).view(n_heads, n_tokens, len(self.writers), -1)
@@ -301,6 +325,16 @@ class _DirectGroup:
         self.target = torch.einsum("ntd,hed->nhte", own, w_o)
         references = torch.stack([composer.reference(label, own[i]) for i, label in enumerate(labels)])
         self.reference = torch.einsum("nd,hed->nhe", references, w_o).unsqueeze(2)
+
+    def take_first(self) -> Float[Tensor, "writer head d_head"]:
+        """As of ``_HeadGroup``."""
+        before = self.values[:, 0].view(len(self.values), len(self.writers), -1).transpose(0, 1).clone()
+        self.values[:, 0] = 0.0
+        return before
+
+    def gather(self, weight: Float[Tensor, "head token"], tokens: slice) -> Float[Tensor, "writer head d_head"]:
+        """As of ``_HeadGroup``."""
+        return torch.einsum("ht,nhte->nhe", weight, self.target[:, :, tokens])
 
     @staticmethod
     def _value_inputs(

@@ -55,12 +55,17 @@ class ProductReader:
     The pooled sums are of vectors from which a reference vector of each term (its mean over the shard's first tokens) is
     taken: components share large constant parts, and float32 products that held them would leave nothing of the centred
     coefficients.
+
+    Args:
+        model: on its device.
+        writers, options: of the shard.
+        first: the first position at which a writer's output is a source.
     """
 
-    def __init__(self, model: LeanModel, writers: WriterBlock, options: ScanOptions) -> None:
+    def __init__(self, model: LeanModel, writers: WriterBlock, options: ScanOptions, first: int = 1) -> None:
         layout, device = model.config.layout, model.device
         labels = writers.labels(layout)
-        self.model, self.options = model, options
+        self.model, self.options, self.first = model, options, first
         self.composer = Composer(model, writers, options)
         self.terms = torch.tensor([layout.term_index[label] for label in labels], device=device)
         self.written_states = torch.tensor([layout.written_state(label) for label in labels], device=device)
@@ -84,7 +89,7 @@ class ProductReader:
         valid = norm_sq > NEGLIGIBLE * trace.state_norm_sq[self.written_states, prompt]
         inverse = valid / norm_sq.masked_fill(~valid, 1.0)
         self.n_tokens += n_tokens
-        ratios, parts = gram.mul_(inverse.unsqueeze(1)), self.composer.parts(trace, prompt)
+        ratios, parts = gram.mul_(inverse.unsqueeze(1)), self.composer.parts(trace, prompt, self.first)
         return PromptProducts(trace, prompt, corpus_prompt, ratios, inverse, valid, dla, parts)
 
     def _read_chunk(self, trace: Trace, prompt: int, tokens: slice) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,9 @@ own PR. β of the V-composed part, u_e,w, adds up over heads like every pooled c
 
 needs the sum of u alone beside the products, kept as the sum of mixed values, from which W_O makes vectors. How β varies
 over shards says whether it lies below −τ by more than chance (``workers.measures.scan.significance``).
+
+The writer is read from position 1 on, unless position 0 is measured too. ``beta_first`` is what e writes along w because of
+w's output at position 0, which is often a sink of attention: with β it adds up to the coefficient of the whole output's part.
 """
 
 from __future__ import annotations
@@ -53,6 +56,7 @@ class VCompositionAccumulator:
         self.counts = SketchCounter(len(KINDS) * len(rows), reader.options.shard_tokens, model.device)
         self.product = torch.zeros(len(rows), dtype=torch.float64, device=model.device)
         self.mixed = torch.zeros(len(rows), model.config.d_head, dtype=torch.float64, device=model.device)
+        self.from_first = torch.zeros(len(rows), dtype=torch.float64, device=model.device)
         self.has_ratio = torch.zeros(len(rows.labels), dtype=torch.bool, device=model.device)
         heads = [layout.term_index[f"L{layer}H0"] for layer in range(layout.n_layers)]
         self.heads = [slice(start, start + layout.n_heads) for start in heads]
@@ -63,6 +67,7 @@ class VCompositionAccumulator:
         parts = products.parts
         self.product += parts.product
         self.mixed += parts.mixed
+        self.from_first += parts.from_first
         self.has_ratio |= products.valid.any(dim=1)
         self.counts.begin_prompt(products.n_tokens)
         for writer in range(len(self.rows.labels)):
@@ -107,6 +112,7 @@ class VCompositionAccumulator:
             "count": sparse.count,
             "product": self.product.cpu().numpy() + along(model, self.rows, mixed, references),
             "mixed": mixed,
+            "product_first": self.from_first.cpu().numpy() if reader.first else np.full(len(mixed), np.nan),
             "power": (power * self.has_ratio).cpu().numpy(),
             "writer_mean": writer_mean.cpu().numpy(),
             "n_tokens": np.array(reader.n_tokens, dtype=np.int64),
@@ -181,13 +187,14 @@ class VComposition(Measure[ScanWork, ProductReader, PromptProducts]):
         return counting(size, sum(self.sketches(size.layout, options)[writers.start : writers.stop]))
 
 
-SUMS = ("product", "mixed", "writer_mean", "n_tokens")
+ADDED = ("product", "mixed", "product_first")
+SUMS = (*ADDED, "writer_mean", "n_tokens")
 """What a merged state keeps of the shards beside their counts and the spread of their β."""
 
 
 def _add(a: State, b: State) -> State:
     union = MergedSizes.of(a["n_tokens"], b["n_tokens"])
-    sums = {name: a[name] + b[name] for name in ("product", "mixed")}
+    sums = {name: a[name] + b[name] for name in ADDED}
     return {**sums, "writer_mean": union.mean(a["writer_mean"], b["writer_mean"]), "n_tokens": union.n}
 
 
@@ -206,6 +213,8 @@ class PairStatistics(NamedTuple):
     beta: Float[np.ndarray, "row"]
     """Pooled coefficient of the V-composed part."""
     beta_centred: Float[np.ndarray, "row"]
+    beta_first: Float[np.ndarray, "row"]
+    """β of what is written because of the writer's output at position 0; NaN where that is part of the source."""
     p: Float[np.ndarray, "row"]
     """Of the test over shards that β is at least −τ; NaN where there is none."""
 
@@ -222,9 +231,9 @@ def finish_pairs(model: LeanModel, rows: PairRows, state: State, powers: WriterP
         tau: how much of a writer a head has to take away before it counts as its eraser.
     """
     flat = quantiles(stored_counts(state), tuple(QUANTILES.values()))
-    plain = state["product"].copy()
+    plain, from_first = state["product"].copy(), state["product_first"].copy()
     centred = plain - along(model, rows, state["mixed"], state["writer_mean"])
-    for products in (centred, plain):
+    for products in (centred, plain, from_first):
         rows.sum_heads(products)
     power, power_centred = (values[rows.writer] for values in (powers.power, powers.power_centred))
     spread = ShardSpread(*(state[f"shard_{name}"] for name in ShardSpread._fields))
@@ -232,6 +241,7 @@ def finish_pairs(model: LeanModel, rows: PairRows, state: State, powers: WriterP
         quantiles=flat.reshape(len(KINDS), len(rows), len(QUANTILES)),
         beta=plain / power,
         beta_centred=centred / power_centred,
+        beta_first=from_first / power,
         p=p_below(spread, -tau),
     )
 
@@ -243,6 +253,6 @@ def pair_columns(rows: PairRows, pairs: PairStatistics, n: Int[np.ndarray, "writ
     """
     columns: Columns = {"writer": rows.writers, "eraser": rows.erasers}
     columns |= {f"{kind}_{name}": pairs.quantile(kind, name) for kind in KINDS for name in QUANTILES}
-    columns |= {name: getattr(pairs, name) for name in ("beta", "beta_centred", "p")}
+    columns |= {name: getattr(pairs, name) for name in ("beta", "beta_centred", "beta_first", "p")}
     columns["significant"] = np.array([None, False], dtype=object)[rows.single_heads.astype(int)]
     return columns | {"n": n[rows.writer]}

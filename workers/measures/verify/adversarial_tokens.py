@@ -37,13 +37,13 @@ class TokenDla(NamedTuple):
 
 def token_dla(model: LeanModel, run: CleanRun) -> TokenDla:
     """A place's tokens."""
-    place, ids, trace = run
+    place, ids, trace, first = run
     start = max(0, place.position + 1 - SHOWN)
     shown = _measured_from(model, trace, start)
     writer = model.config.layout.writers.index(place.writer)
     composer = Composer(model, WriterBlock(writer, writer + 1), ScanOptions())
     direct = (output(model, trace, 0, place.writer)[start:] * shown.logit_direction[0]).sum(dim=-1)
-    taken_back = composer.parts(shown, 0).dla[composer.rows.later(0)]
+    taken_back = composer.parts(shown, 0, first).dla[composer.rows.later(0)]
     values = (shown.positions[0], ids[start:], direct.double(), (direct + taken_back).double())
     return TokenDla(*(value.cpu().numpy() for value in values))
 

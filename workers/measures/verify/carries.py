@@ -56,8 +56,8 @@ def parts_of(writer: str) -> tuple[str, ...]:
 
 
 def writer_parts(view: PromptView, writer: str) -> Float[Tensor, "part pos d_model"]:
-    """A writer's output and, for a head, what it writes from the first position and from all others."""
-    whole = view.output(writer)
+    """What a writer is the source of and, for a head, what of it comes from the first position and from all others."""
+    whole = view.source(writer)
     if not writer.startswith("L"):
         return whole[None]
     bos = _from_first(view, writer)
@@ -68,7 +68,9 @@ def _from_first(view: PromptView, writer: str) -> Float[Tensor, "pos d_model"]:
     """What a head writes from position 0, whose value is its z there: it can attend to nothing else."""
     layer, head = layer_of(writer), head_of(writer)
     first = view.trace.z[layer, view.index, 0, head]
-    return view.patterns(layer, [head])[0, :, :1] * (first @ head_output(view.model, writer))
+    parts = view.patterns(layer, [head])[0, :, :1] * (first @ head_output(view.model, writer))
+    parts[: view.first] = 0.0
+    return parts
 
 
 class CarriesAccumulator:

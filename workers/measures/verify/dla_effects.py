@@ -75,7 +75,7 @@ class DlaEffectsAccumulator:
         outputs = reader.outputs()
         parts = {
             "full": outputs,
-            "v_composition": reader.read(view.output(writer)[None]),
+            "v_composition": reader.read(view.source(writer)[None]),
             "value_input": reader.read_rescaled(writer),
             "layer_input": _minus(outputs, _without_layer_input(products)),
             "downstream": _minus(
@@ -115,7 +115,7 @@ def _without_layer_input(products: TargetPrompt) -> list[Tensor]:
     """The heads' outputs, before W_O, if their layer's input lacks the writer."""
     view, outputs = products.view, []
     for part in products.reader.layers:
-        stream = view.input_of(Sublayer(part.layer, False)) - view.output(products.target.writer)
+        stream = view.input_of(Sublayer(part.layer, False)) - view.source(products.target.writer)
         z = view.model.attend(part.layer, stream[None]).z[0, view.positions]
         outputs.append(_heads(z, part.heads))
     return outputs

@@ -52,7 +52,7 @@ def value_shifts(view: PromptView, target: Target) -> dict[int, Float[Tensor, "p
     shifts = {}
     for layer in sorted({layer_of(label) for label in target.erasers}):
         heads = [head_of(label) for label in target.erasers if layer_of(label) == layer]
-        scaled = view.output(target.writer) / view.trace.ln1_scale[layer, view.index, :, None]
+        scaled = view.source(target.writer) / view.trace.ln1_scale[layer, view.index, :, None]
         whole = torch.einsum("pd,dhe->phe", scaled, view.model.w_v(layer))
         group = torch.zeros_like(whole)
         group[:, heads] = whole[:, heads]

@@ -52,7 +52,7 @@ class TrustAccumulator:
     def _record_net(self, view: PromptView) -> None:
         """Each writer's attribution, and with the parts of all later heads that read it."""
         rows = self._composer.rows
-        parts = self._composer.parts(view.trace, view.index).dla
+        parts = self._composer.parts(view.trace, view.index, view.first).dla
         for index, writer in enumerate(rows.labels):
             x = (view.written(writer) * view.logit_direction).sum(dim=-1)
             own = rows.of(index)
@@ -66,7 +66,7 @@ class TrustAccumulator:
         difference = direction * view.final_scale[:, None]  # of the unembeddings, centred
         clean = (final * direction).sum(dim=-1)
         for labels, start in _together(view, self._composer.rows.labels):
-            edits = torch.stack([view.resampled(label) - view.output(label) for label in labels])
+            edits = torch.stack([view.resampled(label) - view.source(label) for label in labels])
             changed = final_resid(view.model, view.input_of(start) + edits, start, at)
             scale = torch.sqrt(changed.var(dim=-1, unbiased=False) + view.model.config.eps)
             direct = -torch.einsum("ntd,td->nt", edits[:, at], direction)

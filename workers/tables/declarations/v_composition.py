@@ -9,7 +9,8 @@ TABLES = (
         "v_composition",
         "Every writer and every head of every later layer, each later layer's `attn{l}` (heads and bias) and `later`, all "
         "later heads together; for a writer named with `--writer` also the group named with `--erasers`. The V-composed "
-        "part of a head is its output minus its output with the writer subtracted from its value input.",
+        "part of a head is its output minus its output with the writer subtracted from its value input. The writer is its "
+        "output from position 1 on, unless `first_position` is true.",
         ("scan",),
         ("writer", "eraser"),
         (
@@ -20,6 +21,11 @@ TABLES = (
             *quantiles("PR of the V-composed part: clean minus patched, token by token", "v_composed_"),
             number("beta", "pooled coefficient β of the V-composed part; heads add up to `attn{l}` and `later`"),
             number("beta_centred", "its centred twin, every component's mean over all tokens taken out first"),
+            number(
+                "beta_first",
+                "β of what the eraser writes because of the writer's output at position 0, over the same power; `beta` + "
+                "`beta_first` is that of the writer's whole output. Null where `first_position` is true",
+            ),
             number(
                 "p",
                 "one-sided p-value of the t-test over shards that the mean of the shards' `beta` is at least −τ: small means "

@@ -67,6 +67,7 @@ def invented_states(lean: RandomLean, block: Block[ScanWork], seed: int) -> dict
         "v_composition": {
             **sketches(draw, len(KINDS) * n_rows),
             "product": draw.normal(size=n_rows),
+            "product_first": draw.normal(size=n_rows),
             "mixed": draw.normal(size=(n_rows, lean.config.d_head)),
             "power": draw.uniform(1, 2, n_writers),
             "writer_mean": draw.normal(size=(n_writers, lean.config.d_model)),

@@ -108,7 +108,7 @@ def hand_made() -> reading_oracle.Reading:
     terms = {"embed": base, "L0H0": writer}
     to_logits = oracle_dla.Readout(np.ones(4), np.tile([1.0, -1.0], (4, 1)))
     shards = [np.array([0, 1]), np.array([2]), np.array([3])]
-    return reading_oracle.Reading(oracle.Measured(terms, terms, states, last_term), {}, to_logits, shards)
+    return reading_oracle.Reading(oracle.Measured(terms, terms, states, last_term), {}, {}, to_logits, shards)
 
 
 def test_coefficients_of_shards_by_hand() -> None:

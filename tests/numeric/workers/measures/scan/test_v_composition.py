@@ -51,16 +51,18 @@ def undo_what_is_read(weights: dict[str, torch.Tensor]) -> None:
     weights["W_O"][-1, 0] = -3.0 * weights["W_V"][-1, 0].T
 
 
+@pytest.mark.parametrize("first_position", [True, False])
 @pytest.mark.parametrize("ln", READINGS)
 @pytest.mark.parametrize("kind", SHAPES)
-def test_every_row_agrees_with_the_oracle(kind: str, ln: str) -> None:
+def test_every_row_agrees_with_the_oracle(kind: str, ln: str, first_position: bool) -> None:
     config, weights, _ = random_lean(list(SHAPES).index(kind), **SHAPES[kind])
     undo_what_is_read(weights)
     tokens = draw(config)
-    fast = measure_tables(LeanModel(config, weights), tokens, ln=ln)
-    oracle = reading_tables(config, weights, tokens, ln=ln)
+    fast = measure_tables(LeanModel(config, weights), tokens, ln=ln, first_position=first_position)
+    oracle = reading_tables(config, weights, tokens, ln=ln, first_position=first_position)
     assert_reading_agrees(fast, oracle, spearman=True)
-    assert_tables_agree(fast, scan_tables(config, weights, tokens))
+    assert_tables_agree(fast, scan_tables(config, weights, tokens, first_position=first_position))
+    assert fast["v_composition"]["beta_first"].isna().all() == first_position
     assert kind == "one layer" or any(oracle["writers"]["erasers"]), "there should be erasers to agree on"
 
 
@@ -80,6 +82,16 @@ def test_float64_agrees_too(ln: str) -> None:
     config, weights, model = random_lean(70, n_layers=3, dtype=torch.float64)
     tokens = draw(config)
     assert_reading_agrees(measure_tables(model, tokens, ln=ln), reading_tables(config, weights, tokens, ln=ln))
+
+
+@pytest.mark.parametrize("ln", READINGS)
+def test_the_source_and_position_0_add_up_to_the_whole_output(ln: str) -> None:
+    config, _, model = random_lean(79, n_layers=4, n_heads=3, dtype=torch.float64)
+    tokens, measured = draw(config), np.tile(np.arange(1, 23), (6, 1))
+    apart = measure_tables(model, tokens, ln=ln, first_position=False)["v_composition"]
+    whole = measure_tables(model, tokens, measured, ln=ln, first_position=True)["v_composition"]
+    np.testing.assert_allclose(apart["beta"] + apart["beta_first"], whole["beta"], rtol=0, atol=1e-10)
+    assert apart["beta_first"].abs().max() > 0.01
 
 
 @pytest.mark.parametrize("ln", READINGS)
