@@ -103,7 +103,7 @@ class Trace(NamedTuple):
     """Empty along ``mlp_layer`` for attention-only models."""
     state_norm_sq: Float[Tensor, "state prompt measured"]
     """Squared norm of the residual stream at each state."""
-    q: Float[Tensor, "layer prompt measured head d_head"]
+    q: Float[Tensor, "layer prompt pos head d_head"]
     k: Float[Tensor, "layer prompt pos head d_head"]
     ln1_scale: Float[Tensor, "layer prompt pos"]
     """What the attention layer's input is divided by, after its mean is removed."""
@@ -118,7 +118,7 @@ class Attention(NamedTuple):
     """One attention layer's inner values."""
 
     z: Float[Tensor, "batch pos head d_head"]
-    q: Float[Tensor, "batch any_pos head d_head"]
+    q: Float[Tensor, "batch pos head d_head"]
     k: Float[Tensor, "batch pos head d_head"]
     scale: Float[Tensor, "batch pos"]
 
@@ -255,7 +255,7 @@ class LeanModel:
         norms, attention, mlp_kept, resid_kept = [_norm_sq(select(resid, positions))], [], [], []
         for layer in range(self.config.n_layers):
             attended = self.attend(layer, resid)
-            attention.append(attended._replace(q=select(attended.q, positions)))
+            attention.append(attended)
             resid_kept += [resid] if keep_resid else []
             resid = resid + self.attention_out(layer, attended.z)
             norms.append(_norm_sq(select(resid, positions)))

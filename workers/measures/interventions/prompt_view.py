@@ -52,7 +52,6 @@ class PromptView:
         self.logit_direction: Float[Tensor, "token d_model"] = trace.logit_direction[index]
         self._outputs: dict[str, Tensor] = {}
         self._mid: dict[int, Tensor] = {}
-        self._queries: dict[int, Tensor] = {}
 
     @property
     def seq_len(self) -> int:
@@ -112,10 +111,8 @@ class PromptView:
 
     def patterns(self, layer: int, heads: Sequence[int]) -> Float[Tensor, "head pos source"]:
         """Attention weights of some heads at every position, not the measured ones alone."""
-        if layer not in self._queries:
-            self._queries[layer] = self.model.attend(layer, self.input_of(Sublayer(layer, False))[None]).q[0]
         everywhere = torch.arange(self.seq_len, device=self.tokens.device)
-        query, key = self._queries[layer][:, list(heads)], self.trace.k[layer, self.index][:, list(heads)]
+        query, key = (values[layer, self.index][:, list(heads)] for values in (self.trace.q, self.trace.k))
         return attention_pattern(query, key, everywhere, self.model.config.attn_scale)
 
     @cached_property

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from erasure_sweep.workers.labels import layer_of
+from erasure_sweep.workers.measures.interventions.attention_paths import propagate
 from erasure_sweep.workers.measures.interventions.prompt_view import PromptView
 from erasure_sweep.workers.measures.interventions.rerun import Sublayer
 from erasure_sweep.workers.measures.scan.composition import attention_pattern, head_of
@@ -46,21 +47,16 @@ class GroupReader:
 
     def _pattern(self, layer: int, heads: list[int]) -> Float[Tensor, "head token source"]:
         trace, index = self.view.trace, self.view.index
-        query, key = trace.q[layer, index][:, heads], trace.k[layer, index][:, heads]
+        query, key = trace.q[layer, index, self.view.positions][:, heads], trace.k[layer, index][:, heads]
         return attention_pattern(query, key, self.view.positions, self.model.config.attn_scale)
 
     def read(self, fields: Float[Tensor, "field pos d_model"]) -> list[Float[Tensor, "field _ token d_head"]]:
         """V-composed parts of some fields, layer by layer, before W_O."""
-        view, parts, left = self.view, [], fields
-        for part in self.layers:
-            inputs = left / view.trace.ln1_scale[part.layer, view.index, :, None]
-            if part is self.layers[-1]:
-                parts.append(self._mix(part, inputs))
-                break
-            everywhere = self._mix(part._replace(pattern=view.patterns(part.layer, part.heads)), inputs)
-            parts.append(everywhere[:, :, view.positions])
-            left = left + torch.einsum("nhpe,hed->npd", everywhere, self.model.weights["W_O"][part.layer, part.heads])
-        return parts
+        heads = {part.layer: part.heads for part in self.layers}
+        parts: dict[int, list[Tensor]] = {layer: [] for layer in heads}
+        for hop in propagate(self.model, self.view.trace, self.view.index, fields.clone(), [0] * len(fields), heads):
+            parts[hop.layer].append(hop.mixed.transpose(1, 2))
+        return [torch.cat(of_layer) for of_layer in parts.values()]
 
     def read_rescaled(self, label: str) -> list[Float[Tensor, "field _ token d_head"]]:
         """The part of a writer if the value input is LN(stream − writer), its scale recomputed."""

@@ -243,7 +243,8 @@ class Composer:
         """Add what the heads of one layer read from every earlier writer."""
         groups = self._groups(trace, prompt, layer)
         from_first = [group.take_first() for group in groups] if first else [None] * len(groups)
-        query, key, positions = trace.q[layer, prompt], trace.k[layer, prompt], trace.positions[prompt]
+        positions = trace.positions[prompt]
+        query, key = trace.q[layer, prompt, positions], trace.k[layer, prompt]
         direction = torch.einsum("td,hed->hte", trace.logit_direction[prompt], self.model.weights["W_O"][layer])
         for tokens, limit in (
             query_chunks(positions, self.model.config.n_heads * max(g.width for g in groups)) if groups else []

@@ -114,7 +114,8 @@ def layer_inputs(model: LeanModel, trace: Trace, prompt: int) -> Float[Tensor, "
 def passed_on(model: LeanModel, trace: Trace, prompt: int, layer: int) -> Float[Tensor, "head"]:
     """What a layer's heads pass on of a value that is the same at every position, over its scale: Σ over measured tokens."""
     inverse = trace.ln1_scale[layer, prompt].reciprocal()
-    query, key, positions = trace.q[layer, prompt], trace.k[layer, prompt], trace.positions[prompt]
+    positions = trace.positions[prompt]
+    query, key = trace.q[layer, prompt, positions], trace.k[layer, prompt]
     total = inverse.new_zeros(model.config.n_heads, dtype=torch.float64)
     for tokens, limit in query_chunks(positions, model.config.n_heads * len(key)):
         pattern = attention_pattern(query[tokens], key[:limit], positions[tokens], model.config.attn_scale)

@@ -51,12 +51,11 @@ def token_dla(model: LeanModel, run: CleanRun) -> TokenDla:
 def _measured_from(model: LeanModel, trace: Trace, start: int) -> Trace:
     """What of the trace the V-composed parts need, with all positions from ``start`` on measured."""
     assert trace.resid_pre is not None
-    stream = trace.resid_pre[:, :, start:]
-    queries = torch.stack([model.attend(layer, stream[layer]).q for layer in range(model.config.n_layers)])
     # Near ties at the place itself must not be decided otherwise here than where its attribution was tested.
-    direction = torch.cat([model.logit_direction(stream[-1])[:, :-1], trace.logit_direction], dim=1)
+    before = model.logit_direction(trace.resid_pre[-1][:, start:])[:, :-1]
+    direction = torch.cat([before, trace.logit_direction], dim=1)
     positions = torch.arange(start, trace.resid_pre.shape[2], device=model.device)[None]
-    return trace._replace(positions=positions, q=queries, logit_direction=direction)
+    return trace._replace(positions=positions, logit_direction=direction)
 
 
 class AdversarialTokensAccumulator:
