@@ -51,7 +51,7 @@ def verdict_line(found: Verdict) -> str:
         return f"{writer} is erased by {group}: {numbers}{share}."
     if found.word is None:
         reason = (
-            ", for one block of prompts gives no interval"
+            ", for fewer than two prompts give no interval"
             if not np.isfinite([found.beta.low, found.beta.high]).all()
             else ""
         )

@@ -123,7 +123,7 @@ def quantiles(of: str, prefix: str = "", unit: str = "ratio") -> tuple[Column, .
 
 def interval(name: str, of: str, unit: str = "ratio") -> tuple[Column, ...]:
     """The ends of a 95 % interval, ``{name}_low`` and ``{name}_high``; ``low`` and ``high`` where the name is empty."""
-    family = f"ends of the 95 % interval of {of}; null where one block of prompts gives none"
+    family = f"ends of the 95 % interval of {of}; null where fewer than two prompts count, or all give the same"
     stem = f"{name}_" if name else ""
     return tuple(
         replace(number(f"{stem}{end}", f"{end}er end of the 95 % interval of {of}", unit), family=family)

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from erasure_sweep.workers.models.forward import ModelConfig
 from erasure_sweep.workers.positions import hash_u64, measured_positions
@@ -17,7 +18,7 @@ from tests.support.oracle import verify_trust as oracle_verify_trust
 from tests.support.oracle.scan import as_numpy, forward, layer_norm
 from tests.support.oracle.v_composition import read
 from tests.support.oracle.verify import COLUMNS, conclusion, siblings, verify_tables
-from tests.support.oracle.verify_setting import Blocks, Setting
+from tests.support.oracle.verify_setting import Setting
 
 
 def test_v_composed_parts_are_those_of_the_scan() -> None:
@@ -52,8 +53,7 @@ def test_blocks_and_partners_by_hand() -> None:
     config, weights, _ = random_lean(42, n_layers=1, n_heads=1, d_model=8)
     s = setting.arrange(config, weights, draw(config, (27, 5)), 2, block=3, seed=9, first_prompt=20)
     assert [s.partner(row) for row in s.rows] == [1, 2, 0, 4, 5, 6, 3]
-    assert s.block_of().n == 2
-    assert s.block_of().of.tolist() == 6 * [0] + 8 * [1]
+    assert s.block_of().tolist() == 6 * [0] + 8 * [1]
     np.testing.assert_array_equal(s.kept, measured_positions(9, 20, 7, 5, 2, True))
     shuffled = s.from_partner(list(s.ids), permuted=True)
     order = np.argsort(hash_u64(9, 26, 2**32 + np.arange(5, dtype=np.uint64)))
@@ -77,21 +77,38 @@ def test_random_directions_are_as_long_as_the_writer_and_vary_as_the_partners_st
     np.testing.assert_array_equal(again[0], drawn[2])
 
 
+T_ONE = math.tan(0.475 * math.pi)
+"""97.5 % of t with one degree of freedom."""
+
+
 def test_intervals_by_hand() -> None:
-    one = Blocks(1, np.zeros(4, dtype=int))
+    one, two = np.zeros(4, dtype=int), np.array([3, 3, 8, 8])
     assert all(math.isnan(end) for end in setting.mean_interval(one, np.arange(4.0)))
-    two = Blocks(2, np.array([0, 0, 1, 1]))
-    # Of two blocks a quarter of the replicates holds the first alone, a quarter the second.
-    assert setting.mean_interval(two, np.array([0.0, 2.0, 4.0, 6.0])) == (1.0, 5.0)
-    assert setting.median_interval(two, np.array([0.0, 2.0, 4.0, 6.0])) == (1.0, 5.0)
+    # Without one of the two prompts the mean is 5 or 1: the jackknife's variance is 1/2 · (2² + 2²).
+    assert setting.mean_interval(two, np.array([0.0, 2.0, 4.0, 6.0])) == pytest.approx((3 - 2 * T_ONE, 3 + 2 * T_ONE))
+    assert all(math.isnan(end) for end in setting.mean_interval(two, np.array([0.0, 2.0, 2.0, 0.0])))
     vectors, onto = np.array([[1.0], [1.0], [4.0], [4.0]]), np.array([[1.0], [1.0], [2.0], [2.0]])
-    assert setting.beta_interval(two, vectors, onto) == (1.0, 2.0)
     assert setting.beta(vectors, onto) == pytest.approx(1.8)
-    many = Blocks(400, np.repeat(np.arange(400), 2))
+    assert setting.beta_interval(two, vectors, onto) == pytest.approx((1.8 - T_ONE / 2, 1.8 + T_ONE / 2))
+    nothing = np.concatenate([onto, np.zeros((1, 1))]), np.concatenate([two, [9]])
+    assert setting.beta_interval(nothing[1], np.ones((5, 1)), nothing[0]) == setting.beta_interval(
+        two, np.ones((4, 1)), onto
+    )
+    many = np.repeat(np.arange(400), 2)
     values = np.random.default_rng(4).standard_normal(400)
     low, high = setting.mean_interval(many, np.repeat(values, 2))
     assert low == pytest.approx(values.mean() - 1.96 * values.std() / 20, abs=0.01)
     assert high == pytest.approx(values.mean() + 1.96 * values.std() / 20, abs=0.01)
+
+
+def test_the_interval_of_a_median_by_hand() -> None:
+    below = [0, 1, 2, 4]  # of each prompt's four tokens; 9 of 16 are 1, which is the median, and count as half below it
+    values = np.concatenate([[-1.0] * n + [1.0] * (4 - n) for n in below])
+    shares = np.array([(n + (4 - n) / 2) / 4 for n in below])
+    reach = float(stats.t(3).ppf(0.975)) * shares.std(ddof=1) / 2
+    found = setting.median_interval(np.repeat(np.arange(4), 4), values)
+    assert found == (np.quantile(values, 0.5 - reach), np.quantile(values, 0.5 + reach)) == (-1.0, 1.0)
+    assert all(math.isnan(end) for end in setting.median_interval(np.repeat(np.arange(4), 4), np.ones(16)))
 
 
 def test_lines_have_intervals() -> None:
@@ -100,9 +117,14 @@ def test_lines_have_intervals() -> None:
     y = np.concatenate([-x[:3], -0.5 * x[3:]])
     every = np.ones(6, dtype=bool)
     row = oracle_verify_effects.line_of(s, x, y, every, every)
-    assert (row["slope"], row["slope_low"], row["slope_high"]) == pytest.approx((-0.75, -1.0, -0.5))
-    assert row["low"] == pytest.approx(-1.0)
-    assert (row["high"], row["n"]) == (pytest.approx(row["r"]), 6)
+    prompts = s.prompts()
+    without = [np.polyfit(x[prompts != p], y[prompts != p], 1)[0] for p in range(4)]
+    reach = float(stats.t(3).ppf(0.975)) * math.sqrt(3 / 4 * np.sum((without - np.mean(without)) ** 2))
+    assert (row["slope"], row["slope_low"], row["slope_high"]) == pytest.approx((-0.75, -0.75 - reach, -0.75 + reach))
+    z = [np.arctanh(np.clip(np.corrcoef(x[prompts != p], y[prompts != p])[0, 1], -1 + 1e-12, 1.0)) for p in range(4)]
+    reach = float(stats.t(3).ppf(0.975)) * math.sqrt(3 / 4 * np.sum((z - np.mean(z)) ** 2))
+    ends = np.tanh([np.arctanh(row["r"]) - reach, np.arctanh(row["r"]) + reach])
+    assert (row["low"], row["high"], row["n"]) == (*map(pytest.approx, ends), 6)
     flat = oracle_verify_effects.line_of(s, np.ones(6), y, every, every)
     assert all(math.isnan(flat[name]) for name in ("r", "slope", "low", "slope_low"))
     none = oracle_verify_effects.line_of(s, x, y, ~every, every)

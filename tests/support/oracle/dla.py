@@ -25,6 +25,8 @@ INTERVALS = ("low", "high", "slope_low", "slope_high")
 GROUPS = 16
 STRONGEST = 1.0 - 1e-12
 """The largest |r| that Fisher's transformation is applied to."""
+ROUNDING = 1e-12
+"""Share of a number below which it varies over groups by rounding alone: then nothing says how far off it may be."""
 SAME = 1e-12
 """Share of a quantity's power that must vary over tokens; less is rounding."""
 
@@ -102,8 +104,8 @@ def fisher(r: float) -> float:
 def jackknife(without: Sequence[float]) -> float:
     """Half the width of a 95 % interval, from the values without each of n groups: t with n − 1 degrees of freedom."""
     n, mean = len(without), sum(without) / len(without)
-    variance = (n - 1) / n * sum((value - mean) ** 2 for value in without)
-    return float(stats.t(n - 1).ppf(0.975)) * math.sqrt(variance)
+    error = math.sqrt((n - 1) / n * sum((value - mean) ** 2 for value in without))
+    return float(stats.t(n - 1).ppf(0.975)) * error if error > ROUNDING * abs(mean) else math.nan
 
 
 def is_constant(values: np.ndarray) -> bool:

@@ -126,7 +126,7 @@ def key_of(target: Target) -> Row:
 def group_rows(s: Setting, target: Target, nulls: Sequence[Row], tau: float, held_out: bool) -> Iterator[Row]:
     """Each eraser by itself, then their sum with the verdict; a group with the name of its one head is its sum."""
     apart = [(head, (head,)) for head in target.erasers if head != target.label]
-    w, valid, blocks = s.tokens(s.term(target.writer)), s.has_ratio(target.writer), s.block_of()
+    w, valid, prompts = s.tokens(s.term(target.writer)), s.has_ratio(target.writer), s.prompts()
     parts = s.v_composed_by_head(target.erasers, s.source(target.writer))
     for label, heads in [*apart, (target.label, target.erasers)]:
         part = s.tokens(added([parts[head] for head in heads]))
@@ -139,9 +139,9 @@ def group_rows(s: Setting, target: Target, nulls: Sequence[Row], tau: float, hel
             "held_out": held_out,
         }
         row |= quantiles(clean, "clean_") | quantiles(clean - read, "patched_") | quantiles(read, "v_composed_")
-        row |= named("clean_median_", median_interval(blocks[valid], clean))
-        row |= named("patched_median_", median_interval(blocks[valid], clean - read))
-        row |= {"beta": beta(part, w)} | named("beta_", beta_interval(blocks, part, w))
+        row |= named("clean_median_", median_interval(prompts[valid], clean))
+        row |= named("patched_median_", median_interval(prompts[valid], clean - read))
+        row |= {"beta": beta(part, w)} | named("beta_", beta_interval(prompts, part, w))
         row |= {"position_share": math.nan, "verdict": None, "n": int(valid.sum())}
         if label == target.label:
             row |= conclusion(target, row, nulls, tau)
@@ -197,7 +197,7 @@ def null_row(
     direction: str = "",
 ) -> Row:
     row = key_of(target) | {"null": null, "direction": direction, "of": of} | quantiles(ratios(vectors, onto, where))
-    ends = named("beta_", beta_interval(s.block_of(), vectors, onto))
+    ends = named("beta_", beta_interval(s.prompts(), vectors, onto))
     return row | {"beta": beta(vectors, onto)} | ends | {"n": int(where.sum())}
 
 
@@ -241,7 +241,7 @@ def later_use_rows(s: Setting, target: Target, patched: Sequence[Activations]) -
         clean, after = s.tokens(s.term(term)), s.tokens([run.terms[term] for run in patched])
         row = key_of(target) | {"component": term}
         row |= quantiles(ratios(clean, w, valid), "clean_") | quantiles(ratios(after, w, valid), "patched_")
-        row |= {"clean_beta": beta(clean, w)} | named("clean_beta_", beta_interval(s.block_of(), clean, w))
+        row |= {"clean_beta": beta(clean, w)} | named("clean_beta_", beta_interval(s.prompts(), clean, w))
         yield row | {"patched_beta": beta(after, w), "n": int(valid.sum())}
 
 

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from erasure_sweep.workers.records import Target
-from tests.support.oracle.dla import correlate, is_constant, pearson
+from tests.support.oracle.dla import correlate, fisher, is_constant
 from tests.support.oracle.scan import Activations, layer_norm, layer_of_head, mlp_out
 from tests.support.oracle.v_composition import source
 from tests.support.oracle.verify_reruns import centre, place_of, rerun, run_head
@@ -103,18 +103,18 @@ def line_of(s: Setting, x: np.ndarray, y: np.ndarray, used: np.ndarray, sampled:
 
 
 def line_interval(s: Setting, x: np.ndarray, y: np.ndarray, used: np.ndarray, name: str) -> tuple[float, float]:
-    """Bootstrap interval of r or of the slope; NaN where the number itself is not defined."""
-    if is_constant(x[used]) or (name == "r" and is_constant(y[used])):
+    """Interval of r, symmetric in Fisher's z, or of the slope; NaN where the number itself is not defined."""
+    x, y = x[used], y[used]
+    if is_constant(x) or (name == "r" and is_constant(y)):
         return math.nan, math.nan
 
-    def of_replicate(counts: np.ndarray) -> float:
-        a, b = np.repeat(x[used], counts), np.repeat(y[used], counts)
-        if not len(a) or is_constant(a) or (name == "r" and is_constant(b)):
-            return math.nan
-        da, db = a - a.mean(), b - b.mean()
-        return pearson(a, b) if name == "r" else float(np.sum(da * db) / np.sum(da * da))
+    def of_kept(kept: np.ndarray) -> float:
+        line = correlate(x[kept], y[kept])
+        return line[name]
 
-    return interval(s.block_of()[used], of_replicate)
+    if name == "r":
+        return interval(s.prompts()[used], of_kept, fisher, math.tanh)
+    return interval(s.prompts()[used], of_kept)
 
 
 def effects_written(s: Setting, target: Target) -> dict[str, Field]:
@@ -169,7 +169,7 @@ def mlps(s: Setting, writer: str) -> Iterator[Row]:
         row: Row = {"writer": writer, "component": mlp}
         row |= quantiles(ratios(output, w, valid), "clean_") | quantiles(ratios(output - read, w, valid), "patched_")
         row |= quantiles(ratios(read, w, valid), "read_") | {"beta": beta(read, w)}
-        yield row | named("beta_", beta_interval(s.block_of(), read, w)) | {"n": int(valid.sum())}
+        yield row | named("beta_", beta_interval(s.prompts(), read, w)) | {"n": int(valid.sum())}
 
 
 def ablations(s: Setting, writer: str) -> Iterator[Row]:
@@ -190,7 +190,7 @@ def patched_losses(s: Setting, target: Target, patched: Mapping[str, Sequence[Ac
 def loss_increase(s: Setting, runs: Sequence[Activations]) -> Row:
     """The clean loss, and how much higher that of other runs of the prompts is."""
     at = [losses_at(s, row) for row in s.rows]
-    blocks = s._replace(kept=at).block_of()
+    prompts = s._replace(kept=at).prompts()
     clean, other = (
         np.concatenate([loss(s.ids[row], those[row].logits, at[row]) for row in s.rows]) for those in (s.runs, runs)
     )
@@ -198,7 +198,7 @@ def loss_increase(s: Setting, runs: Sequence[Activations]) -> Row:
     if not len(increase):
         return {"n": 0}
     row: Row = {"clean_loss": clean.mean(), "increase_mean": increase.mean()}
-    row |= named("increase_mean_", mean_interval(blocks, increase)) | quantiles(increase)
+    row |= named("increase_mean_", mean_interval(prompts, increase)) | quantiles(increase)
     return row | {"n": len(increase)}
 
 
@@ -225,7 +225,7 @@ def carries(s: Setting, target: Target) -> Iterator[Row]:
         x, read = s.tokens(field), s.tokens(s.v_composed(target.erasers, field))
         row: Row = {"writer": target.writer, "eraser": target.label, "part": part, "power_share": beta(x, whole)}
         row["variance"] = float(((x - x.mean(axis=0)) ** 2).sum(axis=1).mean())
-        row |= {name: explained(x, s.block_of().of, cell) for name, cell in cells.items()}
+        row |= {name: explained(x, s.block_of(), cell) for name, cell in cells.items()}
         yield row | {"erased_by_reading": -beta(read, x), "n": len(x)}
 
 

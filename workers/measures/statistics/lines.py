@@ -1,12 +1,14 @@
-"""Lines through attributions: of many rows of pairs (x, y), their moments and a sample of points.
+"""Lines through attributions: of many rows of pairs (x, y), their moments in each prompt and a sample of points.
 
-Shards stay apart, and moments about common points are added up as often as a shard is drawn: intervals come from drawing
-whole shards with replacement. The sample holds the tokens with the lowest hashes, the same for every row.
+A prompt's moments are about its own means, and merging takes those of all prompts to the means of all tokens, so that nothing
+is lost to rounding when they are added up. Intervals come from leaving out one prompt at a time (``jackknife``), of r on the
+scale of Fisher's z. The sample holds the tokens with the lowest hashes, the same for every row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Generic, NamedTuple
 
 import numpy as np
@@ -16,9 +18,10 @@ from scipy import stats
 from torch import Tensor
 
 from erasure_sweep.workers.measures.interventions.prompt_view import PromptView
+from erasure_sweep.workers.measures.statistics.jackknife import FISHER, jackknife
 from erasure_sweep.workers.measures.statistics.moments import CONSTANT
-from erasure_sweep.workers.measures.statistics.ratios import bootstrap_weights, interval
-from erasure_sweep.workers.measures.statistics.rows import RowT, decode_rows, encode_rows
+from erasure_sweep.workers.measures.statistics.prompt_sums import PromptSums, deal, same_rows
+from erasure_sweep.workers.measures.statistics.rows import RowT, decode_rows
 from erasure_sweep.workers.positions import hash_u64
 from erasure_sweep.workers.records import State
 
@@ -27,7 +30,6 @@ STORED_BYTES_PER_LINE = 64
 """Of one row of a shard on disk, without its points."""
 STORED_BYTES_PER_POINT = 6
 """Of one row at one sampled token."""
-MOMENTS = ("n", "mean_x", "mean_y", "sxx", "syy", "sxy", "abs_x", "abs_y")
 
 
 class LineRecorder(Generic[RowT]):
@@ -39,8 +41,8 @@ class LineRecorder(Generic[RowT]):
 
     def __init__(self, sampled: bool) -> None:
         self._sampled = sampled
-        self._sums: dict[RowT, Tensor] = {}
-        self._references: dict[RowT, tuple[Tensor, Tensor]] = {}
+        self._moments: PromptSums[RowT] = PromptSums()
+        """Tokens, means, squares and products about the means, absolute values."""
         self._points: dict[RowT, list[Float[Tensor, "side token"]]] = {}
         self._places: list[tuple[np.ndarray, ...]] = []
         self._kept: tuple[PromptView, Int[Tensor, "token"]] | None = None
@@ -61,14 +63,11 @@ class LineRecorder(Generic[RowT]):
         if inside is not None:
             x, y = x[inside], y[inside]
         x, y = x.double(), y.double()
-        if len(x):
-            self._references.setdefault(row, (x.mean(), y.mean()))
-        zero = x.new_zeros(())
-        reference = self._references.get(row, (zero, zero))
-        dx, dy = x - reference[0], y - reference[1]
-        sums = [dx.sum(), dy.sum(), dx.square().sum(), dy.square().sum(), (dx * dy).sum(), x.abs().sum(), y.abs().sum()]
-        added = torch.stack([x.new_tensor(float(len(x))), *sums])
-        self._sums[row] = self._sums[row] + added if row in self._sums else added
+        n = x.new_tensor(float(len(x)))
+        mean_x, mean_y = x.sum() / n.clamp_min(1.0), y.sum() / n.clamp_min(1.0)
+        dx, dy = x - mean_x, y - mean_y
+        about_means = [mean_x, mean_y, dx.square().sum(), dy.square().sum(), (dx * dy).sum()]
+        self._moments.add(row, torch.stack([n, *about_means, x.abs().sum(), y.abs().sum()]))
 
     def _sample_of(self, view: PromptView) -> Int[Tensor, "token"]:
         """Which of the prompt's measured tokens have the lowest hashes."""
@@ -81,37 +80,29 @@ class LineRecorder(Generic[RowT]):
         return self._kept[1]
 
     def export(self) -> State:
-        """Moments about the shard's means, and its sample."""
-        rows = list(self._sums)
-        sums = torch.stack([self._sums[row] for row in rows]).cpu().numpy()
-        zero = torch.zeros((), dtype=torch.float64)
-        reference = np.array([[float(v) for v in self._references.get(row, (zero, zero))] for row in rows])
-        n = sums[:, 0]
-        mean = sums[:, 1:3] / np.maximum(n, 1)[:, None]
-        moments = [
-            n,
-            *(mean + reference).T,
-            sums[:, 3] - n * mean[:, 0] ** 2,
-            sums[:, 4] - n * mean[:, 1] ** 2,
-            sums[:, 5] - n * mean[:, 0] * mean[:, 1],
-            sums[:, 6],
-            sums[:, 7],
-        ]
-        state = {**encode_rows(rows), "moments": np.stack(moments)}
+        """Moments of each prompt about its means, and the shard's sample."""
+        state = self._moments.export()
         if not self._sampled:
             return state
-        points = torch.stack([torch.cat(self._points[row], dim=1) for row in rows]).permute(1, 2, 0).cpu().numpy()
+        points = torch.stack([torch.cat(of, dim=1) for of in self._points.values()]).permute(1, 2, 0).cpu().numpy()
         places = [np.concatenate(values) for values in zip(*self._places, strict=True)]
         return state | _sample([(*places, *points)])
 
 
 def merge_lines(states: Iterable[State]) -> State:
-    """Moments of many shards, [shard, moment, row], and the sample of all."""
+    """Sums about the means of all tokens, [prompt, sum, row], and the sample of all."""
     parts = list(states)
-    rows = {name: values for name, values in parts[0].items() if name.startswith("row_")}
-    sampled = "point_hash" in parts[0]
-    points = _sample([tuple(state[f"point_{name}"] for name in POINTS) for state in parts]) if sampled else {}
-    return {**rows, "moments": np.stack([state["moments"] for state in parts]), **points}
+    n, mean_x, mean_y, *squares, abs_x, abs_y = np.concatenate([state["prompt_sums"] for state in parts]).swapaxes(0, 1)
+    reference = np.stack([(n * mean).sum(axis=0) / np.maximum(n.sum(axis=0), 1) for mean in (mean_x, mean_y)])
+    dx, dy = mean_x - reference[0], mean_y - reference[1]
+    xx, yy, xy = (square + n * more for square, more in zip(squares, (dx**2, dy**2, dx * dy), strict=True))
+    sums = deal([np.stack([n, n * dx, n * dy, xx, yy, xy, abs_x, abs_y], axis=1)])
+    points = (
+        _sample([tuple(state[f"point_{name}"] for name in POINTS) for state in parts])
+        if "point_hash" in parts[0]
+        else {}
+    )
+    return {**same_rows(parts), "prompt_sums": sums, "reference": reference, **points}
 
 
 POINTS = ("hash", "prompt", "position", "x", "y")
@@ -149,19 +140,23 @@ class Lines(Generic[RowT]):
     def __init__(self, kind: Callable[..., RowT], state: State) -> None:
         self.rows = decode_rows(kind, state)
         self._row = {row: index for index, row in enumerate(self.rows)}
-        self._moments = state["moments"]
-        self._weights = bootstrap_weights(len(self._moments))
+        self._sums, self._reference = state["prompt_sums"], state["reference"]
         self._points = {name: values for name, values in state.items() if name.startswith("point_")}
+
+    def _together(self, row: RowT) -> Float[np.ndarray, "sum"]:
+        together: Float[np.ndarray, "sum"] = self._sums[:, :, self._row[row]].sum(axis=0)
+        return together
 
     def mean_abs(self, row: RowT) -> tuple[float, float]:
         """Mean absolute values of x and y."""
-        n, *_, abs_x, abs_y = self._moments[:, :, self._row[row]].sum(axis=0)
+        n, *_, abs_x, abs_y = self._together(row)
         return (float(abs_x / n), float(abs_y / n)) if n > 0 else (np.nan, np.nan)
 
     def square_x(self, row: RowT) -> float:
         """Σ x²."""
-        moments = dict(zip(MOMENTS, self._moments[:, :, self._row[row]].T, strict=True))
-        return float((moments["sxx"] + moments["n"] * moments["mean_x"] ** 2).sum())
+        n, x, _, xx, *_ = self._together(row)
+        reference = self._reference[0, self._row[row]]
+        return float(xx + 2 * reference * x + n * reference**2)
 
     def line(self, row: RowT, least_square: float = 0.0) -> Line:
         """The line of a pair; NaN where one side is constant.
@@ -169,12 +164,22 @@ class Lines(Generic[RowT]):
         Args:
             least_square: Σ x² of something that x is a part of: x is constant where it varies by rounding beside that.
         """
-        moments = self._moments[:, :, self._row[row]]
-        r, slope, intercept = _fit(moments, np.ones((1, len(moments))), least_square)
-        drawn_r, drawn_slope, _ = _fit(moments, self._weights, least_square)
-        n = int(moments[:, 0].sum())
-        ends = (*_interval_of(r[0], drawn_r), *_interval_of(slope[0], drawn_slope))
-        return Line(float(r[0]), float(slope[0]), float(intercept[0]), *ends, n)
+        sums, reference = self._sums[:, :, self._row[row]], self._reference[:, self._row[row]]
+        n = float(sums[:, 0].sum())
+        least = least_square / n if n else 0.0
+        r = jackknife(sums, partial(_r, reference=reference, least=least), FISHER)
+        slope = jackknife(sums, partial(_slope, reference=reference, least=least))
+        intercept = _intercept(sums.sum(axis=0), reference, least)
+        return Line(
+            float(r.value),
+            float(slope.value),
+            intercept,
+            float(r.low),
+            float(r.high),
+            float(slope.low),
+            float(slope.high),
+            int(n),
+        )
 
     def points(self, row: RowT) -> dict[str, np.ndarray]:
         """The sampled tokens of a pair: ``prompt``, ``position``, ``x`` and ``y``."""
@@ -191,30 +196,39 @@ class Lines(Generic[RowT]):
         return float(stats.spearmanr(points["x"], points["y"]).statistic)
 
 
-def _interval_of(value: float, drawn: Float[np.ndarray, "replicate"]) -> tuple[float, float]:
-    """The interval of something that has a value."""
-    return interval(drawn) if np.isfinite(value) else (np.nan, np.nan)
+class _Fit(NamedTuple):
+    """Moments about the means of some sets of tokens; squares that are rounding alone are NaN."""
+
+    x: np.ndarray
+    y: np.ndarray
+    """Means."""
+    xx: np.ndarray
+    yy: np.ndarray
+    xy: np.ndarray
 
 
-def _fit(
-    moments: Float[np.ndarray, "shard moment"], weights: Float[np.ndarray, "replicate shard"], least_square: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """r, slope and intercept of shards taken as often as each replicate's weights say."""
-    n, mean_x, mean_y, sxx, syy, sxy, *_ = moments.T
-    total = n.sum()
-    if len(weights) == 0 or total == 0:
-        return (np.full(len(weights), np.nan),) * 3
-    # Moments about common points lose nothing to rounding when shards are added up.
-    x0, y0 = (n @ mean_x) / total, (n @ mean_y) / total
-    dx, dy = mean_x - x0, mean_y - y0
-    with np.errstate(invalid="ignore", divide="ignore"):
-        count = weights @ n
-        x, y = weights @ (n * dx) / count, weights @ (n * dy) / count
-        square_x = weights @ (sxx + n * dx**2) - count * x**2
-        square_y = weights @ (syy + n * dy**2) - count * y**2
-        product = weights @ (sxy + n * dx * dy) - count * x * y
-        floor_x = CONSTANT * np.maximum(square_x + count * (x + x0) ** 2, least_square * count / total)
-        square_x = np.where(square_x > floor_x, square_x, np.nan)
-        square_y = np.where(square_y > CONSTANT * (square_y + count * (y + y0) ** 2), square_y, np.nan)
-        slope = product / square_x
-        return product / np.sqrt(square_x * square_y), slope, (y + y0) - slope * (x + x0)
+def _fit(sums: Float[np.ndarray, "sum *batch"], reference: Float[np.ndarray, "two"], least: float) -> _Fit:
+    """From sums about ``reference``; x is constant as well where x² is on average below a share of ``least``."""
+    n, sum_x, sum_y, xx, yy, xy, *_ = sums
+    n = np.where(n > 0, n, np.nan)
+    dx, dy = sum_x / n, sum_y / n
+    x, y = reference[0] + dx, reference[1] + dy
+    xx, yy, xy = xx - n * dx**2, yy - n * dy**2, xy - n * dx * dy
+    constant_x = xx <= CONSTANT * np.maximum(xx + n * x**2, n * least)
+    constant_y = yy <= CONSTANT * (yy + n * y**2)
+    return _Fit(x, y, np.where(constant_x, np.nan, xx), np.where(constant_y, np.nan, yy), xy)
+
+
+def _r(sums: Float[np.ndarray, "sum *batch"], reference: np.ndarray, least: float) -> Float[np.ndarray, "*batch"]:
+    fit = _fit(sums, reference, least)
+    return np.asarray(fit.xy / np.sqrt(fit.xx * fit.yy))
+
+
+def _slope(sums: Float[np.ndarray, "sum *batch"], reference: np.ndarray, least: float) -> Float[np.ndarray, "*batch"]:
+    fit = _fit(sums, reference, least)
+    return np.asarray(fit.xy / fit.xx)
+
+
+def _intercept(sums: Float[np.ndarray, "sum"], reference: np.ndarray, least: float) -> float:
+    fit = _fit(sums, reference, least)
+    return float(fit.y - fit.xy / fit.xx * fit.x)

@@ -41,19 +41,19 @@ class PromptSums(Generic[RowT]):
         self._sums.setdefault(rows, []).append(sums.double())
 
     def export(self) -> State:
-        """The rows and their ``sums``, [prompt, sum, row]; nothing where there are none."""
+        """The rows and their ``prompt_sums``, [prompt, sum, row]; nothing where there are none."""
         if not self._sums:
             return {}
         parts = list(self._sums.values())
         assert len({len(prompts) for prompts in parts}) == 1, "every prompt brings every row once"
         sums = torch.cat([torch.stack(prompts) for prompts in parts], dim=-1)
-        return {**encode_rows([row for rows in self._sums for row in rows]), "sums": sums.cpu().numpy()}
+        return {**encode_rows([row for rows in self._sums for row in rows]), "prompt_sums": sums.cpu().numpy()}
 
 
 def merge_prompt_sums(states: Iterable[State]) -> State:
     """Rows of many shards, in the order of the corpus; shards without rows have no part in it."""
-    parts = [state for state in states if "sums" in state]
-    return {**same_rows(parts), "sums": deal([state["sums"] for state in parts])} if parts else {}
+    parts = [state for state in states if "prompt_sums" in state]
+    return {**same_rows(parts), "prompt_sums": deal([state["prompt_sums"] for state in parts])} if parts else {}
 
 
 def same_rows(states: Sequence[State]) -> State:
@@ -85,7 +85,7 @@ class RowSums(Generic[RowT]):
     def __init__(self, kind: Callable[..., RowT], state: State) -> None:
         self.rows = decode_rows(kind, state)
         self._row = {row: index for index, row in enumerate(self.rows)}
-        self._sums: Float[np.ndarray, "prompt sum row"] = state["sums"] if state else np.empty((0, 0, 0))
+        self._sums: Float[np.ndarray, "prompt sum row"] = state["prompt_sums"] if state else np.empty((0, 0, 0))
 
     def of(self, row: RowT) -> Float[np.ndarray, "prompt sum"]:
         """A row's sums, prompt by prompt."""

@@ -41,6 +41,8 @@ SUM = "sum"
 """The group as a whole, among its erasers."""
 WRITER = "writer"
 KINDS = ("clean", "patched", "v_composed")
+WITH_MEDIANS = ("clean", "patched")
+"""Kinds whose medians have intervals."""
 NULLS = (
     *(("shuffled", "clean"), ("shuffled", "v_composed"), ("random_direction", "clean"), ("placebo", "v_composed")),
     *(("position", "clean"), ("position", "v_composed")),
@@ -89,9 +91,9 @@ class EraserGroupAccumulator:
         reading = products.reading
         clean, read = (torch.cat([products[0], products.sum(dim=1)[:1]]) for products in (reading.clean, reading.read))
         labels = (*products.target.erasers, SUM)
-        rows = tuple(GroupRow(products.index, label, WRITER, "", kind) for label in labels for kind in KINDS)
-        values = torch.stack([clean, clean - read, read], dim=1).flatten(0, 1)
-        self._ratios.add_rows(rows, values, reading.norm_sq[0], reading.valid)
+        for kind, values in zip(KINDS, (clean, clean - read, read), strict=True):
+            rows = tuple(GroupRow(products.index, label, WRITER, "", kind) for label in labels)
+            self._ratios.add_rows(rows, values, reading.norm_sq[0], reading.valid, kind in WITH_MEDIANS)
 
     def _record_nulls(self, products: TargetPrompt) -> None:
         view, index, reading = products.view, products.index, products.reading

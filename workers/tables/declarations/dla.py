@@ -33,7 +33,7 @@ TABLES = (
             number("intercept", "of the same line", "logit"),
             *interval(
                 "",
-                "`r`, in the scan from leaving out groups of shards, in verify from drawing shards with replacement",
+                "`r`, from leaving out one prompt at a time, in the scan one group of blocks of prompts, in Fisher's z",
                 "correlation",
             ),
             *interval("slope", "`slope`, from the same"),

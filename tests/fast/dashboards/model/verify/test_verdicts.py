@@ -71,7 +71,7 @@ class TestVerdicts:
             ({"verdict": "not found"}, "L0H2: erasure by L2H2+L2H3 not found: held-out pooled β −0.61 [−0.65, −0.57]."),
             (
                 {"verdict": None, "beta_low": None, "beta_high": None},
-                "L0H2: no verdict on L2H2+L2H3, for one block of prompts gives no interval: held-out pooled β −0.61; "
+                "L0H2: no verdict on L2H2+L2H3, for fewer than two prompts give no interval: held-out pooled β −0.61; "
                 "position alone explains 80\u00a0% of this erasure.",
             ),
             (

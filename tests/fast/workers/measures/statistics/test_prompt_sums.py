@@ -42,7 +42,7 @@ def merged(n_prompts: int, size: int) -> State:
 def test_no_digit_depends_on_the_shards(n_prompts: int) -> None:
     states = [merged(n_prompts, size) for size in (1, 7, 16, n_prompts)]
     for other in states[1:]:
-        np.testing.assert_array_equal(states[0]["sums"], other["sums"], strict=True)
+        np.testing.assert_array_equal(states[0]["prompt_sums"], other["prompt_sums"], strict=True)
 
 
 def test_prompts_beyond_the_groups_are_dealt_by_their_place() -> None:
@@ -79,7 +79,7 @@ def test_a_row_has_its_statistic_and_interval() -> None:
 def test_no_rows_are_no_state() -> None:
     empty: State = PromptSums().export()
     assert empty == {} and merge_prompt_sums([empty, empty]) == {} and RowSums(Kind, {}).rows == []
-    assert merge_prompt_sums([empty, shard(range(2))])["sums"].shape == (2, 3, len(ROWS))
+    assert merge_prompt_sums([empty, shard(range(2))])["prompt_sums"].shape == (2, 3, len(ROWS))
 
 
 def test_a_row_that_a_prompt_or_a_shard_lacks_is_noticed() -> None:

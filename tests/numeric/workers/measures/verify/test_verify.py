@@ -88,7 +88,7 @@ def test_measured_positions_are_those_of_the_prompts_in_the_corpus(kind: str) ->
     [
         {"block": 2, "batch": 1, "writers": 1},
         {"block": 5, "batch": 3, "writers": 4, "donor_block": 3},  # two blocks, the second of six prompts
-        {"block": 50, "batch": 4, "donor_block": 1},  # one block, and no intervals
+        {"block": 50, "batch": 4, "donor_block": 1},  # one block: intervals are over its prompts
     ],
 )
 def test_however_the_work_is_split_the_numbers_are_the_oracles(split: dict[str, int]) -> None:
@@ -98,10 +98,9 @@ def test_however_the_work_is_split_the_numbers_are_the_oracles(split: dict[str, 
     oracle = verify_tables(config, weights, tokens, targets, 8, block=split["block"], **told)
     fast = measure_verify(model, tokens, targets, 8, **split, **told)
     assert_verify_agrees(fast, oracle)
-    alone = split["block"] == 50
-    assert fast["eraser_group"]["beta_low"].isna().all() == alone
+    assert fast["eraser_group"]["beta_low"].notna().all()
     groups = fast["eraser_group"][fast["eraser_group"]["eraser"].isin([target.label for target in targets])]
-    assert groups["verdict"].isna().all() == alone
+    assert groups["verdict"].notna().all()
     assert fast["dla_trust"]["trust"].notna().all()
 
 
