@@ -23,7 +23,7 @@ from erasure_sweep.workers.errors import UsageError, nearest
 from erasure_sweep.workers.models.catalog import find_entry
 from erasure_sweep.workers.positions import check_n_positions, count_positions
 from erasure_sweep.workers.printed_commands import quoted
-from erasure_sweep.workers.records import Group, VerifyRequest
+from erasure_sweep.workers.records import Group, TrustThresholds, VerifyRequest
 from erasure_sweep.workers.storage.small_files import read_small_file
 from erasure_sweep.workers.version import RESULTS_VERSION
 
@@ -114,8 +114,18 @@ class SweepConfig(BaseModel):
     verify_prompts: Several = 32
     """On how many prompts verify measures: those of the corpus behind the ones that are scanned, since erasers are chosen
     on these; fewer where the corpus ends, and scanned ones again where it holds not even two more. Both are said."""
-    trust_prompts: Several = 16
-    """How many of them, the first, tell for every writer how far its direct logit attribution can be trusted."""
+    trust_prompts: Several = 32
+    """How many of them, the first, tell for every writer how far its direct logit attribution (DLA) can be trusted."""
+    trust_tokens: Several = 128
+    """Of each of these how many tokens, the first; that of every writer is replaced by its mean, and the model run again."""
+    rotated_prompts: Literal[0] | Several = 8
+    """On how many of them, the first, a writer is also replaced by its rotated output on another prompt, to see whether the
+    word is the same; 0 leaves that out, and no word is held against another."""
+    trust_thresholds: dict[Literal["constant", "cancelled", "faint", "related", "holds", "amplified"], Number] = {}
+    """Where one word of trust ends and another begins, in place of {constant: 0.01, cancelled: 0.25, faint: 0.5, related: 0.5,
+    holds: 0.75, amplified: 1.33}: DLA is `constant` below such a varying share of its power, `cancelled` below such a size of
+    the effect (faint, where r² is below related), `unrelated` with r² below related, `partly cancelled` below holds and
+    `amplified` above amplified."""
     donors: Positive = 300
     """How many prompts, drawn from the whole corpus, lend their inputs to a writer at a place of high attribution."""
     places: NonNegative = 8
@@ -175,7 +185,15 @@ class SweepConfig(BaseModel):
                 check_n_positions(self.positions, self.seq_len, self.first_position)
             except UsageError as error:
                 raise ValueError(str(error)) from error
+        self._check_thresholds()
         return self
+
+    def _check_thresholds(self) -> None:
+        limits = self.trust_limits
+        most = {"constant": 1.0, "cancelled": limits.faint, "related": 1.0, "holds": limits.amplified}
+        for name, end in most.items():
+            if not 0.0 <= (value := getattr(limits, name)) <= end:
+                raise ValueError(f"trust_thresholds: {name} = {value:g}: should be from 0 to {end:g}")
 
     def _check_own_corpora(self) -> None:
         if not self.own_corpora:
@@ -213,6 +231,11 @@ class SweepConfig(BaseModel):
         return VerifyRequest(self.verify_prompts, tuple(self.adversarial_prompts), self.first_position)
 
     @property
+    def trust_limits(self) -> TrustThresholds:
+        """Where one word of trust ends and another begins."""
+        return TrustThresholds()._replace(**self.trust_thresholds)
+
+    @property
     def n_positions(self) -> int | None:
         """How many positions of each prompt are drawn; ``None`` for all."""
         every = count_positions(self.seq_len, None, self.first_position)
@@ -232,10 +255,20 @@ class SweepConfig(BaseModel):
         """What determines the numbers, whatever the models and the machines."""
         keys = (
             *("corpus", "own_corpora", "prompts", "seq_len", "seed", "tau", "block_prompts", "dtype", "ln"),
-            *("first_position", "verify_prompts", "trust_prompts", "donors", "places", "adversarial_prompts"),
+            *(
+                "first_position",
+                "verify_prompts",
+                "trust_prompts",
+                "trust_tokens",
+                "rotated_prompts",
+                "donors",
+                "places",
+            ),
+            "adversarial_prompts",
         )
         groups = ", ".join(f"{group.writer}: {group.label}" for group in self.groups) or "none"
-        same = {"positions": self.n_positions or "all", "groups": groups, "results_version": RESULTS_VERSION}
+        same: dict[str, Any] = {"trust_thresholds": self.trust_limits._asdict()}
+        same |= {"positions": self.n_positions or "all", "groups": groups, "results_version": RESULTS_VERSION}
         return {**{key: getattr(self, key) for key in keys}, **same}
 
 

@@ -41,6 +41,7 @@ from erasure_sweep.workers.storage.staged_means import write_means
 from erasure_sweep.workers.storage.states import decode_state
 from erasure_sweep.workers.storage.whole_file import write_error
 from erasure_sweep.workers.tables.columns import Columns
+from erasure_sweep.workers.tables.facts.trust import THRESHOLDS
 from erasure_sweep.workers.tables.files import read_table, read_tables, write_tables
 from erasure_sweep.workers.tables.registry import TABLES
 from erasure_sweep.workers.tables.sweep_folder import ModelTables, read_manifest, read_model
@@ -77,17 +78,18 @@ def finish_verify(request: VerifyMerge) -> None:
     group, places = GroupWork(request.targets, 0), AdversarialWork(request.places, model.given, (), False)
     blocks: dict[str, list[tuple[Work, list[str]]]] = {
         "group": [(group, shards.group)],
-        "trust": [(TrustWork(writers), keys) for writers, keys in shards.trust],
+        "trust": [(TrustWork(writers, 0), keys) for writers, keys in shards.trust],
         "adversarial": [(places, shards.adversarial)],
     }
     lean, storage = load_model(Path(model.weights))[1], open_storage(request.store)
-    setting = Setting(request.tau, model.held_out, TokenTexts(model.tokenizer, model.tokens, model.given))
+    texts = TokenTexts(model.tokenizer, model.tokens, model.given)
+    setting = Setting(request.tau, model.held_out, texts, request.trust)
     tables: dict[str, Columns] = {}
     for stage, work in blocks.items():
         measured = ((each, keys) for each, keys in work if keys)
         with _as_sealed(stage):
             tables |= stage_tables(stage, _merged(stage, lean, storage, measured), setting)
-    write_tables(tables, model.name, "verify", request.tables)
+    write_tables(tables, model.name, "verify", request.tables, {"dla_trust": {THRESHOLDS: request.trust.noted}})
 
 
 def write_page(request: PageRequest) -> None:

@@ -24,6 +24,7 @@ from erasure_sweep.workers.records import (
     StagedMeans,
     Target,
     Thresholds,
+    TrustThresholds,
     VerifyRequest,
 )
 
@@ -176,6 +177,7 @@ class VerifyMerge(NamedTuple):
     places: tuple[Place, ...]
     """All that were tested."""
     tau: float
+    trust: TrustThresholds
     tables: Path
     """Folder that the tables are written into."""
 

@@ -133,7 +133,7 @@ class ModelStages:
         if tested.tasks:
             yield tested
         shards = VerifyKeys(group, block_keys(plan.of("trust")), keys_of(tested.tasks))
-        merge = VerifyMerge(model, store, shards, targets, places, config.tau, self._tables)
+        merge = VerifyMerge(model, store, shards, targets, places, config.tau, config.trust_limits, self._tables)
         yield from in_helper(finish_verify, merge)
         self._manifest.note_stage(model.name, "verify")
 

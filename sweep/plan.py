@@ -127,11 +127,12 @@ def plan_verify(
     shards, (first, end) = _Shards(config, model, numerics), model.verify_prompts
     work = GroupWork(targets, config.places)
     group = [shards.make("group", prompts, work, means) for prompts in paired_blocks(first, end, config.block_prompts)]
-    trusted = min(first + config.trust_prompts, end)
+    trusted, rotated = (min(first + n, end) for n in (config.trust_prompts, config.rotated_prompts))
     trust = [
-        shards.make("trust", prompts, TrustWork(writers), means)
+        shards.make("trust", prompts, TrustWork(writers, config.trust_tokens, is_rotated), means)
         for writers in writer_blocks(model.sketches, sketch_bytes(config))
-        for prompts in paired_blocks(first, trusted, config.block_prompts)
+        for is_rotated, stop in ((False, trusted), (True, min(rotated, trusted)))
+        for prompts in paired_blocks(first, stop, config.block_prompts)
     ]
     return StagePlan(
         model, "verify", (*(group if targets else ()), *trust), end - first if targets else trusted - first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, NamedTuple
 
 import numpy.typing as npt
@@ -55,6 +56,28 @@ class Thresholds(NamedTuple):
     """What makes a later head oppose a writer: median PR ≤ −``tau`` and a negative upper quartile."""
 
     tau: float = 0.05
+
+
+class TrustThresholds(NamedTuple):
+    """Where one word of trust ends and another begins (``workers.tables.facts.trust`` has the rule)."""
+
+    constant: float = 0.01
+    """DLA is ``constant`` where less of its power than this varies."""
+    cancelled: float = 0.25
+    """``cancelled`` where the effect is smaller than this, in units of the direct change."""
+    faint: float = 0.5
+    """``cancelled`` where it is smaller than this and unrelated to the direct change."""
+    related: float = 0.5
+    """``unrelated`` where r² is below this."""
+    holds: float = 0.75
+    """``partly cancelled`` where a smaller share than this arrives."""
+    amplified: float = 1.33
+    """``amplified`` where a larger share than this arrives."""
+
+    @property
+    def noted(self) -> str:
+        """As the table's metadata hold them."""
+        return json.dumps(self._asdict())
 
 
 class VerifyRequest(NamedTuple):
@@ -111,9 +134,13 @@ class GroupWork(NamedTuple):
 
 
 class TrustWork(NamedTuple):
-    """What a shard of the substage ``trust`` measures: what resampling each writer of a block does to the logits."""
+    """What a shard of the substage ``trust`` measures: what replacing each writer of a block does to the logits."""
 
     writers: WriterBlock
+    tokens: int
+    """Of each prompt, its first."""
+    rotated: bool = False
+    """Whether writers are replaced by their rotated output on another prompt, in place of their mean over the scan."""
 
 
 class AdversarialWork(NamedTuple):

@@ -19,7 +19,7 @@ from erasure_sweep.dashboards.model.trust import badge
 from erasure_sweep.dashboards.model_names import display_names
 from erasure_sweep.dashboards.wording import first_of, number, with_interval
 from erasure_sweep.workers.tables.facts.erasure import erasers_of, is_ranked, top_writers, writers_by_rank
-from erasure_sweep.workers.tables.facts.trust import survival_of, trust_of
+from erasure_sweep.workers.tables.facts.trust import arriving_of, trust_of, unsettled_of
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from erasure_sweep.workers.tables.values import Floats, numeric
 
@@ -51,8 +51,9 @@ class StrongWriter(NamedTuple):
     Attributes:
         erasers: the heads that erase it, strongest first; None where reading was not measured.
         numbers: by column of ``writers``, NaN where it was not measured.
-        trust: what resampling it says of its DLA; None where that was not measured.
-        survives: the share of its DLA's effect that survives what comes later, and the ends of its interval.
+        trust: what replacing it by its mean says of its DLA; None where that was not measured.
+        settled: whether that is the same all over its intervals.
+        arrives: the share of its DLA that arrives at the logits, and the ends of its interval.
         presence: the median share of it in each state of the stream, NaN before it writes.
     """
 
@@ -61,7 +62,8 @@ class StrongWriter(NamedTuple):
     erasers: list[str] | None
     numbers: dict[str, float]
     trust: str | None
-    survives: tuple[float, float, float]
+    settled: bool
+    arrives: tuple[float, float, float]
     presence: Floats
 
 
@@ -80,7 +82,8 @@ def strongest_writers(models: Sequence[ModelTables], per_model: int = PER_MODEL)
 
 def _strong(name: str, model: ModelTables, top: Sequence[str]) -> list[StrongWriter]:
     """The writers among ``top`` of which anything is erased; all where that was not measured."""
-    table, trust, survives = writers_by_rank(model.tables), trust_of(model.tables), survival_of(model.tables)
+    table, trust, arrives = writers_by_rank(model.tables), trust_of(model.tables), arriving_of(model.tables)
+    unsettled = set(unsettled_of(model.tables))
     residual = grid_of(model.tables.get("residual_projection"), "state")
     columns = {column: numeric(table, column) for column, *_ in (*_NUMBERS, *_DLA)}
     ranked = is_ranked(table)
@@ -92,7 +95,8 @@ def _strong(name: str, model: ModelTables, top: Sequence[str]) -> list[StrongWri
             erasers_of(model.tables, writer) if ranked else None,
             {column: float(values[rows[writer]]) for column, values in columns.items()},
             trust.get(writer),
-            survives.get(writer, (np.nan, np.nan, np.nan)),
+            writer not in unsettled,
+            arrives.get(writer, (np.nan, np.nan, np.nan)),
             _presence(residual, writer),
         )
         for writer in top
@@ -122,7 +126,7 @@ def strongest_table(view: ComparisonView) -> HtmlTable:
             [
                 *(link(home.at_writer(one.writer), one.writer), link(home.page, one.model)),
                 *numbers[:2],
-                *(_spark(one, low, high), erasers, badge(one.trust, *one.survives), _share(one.survives)),
+                *(_spark(one, low, high), erasers, badge(one.trust, one.settled), _share(one.arrives)),
                 *(one.numbers[column] for column, *_ in _DLA),
                 *numbers[2:],
             ]
@@ -135,9 +139,9 @@ def strongest_table(view: ComparisonView) -> HtmlTable:
         "against it because they read it, as a share of its output, pooled over all tokens; other components can write it "
         "back, so what remains can be more than the rest. Means removed leaves out what is the same at every token. "
         "Presence: the median share of it in the stream from where it writes to the last state, faint lines are 0 and 1. "
-        "Erasers stand strongest first. Its DLA (a word with ? is not settled) and the share that survives are from a rerun "
-        "with the writer resampled, in which MLPs, patterns and all that is later answer; taken back by later heads is, "
-        "without a rerun, only what these write because they read it (near −1 with r near −1: all of its direct effect), so "
+        "Erasers stand strongest first. Its DLA (a word with ? is not settled) and the share that arrives are from a rerun "
+        "with the writer replaced by its mean, in which MLPs, patterns and all that is later answer; taken back by later heads "
+        "is, without a rerun, only what these write because they read it (near −1 with r near −1: all of its direct effect): "
         f"the two differ.{view.note}",
         [
             HtmlColumn("writer", width="narrow"),
@@ -145,8 +149,8 @@ def strongest_table(view: ComparisonView) -> HtmlTable:
             *numbers_of[:2],
             HtmlColumn("presence", "median share of it in the stream, state by state; sorted by the last", True),
             HtmlColumn("erasers", "later heads that remove it at most tokens, strongest first"),
-            HtmlColumn("its DLA", "what resampling it says of its DLA", width="narrow"),
-            HtmlColumn("share that survives", "of its DLA's effect, with its 95\u00a0% interval", True),
+            HtmlColumn("its DLA", "what replacing it by its mean says of its DLA", width="narrow"),
+            HtmlColumn("share that arrives", "of its DLA, with its 95\u00a0% interval", True),
             *(HtmlColumn(heading, title, True) for _, heading, title in _DLA),
             *numbers_of[2:],
         ],
@@ -164,8 +168,8 @@ def _reach(found: Sequence[StrongWriter]) -> tuple[float, float]:
     return max(_LOWEST, float(values.min())), min(_HIGHEST, float(values.max()))
 
 
-def _share(survives: tuple[float, float, float]) -> SortedCell | None:
-    return SortedCell(escape(with_interval(*survives)), survives[0]) if np.isfinite(survives[0]) else None
+def _share(arrives: tuple[float, float, float]) -> SortedCell | None:
+    return SortedCell(escape(with_interval(*arrives)), arrives[0]) if np.isfinite(arrives[0]) else None
 
 
 def _spark(one: StrongWriter, low: float, high: float) -> SortedCell | None:

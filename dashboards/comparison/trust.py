@@ -10,17 +10,50 @@ import plotly.graph_objects as go
 from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView, not_measured
 from erasure_sweep.dashboards.html.parts import Card, Control
-from erasure_sweep.dashboards.model.trust import RANGES, UNKNOWN, word_counts
+from erasure_sweep.dashboards.model.trust import UNKNOWN, ranges, word_counts
 from erasure_sweep.dashboards.model_names import display_names
-from erasure_sweep.dashboards.plots.theme import BLUE, GREY, ORANGE, SKY, VERMILLION, figure, model_ticks, shade, text
-from erasure_sweep.workers.tables.facts.trust import CANCELLED, PARTLY, REVERSED, TRUSTED, WORDS
+from erasure_sweep.dashboards.plots.theme import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    figure,
+    model_ticks,
+    shade,
+    text,
+)
+from erasure_sweep.workers.tables.facts.trust import (
+    AMPLIFIED,
+    CANCELLED,
+    CONSTANT,
+    HOLDS,
+    PARTLY,
+    REVERSED,
+    UNRELATED,
+    WORDS,
+)
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
 
 _LEAST_NUMBERED = 0.025
 """How high a segment must be for its number, as a share of the highest bar."""
-_COLOURS = {TRUSTED: BLUE, PARTLY: SKY, CANCELLED: ORANGE, REVERSED: VERMILLION, UNKNOWN: GREY}
+_COLOURS = {
+    **{HOLDS: BLUE, AMPLIFIED: GREEN, PARTLY: SKY, CANCELLED: ORANGE, REVERSED: VERMILLION, UNRELATED: PURPLE},
+    **{CONSTANT: GREY, UNKNOWN: GREY},
+}
 _OVERLAY = {"fillmode": "overlay", "fgcolor": "#ffffff", "fgopacity": 0.4, "solidity": 0.15, "size": 9}
-_PATTERNS = {TRUSTED: "", PARTLY: "/", CANCELLED: "x", REVERSED: "-", UNKNOWN: "."}
+_PATTERNS = {
+    HOLDS: "",
+    AMPLIFIED: "+",
+    PARTLY: "/",
+    CANCELLED: "x",
+    REVERSED: "-",
+    UNRELATED: "\\",
+    CONSTANT: "|",
+    UNKNOWN: ".",
+}
 
 
 class TrustBars(NamedTuple):
@@ -95,9 +128,9 @@ def trust_card(view: ComparisonView) -> Card:
     figures = {str(int(as_share)): plot_trust(shown, as_share) for as_share in (False, True)} if shown.models else {}
     return Card(
         "How many components' DLA can be trusted",
-        "Components by what happens to the effect that their direct logit attribution (DLA) claims, when they are "
-        "resampled and everything later is computed anew: the share of it that survives, as a slope. "
-        f"{RANGES[0].upper()}{RANGES[1:]}.{not_measured(models, shown.models)}{view.note}",
+        "Components by what their direct logit attribution (DLA) is worth: each is replaced by its mean, everything later is "
+        "computed anew, and what that does to the logits is held against what DLA says. "
+        f"Words: {ranges()}.{not_measured(models, shown.models)}{view.note}",
         figures,
         [Control("Bars", ["number of components", "share of components"])] if figures else [],
         min_width=min(1000, 90 * len(shown.models)),

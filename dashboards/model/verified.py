@@ -13,7 +13,7 @@ from erasure_sweep.workers.tables.facts.verified import Verdict, VerifiedGroup
 VERIFY_TABLES = (
     *("eraser_group", "nulls", "patched_residual_projection", "dla_points", "mlp_erasure", "aligned_tokens"),
     *("adversarial", "adversarial_tokens", "ablation_loss", "carries", "position_profile", "later_use"),
-    *("patched_loss", "dla_trust"),
+    *("patched_loss", "dla_trust", "dla_mediation"),
 )
 _BY_TARGET = ("nulls", "patched_residual_projection", "position_profile", "later_use", "dla_points", "carries")
 

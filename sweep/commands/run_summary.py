@@ -48,8 +48,10 @@ def print_outcome(config: SweepConfig, outcome: SweepOutcome) -> None:
         console.print(_verified_table(verified))
     for name, tables in finished.items():
         if counts := trust_counts(tables):
-            words = ", ".join(f"{n} {word}" for word, n in counts.items())
-            print_line(f"{name}: DLA beside what resampling does, of {count(sum(counts.values()), 'writer')}: {words}")
+            words = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
+            print_line(
+                f"{name}: DLA beside what replacing it by its mean does, of {count(sum(counts.values()), 'writer')}: {words}"
+            )
     _print_places(config, outcome)
 
 

@@ -28,7 +28,7 @@ from erasure_sweep.workers.labels import is_head
 from erasure_sweep.workers.manifest import Manifest, ManifestEntry
 from erasure_sweep.workers.printable import printable_line
 from erasure_sweep.workers.tables.facts.erasure import clearly_erased, erased_writers, erasers_of, half_erased
-from erasure_sweep.workers.tables.facts.trust import CANCELLED, PARTLY, REVERSED, TRUSTED, trust_counts, trust_of
+from erasure_sweep.workers.tables.facts.trust import HOLDS, MISLEADING, trust_counts, trust_of
 from erasure_sweep.workers.tables.facts.verified import LATER, VerifiedGroup, verdicts
 from erasure_sweep.workers.tables.values import Tables
 
@@ -39,7 +39,6 @@ MAX_EXPERIMENT_NOTE = 4_900
 _TOP = 5
 _NAMED_HEADS = 4
 _NAMED_WRITERS = 6
-_LEAST_TRUSTED = (CANCELLED, REVERSED)
 _RUNNING = "RUNNING"
 
 
@@ -118,11 +117,11 @@ def _trust_line(tables: Tables) -> str:
     known = sum(counts.values())
     if not known:
         return ""
-    words = [f"{amount(counts[word])} {word}" for word in (PARTLY, *_LEAST_TRUSTED)]
-    line = f"The direct logit attribution of {amount(counts[TRUSTED])} of {amount(known)} components can be trusted"
-    least = [writer for writer, word in trust_of(tables).items() if word in _LEAST_TRUSTED]
+    words = [f"{amount(n)} {word}" for word, n in counts.items() if word != HOLDS and n]
+    line = f"The direct logit attribution of {amount(counts[HOLDS])} of {amount(known)} components holds"
+    least = [writer for writer, word in trust_of(tables).items() if word in MISLEADING]
     named = f" Not to be trusted: {listed(least, _NAMED_WRITERS)}." if least else ""
-    return f"{line} ({listed(words)}).{named}"
+    return f"{line}{f' ({listed(words)})' if words else ''}.{named}"
 
 
 def _verdicts(tables: Tables) -> str:
@@ -216,7 +215,7 @@ def _protocol(manifest: Manifest) -> str:
 
 _HEADINGS = (
     *("model", "layers", "width", "parameters", "most erased", "erased by reading"),
-    *("most erased head", "erased by reading", "DLA to trust"),
+    *("most erased head", "erased by reading", "DLA holds"),
 )
 _LEFT = ("model", "most erased", "most erased head")
 
@@ -249,7 +248,7 @@ def _table_row(row: Row) -> str:
         said("reading/most_erased", 2),
         row.tags.get("most_erased_head", "—"),
         said("reading/most_erased_head", 2),
-        percent(row.metrics.get("trust/trusted_share", math.nan)),
+        percent(row.metrics.get("trust/holds_share", math.nan)),
     )
     return f"| {' | '.join(cells)} |"
 

@@ -9,7 +9,7 @@ import numpy as np
 from erasure_sweep.workers.manifest import ManifestEntry
 from erasure_sweep.workers.tables.facts.erasers import broad_erasers
 from erasure_sweep.workers.tables.facts.erasure import erased_writers, half_erased, significant_pairs
-from erasure_sweep.workers.tables.facts.trust import TRUSTED, trust_counts
+from erasure_sweep.workers.tables.facts.trust import HOLDS, trust_counts, unsettled_of
 from erasure_sweep.workers.tables.facts.verified import verdicts
 from erasure_sweep.workers.tables.values import Floats, Tables, numeric, rows_where, strings, table_of
 
@@ -82,8 +82,9 @@ def verify_metrics(tables: Tables) -> dict[str, float]:
     median presence of the writer behind its erasers rises when they do not read it, the most of all groups;
     ``erasing_worth_most``, the largest mean increase of the loss when a group does not read its writer, of those whose whole
     interval lies above 0; and ``loss_increase_most``, that when a writer's output is replaced by another prompt's. Of
-    all writers, in ``trust/``: how many attributions are ``trusted``, ``partly_cancelled``, ``cancelled``, ``reversed``; and
-    ``trusted_share``, of those of which it could be told.
+    all writers, in ``trust/``: how many attributions have each word (``holds``, ``amplified``, ``partly_cancelled``,
+    ``cancelled``, ``reversed``, ``unrelated``, ``constant``), how many of these are ``unsettled``; and ``holds_share``, of
+    those of which it could be told.
     """
     found: dict[str, float] = {}
     if verified := verdicts(tables):
@@ -98,8 +99,7 @@ def verify_metrics(tables: Tables) -> dict[str, float]:
     found["verify/erasing_worth_most"] = _most(numeric(patched, "increase_mean")[surely])
     found["verify/loss_increase_most"] = _most(numeric(table_of(tables, "ablation_loss"), "increase_mean"))
     counts = trust_counts(tables)
-    names = {TRUSTED: "trusted"}
-    found |= {f"trust/{names.get(word, word).replace(' ', '_')}": float(n) for word, n in counts.items()}
+    found |= {f"trust/{word.replace(' ', '_')}": float(n) for word, n in counts.items()}
     if known := sum(counts.values()):
-        found["trust/trusted_share"] = counts[TRUSTED] / known
+        found |= {"trust/unsettled": float(len(unsettled_of(tables))), "trust/holds_share": counts[HOLDS] / known}
     return {name: value for name, value in found.items() if math.isfinite(value)}

@@ -33,7 +33,7 @@ KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"
 _SAVED_MS = 1_760_000_000_000
 """When the view was saved, always the same: only people change that."""
 _MODEL = ("model/n_layers", "model/d_model", "model/n_params")
-_METRICS = ("reading/most_erased", "reading/most_erased_head", "trust/trusted_share")
+_METRICS = ("reading/most_erased", "reading/most_erased_head", "trust/holds_share")
 _PARAMS = ("n_layers", "d_model", "n_params", "training_tokens")
 _TAGS = ("most_erased", "most_erased_head")
 _FIRST_COLUMNS = ("attributes.`Run Name`", "runDateAndNestInfo", "duration")
@@ -118,7 +118,7 @@ def _state() -> dict[str, Any]:
             _parallel(
                 "erased", (*_MODEL, "erasure/writers_half_erased", "reading/erased_median", "reading/most_erased")
             ),
-            _parallel("trusted", (*_MODEL, "reading/most_erased", "trust/reversed", "trust/trusted_share")),
+            _parallel("holds", (*_MODEL, "reading/most_erased", "trust/reversed", "trust/holds_share")),
             *(_scatter(index, across, up) for index, (across, up) in enumerate(_SCATTERED)),
         ],
     }

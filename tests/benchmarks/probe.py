@@ -98,7 +98,7 @@ _WORKS: dict[str, Callable[..., Work]] = {
     "group": lambda targets, places: GroupWork(
         tuple(Target(w, tuple(heads), why) for w, heads, why in targets), places
     ),
-    "trust": lambda writers: TrustWork(WriterBlock(*writers)),
+    "trust": lambda writers, tokens, rotated: TrustWork(WriterBlock(*writers), tokens, rotated),
 }
 
 

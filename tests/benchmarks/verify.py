@@ -61,6 +61,7 @@ GIVEN = (12, 16, 20, 24)
 """Tokens of the prompts that a user might give."""
 N_DONORS = 16
 """Enough that what they cost stands out beside the places' own."""
+REPLACED, ROTATED = "trust: every writer replaced by its mean, with who mediates", "trust: by its rotated output"
 OURS = "the same in verify, its clean pass included"
 Case = Callable[[], object]
 
@@ -79,7 +80,9 @@ class Shares(NamedTuple):
     """How much falls to one verified prompt."""
 
     trust: float
-    """Prompts of the substage ``trust``."""
+    """Prompts of the substage ``trust`` on which writers are replaced by their mean."""
+    rotated: float
+    """Those on which rotated outputs replace them."""
     shards: float
     """Shards of the substage ``adversarial``."""
     donors: float
@@ -92,7 +95,14 @@ def default_shares(config: SweepConfig) -> Shares:
     n_prompts = config.verify_prompts
     donors = len(draw_donors(config.seed, config.prompts + n_prompts, config.donors))
     trusted = min(config.trust_prompts, n_prompts)
-    return Shares(trusted / n_prompts, len(blocks(donors, DONORS)) / n_prompts, donors / n_prompts, 1 / n_prompts)
+    rotated = min(config.rotated_prompts, trusted)
+    return Shares(
+        trusted / n_prompts,
+        rotated / n_prompts,
+        len(blocks(donors, DONORS)) / n_prompts,
+        donors / n_prompts,
+        1 / n_prompts,
+    )
 
 
 class Shards:
@@ -114,9 +124,10 @@ class Shards:
         """Everything of the verified writers, at so many positions of each prompt."""
         self._measure("group", GroupWork(self.targets, self.config.places), positions)
 
-    def trust(self, positions: int | None) -> None:
-        """Resampling of every writer."""
-        self._measure("trust", TrustWork(WriterBlock(0, len(self._model.config.layout.writers))), positions)
+    def trust(self, rotated: bool) -> None:
+        """Every writer replaced, by its mean or by its rotated output on another prompt, on the beginnings of prompts."""
+        writers = WriterBlock(0, len(self._model.config.layout.writers))
+        self._measure("trust", TrustWork(writers, self.config.trust_tokens, rotated), None)
 
     def adversarial(self, n_donors: int, with_tokens: bool = False) -> None:
         """The places under test, with the inputs of so many donors: the shard's prompts, over and over."""
@@ -136,7 +147,8 @@ class Shards:
         task = ShardTask(
             "", stage, "", "", "", 0, self._n_prompts, positions, self.config.seed, work, batch, "cpu", "float32"
         )
-        measure_shard(self._model, task, self._tokens, batch)
+        layout, d_model = self._model.config.layout, self._model.config.d_model
+        measure_shard(self._model, task, self._tokens, batch, np.zeros((len(layout.terms), d_model)))
 
 
 def measure_verify(settings: Settings) -> Iterator[Row]:
@@ -156,9 +168,9 @@ def _substages(settings: Settings, model: LeanModel) -> Iterator[Row]:
     cases: dict[str, Case] = {"no donors": partial(shards.adversarial, 0)}
     cases["donors"] = partial(shards.adversarial, N_DONORS)
     cases["tokens"] = partial(shards.adversarial, 0, with_tokens=True)
+    cases |= {name: partial(shards.trust, name == ROTATED) for name in (REPLACED, ROTATED)}
     for protocol, positions in protocols.items():
         cases[f"group, {protocol}"] = partial(shards.group, positions)
-        cases[f"trust, {protocol}"] = partial(shards.trust, positions)
     bare = partial(model.logits, random_prompts(model.config, 1, settings.seq_len))
     timings, beside = _timed(cases, bare, settings.verify_rounds)
     shard, prompt = timings["no donors"], 1 / settings.verify_prompts
@@ -169,15 +181,17 @@ def _substages(settings: Settings, model: LeanModel) -> Iterator[Row]:
         return ratio_row(SUBJECT, settings.verify_shape, (measured, found), (BARE, beside), aim)
 
     shares = default_shares(shards.config)
+    replaced, rotated = (scaled(timings[name], prompt) for name in (REPLACED, ROTATED))
     for protocol in protocols:
-        group, trust = (scaled(timings[f"{stage}, {protocol}"], prompt) for stage in ("group", "trust"))
-        parts = group, scaled(trust, shares.trust), scaled(shard, shares.shards), scaled(donor, shares.donors)
-        parts = *parts, scaled(tokens, shares.tokens)
+        group = scaled(timings[f"group, {protocol}"], prompt)
+        parts = group, scaled(replaced, shares.trust), scaled(rotated, shares.rotated), scaled(shard, shares.shards)
+        parts = *parts, scaled(donor, shares.donors), scaled(tokens, shares.tokens)
         together = row(f"{TOGETHER}, {protocol}", reduce(added, parts), AIMS.get((settings.verify_shape, protocol)))
         together.details.update(shares._asdict())
         yield row(f"group of {len(shards.targets)} writers, {protocol}: for each prompt", group)
-        yield row(f"trust of all writers, {protocol}: for each prompt", trust)
         yield together
+    for name, trust in ((REPLACED, replaced), (ROTATED, rotated)):
+        yield row(f"{name}, {shards.config.trust_tokens} tokens of each prompt", trust)
     places = f"{len(shards.found())} places and {len(GIVEN)} given prompts"
     yield row(f"adversarial: for each shard, {places}", shard)
     yield row("adversarial: for each donor", donor)

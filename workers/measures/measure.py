@@ -22,7 +22,7 @@ from torch import Tensor
 from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.measures.cost import Cost, ShardSize, SharedProduct
 from erasure_sweep.workers.models.forward import LeanModel
-from erasure_sweep.workers.records import Place, ScanOptions, State
+from erasure_sweep.workers.records import Place, ScanOptions, State, TrustThresholds
 from erasure_sweep.workers.tables.columns import Columns
 
 WorkT = TypeVar("WorkT")
@@ -91,6 +91,8 @@ class Setting(NamedTuple):
     held_out: bool = True
     """Whether verify's prompts are others than those that the erasers were chosen on."""
     texts: Texts = NoTexts()
+    trust: TrustThresholds = TrustThresholds()
+    """Where one word of trust ends and another begins."""
 
 
 @runtime_checkable

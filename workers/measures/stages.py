@@ -21,6 +21,7 @@ from erasure_sweep.workers.measures.measure import Block
 from erasure_sweep.workers.measures.registry import measures
 from erasure_sweep.workers.measures.scan.products import ProductReader, PromptProducts
 from erasure_sweep.workers.models.forward import LeanModel
+from erasure_sweep.workers.positions import count_positions
 from erasure_sweep.workers.records import AdversarialWork, GroupWork, ScanWork, ShardTask, State, TrustWork
 
 
@@ -102,9 +103,12 @@ def open_group(
 def open_trust(
     model: LeanModel, task: ShardTask, tokens: Tokens, batch: int, means: TermMeans | None = None
 ) -> OpenShard:
-    """Every prompt with its partner."""
+    """The beginning of every prompt, with its partner; of one that is too short for so many positions, all."""
     assert isinstance(task.work, TrustWork)
-    return OpenShard(Block(model, task.work, means), views(model, task, own_prompts(task, tokens), batch))
+    prompts = own_prompts(task, tokens)[:, : task.work.tokens]
+    every = count_positions(prompts.shape[1], None, task.first_position)
+    drawn = None if task.positions is None or task.positions >= every else task.positions
+    return OpenShard(Block(model, task.work, means), views(model, task._replace(positions=drawn), prompts, batch))
 
 
 def open_adversarial(

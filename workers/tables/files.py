@@ -46,13 +46,20 @@ class DeclarationError(SweepError):
     """A measure made a table that is not as declared: a fault of the code, not of what was measured."""
 
 
-def write_tables(made: Mapping[str, Columns], model: str, stage: Stage, folder: Path) -> None:
+def write_tables(
+    made: Mapping[str, Columns],
+    model: str,
+    stage: Stage,
+    folder: Path,
+    notes: Mapping[str, Mapping[str, str]] | None = None,
+) -> None:
     """Write what a stage made of a model; its tables without rows are not there, nor is one of an earlier run.
 
     A table that several stages write keeps the rows of the others, in the order of the stages.
 
     Args:
         made: tables by name, without ``model``.
+        notes: by table what else its metadata hold.
 
     Raises:
         DeclarationError: a table is not as declared.
@@ -71,7 +78,8 @@ def write_tables(made: Mapping[str, Columns], model: str, stage: Stage, folder: 
             parts |= _of_other_stages(table, stage, path)
         if parts:
             rows = pa.concat_tables([parts[each] for each in table.stages if each in parts])
-            write_table(rows.combine_chunks(), path)
+            noted = {**rows.schema.metadata, **(notes or {}).get(name, {})}
+            write_table(rows.combine_chunks().replace_schema_metadata(noted), path)
         else:
             _remove(path)
 
@@ -181,13 +189,16 @@ def _pieces(array: pa.Array) -> Iterator[bytes | memoryview]:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A table that a sweep wrote.
+    """A table that a sweep wrote; what its metadata hold beside the declaration is in its ``attrs``.
 
     Raises:
         SchemaError: it is of another schema version.
         DataError: it is damaged.
     """
-    frame: pd.DataFrame = _read(path).to_pandas()
+    table = _read(path)
+    frame: pd.DataFrame = table.to_pandas()
+    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    frame.attrs |= {key: value for key, value in metadata.items() if key not in ("schema_version", "table", "meaning")}
     return frame
 
 

@@ -195,21 +195,22 @@ def _of_trust(shown: Sequence[ModelTables], homes: Mapping[str, Home]) -> list[M
     if not heads.n and not others.n:
         return [_paragraph("which to trust was not measured, since no model was verified.", "DLA")]
     least = [
-        Markup("{} ({})").format(_component(head, homes), with_interval(head.survives, head.low, head.high))
+        Markup("{} ({})").format(_component(head, homes), with_interval(head.arrives, head.low, head.high))
         for head in least_trusted_heads(shown)
     ]
     items = []
     if heads.n:
-        survives = Markup(" Least survives in {}.").format(_listed(least)) if least else ""
-        items.append(Markup("Heads: {}.{}").format(_counted(heads, homes), survives))
+        arrives = Markup(" Least of it arrives from {}.").format(_listed(least)) if least else ""
+        items.append(Markup("Heads: {}.{}").format(_counted(heads, homes), arrives))
     if others.n:
         items.append(Markup("Embeddings and MLPs: {}.").format(_counted(others, homes)))
     lacking = "1 model" if len(heads.absent) == 1 else f"{amount(len(heads.absent))} models"
     absent = f"Not measured in {lacking}. " if heads.absent else ""
     return [
         Markup(
-            "<p><strong>DLA not to trust</strong>, since what comes later cancels or reverses its effect, or leaves only a "
-            "part (25 to 75\u00a0%; unsettled: the two ends of its 95\u00a0% interval tell different things):</p>\n{}"
+            "<p><strong>DLA not to trust</strong>, since what comes later cancels or reverses its effect, does much that is "
+            "unrelated to it, or lets only a part arrive (unsettled: its intervals, or another way to replace it, say "
+            "different things):</p>\n{}"
             "<p>{}{}</p>"
         ).format(_list(items), absent, _see("trust", "strongest", "dla"))
     ]
@@ -221,7 +222,8 @@ def _counted(found: Distrust, homes: Mapping[str, Home]) -> Markup:
     named = _listed([_component(component, homes) for component in found.unsettled], _MOST_UNSETTLED)
     unsettled = Markup("; {} unsettled ({})").format(amount(len(found.unsettled)), named) if found.unsettled else ""
     return Markup(
-        "of {n}, <strong>{bad}</strong> cancelled or reversed{which}, <strong>{partly}</strong> partly cancelled{unsettled}"
+        "of {n}, <strong>{bad}</strong> cancelled, reversed or unrelated{which}, <strong>{partly}</strong> partly cancelled"
+        "{unsettled}"
     ).format(
         n=amount(found.n),
         bad=amount(len(found.bad)),
@@ -294,7 +296,8 @@ def _trusted(ends: Sequence[ModelTables]) -> list[Markup]:
     partly, partly_heads = (GROWS_TO.join(amount(len(found.partly)) for found in of) for of in (every, heads))
     return [
         Markup(
-            "components with DLA cancelled or reversed: <strong>{}</strong> (heads {}), partly cancelled: {} (heads {})"
+            "components with DLA cancelled, reversed or unrelated: <strong>{}</strong> (heads {}), partly cancelled: {} "
+            "(heads {})"
         ).format(bad, bad_heads, partly, partly_heads)
     ]
 

@@ -14,7 +14,14 @@ from erasure_sweep.dashboards.comparison.training import TrainedModel, erased_of
 from erasure_sweep.dashboards.model_names import display_names
 from erasure_sweep.workers.labels import is_head
 from erasure_sweep.workers.tables.facts.erasure import NOTICEABLE, clearly_erased, erasers_of
-from erasure_sweep.workers.tables.facts.trust import CANCELLED, PARTLY, REVERSED, is_settled, survival_of, trust_of
+from erasure_sweep.workers.tables.facts.trust import (
+    DEFAULT,
+    MISLEADING,
+    PARTLY,
+    arriving_of,
+    trust_of,
+    unsettled_of,
+)
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from erasure_sweep.workers.tables.values import numeric
 
@@ -41,21 +48,21 @@ class ErasedWriter(NamedTuple):
 
 
 class DistrustedWriter(NamedTuple):
-    """A component and the share of its DLA's effect that survives what comes later, with its interval."""
+    """A component and the share of its DLA that arrives at the logits, with its interval."""
 
     model: str
     component: str
-    survives: float
+    arrives: float
     low: float
     high: float
 
 
 class Distrust(NamedTuple):
-    """What resampling says of DLA: of ``n`` components, ``bad`` are those of which nothing of it is left, or the opposite.
+    """What DLA is worth: of ``n`` components, ``bad`` are those where it says what does not happen.
 
     Attributes:
-        partly: those that have a part left.
-        unsettled: those whose interval holds more than one word.
+        partly: those of which a part arrives.
+        unsettled: those whose word is not settled.
         absent: models in which this was not measured.
     """
 
@@ -110,34 +117,34 @@ def halved(models: Sequence[ModelTables]) -> tuple[int, int]:
 
 
 def distrust(models: Sequence[ModelTables], heads: bool | None = None) -> Distrust:
-    """The components of all models in which resampling was measured, those with the least that survives first.
+    """The components of all models in which it was measured, those first of whose DLA the least arrives.
 
     ``heads``: attention heads alone, or all others alone; None for all.
     """
-    judged: list[tuple[DistrustedWriter, str]] = []
+    judged: list[tuple[DistrustedWriter, str, bool]] = []
     absent = []
     for name, model in zip(display_names(models), models, strict=True):
-        words = trust_of(model.tables)
+        words, unsettled = trust_of(model.tables), set(unsettled_of(model.tables))
         absent += [] if words else [name]
         judged += [
-            (DistrustedWriter(name, label, *survival), words[label])
-            for label, survival in survival_of(model.tables).items()
+            (DistrustedWriter(name, label, *arriving), words[label], label in unsettled)
+            for label, arriving in arriving_of(model.tables).items()
             if label in words and heads in (None, is_head(label))
         ]
-    judged.sort(key=lambda pair: _least(pair[0]))
-    bad = [one for one, word in judged if word in (CANCELLED, REVERSED)]
-    partly = [one for one, word in judged if word == PARTLY]
-    return Distrust(len(judged), bad, partly, [one for one, _ in judged if not is_settled(one.low, one.high)], absent)
+    judged.sort(key=lambda of: _least(of[0]))
+    bad = [one for one, word, _ in judged if word in MISLEADING]
+    partly = [one for one, word, _ in judged if word == PARTLY]
+    return Distrust(len(judged), bad, partly, [one for one, _, unsettled in judged if unsettled], absent)
 
 
 def _least(one: DistrustedWriter) -> float:
-    return one.survives if np.isfinite(one.survives) else np.inf
+    return one.arrives if np.isfinite(one.arrives) else np.inf
 
 
 def least_trusted_heads(models: Sequence[ModelTables], n: int = _MOST_HEADS) -> list[DistrustedWriter]:
-    """The heads of all models of whose DLA least survives, the least first; none that can be trusted."""
+    """The heads of all models of whose DLA least arrives, the least first; none of which most does."""
     found = distrust(models, heads=True)
-    known = [one for one in (*found.bad, *found.partly) if np.isfinite(one.survives)]
+    known = [one for one in (*found.bad, *found.partly) if one.arrives < DEFAULT.holds]
     return sorted(known, key=_least)[:n]
 
 

@@ -157,9 +157,11 @@ def spans(plan: StagePlan, stage: str) -> list[tuple[int, int]]:
 def test_verify_reads_the_prompts_behind_the_scan() -> None:
     plan = verify()
     assert spans(plan, "group") == [(30, 38), (38, 46), (46, 54), (54, 62)]
-    assert spans(plan, "trust") == [(30, 38), (38, 46)]
+    assert spans(plan, "trust") == [(30, 38), (38, 46), (46, 54), (54, 62), (30, 38)]
     assert {task.work for task in plan.of("group")} == {GroupWork(TARGETS, 8)}
-    assert {task.work for task in plan.of("trust")} == {TrustWork(WriterBlock(0, 38))}
+    assert [task.work for task in plan.of("trust")] == [
+        TrustWork(WriterBlock(0, 38), 128, last) for last in (*4 * [False], True)
+    ]
     assert len(plan.of("group")) + len(plan.of("trust")) == len(plan.tasks) == len({task.id for task in plan.tasks})
     assert plan.n_prompts == 32
 
@@ -168,7 +170,14 @@ def test_trust_has_blocks_of_writers_as_the_scan_has() -> None:
     model = MODEL._replace(sketches=(20_000,) * 38)
     plan = verify(model)
     assert plan.writer_blocks == plan_scan(config(), model, CPU).writer_blocks
-    assert len(plan.of("trust")) == 2 * len(plan.writer_blocks) > 2
+    assert len(plan.of("trust")) == 5 * len(plan.writer_blocks) > 5
+
+
+def test_rotated_outputs_are_tried_on_as_many_prompts_as_asked_for() -> None:
+    for rotated, expected in ((0, []), (3, [(30, 33)]), (12, [(30, 38), (38, 42)]), (99, [(30, 38), (38, 42)])):
+        shards = verify(trust_prompts=12, rotated_prompts=rotated).of("trust")
+        found = [shard for shard in shards if isinstance(shard.work, TrustWork) and shard.work.rotated]
+        assert [(shard.first_prompt, shard.first_prompt + shard.n_prompts) for shard in found] == expected
 
 
 @pytest.mark.parametrize(
@@ -189,7 +198,7 @@ def test_no_prompt_is_alone_in_a_block(start: int, end: int, size: int, expected
 def test_without_targets_trust_alone_is_measured() -> None:
     plan = verify(targets=())
     assert {task.stage for task in plan.tasks} == {"trust"}
-    assert plan.n_prompts == 16
+    assert plan.n_prompts == 32
 
 
 def test_ids_of_verify_follow_from_targets_and_not_from_where_they_came() -> None:
@@ -253,7 +262,7 @@ def test_given_prompts_are_tested_at_their_last_token_for_each_writer() -> None:
 def test_what_is_expected_has_as_many_shards_as_there_will_be() -> None:
     counts = [len(plan.tasks) for plan in expected_stages(config(), MODEL, CPU)]
     real = (plan_scan(config(), MODEL, CPU), verify(), plan_adversarial(config(), MODEL, CPU, MEANS, PLACES))
-    assert counts == [len(plan.tasks) for plan in real] == [4, 6, 1]
+    assert counts == [len(plan.tasks) for plan in real] == [4, 9, 1]
     assert [plan.name for plan in expected_stages(config(stage="scan"), MODEL, CPU)] == ["scan"]
     given = config(writers=["L0H2"], places=0)
-    assert [len(plan.tasks) for plan in expected_stages(given, MODEL, CPU)] == [4, 6, 0]
+    assert [len(plan.tasks) for plan in expected_stages(given, MODEL, CPU)] == [4, 9, 0]

@@ -202,29 +202,31 @@ def test_verify_is_set_beside_the_bare_forward(settings: Settings) -> None:
     *rows, literal = measure_verify(settings)
     assert [row.measured for row in rows] == [
         "group of 3 writers, all positions: for each prompt",
-        "trust of all writers, all positions: for each prompt",
         "all of verify at the defaults, for each verified prompt, all positions",
         "group of 3 writers, 4 positions: for each prompt",
-        "trust of all writers, 4 positions: for each prompt",
         "all of verify at the defaults, for each verified prompt, 4 positions",
+        "trust: every writer replaced by its mean, with who mediates, 128 tokens of each prompt",
+        "trust: by its rotated output, 128 tokens of each prompt",
         "adversarial: for each shard, 24 places and 4 given prompts",
         "adversarial: for each donor",
         "adversarial: tokens of the places, once",
     ]
     assert {row.beside for row in rows} == {BARE}
-    assert [row.target for row in rows] == [None, None, 12.0, *[None] * 6]
-    for group, trust, together in (rows[:3], rows[3:6]):
-        shares, (*_, shard, donor, tokens) = together.details, rows
-        parts = (group, 1.0), (trust, shares["trust"]), (shard, shares["shards"]), (donor, shares["donors"])
-        parts = *parts, (tokens, shares["tokens"])
+    assert [row.target for row in rows] == [None, 12.0, *[None] * 7]
+    *_, trust, rotated, shard, donor, tokens = rows
+    for group, together in (rows[:2], rows[2:4]):
+        shares = together.details
+        parts = (group, 1.0), (trust, shares["trust"]), (rotated, shares["rotated"]), (shard, shares["shards"])
+        parts = *parts, (donor, shares["donors"]), (tokens, shares["tokens"])
         assert together.cpu == pytest.approx(sum(row.cpu * share for row, share in parts))
     assert literal.spread.low > 0
 
 
 def test_shares_of_a_verified_prompt_follow_from_the_config() -> None:
     values = {"models": ["m"], "prompts": 100, "verify_prompts": 50, "trust_prompts": 20, "donors": 200}
-    assert default_shares(build_config(values)) == (20 / 50, 3 / 50, 150 / 50, 1 / 50)
-    assert default_shares(build_config({**values, "donors": 40, "trust_prompts": 60})) == (1.0, 1 / 50, 40 / 50, 1 / 50)
+    assert default_shares(build_config(values)) == (20 / 50, 8 / 50, 3 / 50, 150 / 50, 1 / 50)
+    more = {**values, "donors": 40, "trust_prompts": 60, "rotated_prompts": 70}
+    assert default_shares(build_config(more)) == (1.0, 1.0, 1 / 50, 40 / 50, 1 / 50)
 
 
 def test_hooks_and_verify_record_the_same_patched_passes() -> None:

@@ -197,27 +197,25 @@ def test_a_donors_input_at_the_last_position_agrees_with_the_bridge(bridged: Bri
         assert np.abs(everywhere[-1] - mine[-1]).max() > 1e-3
 
 
-def test_effects_of_resampling_agree_with_the_bridge(bridged: Bridged) -> None:
+def test_effects_of_replacing_agree_with_the_bridge(bridged: Bridged) -> None:
+    """By its own logits, and by its own terms: what each later one changes, and the final norm, add up to them."""
     s = arrange(bridged)
     for writer in ("pos_embed", "L0H1", s.stream.writers[-1]):
-        output = s.term(writer)
-        swapped = [output[1][s.permutation(0)], output[0][s.permutation(1)]]
-        edit = [b - a for a, b in zip(output, swapped, strict=True)]
+        turned = oracle_verify_trust.rotated(s, writer)
+        edit = [b - a for a, b in zip(s.term(writer), turned, strict=True)]
         state = s.stream.written_state(writer)
         logits, found = bridged.run({bridged.where_added(state): adding(np.stack(edit))})
         clean_logits, clean = bridged.run({})
-        final = list(s.stream.states)[-1]
         top = clean_logits.topk(2, dim=-1).indices
         differences = [values.gather(-1, top) for values in (clean_logits, logits)]
-        expected = ((differences[0] - differences[1]) @ torch.tensor([1.0, -1.0], dtype=torch.float64)).flatten()
-        scale = np.stack([run.final_scale for run in s.runs])[..., None]
-        direction = bridged.w["W_U"].T[top.numpy()]
-        lost = clean[final] - found[final]
-        lost -= lost.mean(axis=-1, keepdims=True)
-        along = (lost / scale * (direction[..., 0, :] - direction[..., 1, :])).sum(axis=-1).flatten()
-        effect, recomputed = oracle_verify_trust.effects_of(s, writer, edit)
-        np.testing.assert_allclose(effect, along, atol=AGREEMENT)
-        np.testing.assert_allclose(recomputed, expected, atol=AGREEMENT)
+        expected = ((differences[0] - differences[1]) @ torch.tensor([1.0, -1.0], dtype=torch.float64)).numpy()
+        run, g = oracle_verify_trust.ablated(s, writer, turned), np.stack(s.logit_directions())
+        np.testing.assert_allclose(np.stack(run.effect), expected, atol=AGREEMENT)
+        np.testing.assert_allclose(np.stack(run.direct), -(np.stack(edit) * g).sum(axis=-1), atol=AGREEMENT)
+        order = list(s.stream.terms)
+        for term in order[order.index(s.stream.last_term[state]) + 1 :]:
+            changed = ((clean[term] - found[term]) * g).sum(axis=-1)
+            np.testing.assert_allclose(np.stack(run.mediated[term]), changed, atol=AGREEMENT)
 
 
 def test_losses_agree_with_the_bridge(bridged: Bridged) -> None:

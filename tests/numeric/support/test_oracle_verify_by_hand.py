@@ -156,11 +156,39 @@ def test_cells_that_explain_nothing_have_no_share_on_average() -> None:
     assert oracle_verify_effects.explained(x, blocks, rng.integers(0, 300, 4000)) == pytest.approx(0.0, abs=0.03)
 
 
-def test_words_of_trust() -> None:
-    slopes = {1.3: "trust", 0.75: "trust", 0.74: "partly cancelled", 0.25: "partly cancelled", 0.24: "cancelled"}
-    slopes |= {-0.24: "cancelled", -0.25: "reversed", -3.0: "reversed"}
-    assert {slope: oracle_verify_trust.word(slope) for slope in slopes} == slopes
-    assert oracle_verify_trust.word(math.nan) is None
+def test_numbers_and_words_of_trust_by_hand() -> None:
+    x, d, e = np.array([3.0, 4.0]), np.array([1.0, 2.0]), np.array([2.0, -1.0])
+    sums = np.array([(x * x).sum(), (d * d).sum(), (e * e).sum(), (d * e).sum()])
+    found = {name: statistic(sums) for name, statistic in oracle_verify_trust.STATISTICS.items()}
+    assert found == {"varying": 0.2, "share": 0.0, "r": 0.0, "size": 1.0, "concordance": 0.0}
+    words = [({}, "unrelated"), ({"r": 0.8}, "partly cancelled"), ({"r": 0.8, "share": 1.4}, "amplified")]
+    words += [({"r": -0.8, "share": -0.1}, "reversed"), ({"size": 0.49}, "cancelled"), ({"varying": 0.009}, "constant")]
+    assert [oracle_verify_trust.word(found | changes) for changes, _ in words] == [word for _, word in words]
+    assert oracle_verify_trust.word(found | {"varying": math.nan}) is None
+
+
+def test_intervals_of_trust_by_hand() -> None:
+    """Of a mean of two prompts, 1 and 3: 2 ± 12.706 · 1."""
+    low, high = oracle_verify_trust.leave_one_out(np.array([1.0, 3.0]), lambda values: float(values.mean()))
+    assert (low, high) == pytest.approx((2.0 - 12.7062, 2.0 + 12.7062))
+    ends = {"varying": (0.5, 0.9), "share": (0.8, 1.2), "r": (0.9, 0.99), "size": (0.85, 1.3)}
+    assert oracle_verify_trust.settled(ends) is True
+    assert oracle_verify_trust.settled(ends | {"share": (0.7, 1.2)}) is False
+    assert oracle_verify_trust.settled(ends | {"r": (math.nan, math.nan)}) is None
+    assert oracle_verify_trust.settled(ends | {"r": (-0.9, 0.9), "size": (0.1, 0.2), "share": (-0.2, 0.2)}) is True
+
+
+def test_a_partner_is_turned_by_one_offset() -> None:
+    config, weights, _ = random_lean(42, n_layers=1, n_heads=1, d_model=8)
+    s = setting.arrange(config, weights, draw(config, (3, 6)), None, block=3, seed=9, first_prompt=0)
+    turned, first = oracle_verify_trust.rotated(s, "embed"), s.first
+    for row in s.rows:
+        own, other, turn = (
+            s.term("embed")[row], s.term("embed")[s.partner(row)], oracle_verify_trust.offset(s, row)
+        )  # fmt: skip
+        assert 1 <= turn < 6 - first
+        np.testing.assert_array_equal(turned[row][:first], own[:first])
+        np.testing.assert_array_equal(turned[row][first:], np.roll(other[first:], -turn, axis=0))
 
 
 @pytest.mark.parametrize(
@@ -253,7 +281,7 @@ def test_tables_have_their_rows() -> None:
     assert list(of_given["token_id"]) == given[0] and list(of_given["position"]) == [0, 1, 2, 3, 4]
     assert list(tables["dla_trust"]["writer"]) == ["embed", "pos_embed", "L0H0", "L0H1", "MLP0", "L1H0", "L1H1", "MLP1"]
     last = tables["dla_trust"].set_index("writer").loc["MLP1"]
-    assert last[["net_slope", "net_r", "effect_slope", "effect_r"]].tolist() == pytest.approx(4 * [1.0])
+    assert last["share"] == pytest.approx(1.0 + tables["dla_mediation"].iloc[-1]["share"])
 
 
 def test_token_by_token_a_prompt_averages_to_what_trust_finds_of_it() -> None:
@@ -265,7 +293,6 @@ def test_token_by_token_a_prompt_averages_to_what_trust_finds_of_it() -> None:
     trust = tables["dla_trust"].set_index("writer").loc["L0H0"]
     assert len(given) == 22
     assert given["dla"].abs().mean() == pytest.approx(trust["dla_mean_abs"], rel=1e-10)
-    assert given["net_dla"].abs().mean() == pytest.approx(trust["net_mean_abs"], rel=1e-10)
 
 
 def test_numbers_that_must_agree_between_tables() -> None:

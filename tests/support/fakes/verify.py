@@ -1,7 +1,7 @@
 """Tables of verify for invented models: computed by their definitions from the same random vectors as the tables of the scan.
 
 Reruns are invented: what comes later is taken to be unchanged by a patch but for what the patched heads wrote, and
-resampling to work through the V-composed parts of later heads. Numbers that need a real model (losses, prompts, tokens)
+replacing a writer to work through the V-composed parts of later heads. Numbers that need a real model (losses, prompts, tokens)
 are drawn; their tables have every kind of row. Blocks are of four prompts; with fewer than eight there is one block, and
 there are no intervals.
 """
@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from erasure_sweep.workers.labels import Layout
+from erasure_sweep.workers.tables.facts.trust import TrustEnds, TrustNumbers, is_settled, trust_word
 from tests.support.fakes.prompts import adversarial_rows, aligned_rows, loss_rows, patched_loss_rows, token_rows
 from tests.support.fakes.terms import FakeTarget, Invented, beta_columns, correlations, quantile_columns, ratios, summed
 
@@ -50,7 +51,9 @@ def add_verify(
         rows.setdefault("aligned_tokens", []).extend(aligned_rows(writer, rng, tokenizer))
         rows.setdefault("adversarial", []).extend(adversarial_rows(writer, _other(invented, writer), rng, tokenizer))
         rows.setdefault("ablation_loss", []).extend(loss_rows(writer, rng, bool(invented.block.max())))
-    rows["dla_trust"] = [trust_row(invented, writer, rng) for writer in invented.layout.writers]
+    trust = [trust_rows(invented, writer, rng) for writer in invented.layout.writers]
+    rows["dla_trust"] = [row for row, _ in trust]
+    rows["dla_mediation"] = [row for _, mediators in trust for row in mediators]
     frames = {name: pd.DataFrame(found) for name, found in rows.items()}
     effects, points = effect_tables(invented, targets, rng)
     frames["dla_points"] = points
@@ -250,47 +253,38 @@ def carries_rows(invented: Invented, target: FakeTarget, rng: np.random.Generato
             }
 
 
-def trust_row(invented: Invented, writer: str, rng: np.random.Generator) -> dict[str, Any]:
-    """A writer's DLA against what is left of it behind the heads that read it; nothing of one that is zero."""
+def trust_rows(
+    invented: Invented, writer: str, rng: np.random.Generator
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A writer's DLA against what arrives of it behind the heads that read it, and these; no number of one that is zero."""
     output = invented.terms[writer]
-    x = invented.dla(output)
-    if not x.any():
-        nothing = dict.fromkeys([*_TRUST_NUMBERS, "low", "high"], np.nan)
-        return {"writer": writer, **nothing, "trust": None, "n": len(x)}
-    net = x + sum((invented.dla(part) for part in invented.parts.get(writer, {}).values()), np.zeros(len(x)))
-    other = rng.permutation(len(x))
-    direct, effect = x - x[other], net - net[other] + 0.1 * x.std() * rng.normal(size=len(x))
-    lines = {
-        name: correlations(by, y[None])
-        for name, by, y in (("net", x, net), ("effect", direct, effect), ("recomputed", direct, 0.97 * effect))
-    }
-    slope = float(lines["effect"]["slope"][0])
-    has_interval = invented.block.max() > 0
-    return {
-        "writer": writer,
-        **{
-            f"{name}_mean_abs": np.abs(values).mean() for name, values in (("dla", x), ("net", net), ("effect", effect))
-        },
-        **{"net_slope": float(lines["net"]["slope"][0]), "net_r": float(lines["net"]["r"][0])},
-        **{"effect_slope": slope, "effect_r": float(lines["effect"]["r"][0])},
-        **{"low": slope - 0.05 if has_interval else np.nan, "high": slope + 0.05 if has_interval else np.nan},
-        "effect_slope_recomputed": float(lines["recomputed"]["slope"][0]),
-        "effect_r_recomputed": float(lines["recomputed"]["r"][0]),
-        "trust": trust_word(slope),
-        "n": len(x),
-    }
-
-
-_TRUST_NUMBERS = (
-    *("dla_mean_abs", "net_mean_abs", "effect_mean_abs", "net_slope", "net_r", "effect_slope", "effect_r"),
-    *("effect_slope_recomputed", "effect_r_recomputed"),
-)
-
-
-def trust_word(slope: float) -> str:
-    """The word of a slope of the effect."""
-    bounds = ((0.75, "trust"), (0.25, "partly cancelled"))
-    return next((word for least, word in bounds if slope >= least), "cancelled" if slope > -0.25 else "reversed")
+    x, d = invented.dla(output), invented.dla(output - output.mean(axis=0))
+    parts = {head: invented.dla(part - part.mean(axis=0)) for head, part in invented.parts.get(writer, {}).items()}
+    parts["final_norm"] = 0.1 * d.std() * rng.normal(size=len(d))
+    e = d + sum(parts.values(), np.zeros(len(d)))
+    reach = 0.05 if invented.block.max() > 0 else np.nan
+    power, product = (float((d * of).sum()) for of in (d, e))
+    numbers = dict.fromkeys(("varying", "share", "r", "size", "concordance"), np.nan)
+    if power > 0:
+        size = float(np.sqrt((e**2).sum() / power))
+        numbers = {"varying": power / float((x**2).sum()), "share": product / power, "r": product / power / size}
+        numbers |= {"size": size, "concordance": 2 * product / (power + float((e**2).sum()))}
+    ends = {name: (value - reach, value + reach) for name, value in numbers.items()}
+    word = trust_word(TrustNumbers(*(numbers[name] for name in TrustNumbers._fields)))
+    row: dict[str, Any] = {"writer": writer, "trust": word}
+    row["settled"] = is_settled(TrustEnds(*(ends[name] for name in TrustEnds._fields))) if word else None
+    for name in ("share", "r", "size", "concordance"):
+        row |= {name: numbers[name], f"{name}_low": ends[name][0], f"{name}_high": ends[name][1]}
+    low, high = ends["varying"]
+    row |= {"constant": 1 - numbers["varying"], "constant_low": 1 - high, "constant_high": 1 - low}
+    row |= {f"{name}_mean_abs": np.abs(of).mean() if word else np.nan for name, of in (("dla", x), ("effect", e))}
+    row |= {"n": len(x), "rotated_share": numbers["share"] + 0.01, "rotated_r": numbers["r"]}
+    row |= {"rotated_size": numbers["size"], "rotated_trust": word, "n_rotated": len(x) // 4}
+    shares = {label: float((d * m).sum()) / power if power > 0 else np.nan for label, m in parts.items()}
+    return row, [
+        {"writer": writer, "mediator": label, "share": of, "share_low": of - reach, "share_high": of + reach}
+        for label, of in shares.items()
+    ]
 
 
 def effect_tables(

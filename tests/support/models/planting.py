@@ -158,6 +158,12 @@ class Builder:
         weights["W_pos"] = self._clock() @ self.bases.clock + CARRIER * self.bases.carrier
         return weights
 
+    def deafen(self) -> None:
+        """Take the stores from all that reads so far, but for the logits."""
+        for name in ("W_Q", "W_K", "W_V", "W_in"):
+            for store in self.bases.stores if name in self.weights else ():
+                self.weights[name] = self.weights[name] - store.T @ (store @ self.weights[name])
+
     def _code(self) -> np.ndarray:
         """Code of each token: one shared dimension, the others its own."""
         own = self.normal(self.config.d_vocab, CODE_DIM - 1, std=VARIATION)

@@ -7,11 +7,14 @@ numbers (a verdict, a word of trust, a rank) may differ where these are within t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from tests.support.oracle import verify_trust
 from tests.support.oracle.scan import QUANTILES, TAU
 
 KEYS = {
@@ -30,8 +33,17 @@ KEYS = {
     "position_profile": ["writer", "eraser", "first_position"],
     "later_use": ["writer", "eraser", "component"],
     "dla_trust": ["writer"],
+    "dla_mediation": ["writer", "mediator"],
 }
-ORDERED = ("eraser_group", "patched_residual_projection", "mlp_erasure", "position_profile", "later_use", "dla_trust")
+ORDERED = (
+    "eraser_group",
+    "patched_residual_projection",
+    "mlp_erasure",
+    "position_profile",
+    "later_use",
+    "dla_trust",
+    "dla_mediation",
+)
 """Tables whose rows stand in the order of the targets, of the stream, or of positions."""
 WORDS = {
     "eraser_group": ["chosen"],
@@ -45,9 +57,8 @@ JUDGED = {
     "eraser_group": ["verdict", "held_out", "position_share"],
     "aligned_tokens": ["token"],
     "adversarial_tokens": ["token"],
-    "dla_trust": ["trust"],
+    "dla_trust": ["trust", "settled", "rotated_trust"],
 }
-BORDERS = (0.75, 0.25, -0.25)
 UNRESOLVED = 1e-4
 """Spread of an effect's DLA, in units of the erasers' whole DLA, below which it is float32's rounding alone."""
 SAME = 1e-4
@@ -76,7 +87,7 @@ def assert_verify_agrees(
             assert_table_agrees(name, fast[name], oracle[name], tolerance)
     _assert_shares_agree(fast["eraser_group"], oracle, tolerance)
     _assert_verdicts_agree(fast["eraser_group"], oracle, tau)
-    _assert_trust_agrees(fast["dla_trust"], oracle["dla_trust"])
+    assert_trust_agrees(fast["dla_trust"], oracle["dla_trust"], tolerance)
     if "adversarial" in fast:
         _assert_ranks_agree(*_align("adversarial", fast["adversarial"], oracle["adversarial"]))
 
@@ -156,6 +167,8 @@ def _assert_column_agrees(
     comparable = np.ones(len(b), dtype=bool)
     if name == "dla_correlation" and column in ("r", "spearman", "low", "high"):
         comparable = ~(numbers(expected, "resolution") <= UNRESOLVED)
+    if name == "dla_trust" and column in ("r", "r_low", "r_high", "rotated_r"):
+        comparable = ~(numbers(expected, "rotated_size" if column == "rotated_r" else "size") <= UNRESOLVED)
     nulls = np.flatnonzero(comparable & (np.isnan(a) != np.isnan(b)))
     assert not nulls.size, (
         f"{name}.{column}: {nulls.size} rows null on one side alone, first {expected.index[nulls[0]]}: "
@@ -207,13 +220,44 @@ def _assert_verdicts_agree(fast: pd.DataFrame, oracle: Mapping[str, pd.DataFrame
     assert list(found["held_out"]) == list(expected["held_out"]), "eraser_group.held_out differs"
 
 
-def _assert_trust_agrees(fast: pd.DataFrame, oracle: pd.DataFrame) -> None:
-    for writer, a, b, slope in zip(
-        oracle["writer"], fast["trust"], oracle["trust"], oracle["effect_slope"], strict=True
-    ):
-        if a == b or (pd.isna(a) and pd.isna(b)):
-            continue
-        assert min(abs(slope - border) for border in BORDERS) <= SAME, f"trust of {writer}: fast {a!r}, oracle {b!r}"
+def assert_trust_agrees(fast: pd.DataFrame, oracle: pd.DataFrame, tolerance: float) -> None:
+    """Words, and whether they are settled, are the oracle's but where its numbers within their tolerance say otherwise too."""
+    for found, expected in zip(fast.to_dict("records"), oracle.to_dict("records"), strict=True):
+        for column, prefix in (("trust", ""), ("rotated_trust", "rotated_")):
+            near = [_moved(expected, prefix, signs, tolerance) for signs in product((0.0, -1.0, 1.0), repeat=4)]
+            words = [verify_trust.word(numbers) for numbers in near]
+            assert _same(found[column], expected[column]) or found[column] in words, (
+                f"dla_trust.{column} of {expected['writer']}: fast {found[column]!r}, oracle {expected[column]!r}"
+            )
+        if not _same(found["settled"], expected["settled"]):
+            ends = {
+                name: [expected[f"{of}_{end}"] for end in ("low", "high")]
+                for name, of in (("varying", "constant"), ("share", "share"), ("r", "r"), ("size", "size"))
+            }
+            ends["varying"] = [1.0 - end for end in reversed(ends["varying"])]
+            reach = {name: tolerance * max(1.0, *map(abs, pair)) for name, pair in ends.items()}
+            undecided = {
+                verify_trust.settled(
+                    {n: (pair[0] - sign * reach[n], pair[1] + sign * reach[n]) for n, pair in ends.items()}
+                )
+                for sign in (-1.0, 1.0)
+            }
+            assert len(undecided) > 1, (
+                f"dla_trust.settled of {expected['writer']}: fast {found['settled']!r}, oracle {expected['settled']!r}"
+            )
+
+
+def _moved(row: Mapping[str, Any], prefix: str, signs: Sequence[float], tolerance: float) -> dict[str, float]:
+    """The numbers that a word follows from, each as far off as it may be."""
+    numbers = {"varying": 1.0 - row["constant"], **{name: row[f"{prefix}{name}"] for name in ("share", "r", "size")}}
+    return {
+        name: value + sign * tolerance * max(1.0, abs(value))
+        for (name, value), sign in zip(numbers.items(), signs, strict=True)
+    }
+
+
+def _same(a: Any, b: Any) -> bool:
+    return bool(a == b) or bool(pd.isna(a) and pd.isna(b))
 
 
 def _assert_ranks_agree(found: pd.DataFrame, expected: pd.DataFrame) -> None:

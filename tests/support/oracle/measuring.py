@@ -49,7 +49,7 @@ def measure_tables(
 ) -> dict[str, pd.DataFrame]:
     """Tables of a scan: prompts in blocks of ``block``, forward passes of ``batch``, ``writers`` writers in a block."""
     if positions is None and not first_position:
-        positions = np.tile(np.arange(1, tokens.shape[1]), (len(tokens), 1))
+        positions = behind_the_first(tokens)
     first = 0 if first_position else 1
     n_writers = len(model.config.layout.writers)
     size = writers or n_writers
@@ -65,6 +65,11 @@ def measure_tables(
         states = merge_states("scan", merged_block, partial(states_of, shards))
         merged.append((merged_block, states))
     return {name: pd.DataFrame(columns) for name, columns in stage_tables("scan", merged, Setting(tau)).items()}
+
+
+def behind_the_first(tokens: np.ndarray) -> np.ndarray:
+    """All positions of every prompt but the first."""
+    return np.tile(np.arange(1, tokens.shape[1]), (len(tokens), 1))
 
 
 def measure_means(
@@ -128,6 +133,8 @@ def measure_verify(
     donors: tuple[int, ...] | None = None,
     donor_block: int = 64,
     trust_prompts: int | None = None,
+    trust_tokens: int = 10**6,
+    rotated_prompts: int = 0,
     writers: int | None = None,
     first_prompt: int = 0,
     tau: float = 0.05,
@@ -142,8 +149,10 @@ def measure_verify(
         tokens: of all prompts of the corpus; verify measures on those from ``first_prompt`` on.
         positions: how many of each prompt are measured.
         donors: indices in the corpus; all by default.
-        means: of the model's terms over the scan.
+        means: of the model's terms over the scan; by default over all prompts of the corpus.
     """
+    if means is None:
+        means = measure_means(model, tokens, None if first_position else behind_the_first(tokens))
     n_writers = len(model.config.layout.writers)
     size = writers or n_writers
     spans = [WriterBlock(start, min(start + size, n_writers)) for start in range(0, n_writers, size)]
@@ -158,7 +167,13 @@ def measure_verify(
         stop = len(tokens) if n is None else min(len(tokens), first_prompt + n)
         return [measured(stage, work, span) for span in paired_blocks(first_prompt, stop, block)]
 
-    blocks = [("trust", work, shards("trust", work, trust_prompts)) for work in map(TrustWork, spans)]
+    def trusted(span: WriterBlock) -> list[dict[str, State]]:
+        rotated = shards("trust", TrustWork(span, trust_tokens, True), rotated_prompts) if rotated_prompts else []
+        return [*shards("trust", TrustWork(span, trust_tokens), trust_prompts), *rotated]
+
+    blocks: list[tuple[str, Work, list[dict[str, State]]]] = [
+        ("trust", TrustWork(span, trust_tokens), trusted(span)) for span in spans
+    ]
     tested: tuple[Place, ...] = ()
     if targets:
         blocks.append(("group", GroupWork(targets, places), group := shards("group", GroupWork(targets, places), None)))

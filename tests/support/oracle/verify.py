@@ -42,7 +42,7 @@ from tests.support.oracle.verify_setting import (
     quantiles,
     ratios,
 )
-from tests.support.oracle.verify_trust import trust_rows
+from tests.support.oracle.verify_trust import scan_means, trust_tables
 
 Row = dict[str, object]
 
@@ -65,6 +65,9 @@ def verify_tables(
     given: Sequence[Sequence[int]] = (),
     donors: Sequence[int] | None = None,
     trust_prompts: int | None = None,
+    trust_tokens: int | None = None,
+    rotated_prompts: int = 0,
+    means: np.ndarray | None = None,
     tau: float = TAU,
     held_out: bool = True,
     first_position: bool = True,
@@ -86,6 +89,9 @@ def verify_tables(
         given: token ids of further prompts that are tested.
         donors: indices in the corpus of the prompts that donate inputs; None takes all of it.
         trust_prompts: on how many of the first prompts trust is measured; None takes all.
+        trust_tokens: on how many of the first tokens of each; None takes all.
+        rotated_prompts: on how many of them, the first, rotated outputs replace the writers' as well.
+        means: of every term over the scan, in the order of the stream; by default over all prompts of the corpus.
         tau: what the verdict calls erased is at least this.
         held_out: what the tables say of the prompts.
         first_position: whether position 0 is measured, and part of what is taken out of a writer.
@@ -114,7 +120,19 @@ def verify_tables(
     writers = list(dict.fromkeys(target.writer for target in targets))
     rows["adversarial"] = adversarial_rows(s, writers, places, given, donors)
     rows["adversarial_tokens"] = list(token_rows(s, writers, places, given))
-    rows["dla_trust"] = trust_rows(arrange(config, weights, s.corpus[: first_prompt + trusted], positions, **drawn))
+    if means is None:
+        means = scan_means(
+            s if first_prompt == 0 else arrange(config, weights, tokens, positions, **drawn | {"first_prompt": 0})
+        )
+    short = s.corpus[:, :trust_tokens]
+    every = short.shape[1] - (not first_position)
+    measured = None if positions is None or positions >= every else positions
+    of_trust, few = (
+        arrange(config, weights, short[: first_prompt + n], measured, **drawn) if n else None
+        for n in (trusted, rotated_prompts)
+    )
+    assert of_trust is not None
+    rows |= trust_tables(of_trust, dict(zip(of_trust.stream.terms, means, strict=True)), few)
     return {name: pd.DataFrame(rows[name], columns=columns) for name, columns in COLUMNS.items()}
 
 

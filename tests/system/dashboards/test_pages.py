@@ -27,7 +27,7 @@ from tests.support.fakes.written_pages import NASTY, broken, comparison, embedde
 
 VERIFY_PARTS = [
     *("patched-states", "eraser-group", "dla-points", "dla-effects", "adversarial", "adversarial-prompts"),
-    *("position-profile", "mlp-erasers", "later-use", "carries", "ablation-loss", "aligned-tokens"),
+    *("position-profile", "mlp-erasers", "later-use", "carries", "ablation-loss", "aligned-tokens", "mediation"),
 ]
 OPENING = ["trust", "erased", "causal", "presence", "ledger"]
 CARDS = ["presence", "layers", "onto", "heatmaps", "ledger"]

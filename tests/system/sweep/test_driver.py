@@ -141,9 +141,11 @@ CONTRACT = {
         "eraser", "component", "clean_*", "patched_*", "clean_beta", "clean_beta_low", "clean_beta_high", "patched_beta", "n",
     ],
     "dla_trust": [
-        "dla_mean_abs", "net_mean_abs", "effect_mean_abs", "net_slope", "net_r", "effect_slope", "effect_r", "low", "high",
-        "effect_slope_recomputed", "effect_r_recomputed", "trust", "n",
+        "trust", "settled",
+        *(f"{name}{end}" for name in ("share", "r", "size", "concordance", "constant") for end in ("", "_low", "_high")),
+        "dla_mean_abs", "effect_mean_abs", "n", "rotated_share", "rotated_r", "rotated_size", "rotated_trust", "n_rotated",
     ],
+    "dla_mediation": ["mediator", "share", "share_low", "share_high"],
 }  # fmt: skip
 
 

@@ -27,6 +27,7 @@ LOSS_POSITIONS = 128
 """At how many positions of a prompt the loss is taken: a distribution over the vocabulary at each is what costs."""
 _SHUFFLE = 2**32
 _DIRECTIONS = 2**33
+_ROTATION = 2**36
 """What is added to positions, so that draws for different purposes use different hashes."""
 
 
@@ -121,6 +122,14 @@ class PromptView:
         moved = np.arange(self.first, self.seq_len, dtype=np.uint64)
         hashes = hash_u64(self.seed, self.corpus_prompt, moved + np.uint64(_SHUFFLE))
         order = np.concatenate([np.arange(self.first), self.first + np.argsort(hashes, kind="stable")])
+        return torch.from_numpy(order).to(self.tokens.device)
+
+    @cached_property
+    def rotated(self) -> Int[Tensor, "pos"]:
+        """Positions turned by one offset, which is never none; where position 0 is left out it stays where it is."""
+        n = self.seq_len - self.first
+        turn = 1 + int(hash_u64(self.seed, self.corpus_prompt, _ROTATION)) % (n - 1) if n > 1 else 0
+        order = np.concatenate([np.arange(self.first), self.first + (np.arange(n) + turn) % n])
         return torch.from_numpy(order).to(self.tokens.device)
 
     def resampled(self, label: str) -> Float[Tensor, "pos d_model"]:

@@ -1,143 +1,231 @@
-"""Which direct logit attributions to trust: every writer's, beside what resampling the writer really does to the logits.
+"""Which direct logit attributions (DLA) to trust: every writer's, beside what replacing the writer really does to the logits.
 
-The writer's output is replaced by its partner's at shuffled positions and everything behind it recomputed. Its direct
-attribution says that the logit difference of the clean run's top two tokens changes by (o − o')·g; the total effect is what
-changes. The slope of the effect on that direct change is the share of attribution that survives: 1 where nothing later reads
-the writer, 1 − f where a fraction f of it is erased. Beside it stands what the attribution is once the V-composed parts of
-all later heads are added (net), which needs no rerun.
+The writer's output at the source positions is replaced by its mean over the scan, and everything behind it recomputed
+(``interventions.replaced_writer`` has d, e and who changes the one into the other). With another prompt's output at shuffled
+positions instead, erasure that reads another position shows up halved, and a wholly erased positional head is called partly
+cancelled. Beside it, on fewer prompts, stands the partner's output, turned by one offset along the positions: where that gives
+another word, the word is not settled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from erasure_sweep.workers.measures.cost import Cost, ShardSize
-from erasure_sweep.workers.measures.interventions.prompt_view import CLEAN_PASS, PromptView
-from erasure_sweep.workers.measures.interventions.rerun import Sublayer, final_resid
-from erasure_sweep.workers.measures.measure import Block, Measure, Row, Setting, columns_of
-from erasure_sweep.workers.measures.scan.composition import Composer
-from erasure_sweep.workers.measures.statistics.lines import STORED_BYTES_PER_LINE, LineRecorder, Lines, merge_lines
-from erasure_sweep.workers.records import ScanOptions, State, TrustWork
+from erasure_sweep.workers.labels import Layout
+from erasure_sweep.workers.measures.cost import Cost, ShardSize, SharedProduct
+from erasure_sweep.workers.measures.interventions.prompt_view import PromptView
+from erasure_sweep.workers.measures.interventions.replaced_writer import (
+    Replacement,
+    Replacer,
+    mediators,
+    mediators_of,
+    together,
+    written,
+)
+from erasure_sweep.workers.measures.measure import Block, Measure, Row, Setting, columns_of, stack
+from erasure_sweep.workers.measures.statistics.jackknife import (
+    FISHER,
+    LOG,
+    PLAIN,
+    Estimate,
+    Scale,
+    Statistic,
+    jackknife,
+)
+from erasure_sweep.workers.measures.statistics.moments import CONSTANT
+from erasure_sweep.workers.measures.statistics.prompt_sums import STORED_BYTES_PER_SUM, deal
+from erasure_sweep.workers.records import State, TrustWork
 from erasure_sweep.workers.tables.columns import Columns
-from erasure_sweep.workers.tables.facts.trust import trust_word
-
-RERUN_BYTES = 256 * 2**20
-"""Bound on the widest activations of the reruns that go together."""
-
-NET, EFFECT, RECOMPUTED = "net", "effect", "effect_recomputed"
+from erasure_sweep.workers.tables.facts.trust import TrustEnds, TrustNumbers, is_settled, trust_word
 
 
-class TrustRow(NamedTuple):
-    """A writer's attribution, ``net`` or the total effect against it."""
+class TokenSums(NamedTuple):
+    """Sums over tokens: of a writer, at the measured tokens of a prompt, or of many."""
 
-    writer: str
-    kind: str
+    n: Any
+    """How many tokens."""
+    dla_sq: Any
+    """Σ DLA²."""
+    direct_sq: Any
+    """Σ d²."""
+    effect_sq: Any
+    """Σ e²."""
+    product: Any
+    """Σ d·e."""
+    dla_abs: Any
+    """Σ |DLA|."""
+    effect_abs: Any
+    """Σ |e|."""
+
+
+MEAN, ROTATED, MEDIATED = "mean", "rotated", "mediated"
+"""What a state holds: ``TokenSums`` where writers are replaced by means, or by rotated outputs, and Σ d·m of each mediator."""
 
 
 class TrustAccumulator:
-    """Each writer's attribution with what later heads take back, and with what resampling the writer does."""
+    """Sums of each writer and prompt, [prompt, sum, writer], and of its mediators, [prompt, writer, mediator]."""
 
     def __init__(self, block: Block[TrustWork]) -> None:
-        self._composer = Composer(block.model, block.work.writers, ScanOptions())
-        self._lines: LineRecorder[TrustRow] = LineRecorder(sampled=False)
+        self._block = block
+        self._writers = block.work.writers.labels(block.layout)
+        self._sums: list[Tensor] = []
+        self._mediated: list[Tensor] = []
 
     def update(self, products: PromptView) -> None:
         """Take in one prompt."""
-        self._record_net(products)
-        self._record_effects(products)
+        replacer, found = Replacer(products), []
+        for start, labels in together(products, self._writers):
+            own = written(products, labels)
+            other = self._others(products, labels)
+            found.append(replacer.replace(start, own, other, mediated=not self._block.work.rotated))
+        self._sums.append(torch.cat([_sums(one) for one in found], dim=1))
+        if not self._block.work.rotated:
+            self._mediated.append(torch.cat([one.mediated for one in found]))
 
-    def _record_net(self, view: PromptView) -> None:
-        """Each writer's attribution, and with the parts of all later heads that read it."""
-        rows = self._composer.rows
-        parts = self._composer.parts(view.trace, view.index, view.first).dla
-        for index, writer in enumerate(rows.labels):
-            x = (view.written(writer) * view.logit_direction).sum(dim=-1)
-            own = rows.of(index)
-            read = parts[rows.later(index)] if own.stop > own.start else torch.zeros_like(x)
-            self._lines.add(TrustRow(writer, NET), view, x, x + read)
-
-    def _record_effects(self, view: PromptView) -> None:
-        """What resampling each writer does to the logit difference, final scale kept and recomputed."""
-        at, direction = view.positions, view.logit_direction
-        final = view.final[at]
-        difference = direction * view.final_scale[:, None]  # of the unembeddings, centred
-        clean = (final * direction).sum(dim=-1)
-        for labels, start in _together(view, self._composer.rows.labels):
-            edits = torch.stack([view.resampled(label) - view.source(label) for label in labels])
-            changed = final_resid(view.model, view.input_of(start) + edits, start, at)
-            scale = torch.sqrt(changed.var(dim=-1, unbiased=False) + view.model.config.eps)
-            direct = -torch.einsum("ntd,td->nt", edits[:, at], direction)
-            effect = torch.einsum("ntd,td->nt", final - changed, direction)
-            recomputed = clean - torch.einsum("ntd,td->nt", changed, difference) / scale
-            for row, label in enumerate(labels):
-                self._lines.add(TrustRow(label, EFFECT), view, direct[row], effect[row])
-                self._lines.add(TrustRow(label, RECOMPUTED), view, direct[row], recomputed[row])
+    def _others(self, view: PromptView, labels: list[str]) -> Float[Tensor, "writer pos d_model"]:
+        """What takes the place of some writers' outputs."""
+        if self._block.work.rotated:
+            return written(view.partner, labels)[:, view.rotated]
+        index = self._block.layout.term_index
+        assert self._block.means is not None, "the stage is handed the scan's means"
+        return self._block.means[[index[label] for label in labels], None].expand(-1, view.seq_len, -1)
 
     def export(self) -> State:
-        """Moments."""
-        return self._lines.export()
+        """Sums prompt by prompt."""
+        sums = torch.stack(self._sums).cpu().numpy()
+        if self._block.work.rotated:
+            return {ROTATED: sums}
+        return {MEAN: sums, MEDIATED: torch.stack(self._mediated).cpu().numpy()}
 
 
-def _together(view: PromptView, writers: tuple[str, ...]) -> Iterator[tuple[list[str], Sublayer]]:
-    """Writers whose reruns start at the same sublayer, as many at once as memory allows."""
-    config = view.model.config
-    width = max(config.d_mlp, 3 * config.n_heads * config.d_head)
-    most = max(1, RERUN_BYTES // (4 * view.seq_len * width))
-    by_start: dict[Sublayer, list[str]] = {}
-    for writer in writers:
-        by_start.setdefault(view.reader_of(writer), []).append(writer)
-    for start, labels in by_start.items():
-        for first in range(0, len(labels), most):
-            yield labels[first : first + most], start
+def _sums(found: Replacement) -> Float[Tensor, "sum writer"]:
+    x, d, e = (values.double() for values in (found.attribution, found.direct, found.effect))
+    n = torch.full_like(x[:, 0], x.shape[1])
+    return torch.stack(TokenSums(n, *(of.sum(dim=1) for of in (x * x, d * d, e * e, d * e, x.abs(), e.abs()))))
+
+
+def trusted_passes(size: ShardSize) -> float:
+    """Forward passes that reading the beginnings of a shard's prompts is worth."""
+    assert isinstance(size.work, TrustWork)
+    return size.n_prompts * min(1.0, size.work.tokens / size.seq_len)
+
+
+BEGINNINGS = SharedProduct("clean pass of beginnings", lambda size: Cost(passes=trusted_passes(size)))
 
 
 class DlaTrust(Measure[TrustWork, Block[TrustWork], PromptView]):
-    """What a writer's attribution is worth."""
+    """What a writer's attribution is worth, and who changes it."""
 
     stage, name = "trust", "trust"
-    needs = (CLEAN_PASS,)
-    tables = ("dla_trust",)
+    needs = (BEGINNINGS,)
+    tables = ("dla_trust", "dla_mediation")
 
     def start(self, shard: Block[TrustWork]) -> TrustAccumulator:
         """An empty state for one shard."""
         return TrustAccumulator(shard)
 
     def merge(self, block: Block[TrustWork], states: Iterable[State]) -> State:
-        """Moments of all shards."""
-        return merge_lines(states)
+        """Sums of all prompts, those of each kind of shard together."""
+        parts = list(states)
+        kinds = {kind: [state[kind] for state in parts if kind in state] for kind in (MEAN, ROTATED, MEDIATED)}
+        return {kind: deal(sums) for kind, sums in kinds.items() if sums}
 
     def columns(self, block: Block[TrustWork], states: Mapping[str, State], setting: Setting) -> dict[str, Columns]:
-        """One row for each writer."""
-        lines = Lines(TrustRow, states[self.name])
-        return columns_of({"dla_trust": [_row(lines, writer) for writer in block.work.writers.labels(block.layout)]})
+        """One row for each writer, and one for each of its mediators."""
+        state, writers = states[self.name], block.work.writers.labels(block.layout)
+        rotated = state.get(ROTATED, np.zeros((0, len(TokenSums._fields), len(writers))))
+        rows = [
+            _row(writer, state[MEAN][:, :, index], rotated[:, :, index].sum(axis=0), setting)
+            for index, writer in enumerate(writers)
+        ]
+        mediation = [
+            _mediation(block.layout, writer, state[MEAN][:, :, index], state[MEDIATED][:, index])
+            for index, writer in enumerate(writers)
+        ]
+        return columns_of({"dla_trust": rows}) | {"dla_mediation": stack(mediation)}
 
     def cost(self, size: ShardSize) -> Cost:
-        """A rerun of each writer."""
+        """A rerun of each writer, of as many tokens as are trusted."""
         assert isinstance(size.work, TrustWork)
         start, stop = size.work.writers
-        return Cost(size.n_prompts * (stop - start) / 2, stored_bytes=3 * STORED_BYTES_PER_LINE * (stop - start))
+        mediated = 0 if size.work.rotated else len(mediators(size.layout))
+        stored = STORED_BYTES_PER_SUM * size.n_prompts * (stop - start) * (len(TokenSums._fields) + mediated / 2)
+        return Cost(trusted_passes(size) * (stop - start) / 2, stored_bytes=stored)
 
 
-def _row(lines: Lines[TrustRow], writer: str) -> Row:
-    power = lines.square_x(TrustRow(writer, NET))
-    net, effect, recomputed = (lines.line(TrustRow(writer, kind), power) for kind in (NET, EFFECT, RECOMPUTED))
-    dla, net_size = lines.mean_abs(TrustRow(writer, NET))
+def _mediation(
+    layout: Layout,
+    writer: str,
+    sums: Float[np.ndarray, "prompt sum"],
+    mediated: Float[np.ndarray, "prompt mediator"],
+) -> Columns:
+    """Everything behind a writer."""
+    later = mediators_of(layout, writer)
+    products = mediated[:, len(mediated[0]) - len(later) :]
+    whole = np.repeat(sums[:, :, None], len(later), axis=2)
+    whole[:, TokenSums._fields.index("product")] = products
+    found = jackknife(whole, *STATISTICS["share"])
+    columns: Columns = {"writer": np.full(len(later), writer, dtype=object), "mediator": np.array(later, dtype=object)}
+    return columns | {"share": found.value, "share_low": found.low, "share_high": found.high}
+
+
+def _row(
+    writer: str, sums: Float[np.ndarray, "prompt sum"], rotated: Float[np.ndarray, "sum"], setting: Setting
+) -> Row:
+    found = {name: Estimate(*map(float, jackknife(sums, *of))) for name, of in STATISTICS.items()}
+    ends = TrustEnds(*((found[name].low, found[name].high) for name in TrustEnds._fields))
+    numbers, turned = TrustNumbers(*(found[name].value for name in TrustNumbers._fields)), _numbers(rotated)
+    word, other = trust_word(numbers, setting.trust), trust_word(turned, setting.trust)
+    varying, of = found.pop("varying"), TokenSums(*sums.sum(axis=0))
+    if varying.value <= CONSTANT:  # it varies by rounding alone, whatever rounding's logarithm does
+        ends = ends._replace(varying=(0.0, CONSTANT))
+    settled = is_settled(ends, setting.trust) if other in (None, word) else False
+    found["constant"] = Estimate(1.0 - varying.value, 1.0 - varying.high, 1.0 - varying.low)
     return {
         "writer": writer,
-        "dla_mean_abs": dla,
-        "net_mean_abs": net_size,
-        "effect_mean_abs": lines.mean_abs(TrustRow(writer, EFFECT))[1],
-        "net_slope": net.slope,
-        "net_r": net.r,
-        "effect_slope": effect.slope,
-        "effect_r": effect.r,
-        "low": effect.slope_low,
-        "high": effect.slope_high,
-        "effect_slope_recomputed": recomputed.slope,
-        "effect_r_recomputed": recomputed.r,
-        "trust": trust_word(effect.slope),
-        "n": net.n,
+        "trust": word,
+        "settled": None if word is None else settled,
+        **{
+            name: value
+            for stem, estimate in found.items()
+            for name, value in zip((stem, f"{stem}_low", f"{stem}_high"), estimate, strict=True)
+        },
+        "dla_mean_abs": of.dla_abs / of.n,
+        "effect_mean_abs": of.effect_abs / of.n,
+        "n": int(of.n),
+        "rotated_share": turned.share,
+        "rotated_r": turned.r,
+        "rotated_size": turned.size,
+        "rotated_trust": other,
+        "n_rotated": int(TokenSums(*rotated).n),
     }
+
+
+def _numbers(sums: Float[np.ndarray, "sum"]) -> TrustNumbers:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return TrustNumbers(*(float(STATISTICS[name][0](sums)) for name in TrustNumbers._fields))
+
+
+def _varying(sums: Float[np.ndarray, "sum *batch"]) -> Float[np.ndarray, "*batch"]:
+    of = TokenSums(*sums)
+    return np.asarray(of.direct_sq / of.dla_sq)
+
+
+def _of_varying(statistic: Callable[[TokenSums], Any]) -> Statistic:
+    """A number that there is where more of the DLA varies than rounding."""
+    return lambda sums: np.where(_varying(sums) > CONSTANT, statistic(TokenSums(*sums)), np.nan)
+
+
+STATISTICS: Mapping[str, tuple[Statistic, Scale]] = {
+    "varying": (_varying, LOG),
+    "share": (_of_varying(lambda of: of.product / of.direct_sq), PLAIN),
+    "r": (_of_varying(lambda of: of.product / np.sqrt(of.direct_sq * of.effect_sq)), FISHER),
+    "size": (_of_varying(lambda of: np.sqrt(of.effect_sq / of.direct_sq)), LOG),
+    "concordance": (_of_varying(lambda of: 2.0 * of.product / (of.direct_sq + of.effect_sq)), PLAIN),
+}

@@ -176,12 +176,14 @@ class TestErased:
 def verified(
     name: str,
     words: dict[str, str | None],
-    slopes: dict[str, float] | None = None,
+    shares: dict[str, float] | None = None,
     ends: dict[str, tuple[float, float]] | None = None,
+    unsettled: tuple[str, ...] = (),
 ) -> ModelTables:
     table = pd.DataFrame({"writer": list(words), "trust": list(words.values())})
-    table["effect_slope"] = [(slopes or {}).get(writer, np.nan) for writer in words]
-    for at, end in enumerate(("low", "high")):
+    table["settled"] = [writer not in unsettled for writer in words]
+    table["share"] = [(shares or {}).get(writer, np.nan) for writer in words]
+    for at, end in enumerate(("share_low", "share_high")):
         table[end] = [(ends or {}).get(writer, (np.nan, np.nan))[at] for writer in words]
     return model_tables({"name": name}, {"dla_trust": table})
 
@@ -189,7 +191,7 @@ def verified(
 class TestTrust:
     def test_components_are_counted_by_their_words(self) -> None:
         models = [
-            verified("a", {"L0H0": "cancelled", "L0H1": "trust", "MLP0": "partly cancelled", "L1H0": None}),
+            verified("a", {"L0H0": "cancelled", "L0H1": "holds", "MLP0": "partly cancelled", "L1H0": None}),
             verified("b", {"L0H0": "reversed", "embed": "partly cancelled"}),
             model_tables({"name": "c"}, {}),
         ]
@@ -198,33 +200,34 @@ class TestTrust:
         assert [(one.model, one.component) for one in found.bad] == [("a", "L0H0"), ("b", "L0H0")]
         assert [distrust(models, heads=heads).n for heads in (True, False)] == [3, 2]
         text = said(models)
-        assert "Heads: of 3, 2 cancelled or reversed (L0H0 of a and b), 0 partly cancelled." in text
-        assert "Embeddings and MLPs: of 2, 0 cancelled or reversed, 2 partly cancelled." in text
+        assert "Heads: of 3, 2 cancelled, reversed or unrelated (L0H0 of a and b), 0 partly cancelled." in text
+        assert "Embeddings and MLPs: of 2, 0 cancelled, reversed or unrelated, 2 partly cancelled." in text
         assert text.index("Heads: of 3") < text.index("Embeddings and MLPs: of 2")
         assert "Not measured in 1 model." in text
         assert "which to trust was not measured" in said(family())
 
-    def test_the_heads_of_which_least_survives(self) -> None:
-        words = dict.fromkeys(("L0H0", "L0H1", "MLP0", "L1H0"), "partly cancelled") | {"L1H1": "trust"}
-        slopes = {"L0H0": 0.5, "L0H1": 0.3, "MLP0": 0.1, "L1H0": np.nan, "L1H1": 0.8}
-        found = least_trusted_heads([verified("a", words, slopes)])
+    def test_the_heads_of_which_least_arrives(self) -> None:
+        words = dict.fromkeys(("L0H0", "L0H1", "MLP0", "L1H0"), "partly cancelled")
+        words |= {"L1H1": "holds", "L1H2": "unrelated"}
+        shares = {"L0H0": 0.5, "L0H1": 0.3, "MLP0": 0.1, "L1H0": np.nan, "L1H1": 0.8, "L1H2": 1.1}
+        found = least_trusted_heads([verified("a", words, shares)])
         assert [one[:3] for one in found] == [("a", "L0H1", 0.3), ("a", "L0H0", 0.5)]
 
     def test_components_that_are_not_named_are_counted(self) -> None:
         words = {f"L0H{head}": "cancelled" for head in range(9)}
         text = said([verified(name, words) for name in ("a", "b")])
-        assert "18 cancelled or reversed (L0H0 of a and b, L0H1 of a and b," in text
+        assert "18 cancelled, reversed or unrelated (L0H0 of a and b, L0H1 of a and b," in text
         # of nine heads of two models seven are named
         assert "L0H6 of a and b and 4 more)" in text
 
-    def test_an_interval_over_several_words_is_not_settled(self) -> None:
+    def test_words_that_are_not_settled_are_named(self) -> None:
         words = dict.fromkeys(("L0H0", "L0H1", "L0H2"), "partly cancelled")
-        slopes = {"L0H0": 0.3, "L0H1": 0.5, "L0H2": 0.6}
-        model = verified("a", words, slopes, {"L0H0": (0.2, 0.4), "L0H1": (0.4, 0.6)})
+        shares = {"L0H0": 0.3, "L0H1": 0.5, "L0H2": 0.6}
+        model = verified("a", words, shares, {"L0H0": (0.2, 0.4), "L0H1": (0.4, 0.6)}, ("L0H0",))
         assert [one.component for one in distrust([model]).unsettled] == ["L0H0"]
         text = said([model])
-        assert "Heads: of 3, 0 cancelled or reversed, 3 partly cancelled; 1 unsettled (L0H0 of a)." in text
-        assert "Least survives in L0H0 of a (0.30 [0.20, 0.40]), L0H1 of a (0.50 [0.40, 0.60])" in text
+        assert "Heads: of 3, 0 cancelled, reversed or unrelated, 3 partly cancelled; 1 unsettled (L0H0 of a)." in text
+        assert "Least of it arrives from L0H0 of a (0.30 [0.20, 0.40]), L0H1 of a (0.50 [0.40, 0.60])" in text
 
 
 class TestTraining:
@@ -268,7 +271,7 @@ class TestTraining:
         assert "Not measured: that takes two points" in said(family())
 
     def test_trust_through_training(self) -> None:
-        words = {"m@1": "trust", "m": "cancelled"}
+        words = {"m@1": "holds", "m": "cancelled"}
         models = [
             model_tables(
                 one.about,
@@ -276,7 +279,9 @@ class TestTraining:
             )
             for one in (point("m@1", {"L0H0": 0.1}, training_tokens=1), point("m", {"L0H0": 0.5}, training_tokens=2))
         ]
-        assert "cancelled or reversed: 0 → 1 (heads 0 → 1), partly cancelled: 1 → 1 (heads 0 → 0)" in said(models)
+        assert "cancelled, reversed or unrelated: 0 → 1 (heads 0 → 1), partly cancelled: 1 → 1 (heads 0 → 0)" in said(
+            models
+        )
 
 
 class TestAnswers:

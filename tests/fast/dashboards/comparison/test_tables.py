@@ -31,7 +31,7 @@ def full() -> ModelTables:
     one.tables["writers"]["erasers"] = "L1H0+L1H1"
     beta = {"L1H0": -0.1, "L1H1": -0.4, "attn1": -0.5}
     one.tables["v_composition"] = pd.DataFrame({"writer": "L0H0", "eraser": list(beta), "beta": beta.values()})
-    trust = {"writer": ["L0H0"], "trust": ["reversed"], "effect_slope": [-0.5], "low": [-0.625], "high": [-0.375]}
+    trust = {"writer": ["L0H0"], "trust": ["reversed"], "share": [-0.5], "share_low": [-0.625], "share_high": [-0.375]}
     one.tables["dla_trust"] = pd.DataFrame(trust)
     states = {"resid_pre0": 7.0, "resid_mid0": 1.25, "resid_post0": 0.75, "resid_mid1": 0.5}
     one.tables["residual_projection"] = pd.DataFrame(
@@ -69,7 +69,7 @@ class TestStrongest:
             -0.5,
             "L1H1, L1H0",
         )
-        assert row["share that survives"] == SortedCell(Markup("−0.50 [−0.62, −0.38]"), -0.5)
+        assert row["share that arrives"] == SortedCell(Markup("−0.50 [−0.62, −0.38]"), -0.5)
         assert row["writer"] == '<a href="m/index.html#writer=L0H0">L0H0</a>'
         assert row["model"] == '<a href="m/index.html">m</a>'
         assert "reversed" in row["its DLA"]

@@ -261,7 +261,7 @@ def test_a_batch_that_memory_did_not_hold_is_not_tried_again(monkeypatch: pytest
 def task_of(shard_id: str, block: WriterBlock = BLOCK, model: str = "m", batch: int = 4) -> ShardTask:
     """A shard whose files are there: this one."""
     files = (__file__, __file__)
-    return ShardTask(shard_id, "trust", model, *files, 0, 1, None, 0, TrustWork(block), batch, "cpu", "float32")
+    return ShardTask(shard_id, "trust", model, *files, 0, 1, None, 0, TrustWork(block, 128), batch, "cpu", "float32")
 
 
 def keys_in(storage: Storage) -> set[str]:

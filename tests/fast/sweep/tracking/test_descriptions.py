@@ -103,12 +103,12 @@ class TestAModel:
         ]
 
     def test_says_whose_attribution_not_to_trust(self) -> None:
-        note = lines({"writers": writers(), "dla_trust": trust("trust", "reversed", "trust", None, "cancelled")})
+        note = lines({"writers": writers(), "dla_trust": trust("holds", "reversed", "holds", None, "cancelled")})
         assert note[2] == (
-            "The direct logit attribution of 2 of 4 components can be trusted (0 partly cancelled, 1 cancelled and 1 "
-            "reversed). Not to be trusted: L0H1 and L0H4."
+            "The direct logit attribution of 2 of 4 components holds (1 cancelled and 1 reversed). "
+            "Not to be trusted: L0H1 and L0H4."
         )
-        assert "Not to be trusted" not in "".join(lines({"dla_trust": trust("trust", "partly cancelled")}))
+        assert "Not to be trusted" not in "".join(lines({"dla_trust": trust("holds", "partly cancelled")}))
         assert "attribution" not in "".join(lines({"dla_trust": trust(None)}))
 
     def test_says_what_verify_found(self) -> None:
@@ -131,7 +131,7 @@ class TestAModel:
 
 def row(name: str = "toy", status: str = "FINISHED", **metrics: float) -> Row:
     sizes = {"model/n_layers": 2.0, "model/d_model": 64.0, "model/n_params": 98304.0}
-    head = {"reading/most_erased_head": 0.5, "reading/most_erased": 1.25, "trust/trusted_share": 0.75}
+    head = {"reading/most_erased_head": 0.5, "reading/most_erased": 1.25, "trust/holds_share": 0.75}
     tags = {"most_erased": "embed", "most_erased_head": "L0H1"}
     run_id = "".join(filter(str.isalnum, name))
     return Row(name, f"#/experiments/1/runs/{run_id}", status, {**sizes, **head, **metrics}, tags)

@@ -141,12 +141,13 @@ def verify_tables() -> dict[str, pd.DataFrame]:
                 "increase_mean_low": [0.1, -0.1, 0.3],
             }
         ),
-        "dla_trust": trust_table("trust", "cancelled", None, "trust", "partly cancelled"),
+        "dla_trust": trust_table("holds", "cancelled", None, "holds", "partly cancelled"),
     }
 
 
 def trust_table(*words: str | None) -> pd.DataFrame:
-    return pd.DataFrame({"writer": [f"L0H{index}" for index in range(len(words))], "trust": words})
+    settled = [word != "cancelled" if word else None for word in words]
+    return pd.DataFrame({"writer": [f"L0H{index}" for index in range(len(words))], "trust": words, "settled": settled})
 
 
 def test_metrics_of_verify():
@@ -156,18 +157,20 @@ def test_metrics_of_verify():
         "verify/presence_restored": pytest.approx(0.8),
         "verify/loss_increase_most": 0.4,
         "verify/erasing_worth_most": 0.2,
-        "trust/trusted": 2.0,
+        "trust/holds": 2.0,
         "trust/partly_cancelled": 1.0,
         "trust/cancelled": 1.0,
-        "trust/reversed": 0.0,
-        "trust/trusted_share": 0.5,
+        **dict.fromkeys(("trust/amplified", "trust/reversed", "trust/unrelated", "trust/constant"), 0.0),
+        "trust/unsettled": 1.0,
+        "trust/holds_share": 0.5,
     }
 
 
 def test_metrics_of_verify_where_little_was_measured():
     untold = verify_metrics({"dla_trust": trust_table(None, None)})
-    assert untold["trust/trusted"] == 0.0 and "trust/trusted_share" not in untold
+    assert untold["trust/holds"] == 0.0 and "trust/holds_share" not in untold
     assert verify_metrics({}) == {} == verify_metrics({"writers": pd.DataFrame()})
-    assert set(verify_metrics({"dla_trust": trust_table("trust", "cancelled")})) == {
-        *("trust/trusted", "trust/partly_cancelled", "trust/cancelled", "trust/reversed", "trust/trusted_share")
+    assert set(verify_metrics({"dla_trust": trust_table("holds", "cancelled")})) == {
+        *("trust/holds", "trust/amplified", "trust/partly_cancelled", "trust/cancelled", "trust/reversed"),
+        *("trust/unrelated", "trust/constant", "trust/unsettled", "trust/holds_share"),
     }

@@ -86,12 +86,12 @@ class Newcomer(Measure[object, object, object]):
 def test_a_measure_is_added_by_its_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "newcomer.py").write_text(NEW_FILE)
     monkeypatch.setattr(verify, "__path__", [*verify.__path__, str(tmp_path)])
-    size = ShardSize(TrustWork(WriterBlock(2, 5)), SHAPE, 8, 32, 16)
+    size = ShardSize(TrustWork(WriterBlock(2, 5), 32), SHAPE, 8, 32, 16)
     before = shard_cost("trust", size).passes
     measures.cache_clear()
     try:
         assert [measure.name for measure in measures("trust")] == ["newcomer", "trust"]
-        assert table_names("trust") == ("newcomer", "dla_trust")
+        assert table_names("trust") == ("newcomer", "dla_trust", "dla_mediation")
         assert shard_cost("trust", size).passes == before + 1000
     finally:
         measures.cache_clear()
@@ -143,7 +143,9 @@ PLACES = (Place("L0H0", "found", 3, 20), Place("L0H1", "found", 4, 9))
     [
         # Each prompt once; three reruns of each of two writers, two patches and one layer's input of each of three targets.
         ("group", GroupWork(TARGETS, 2), 8 * (1 + (3 * 2 + 2 * 3 + 3) / 2)),
-        ("trust", TrustWork(WriterBlock(2, 5)), 8 * (1 + 3 / 2)),
+        # Of each prompt a half.
+        ("trust", TrustWork(WriterBlock(2, 5), 16), 4 * (1 + 3 / 2)),
+        ("trust", TrustWork(WriterBlock(2, 5), 99, True), 8 * (1 + 3 / 2)),
         ("adversarial", AdversarialWork(PLACES, (), tuple(range(5)), True), 2 + 5),
     ],
 )

@@ -89,7 +89,7 @@ class TestCards:
     def test_less_of_half_the_tables_leaves_the_rest(self, block: ModelTables, case: str, first: int) -> None:
         changed = [*VERIFY_TABLES, "dla_correlation"][first::2]
         less = model_tables(block.about, block.tables | {name: LESS[case](block.tables[name]) for name in changed})
-        assert len(verify_cards(less)) == 14
+        assert len(verify_cards(less)) == 15
         trust_table(ModelView(less))
         verdict_list(less)
 
@@ -100,7 +100,7 @@ class TestCards:
         shown = [part.key for part in parts if _content(part)]
         keys = {"eraser_group": ["eraser-group"], "nulls": ["eraser-group"], "dla_trust": ["trust"]}
         keys |= {"patched_residual_projection": ["patched-states"], "mlp_erasure": ["mlp-erasers"]}
-        keys |= {"adversarial": ["adversarial", "adversarial-prompts"]}
+        keys |= {"adversarial": ["adversarial", "adversarial-prompts"], "dla_mediation": ["mediation"]}
         assert shown == keys.get(name, [name.replace("_", "-")])
         verdict_list(alone)
 

@@ -114,36 +114,6 @@ def test_without_its_pattern_an_eraser_acts_where_the_writer_wrote() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("fraction", "word"), [(1.0, "cancelled"), (0.5, "partly cancelled"), (1.7, "reversed"), (0.0, "trust")]
-)
-def test_trust_says_what_was_done_to_the_writer(fraction: float, word: str) -> None:
-    planted = plant(54, "self", fraction, reinforcement=0.0, n_layers=2, attn_only=True)
-    for name in ("W_V", "W_Q", "W_K"):  # no other head sees the store
-        for head in [h for h in layer_heads(planted.config, 1) if h != planted.eraser]:
-            weights = planted.weights[name][1, int(head[-1])].numpy()
-            weights -= planted.store.T @ (planted.store @ weights)
-    rows = measure(planted.config, planted.weights)["dla_trust"].set_index("writer")
-    row = rows.loc[planted.writer]
-    assert row["trust"] == word
-    for name in ("effect_slope", "effect_slope_recomputed", "net_slope", "low", "high"):
-        assert row[name] == pytest.approx(1.0 - fraction, abs=5e-3), name
-    assert row["net_mean_abs"] == pytest.approx(abs(1.0 - fraction) * row["dla_mean_abs"], abs=5e-3)
-    assert abs(row["effect_r"]) == pytest.approx(1.0, abs=2e-3) or fraction == 1.0
-
-
-@pytest.mark.parametrize("seed", seeds(1, nightly=3))
-def test_what_nothing_reads_can_be_trusted(seed: int) -> None:
-    garden = plant_several(seed, n_plants=0, attn_only=True)
-    rows = measure(garden.config, garden.weights)["dla_trust"].set_index("writer")
-    last = layer_heads(garden.config, garden.config.n_layers - 1)
-    np.testing.assert_allclose(rows.loc[list(last), "effect_slope"].astype(float), 1.0, atol=1e-4)
-    np.testing.assert_allclose(rows.loc[list(last), "effect_r"].astype(float), 1.0, atol=1e-4)
-    heads = rows[rows.index.str.startswith("L")]
-    assert set(heads["trust"]) == {"trust"}
-    np.testing.assert_allclose(heads["net_slope"].astype(float), 1.0, atol=2e-3)
-
-
 def clockwork() -> tuple[ModelConfig, dict[str, torch.Tensor]]:
     """Heads of the first layer that write a function of the position, of their own token, and of the one before."""
     config = small_config(2, 3, d_model=64)

@@ -1,0 +1,95 @@
+"""Who takes a component's direct logit attribution (DLA) back, or adds to it: every later component's part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from erasure_sweep.dashboards.cards import card
+from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable
+from erasure_sweep.dashboards.model.view import MODEL, VERIFIED, ModelView, is_verified
+from erasure_sweep.dashboards.wording import number
+from erasure_sweep.workers.labels import is_head
+from erasure_sweep.workers.tables.facts.trust import FINAL_NORM, arriving_of
+from erasure_sweep.workers.tables.sweep_folder import ModelTables
+from erasure_sweep.workers.tables.values import numeric, strings, table_of
+
+_MOST_NAMED = 4
+_NOTICEABLE = 0.01
+
+
+class Mediation(NamedTuple):
+    """What becomes of a component's DLA: shares of it, negative where it is taken back."""
+
+    writer: str
+    arrives: float
+    heads: float
+    mlps: float
+    final_norm: float
+    taken_back_by: list[tuple[str, float]]
+    """The mediators that take back most, the strongest first."""
+    added_by: list[tuple[str, float]]
+
+
+def mediations(model: ModelTables) -> list[Mediation]:
+    """Of every component with something behind it, those first of which least arrives."""
+    table, arriving = table_of(model.tables, "dla_mediation"), arriving_of(model.tables)
+    nothing = (np.nan,) * 3
+    found = [
+        _mediation(str(writer), arriving.get(str(writer), nothing)[0], rows)
+        for writer, rows in table.groupby("writer", sort=False)
+        if np.isfinite(numeric(rows, "share")).any()
+    ]
+    return sorted(found, key=lambda one: np.nan_to_num(one.arrives, nan=np.inf))
+
+
+def _mediation(writer: str, arrives: float, rows: pd.DataFrame) -> Mediation:
+    shares = list(zip((label or "" for label in strings(rows, "mediator")), numeric(rows, "share"), strict=True))
+    ordered = sorted(((label, float(share)) for label, share in shares), key=lambda pair: pair[1])
+    norm = sum(share for label, share in shares if label == FINAL_NORM)
+    heads = sum(share for label, share in shares if is_head(label))
+    mlps = sum(share for label, share in shares if label.startswith("MLP"))
+    taken = [pair for pair in ordered if pair[1] <= -_NOTICEABLE][:_MOST_NAMED]
+    added = [pair for pair in reversed(ordered) if pair[1] >= _NOTICEABLE][:_MOST_NAMED]
+    return Mediation(writer, arrives, heads, mlps, norm, taken, added)
+
+
+@card(MODEL, "mediation", VERIFIED, order=190, when=is_verified)
+def mediation_table(view: ModelView) -> HtmlTable:
+    """A row per component: what of its DLA arrives, and who takes back or adds the rest."""
+    return HtmlTable(
+        "Who takes a component's DLA back",
+        "Where a component is replaced by its mean, later components write something else, and their own DLA changes too. What "
+        "that adds to the component's, as shares of it, says where the rest of it goes: 1 + heads + MLPs + final norm "
+        "= share that arrives. −1 takes back all that its DLA says, by whatever path: values, patterns or MLPs. It does not "
+        "say what the answering component does it for. Named are the strongest, from "
+        f"{_NOTICEABLE:.0%} on. Those first of which least arrives.".replace("%", "\u00a0%"),
+        [
+            HtmlColumn("component"),
+            HtmlColumn("share that arrives", "Σ d·e / Σ d²", True),
+            HtmlColumn("later heads", "their parts together", True),
+            HtmlColumn("later MLPs", "their parts together", True),
+            HtmlColumn("final norm", "the part of the final LayerNorm's scale", True),
+            HtmlColumn("taken back by", "the strongest first", width="broad"),
+            HtmlColumn("added by", "the strongest first", width="broad"),
+        ],
+        [
+            [
+                *(one.writer, one.arrives, one.heads, one.mlps, one.final_norm),
+                *(_words(one.taken_back_by), _words(one.added_by)),
+            ]
+            for one in mediations(view.model)
+        ],
+        empty="This run did not measure it: the table dla_mediation, which verify makes, is missing or empty.",
+        filter_by="component",
+        tables=("dla_mediation", "dla_trust"),
+    )
+
+
+def _words(parts: Sequence[tuple[str, float]]) -> str | None:
+    return (
+        ", ".join(f"{'final norm' if label == FINAL_NORM else label} {number(share)}" for label, share in parts) or None
+    )
