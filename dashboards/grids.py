@@ -6,7 +6,7 @@ where nothing was measured.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,6 +19,7 @@ from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from erasure_sweep.workers.tables.values import Floats, numeric, table_of
 
 STATISTICS = ("q12_5", "q25", "median", "q75", "q87_5", "mean", "beta", "beta_centred")
+RESIDUAL_STATISTICS = (*STATISTICS, "effective_median")
 READING_STATISTICS = (
     *("clean_q25", "clean_median", "clean_q75", "patched_q25", "patched_median", "patched_q75"),
     *("beta", "beta_centred"),
@@ -83,6 +84,11 @@ def grid_of(table: pd.DataFrame | None, column: str, statistics: Sequence[str] =
 def _positions(labels: Iterable[str], ordered: Sequence[str]) -> NDArray[np.intp]:
     place = {label: index for index, label in enumerate(ordered)}
     return np.array([place[label] for label in labels], dtype=np.intp)
+
+
+def residual_of(tables: Mapping[str, pd.DataFrame]) -> Grid:
+    """How much of each writer every state of the stream holds."""
+    return grid_of(tables.get("residual_projection"), "state", RESIDUAL_STATISTICS)
 
 
 def reading_of(model: ModelTables) -> Grid:

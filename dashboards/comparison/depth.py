@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
-from erasure_sweep.dashboards.grids import grid_of
+from erasure_sweep.dashboards.grids import residual_of
 from erasure_sweep.dashboards.html.parts import Card
 from erasure_sweep.dashboards.model.writers_table import most_erased
 from erasure_sweep.dashboards.model_names import display_names
@@ -49,7 +49,7 @@ class DepthLine(NamedTuple):
 
 def depth_lines(model: ModelTables) -> list[DepthLine]:
     """Presence of the top writer, ``pos_embed`` and ``embed`` through a model's relative depth."""
-    residual = grid_of(model.tables.get("residual_projection"), "state")
+    residual = residual_of(model.tables)
     depth = np.linspace(0, 1, len(residual.columns)) if len(residual.columns) > 1 else np.zeros(len(residual.columns))
     top = dict.fromkeys(top_writers(model.tables, 1), most_erased(writers_by_rank(model.tables)))
     # the top writer first, also where it is an embedding

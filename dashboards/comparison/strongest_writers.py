@@ -10,7 +10,7 @@ from markupsafe import escape
 
 from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
-from erasure_sweep.dashboards.grids import Grid, grid_of
+from erasure_sweep.dashboards.grids import Grid, residual_of
 from erasure_sweep.dashboards.html.links import Home, link
 from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable, SortedCell
 from erasure_sweep.dashboards.html.sparkline import sparkline
@@ -84,7 +84,7 @@ def _strong(name: str, model: ModelTables, top: Sequence[str]) -> list[StrongWri
     """The writers among ``top`` of which anything is erased; all where that was not measured."""
     table, trust, arrives = writers_by_rank(model.tables), trust_of(model.tables), arriving_of(model.tables)
     unsettled = set(unsettled_of(model.tables))
-    residual = grid_of(model.tables.get("residual_projection"), "state")
+    residual = residual_of(model.tables)
     columns = {column: numeric(table, column) for column, *_ in (*_NUMBERS, *_DLA)}
     ranked = is_ranked(table)
     rows = {writer: row for row, writer in enumerate(table["writer"].astype(str))}

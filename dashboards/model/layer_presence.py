@@ -40,7 +40,7 @@ def thinned(shown: Sequence[StatePresence], step: int) -> list[StatePresence]:
             one.writer,
             [one.states[index] for index in keep],
             None if one.written_at is None else keep.index(one.written_at),
-            *(values[keep] for values in (one.q12_5, one.q25, one.median, one.q75, one.q87_5)),
+            *(values[keep] for values in one[3:]),
         )
         for one in shown
     ]

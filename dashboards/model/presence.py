@@ -1,6 +1,7 @@
-"""What is left of a writer (Fig 1): how much of its output each state of the residual stream holds.
+"""What is left of a writer (Fig 1): how much of its output each state of the residual stream holds, and a reader sees.
 
 Lines are medians over every measured token, with bands from the lower to the upper quartile, as in the published figure.
+Dotted lines are the medians of effective presence: what a reader behind a norm sees, for which the stream's growth counts too.
 """
 
 from __future__ import annotations
@@ -47,13 +48,16 @@ class StatePresence(NamedTuple):
     median: Floats
     q75: Floats
     q87_5: Floats
+    effective: Floats
+    """Median effective presence."""
 
 
 def presence(residual: Grid, writer: str) -> StatePresence:
     """One line of Fig 1."""
     place = place_of(writer)
     reached = [i for i, state in enumerate(residual.columns) if place and (state_place(state) or (-9, 0)) >= place]
-    quantiles = [residual.row(writer, name) for name in ("q12_5", "q25", "median", "q75", "q87_5")]
+    columns = ("q12_5", "q25", "median", "q75", "q87_5", "effective_median")
+    quantiles = [residual.row(writer, name) for name in columns]
     return StatePresence(writer, residual.columns, reached[0] if reached else None, *quantiles)
 
 
@@ -66,8 +70,9 @@ def plot_presence(shown: Sequence[StatePresence]) -> go.Figure:
         if alone:
             data += band(one.states, one.q12_5, one.q87_5, shade(colour, 0.12), one.writer)
         data += band(one.states, one.q25, one.q75, shade(colour, 0.24 if alone else 0.13), one.writer)
+        data.append(_effective_line(one, colour))
         data.append(presence_line(one, colour, DASHES[0], SYMBOLS[index % len(SYMBOLS)]))
-    medians = np.concatenate([one.median for one in shown]) if shown else np.array([])
+    medians = np.concatenate([np.append(one.median, one.effective) for one in shown]) if shown else np.array([])
     bands = [[one.q12_5, one.q87_5] if alone else [one.q25, one.q75] for one in shown]
     edges = np.concatenate([np.append(*band) for band in bands]) if shown else np.array([])
     limit = np.inf if alone else 4.0
@@ -101,6 +106,20 @@ def presence_line(one: StatePresence, colour: str, dash: str, symbol: str) -> go
     )
 
 
+def _effective_line(one: StatePresence, colour: str) -> go.Scatter:
+    seen = np.where(np.arange(len(one.states)) >= (one.written_at or 0), one.effective, np.nan)
+    return go.Scatter(
+        x=one.states,
+        y=single(seen),
+        name=text(f"{one.writer}, as readers see it"),
+        legendgroup=text(one.writer),
+        showlegend=False,
+        mode="lines",
+        line={"color": colour, "dash": "dot", "width": 2},
+        hovertemplate="%{x}: %{y:.3f} as a reader sees it",
+    )
+
+
 def _written_line(one: StatePresence) -> list[dict[str, Any]]:
     if not one.written_at:
         return []
@@ -123,7 +142,8 @@ def _presence_sentence(one: StatePresence) -> str:
         return f"{one.writer} was not measured: its output is zero, or the table lacks it."
     start, end = one.median[one.written_at], one.median[-1]
     written, last = one.states[one.written_at], one.states[-1]
-    return f"{one.writer}: median {number(start)} at {written}, {number(end)} at {last}."
+    seen = f", {number(one.effective[-1])} as a reader sees it" if np.isfinite(one.effective[-1]) else ""
+    return f"{one.writer}: median {number(start)} at {written}, {number(end)} at {last}{seen}."
 
 
 @card(MODEL, "presence", GLANCE, order=40, alone=True)
@@ -139,7 +159,9 @@ def presence_card(view: ModelView) -> Card:
         "How much of a writer's output each state of the residual stream holds. 1 is all of it, 0 none; below 0 "
         "later components wrote more against it than it wrote. Lines are medians over all measured tokens, the "
         "large marker is the first state with the writer's output. Bands span the quartiles (25 to 75 %), for one "
-        "writer alone also 12.5 to 87.5 %. The axis leaves out distant tails.",
+        "writer alone also 12.5 to 87.5 %. Dotted is what a reader behind a norm sees, the same times the stream's scale "
+        "where the writer wrote over its scale here: the stream grows, and a writer fades without being erased. The axis "
+        "leaves out distant tails.",
         figures,
         [Control("Writer", names)] if names else [],
         empty="The table residual_projection is missing or holds no measured writer.",

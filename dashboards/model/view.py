@@ -7,7 +7,7 @@ from functools import cached_property
 import pandas as pd
 
 from erasure_sweep.dashboards.cards import Page
-from erasure_sweep.dashboards.grids import Grid, grid_of, reading_of
+from erasure_sweep.dashboards.grids import Grid, grid_of, reading_of, residual_of
 from erasure_sweep.dashboards.plots.layer_rows import TOP_ROWS
 from erasure_sweep.workers.tables.facts.erasure import top_writers, writers_by_rank
 from erasure_sweep.workers.tables.facts.verified import VerifiedGroup, verified_groups, was_verified
@@ -27,7 +27,7 @@ class ModelView:
 
     @cached_property
     def residual(self) -> Grid:
-        return grid_of(self.model.tables.get("residual_projection"), "state")
+        return residual_of(self.model.tables)
 
     @cached_property
     def components(self) -> Grid:

@@ -103,6 +103,8 @@ class Trace(NamedTuple):
     """Empty along ``mlp_layer`` for attention-only models."""
     state_norm_sq: Float[Tensor, "state prompt measured"]
     """Squared norm of the residual stream at each state."""
+    state_scale: Float[Tensor, "state prompt measured"]
+    """What a norm that reads the state divides it by."""
     q: Float[Tensor, "layer prompt pos head d_head"]
     k: Float[Tensor, "layer prompt pos head d_head"]
     ln1_scale: Float[Tensor, "layer prompt pos"]
@@ -175,6 +177,10 @@ class LeanModel:
     def normalize(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """LayerNorm without its affine part, which is folded into the weights that read it."""
         return functional.layer_norm(resid, (self.config.d_model,), eps=self.config.eps)
+
+    def scale(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
+        """What ``normalize`` divides by, once the mean is removed."""
+        return torch.sqrt(resid.var(dim=-1, unbiased=False) + self.config.eps)
 
     def attend(
         self,
@@ -252,17 +258,18 @@ class LeanModel:
             positions = torch.arange(tokens.shape[1], device=self.device).expand(tokens.shape)
         embed, pos_embed = self._embed(tokens)
         resid = embed + pos_embed
-        norms, attention, mlp_kept, resid_kept = [_norm_sq(select(resid, positions))], [], [], []
+        sizes, attention, mlp_kept, resid_kept = [self._size(select(resid, positions))], [], [], []
         for layer in range(self.config.n_layers):
             attended = self.attend(layer, resid)
             attention.append(attended)
             resid_kept += [resid] if keep_resid else []
             resid = resid + self.attention_out(layer, attended.z)
-            norms.append(_norm_sq(select(resid, positions)))
+            sizes.append(self._size(select(resid, positions)))
             if not self.config.attn_only:
                 mlp_kept.append(self.mlp(layer, resid))
                 resid = resid + mlp_kept[-1]
-                norms.append(_norm_sq(select(resid, positions)))
+                sizes.append(self._size(select(resid, positions)))
+        norms, scales = zip(*sizes, strict=True)
         return Trace(
             positions=positions,
             embed=embed,
@@ -270,12 +277,17 @@ class LeanModel:
             z=torch.stack([attended.z for attended in attention]),
             mlp_out=torch.stack(mlp_kept) if mlp_kept else resid.new_zeros(0, *resid.shape),
             state_norm_sq=torch.stack(norms),
+            state_scale=torch.stack(scales),
             q=torch.stack([attended.q for attended in attention]),
             k=torch.stack([attended.k for attended in attention]),
             ln1_scale=torch.stack([attended.scale for attended in attention]),
             logit_direction=self.logit_direction(select(resid, positions)),
             resid_pre=torch.stack([*resid_kept, resid]) if keep_resid else None,
         )
+
+    def _size(self, resid: Float[Tensor, "*batch d_model"]) -> tuple[Tensor, Tensor]:
+        """Squared norm and scale of a state."""
+        return resid.square().sum(dim=-1), self.scale(resid)
 
     def logit_direction(
         self, resid: Float[Tensor, "batch measured d_model"]
@@ -317,10 +329,6 @@ def select(
     if positions.shape[1] == values.shape[1]:
         return values
     return values[torch.arange(len(values), device=values.device)[:, None], positions]
-
-
-def _norm_sq(values: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
-    return values.square().sum(dim=-1)
 
 
 def default_attn_scale(d_head: int) -> float:

@@ -21,12 +21,21 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from erasure_sweep.dashboards.grids import Grid, grid_of
+from erasure_sweep.dashboards.grids import Grid, grid_of, residual_of
 from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.manifest import Manifest, ManifestEntry
 from erasure_sweep.workers.tables import SCHEMA_VERSION
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
-from tests.support.fakes.terms import QUANTILES, STATS, Invented, Removals, correlations, fake_terms, projection_rows
+from tests.support.fakes.terms import (
+    QUANTILES,
+    STATS,
+    Invented,
+    Removals,
+    correlations,
+    effective_rows,
+    fake_terms,
+    projection_rows,
+)
 from tests.support.fakes.verify import add_verify
 
 NULL_WRITER_COLUMNS = ["v_composition_share", "dla_r", "dla_slope", "rank"]
@@ -101,7 +110,11 @@ def fake_model(
         by_state = projection_rows(states, writer, terms[writer])
         others = {label: part for label, part in everything.items() if label != writer}
         by_part = projection_rows(others, writer, terms[writer])
-        frames["residual_projection"].append(_frame(name, writer, "state", list(states), by_state))
+        frames["residual_projection"].append(
+            _frame(name, writer, "state", list(states), by_state).assign(
+                **effective_rows(states, layout.states[layout.written_state(writer)], terms[writer])
+            )
+        )
         frames["component_projection"].append(_frame(name, writer, "component", list(others), by_part))
         writers.append(_writer_row(name, layout, writer, by_state, by_part, list(others)))
     tables = {key: pd.concat(parts, ignore_index=True) for key, parts in frames.items()}
@@ -400,7 +413,7 @@ def write_frame(table: pd.DataFrame, path: Path) -> None:
 
 def residual(model: ModelTables) -> Grid:
     """The model's residual projection as matrices."""
-    return grid_of(model.tables["residual_projection"], "state")
+    return residual_of(model.tables)
 
 
 def components(model: ModelTables) -> Grid:

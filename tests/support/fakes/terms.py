@@ -60,6 +60,22 @@ def projection_rows(parts: dict[str, np.ndarray], writer: str, output: np.ndarra
     return rows
 
 
+def effective_rows(states: dict[str, np.ndarray], first: str, output: np.ndarray) -> dict[str, np.ndarray | float]:
+    """What a reader of each state sees of a writer, whose output ``first`` is the first state to hold."""
+    power = (output**2).sum(axis=1)
+    names = (*(f"effective_{name}" for name in QUANTILES), "effective_beta", "diluted", "constant_share")
+    if not power.any():
+        return dict.fromkeys(names, np.nan)
+    kept = np.stack([states[first].std(axis=1) / state.std(axis=1) for state in states.values()], axis=1)
+    dots = kept * np.stack([(state * output).sum(axis=1) for state in states.values()], axis=1)
+    rows: dict[str, np.ndarray | float] = {
+        f"effective_{name}": np.quantile(dots / power[:, None], q, axis=0) for name, q in QUANTILES.items()
+    }
+    rows["effective_beta"] = dots.sum(axis=0) / power.sum()
+    rows["diluted"] = 1.0 - (kept * power[:, None]).sum(axis=0) / power.sum()
+    return rows | {"constant_share": len(output) * float((output.mean(axis=0) ** 2).sum() / power.sum())}
+
+
 def correlations(own: np.ndarray, values: np.ndarray) -> dict[str, np.ndarray]:
     """Statistics of each row of ``values`` [eraser, token] against ``own`` [token]; NaN for a row of zeros."""
 

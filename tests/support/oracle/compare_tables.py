@@ -16,7 +16,7 @@ import pandas as pd
 from scipy import stats
 
 from tests.support.oracle.dla import INTERVALS
-from tests.support.oracle.scan import QUANTILES, TAU
+from tests.support.oracle.scan import EFFECTIVE, QUANTILES, TAU
 from tests.support.oracle.v_composition import significant
 
 PROJECTION = ("residual_projection", "component_projection", "writers")
@@ -51,6 +51,7 @@ def assert_tables_agree(fast: Mapping[str, pd.DataFrame], oracle: Mapping[str, p
     for name in PROJECTION:
         _assert_same_keys(name, fast[name], oracle[name])
         numbers = LEDGER if name == "writers" else [*QUANTILES, "mean", "beta", "beta_centred", "n"]
+        numbers = [*numbers, *EFFECTIVE] if name == "residual_projection" else numbers
         for column in numbers:
             _assert_column_agrees(name, column, fast[name], oracle[name])
     expected = oracle["writers"]["opposing"]
@@ -106,7 +107,7 @@ def assert_reading_agrees(
 def tolerance(column: str, oracle: pd.DataFrame) -> np.ndarray:
     """How far each row of a column may be off."""
     size = np.abs(_numbers(oracle, column))
-    if column in QUANTILES or column in COMPOSITION:
+    if column in QUANTILES or column in COMPOSITION or column.removeprefix("effective_") in QUANTILES:
         return 0.004 + 0.004 * size
     if column == "mean":
         return 1e-4 * _numbers(oracle, "mean_abs") + ROUNDING

@@ -7,6 +7,9 @@ the labels, the states and "later" from the order in which its own forward adds 
 - PR(a, w) = a·w / |w|² per token; where |w|² ≤ 1e-10 |resid|², the stream at the state right after the writer's
   sublayer, w has no PR.
 - β(c, w) = Σ o_c·o_w / Σ |o_w|² over all measured tokens; the centred one after each vector's mean over them is gone.
+- Effective presence of w in a state, per token: ρ · PR, ρ = LayerNorm's scale at the first state that holds w over its scale
+  at this state. Pooled Σ ρ a·w / Σ |w|², over the tokens with a PR; diluted = 1 − Σ ρ |w|² / Σ |w|². Constant share of a
+  writer: the power of its mean vector over that of all tokens.
 - Ledger of a writer: written = β at the state after its sublayer, remaining = β at the final state, reinforced and
   opposed = sums of the positive and of the negative β of the terms added after its sublayer.
 """
@@ -25,6 +28,7 @@ from erasure_sweep.workers.models.forward import ModelConfig
 
 QUANTILES = {"q12_5": 0.125, "q25": 0.25, "median": 0.5, "q75": 0.75, "q87_5": 0.875}
 STATISTICS = (*QUANTILES, "mean", "beta", "beta_centred")
+EFFECTIVE = (*(f"effective_{name}" for name in QUANTILES), "effective_beta", "diluted", "constant_share")
 NEGLIGIBLE = 1e-10
 CONSTANT = 1e-6
 """Share of a writer's power that must vary over tokens for it to have a centred coefficient."""
@@ -178,6 +182,8 @@ class Measured(NamedTuple):
     """The terms, and each layer's ``attn{l}`` behind its bias."""
     states: dict[str, np.ndarray]
     last_term: dict[str, str]
+    eps: float = 0.0
+    """Of the model's LayerNorm."""
 
     @property
     def writers(self) -> list[str]:
@@ -197,11 +203,7 @@ class Measured(NamedTuple):
     def ratios(self, vectors: np.ndarray, writer: str) -> list[float]:
         """PR at every token where the writer has one."""
         w, resid = self.terms[writer], self.states[self.written_state(writer)]
-        return [
-            projection_ratio(vectors[t], w[t])
-            for t in range(len(w))
-            if np.dot(w[t], w[t]) > NEGLIGIBLE * np.dot(resid[t], resid[t])
-        ]
+        return [projection_ratio(vectors[t], w[t]) for t in range(len(w)) if has_ratio(w[t], resid[t])]
 
 
 def layer_of_head(label: str) -> int | None:
@@ -239,7 +241,7 @@ def measure(
         components[label] = vectors
         if label.startswith("b_O"):
             components[f"attn{label[3:]}"] = attention[f"attn{label[3:]}"]
-    return Measured(terms, components, gather([run.states for run in runs]), runs[0].last_term)
+    return Measured(terms, components, gather([run.states for run in runs]), runs[0].last_term, config.eps)
 
 
 def kept_positions(ids: np.ndarray, positions: np.ndarray | Tensor | None, first_position: bool) -> np.ndarray:
@@ -270,7 +272,8 @@ def scan_tables(
     by_state, by_component, ledgers = [], [], []
     for writer in measured.writers:
         for state, vectors in measured.states.items():
-            by_state.append({"writer": writer, "state": state} | statistics(measured, vectors, writer))
+            row = statistics(measured, vectors, writer) | effective_presence(measured, state, writer)
+            by_state.append({"writer": writer, "state": state} | row)
         rows = {
             component: {"writer": writer, "component": component} | statistics(measured, vectors, writer)
             for component, vectors in measured.components.items()
@@ -297,6 +300,33 @@ def statistics(measured: Measured, vectors: np.ndarray, writer: str) -> dict[str
         "beta_centred": centred_coefficient(vectors, measured.terms[writer]),
         "n": len(ratios),
     }
+
+
+def effective_presence(measured: Measured, state: str, writer: str) -> dict[str, float]:
+    """How much of a writer a reader of a state sees behind its LayerNorm, beside what it saw right after the writing."""
+    first, w = measured.written_state(writer), measured.terms[writer]
+    scales = {name: layer_norm(measured.states[name], measured.eps)[1] for name in (first, state)}
+    presence, seen, power, own = [], 0.0, 0.0, 0.0
+    for token, vector in enumerate(w):
+        if not has_ratio(vector, measured.states[first][token]):
+            continue
+        kept = scales[first][token] / scales[state][token]
+        presence.append(kept * projection_ratio(measured.states[state][token], vector))
+        seen += kept * float(measured.states[state][token] @ vector)
+        own += kept * float(vector @ vector)
+        power += float(vector @ vector)
+    if not presence:
+        return dict.fromkeys(EFFECTIVE, math.nan)
+    return {f"effective_{name}": quantile(presence, fraction) for name, fraction in QUANTILES.items()} | {
+        "effective_beta": seen / power,
+        "diluted": 1.0 - own / power,
+        "constant_share": len(w) * float((w.mean(axis=0) ** 2).sum()) / float((w**2).sum()),
+    }
+
+
+def has_ratio(vector: np.ndarray, resid: np.ndarray) -> bool:
+    """Whether a writer's vector is large enough beside the stream to have a PR."""
+    return float(np.dot(vector, vector)) > NEGLIGIBLE * float(np.dot(resid, resid))
 
 
 def ledger(measured: Measured, writer: str) -> dict[str, float]:

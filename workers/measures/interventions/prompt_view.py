@@ -95,7 +95,7 @@ class PromptView:
     @cached_property
     def final_scale(self) -> Float[Tensor, "token"]:
         """What the final LayerNorm divides by, at the measured positions."""
-        return torch.sqrt(self.final[self.positions].var(dim=-1, unbiased=False) + self.model.config.eps)
+        return self.model.scale(self.final[self.positions])
 
     def reader_of(self, label: str) -> Sublayer:
         """The first sublayer that can read a writer's output."""

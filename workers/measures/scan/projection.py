@@ -8,6 +8,10 @@ Where |w|² ≤ 1e-10 |resid|², the stream taken at the state right after the w
 are left out and ``n`` counts the rest. Beside the quantiles stands the pooled coefficient β(c, w) = Σ o_c·o_w / Σ
 |o_w|² over all tokens, which adds up over components, and its centred twin, each component's mean vector over all
 tokens removed first.
+
+The stream grows, and readers divide by its scale: a writer fades without anybody erasing it. Its *effective presence* in a
+state is ρ · PR, with ρ = scale of the first state that contains w / scale of this state, per token: what is left of it as a
+reader behind a norm sees it. Pooled it is Σ ρ a·w / Σ |w|²; 1 − Σ ρ |w|² / Σ |w|² is by how much w itself is *diluted*.
 """
 
 from __future__ import annotations
@@ -56,21 +60,31 @@ class ProjectionAccumulator:
         n_rows, n_terms = sums.shape
         self.reader = reader
         self.sums_of_terms = torch.from_numpy(sums[n_terms:]).to(model.device, model.dtype)
-        self.counts = SketchCounter(n_writers * n_rows, reader.options.shard_tokens, model.device)
+        self.n_states = len(model.config.layout.states)
+        self.counts = SketchCounter(n_writers * (n_rows + self.n_states), reader.options.shard_tokens, model.device)
         self.ratio_sum = torch.zeros(n_writers, n_rows, dtype=torch.float64, device=model.device)
         self.n = torch.zeros(n_writers, dtype=torch.int64, device=model.device)
+        self.scaled = torch.zeros(2, n_writers, self.n_states, dtype=torch.float64, device=model.device)
+        """Σ ρ a·w of every state a, and Σ ρ |w|²."""
 
     @torch.inference_mode()
     def update(self, products: PromptProducts) -> None:
         """Count one prompt's ratios."""
         self.n += products.valid.sum(dim=1)
+        scale = products.trace.state_scale[:, products.prompt]
+        power = products.valid / products.inverse_norm_sq.masked_fill(~products.valid, 1.0)
         self.counts.begin_prompt(products.n_tokens)
         # One writer at a time, so that the counts it touches stay in the cache.
         for index, term_ratios in enumerate(products.ratios):
             ratios = torch.cat([term_ratios, self.sums_of_terms @ term_ratios])
             self.ratio_sum[index] += ratios.sum(dim=1)
-            sketches = slice(index * len(ratios), (index + 1) * len(ratios))
-            self.counts.add(sketches, ratios, products.valid[index])
+            kept = scale[self.reader.written_states[index]] / scale
+            effective = kept * ratios[-self.n_states :]
+            self.scaled[0, index] += (effective * power[index]).sum(dim=1)
+            self.scaled[1, index] += (kept * power[index]).sum(dim=1)
+            counted = torch.cat([ratios, effective])
+            sketches = slice(index * len(counted), (index + 1) * len(counted))
+            self.counts.add(sketches, counted, products.valid[index])
 
     def export(self) -> State:
         """Counts by their non-zero bins; means and co-moments over the shard's tokens."""
@@ -79,6 +93,7 @@ class ProjectionAccumulator:
             "count_gap": sparse.gap,
             "count": sparse.count,
             "ratio_sum": self.ratio_sum.cpu().numpy(),
+            "scaled": self.scaled.cpu().numpy(),
             "term_mean": self.reader.means().cpu().numpy(),
             "comoment": self.reader.comoments().cpu().numpy(),
             "n": self.n.cpu().numpy(),
@@ -109,12 +124,15 @@ def finish_powers(layout: Layout, writers: tuple[str, ...], state: State) -> Wri
 
 
 class Statistics(NamedTuple):
-    """Finished numbers of one block of writers; rows as in ``Layout.rows``."""
+    """Finished numbers of one block of writers; rows as in ``Layout.rows``, then every state's effective presence."""
 
-    quantiles: Float[np.ndarray, "writer row q"]
+    quantiles: Float[np.ndarray, "writer row_or_effective q"]
     mean: Float[np.ndarray, "writer row"]
     beta: Float[np.ndarray, "writer row"]
     beta_centred: Float[np.ndarray, "writer row"]
+    effective_beta: Float[np.ndarray, "writer state"]
+    diluted: Float[np.ndarray, "writer state"]
+    constant_share: Float[np.ndarray, "writer"]
     n: Int[np.ndarray, "writer"]
 
 
@@ -122,11 +140,16 @@ def finish_statistics(layout: Layout, writers: tuple[str, ...], state: State) ->
     """Quantiles, means and pooled coefficients from one block's merged sums; NaN where a writer writes nothing."""
     flat = quantiles(stored_counts(state), tuple(QUANTILES.values()))
     n, sums, powers = state["n"], row_sums(layout), finish_powers(layout, writers, state)
+    means = state["term_mean"][[layout.term_index[writer] for writer in writers]]
+    effective, kept = state["scaled"] / powers.power[:, None]
     return Statistics(
-        quantiles=flat.reshape(len(writers), len(layout.rows), -1),
+        quantiles=flat.reshape(len(writers), len(layout.rows) + len(layout.states), -1),
         mean=state["ratio_sum"] / np.where(n > 0, n, np.nan)[:, None],
         beta=powers.gram @ sums.T / powers.power[:, None],
         beta_centred=state["comoment"] @ sums.T / powers.power_centred[:, None],
+        effective_beta=effective,
+        diluted=1.0 - kept,
+        constant_share=state["n_tokens"] * (means**2).sum(axis=1) / powers.power,
         n=n,
     )
 
@@ -145,7 +168,7 @@ class Projection(Measure[ScanWork, ProductReader, PromptProducts]):
     def merge(self, block: Block[ScanWork], states: Iterable[State]) -> State:
         """Add up states; a sketch for each writer and row."""
         layout, labels = block.layout, block.work.writers.labels(block.layout)
-        counts = SketchSum(len(labels) * len(layout.rows))
+        counts = SketchSum(sum(self.sketches(layout, block.work.options)[slice(*block.work.writers)]))
         terms = [layout.term_index[label] for label in labels]
         together: State = {}
         for state in states:
@@ -157,14 +180,15 @@ class Projection(Measure[ScanWork, ProductReader, PromptProducts]):
         """Both projections, writer by writer."""
         layout, labels = block.layout, block.work.writers.labels(block.layout)
         statistics = finish_statistics(layout, labels, states[self.name])
+        residual = projection_columns(layout, statistics, "state", layout.states, labels)
         return {
-            "residual_projection": projection_columns(layout, statistics, "state", layout.states, labels),
+            "residual_projection": residual | effective_columns(layout, statistics),
             "component_projection": projection_columns(layout, statistics, "component", layout.components, labels),
         }
 
     def sketches(self, layout: Layout, options: ScanOptions) -> list[int]:
-        """One sketch for each row that is projected onto a writer."""
-        return [len(layout.rows)] * len(layout.writers)
+        """One sketch for each row that is projected onto a writer, and one more for each state's effective presence."""
+        return [len(layout.rows) + len(layout.states)] * len(layout.writers)
 
     def cost(self, size: ShardSize) -> Cost:
         """Counting."""
@@ -173,7 +197,8 @@ class Projection(Measure[ScanWork, ProductReader, PromptProducts]):
         return counting(size, sum(self.sketches(size.layout, options)[writers.start : writers.stop]))
 
 
-SUMS = ("ratio_sum", "term_mean", "comoment", "n", "n_tokens")
+ADDED = ("ratio_sum", "scaled", "n")
+SUMS = (*ADDED, "term_mean", "comoment", "n_tokens")
 """What a merged state keeps of the shards beside their counts."""
 
 
@@ -182,10 +207,9 @@ def _add(a: State, b: State, terms: list[int]) -> State:
     union = MergedSizes.of(a["n_tokens"], b["n_tokens"])
     apart = b["term_mean"] - a["term_mean"]
     return {
-        "ratio_sum": a["ratio_sum"] + b["ratio_sum"],
+        **{name: a[name] + b[name] for name in ADDED},
         "term_mean": union.mean(a["term_mean"], b["term_mean"]),
         "comoment": a["comoment"] + b["comoment"] + union.weight * (apart[terms] @ apart.T),
-        "n": a["n"] + b["n"],
         "n_tokens": union.n,
     }
 
@@ -211,3 +235,11 @@ def projection_columns(
     columns |= {name: statistics.quantiles[writer, row, i] for i, name in enumerate(QUANTILES)}
     columns |= {name: getattr(statistics, name)[writer, row] for name in ("mean", "beta", "beta_centred")}
     return columns | {"n": statistics.n[writer]}
+
+
+def effective_columns(layout: Layout, statistics: Statistics) -> Columns:
+    """What ``residual_projection`` says beside the projections: states as a reader sees them, and of writers themselves."""
+    effective = statistics.quantiles[:, len(layout.rows) :].reshape(-1, len(QUANTILES))
+    columns: Columns = {f"effective_{name}": effective[:, i] for i, name in enumerate(QUANTILES)}
+    columns |= {name: getattr(statistics, name).reshape(-1) for name in ("effective_beta", "diluted")}
+    return columns | {"constant_share": np.repeat(statistics.constant_share, len(layout.states))}

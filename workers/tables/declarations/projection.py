@@ -23,7 +23,26 @@ TABLES = (
         "before the writer included. A writer that writes nothing has `n` = 0 and nulls.",
         ("scan",),
         ("writer", "state"),
-        (WRITER, text("state", "the state that is projected onto the writer, such as `resid_mid2`"), *_STATISTICS),
+        (
+            WRITER,
+            text("state", "the state that is projected onto the writer, such as `resid_mid2`"),
+            *_STATISTICS,
+            *quantiles(
+                "effective presence over tokens: PR times the scale of the first state with the writer's output over that of "
+                "this state, what is left of the writer as a reader behind a norm sees it",
+                "effective_",
+            ),
+            number("effective_beta", "the same pooled: Σ ρ a·w / Σ |w|² with ρ the ratio of the scales"),
+            number(
+                "diluted",
+                "1 − Σ ρ |w|² / Σ |w|²: by how much less a reader sees of the writer because the stream has grown since it "
+                "wrote, whatever was written against it; negative where the stream is smaller",
+            ),
+            number(
+                "constant_share",
+                "share of the writer's power that its mean vector over all tokens holds; the same in every state",
+            ),
+        ),
     ),
     Table(
         "component_projection",

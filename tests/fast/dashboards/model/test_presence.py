@@ -48,15 +48,24 @@ class TestPresence:
         line = figure.data[-1]
         assert list(line.x) == shown.states
         np.testing.assert_allclose(line.y, shown.median, rtol=1e-6)
-        assert [trace.fill for trace in figure.data] == ["toself", "toself", None]
+        assert [trace.fill for trace in figure.data] == ["toself", "toself", None, None]
+        seen = figure.data[-2]
+        assert shown.effective[-1] == cell(table, "state", "L0H1", "resid_post3", "effective_median")
+        assert seen.line.dash == "dot"
+        assert np.isnan(seen.y[0])
+        np.testing.assert_allclose(seen.y[1:], shown.effective[1:], rtol=1e-6)
+        assert "as a reader sees it" in figure.layout.meta["sentence"]
         assert figure.layout.shapes[0].x0 == 0.5
         assert "L0H1: median" in figure.layout.meta["sentence"]
 
-    def test_together_each_writer_has_one_band_and_one_named_line(self, model: ModelTables) -> None:
+    def test_together_each_writer_has_one_band_and_two_lines_one_of_them_in_the_legend(
+        self, model: ModelTables
+    ) -> None:
         shown = [presence(residual(model), writer) for writer in top_writers(model.tables, 5)]
         figure = plot_presence(shown)
-        assert [trace.name for trace in figure.data if trace.name] == top_writers(model.tables, 5)
-        assert len(figure.data) == 10
+        named = [trace.name for trace in figure.data if trace.name and trace.showlegend is not False]
+        assert named == top_writers(model.tables, 5)
+        assert len(figure.data) == 15
 
     def test_a_zero_writer_says_so(self, model: ModelTables) -> None:
         figure = plot_presence([presence(residual(model), ZERO)])

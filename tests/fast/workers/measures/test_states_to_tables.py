@@ -57,8 +57,9 @@ def invented_states(lean: RandomLean, block: Block[ScanWork], seed: int) -> dict
     n_tokens = np.array(TOKENS)
     return {
         "projection": {
-            **sketches(draw, n_writers * len(layout.rows)),
+            **sketches(draw, n_writers * (len(layout.rows) + len(layout.states))),
             "ratio_sum": draw.normal(size=(n_writers, len(layout.rows))),
+            "scaled": draw.uniform(size=(2, n_writers, len(layout.states))),
             "term_mean": draw.normal(size=(n_terms, lean.config.d_model)),
             "comoment": comoment[terms],
             "n": np.full(n_writers, TOKENS),
