@@ -129,7 +129,8 @@ class SweepConfig(BaseModel):
     donors: Positive = 300
     """How many prompts, drawn from the whole corpus, lend their inputs to a writer at a place of high attribution."""
     places: NonNegative = 8
-    """At how many places of high attribution each verified writer is tested, at most one in each prompt."""
+    """At how many places of high attribution each verified writer is tested, at most one in each prompt: half of them are
+    found on one half of verify's prompts, the others are places on the other half that are at least as high."""
     adversarial_prompts: list[Annotated[str, Field(min_length=1)]] = []
     """Prompts of one's own that verified writers are tested on as well, at their last token; BOS is put before them."""
     block_prompts: Positive = 8

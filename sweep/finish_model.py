@@ -69,7 +69,7 @@ def find_places(request: PlaceSearch) -> tuple[Place, ...]:
     """Where the verified writers have their highest attributions, from the shards of the substage ``group``."""
     with open_storage(request.store).local(request.keys) as paths, _as_sealed("verify"):
         states = _of_measure(request.keys, paths, HighPlaces.name)
-        return found_places(states, request.targets, request.n_places)
+        return found_places(states, request.targets, request.n_places, request.seed)
 
 
 def finish_verify(request: VerifyMerge) -> None:

@@ -157,6 +157,8 @@ class PlaceSearch(NamedTuple):
     targets: tuple[Target, ...]
     n_places: int
     """How many to find for each writer."""
+    seed: int
+    """Of the halves of the prompts on which they are found and shown."""
 
 
 def find_places(request: PlaceSearch) -> tuple[Place, ...]:

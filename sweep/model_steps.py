@@ -127,7 +127,8 @@ class ModelStages:
         yield plan
         group, places = keys_of(plan.of("group")), given_places(targets, model.given)
         if group and config.places:
-            found = yield from in_helper(find_places, PlaceSearch(store, group, targets, config.places))
+            search = PlaceSearch(store, group, targets, config.places, config.seed)
+            found = yield from in_helper(find_places, search)
             places = (*found, *places)
         tested = plan_adversarial(config, model, self._numerics, means, places)
         if tested.tasks:

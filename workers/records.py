@@ -116,6 +116,9 @@ class Place(NamedTuple):
     """Index in the corpus, or among the given prompts."""
     position: int
     """The last position of the prompt that is used."""
+    half: str = ""
+    """Of a place in the corpus, the half of verify's prompts that it is in: ``found``, on which what is high was found out, or
+    ``shown``, on which what is said of such places is counted."""
 
 
 class ScanWork(NamedTuple):
@@ -152,7 +155,8 @@ class AdversarialWork(NamedTuple):
     donors: tuple[int, ...]
     """Indices in the corpus of the prompts whose inputs replace the writer's."""
     tokens: bool
-    """Whether the attributions token by token are measured as well, which need no donors: by one shard of a model."""
+    """Whether what needs no donors is measured as well, what arrives and the attributions token by token: by one shard of a
+    model."""
 
 
 Work = ScanWork | GroupWork | TrustWork | AdversarialWork

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from erasure_sweep.workers.manifest import ManifestEntry
+from erasure_sweep.workers.tables.facts.adversarial import fooled
 from erasure_sweep.workers.tables.facts.erasers import broad_erasers
 from erasure_sweep.workers.tables.facts.erasure import erased_writers, half_erased, significant_pairs
 from erasure_sweep.workers.tables.facts.trust import HOLDS, trust_counts, unsettled_of
@@ -81,10 +82,11 @@ def verify_metrics(tables: Tables) -> dict[str, float]:
     ``group_beta_most``, the most negative coefficient of a group's V-composed part; ``presence_restored``, by how much the
     median presence of the writer behind its erasers rises when they do not read it, the most of all groups;
     ``erasing_worth_most``, the largest mean increase of the loss when a group does not read its writer, of those whose whole
-    interval lies above 0; and ``loss_increase_most``, that when a writer's output is replaced by another prompt's. Of
-    all writers, in ``trust/``: how many attributions have each word (``holds``, ``amplified``, ``partly_cancelled``,
-    ``cancelled``, ``reversed``, ``unrelated``, ``constant``), how many of these are ``unsettled``; and ``holds_share``, of
-    those of which it could be told.
+    interval lies above 0; ``fooled_share``, of the places of high DLA that count, those at which less than a quarter of it
+    arrives; and ``loss_increase_most``, the largest mean increase of the loss when a writer's output is replaced by another
+    prompt's. Of all writers, in ``trust/``: how many attributions have each word (``holds``, ``amplified``,
+    ``partly_cancelled``, ``cancelled``, ``reversed``, ``unrelated``, ``constant``), how many of these are ``unsettled``; and
+    ``holds_share``, of those of which it could be told.
     """
     found: dict[str, float] = {}
     if verified := verdicts(tables):
@@ -97,6 +99,8 @@ def verify_metrics(tables: Tables) -> dict[str, float]:
     patched = rows_where(table_of(tables, "patched_loss"), patch="group")
     surely = numeric(patched, "increase_mean_low") > 0
     found["verify/erasing_worth_most"] = _most(numeric(patched, "increase_mean")[surely])
+    tested = fooled(tables, "shown")
+    found["verify/fooled_share"] = tested.n / tested.of if tested.of else math.nan
     found["verify/loss_increase_most"] = _most(numeric(table_of(tables, "ablation_loss"), "increase_mean"))
     counts = trust_counts(tables)
     found |= {f"trust/{word.replace(' ', '_')}": float(n) for word, n in counts.items()}

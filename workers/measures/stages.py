@@ -116,7 +116,8 @@ def open_adversarial(
 ) -> OpenShard:
     """The runs at the places, then those of the donors."""
     assert isinstance(task.work, AdversarialWork)
-    return OpenShard(Block(model, task.work, means), place_runs(model, task.work, tokens, batch, first_source(task)))
+    runs = place_runs(model, task.work, tokens, batch, first_source(task), means)
+    return OpenShard(Block(model, task.work, means), runs)
 
 
 Open = Callable[[LeanModel, ShardTask, Tokens, int, TermMeans | None], OpenShard]

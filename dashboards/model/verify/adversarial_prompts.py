@@ -11,7 +11,15 @@ from markupsafe import Markup
 
 from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable
-from erasure_sweep.dashboards.model.verify.prompt_words import INPUTS, SOURCES, TAIL, code, tail_words, token_words
+from erasure_sweep.dashboards.model.verify.prompt_words import (
+    INPUTS,
+    SOURCES,
+    TAIL,
+    code,
+    sources_of,
+    tail_words,
+    token_words,
+)
 from erasure_sweep.dashboards.model.view import MODEL, VERIFIED, ModelView, is_verified
 from erasure_sweep.workers.tables.values import numeric, strings, table_of
 
@@ -27,17 +35,25 @@ def adversarial_table(view: ModelView) -> HtmlTable:
     keys = ["writer", "source", "prompt", "position", "role"]
     rows: list[list[Any]] = []
     if {*keys, "inputs"} <= set(table.columns):
-        table = table.dropna(subset=["prompt", "position"])
+        table = table.assign(source=np.array(sources_of(table), dtype=object)).dropna(subset=["prompt", "position"])
         for (writer, source, _, _, role), part in table.groupby(keys, sort=False, dropna=False):
             rows.append(_row(str(writer), str(source), str(role), part))
     columns = [
         HtmlColumn("component"),
         HtmlColumn("tested", "the verified writer, or the other head whose DLA is highest there", width="narrow"),
-        HtmlColumn("prompt", "given for this run or found in the corpus, and its number", width="narrow"),
+        HtmlColumn(
+            "prompt",
+            "given for this run or in the corpus, where high DLA was looked for (found) or where it counts (shown), and its "
+            "number",
+            width="narrow",
+        ),
         HtmlColumn("most likely, second", "the two most likely next tokens", width="narrow"),
         HtmlColumn("end of its text", "up to the position at which the next token is predicted", width="broad"),
         HtmlColumn("logits apart", "difference of their logits", True),
         HtmlColumn("DLA", "the component's, on that difference", True),
+        HtmlColumn("arrives", "how much smaller the difference is with the component's mean output in its place", True),
+        HtmlColumn("share", "of the DLA that arrives", True),
+        HtmlColumn("fools DLA", "whether a large DLA does not arrive", width="narrow"),
         HtmlColumn("last input replaced", "median DLA over the other prompts", True),
         HtmlColumn("change", "share of its DLA by which the median moves", True),
         HtmlColumn("all inputs replaced", "median DLA over the other prompts", True),
@@ -45,9 +61,9 @@ def adversarial_table(view: ModelView) -> HtmlTable:
     ]
     return HtmlTable(
         "The prompts at which inputs were replaced",
-        f"The last {TAIL} characters of each prompt; what a component's DLA is there, and its median with the inputs of "
-        "other prompts. Change is the distance between the two as a share of the DLA: near 0 the DLA does not come from "
-        "what stands here. Prompts found in the corpus: the smallest change first. Line ends are shown as ↵; "
+        f"The last {TAIL} characters of each prompt; what a component's DLA is there, what of it arrives, and its median "
+        "with the inputs of other prompts. Change is the distance between the two DLAs as a share of it: near 0 the DLA does "
+        "not come from what stands here. Prompts in the corpus: the smallest change first. Line ends are shown as ↵; "
         "#17 is a token's number, of a model without a tokenizer.",
         columns,
         rows,
@@ -62,14 +78,15 @@ def _in_order(table: pd.DataFrame, writers: Sequence[str]) -> pd.DataFrame:
         return table
     by_rank = {writer: rank for rank, writer in enumerate(writers)}
     by_source = {source: rank for rank, source in enumerate(SOURCES)}
+    sources = sources_of(table)
     # ranks are those of the writer; the other head's rows stand behind the writer's at the same place
     places = [table[name] for name in ("writer", "source", "prompt", "position")]
     ranks = pd.Series(numeric(table, "rank"), index=table.index).groupby(places, sort=False).transform("min")
-    found = np.array([source == "found" for source in strings(table, "source")], dtype=bool)
+    found = np.array([source != "given" for source in sources], dtype=bool)
     keys = pd.DataFrame(
         {
             "writer": [by_rank.get(writer or "", len(by_rank)) for writer in strings(table, "writer")],
-            "source": [by_source.get(source or "", len(by_source)) for source in strings(table, "source")],
+            "source": [by_source.get(source or "", len(by_source)) for source in sources],
             "rank": np.where(found, ranks.to_numpy(), 0.0),
         }
     )
@@ -87,9 +104,12 @@ def _row(writer: str, source: str, role: str, part: pd.DataFrame) -> list[Any]:
         for rows in by_inputs.values()
         for name in ("median", "change")
     ]
+    fools = {"True": "yes", "False": "no"}.get(strings(first, "fools")[0] or "")
     return [
         *(strings(first, "component")[0] or "", tested, f"{source} {numeric(first, 'prompt')[0]:.0f}"),
         Markup("{} {}").format(code(top), code(second)),
         code(tail_words(shown)) if shown is not None else None,
-        *(numeric(first, "logit_diff")[0], numeric(first, "clean")[0], *medians),
+        *(numeric(first, "logit_diff")[0], numeric(first, "clean")[0]),
+        *(numeric(first, "total")[0], numeric(first, "total_share")[0], fools),
+        *medians,
     ]

@@ -17,13 +17,19 @@ from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.html.parts import Control, Prose
 from erasure_sweep.dashboards.html.render import render
 from erasure_sweep.dashboards.model.verified import first_head
-from erasure_sweep.dashboards.model.verify.prompt_words import SOURCES, by_construction, code, token_words
+from erasure_sweep.dashboards.model.verify.prompt_words import (
+    SOURCES,
+    by_construction,
+    code,
+    from_source,
+    token_words,
+)
 from erasure_sweep.dashboards.model.view import MODEL, VERIFIED, ModelView, is_verified
 from erasure_sweep.dashboards.wording import listed, number, percent
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from erasure_sweep.workers.tables.values import Floats, numeric, rows_where, strings, table_of
 
-READINGS = {"dla": "as DLA says", "net_dla": "net of what later heads take back"}
+READINGS = {"dla": "as DLA says", "net_dla": "net of what later heads take back", "total": "what arrives"}
 MOST_PROMPTS = 8
 ALL_TOKENS = 30_000
 """Tokens of a page in all bodies together: of more writers each has fewer prompts."""
@@ -58,7 +64,7 @@ def token_prompts(model: ModelTables, writer: str, source: str) -> list[TokenPro
     table = rows_where(table_of(model.tables, "adversarial_tokens"), writer=writer)
     if not {"source", "prompt", "place", "position"} <= set(table.columns):
         return []
-    table = table[table["source"] == source].dropna(subset=["prompt", "place", "position"])
+    table = from_source(table, source).dropna(subset=["prompt", "place", "position"])
     tested = _tested(model, writer, source)
     found = [
         _prompt(rows.sort_values("position"), tested) for _, rows in table.groupby(["prompt", "place"], sort=False)
@@ -75,7 +81,7 @@ def _tested(model: ModelTables, writer: str, source: str) -> dict[tuple[int, int
     table = rows_where(table_of(model.tables, "adversarial"), writer=writer)
     if not {"source", "role", "inputs", "prompt", "position"} <= set(table.columns):
         return {}
-    table = table[(table["source"] == source) & (table["role"] == "writer") & (table["inputs"] == "last")]
+    table = from_source(table[(table["role"] == "writer") & (table["inputs"] == "last")], source)
     table = table.dropna(subset=["prompt", "position"])
     keys = zip(table["prompt"].astype(int), table["position"].astype(int), strict=True)
     return {key: table.iloc[at : at + 1] for at, key in enumerate(keys)}
@@ -149,8 +155,9 @@ def token_text(model: ModelTables, writers: Sequence[str]) -> Prose:
         "Each prompt ends where the writer's DLA was tested. The colour of a token is the writer's DLA at it: blue where the "
         "writer speaks for the most likely next token over the second, red where it speaks against it, on the difference of "
         "that token's own two most likely next tokens, the final scale kept. Net, what all later heads write because they "
-        "read the writer is added: where the text pales, they take back what DLA credits the writer with. Colours end where "
-        "the legend says, the same in both readings; at most one token of this writer in fifty is beyond. Point at a "
+        "read the writer is added: where the text pales, they take back what DLA credits the writer with. What arrives is how "
+        "much smaller the difference is with the writer's mean output in its place, everything behind computed anew. Colours "
+        "end where the legend says, the same in all readings; at most one token of this writer in fifty is beyond. Point at a "
         f"token, or tap it, for its number. At most the last {_LONGEST} tokens of a prompt are shown. Line ends are shown as "
         "↵; #17 is a token's number, of a model without a tokenizer.",
         bodies,
@@ -176,13 +183,13 @@ def _body(writer: str, prompts: Sequence[TokenPrompt], reading: str, limit: floa
 
 
 def _sentence(writer: str, prompts: Sequence[TokenPrompt], most: int) -> str:
-    dla, net = (np.array([one.values[reading][-1] for one in prompts]) for reading in READINGS)
+    dla, net, total = (np.array([one.values[reading][-1] for one in prompts]) for reading in READINGS)
     ends = f"At the ends of these {len(prompts)} prompts" if len(prompts) > 1 else "At the end of this prompt"
     of_many = " at the median" if len(prompts) > 1 else ""
     more = f" The first {most} are shown; all are in the table." if len(prompts) > most else ""
     return (
-        f"{ends} the DLA of {writer} is {_signed(_median(dla))} logits{of_many}, and {_signed(_median(net))} net of what later "
-        f"heads take back.{by_construction(writer)}{more}"
+        f"{ends} the DLA of {writer} is {_signed(_median(dla))} logits{of_many}, {_signed(_median(net))} net of what later "
+        f"heads take back, and {_signed(_median(total))} of it arrives.{by_construction(writer)}{more}"
     )
 
 
@@ -229,9 +236,9 @@ def _shown_prompt(writer: str, shown: TokenPrompt, reading: str, limit: float) -
 
 
 def _ends(writer: str, shown: TokenPrompt) -> str:
-    dla, net = (_signed(shown.values[reading][-1]) for reading in READINGS)
+    dla, net, total = (_signed(shown.values[reading][-1]) for reading in READINGS)
     moved = "" if np.isnan(shown.change) else f"; with other prompts' last inputs it moves by {percent(shown.change)}"
-    return f"At its end: DLA of {writer} {dla}, net {net}{moved}."
+    return f"At its end: DLA of {writer} {dla}, net {net}, {total} arrives{moved}."
 
 
 def _token(token: str, value: float, position: float, limit: float, mark: str) -> _Token:

@@ -37,14 +37,16 @@ def aligned_rows(writer: str, rng: np.random.Generator, tokenizer: bool) -> Iter
 
 
 def adversarial_rows(writer: str, other: str, rng: np.random.Generator, tokenizer: bool) -> Iterator[dict[str, Any]]:
-    """Four given prompts and six found ones; ``other`` is the strongest other head at all of them."""
-    changes = {place: rng.uniform(0, 0.5) for source, n in (("given", 4), ("found", 6)) for place in _places(source, n)}
+    """Four given prompts and six of either half; ``other`` is the strongest other head at all of them."""
+    counts = (("given", 4), ("found", 6), ("shown", 6))
+    changes = {place: rng.uniform(0, 0.5) for source, n in counts for place in _places(source, n)}
     order = sorted(changes, key=lambda place: changes[place])
     for (source, prompt), change in changes.items():
         ids = rng.choice(50257, size=2, replace=False)
         words = [TOKENS[int(one) % len(TOKENS)] if tokenizer else None for one in ids]
         place = {
-            **{"writer": writer, "source": source, "prompt": prompt, "position": 7 + prompt},
+            **{"writer": writer, "source": "given" if source == "given" else "found"},
+            **{"half": None if source == "given" else source, "prompt": prompt, "position": 7 + prompt},
             "text": _text(source, prompt) if tokenizer else None,
             **{"top_id": int(ids[0]), "top": words[0], "second_id": int(ids[1]), "second": words[1]},
             "logit_diff": float(rng.uniform(0.1, 2)),
@@ -58,9 +60,11 @@ def adversarial_rows(writer: str, other: str, rng: np.random.Generator, tokenize
                 ranks = [key for key in order if key[0] == source]
                 rank = ranks.index((source, prompt)) + 1 if (role, inputs) == ("writer", "last") else np.nan
                 quantiles = size * (1 - share) + 0.1 * size * np.array([-2.0, -1.0, 0.0, 1.0, 2.0])
+                arrives = 1.0 - 2.0 * moved
                 yield {
                     **place,
-                    **{"component": component, "role": role, "clean": size, "inputs": inputs},
+                    **{"component": component, "role": role, "clean": size, "direct": size, "total": arrives * size},
+                    **{"total_share": arrives, "fools": bool(size >= 0.5 and arrives < 0.25), "inputs": inputs},
                     **dict(zip(QUANTILES, quantiles, strict=True)),
                     **{"change": share, "rank": rank, "n": 300},
                 }
@@ -74,14 +78,16 @@ def token_rows(places: pd.DataFrame, rng: np.random.Generator, tokenizer: bool) 
         ids = rng.integers(0, 50257, size=place.position + 1)
         dla = np.append(rng.normal(size=place.position), place.clean)
         texts = [PROMPT_TOKENS[int(one) % len(PROMPT_TOKENS)] if tokenizer else None for one in ids]
-        keys = {"writer": place.writer, "source": place.source, "prompt": place.prompt, "place": place.position}
-        values = {"token_id": ids, "token": texts, "dla": dla, "net_dla": 0.3 * dla}
+        keys = {"writer": place.writer, "source": place.source, "half": place.half}
+        keys |= {"prompt": place.prompt, "place": place.position}
+        values = {"token_id": ids, "token": texts, "dla": dla, "net_dla": 0.3 * dla, "total": 0.4 * dla}
         rows.append(pd.DataFrame({**keys, "position": np.arange(len(ids)), **values}))
     return pd.concat(rows, ignore_index=True)
 
 
 def _places(source: str, n: int) -> list[tuple[str, int]]:
-    return [(source, prompt) for prompt in range(n)]
+    first = 6 if source == "shown" else 0
+    return [(source, first + prompt) for prompt in range(n)]
 
 
 def _text(source: str, prompt: int) -> str:

@@ -16,6 +16,7 @@ import pandas as pd
 
 from tests.support.oracle import verify_trust
 from tests.support.oracle.scan import QUANTILES, TAU
+from tests.support.oracle.verify_adversarial import ARRIVES, LARGE
 
 KEYS = {
     "eraser_group": ["writer", "group", "eraser"],
@@ -49,13 +50,14 @@ WORDS = {
     "eraser_group": ["chosen"],
     "dla_correlation": ["stage"],
     "aligned_tokens": ["token_id"],
-    "adversarial": ["text", "top_id", "top", "second_id", "second", "component"],
-    "adversarial_tokens": ["token_id"],
+    "adversarial": ["half", "text", "top_id", "top", "second_id", "second", "component"],
+    "adversarial_tokens": ["half", "token_id"],
     "position_profile": ["last_position"],
 }
 JUDGED = {
     "eraser_group": ["verdict", "held_out", "position_share"],
     "aligned_tokens": ["token"],
+    "adversarial": ["fools"],
     "adversarial_tokens": ["token"],
     "dla_trust": ["trust", "settled", "rotated_trust"],
 }
@@ -89,6 +91,7 @@ def assert_verify_agrees(
     _assert_verdicts_agree(fast["eraser_group"], oracle, tau)
     assert_trust_agrees(fast["dla_trust"], oracle["dla_trust"], tolerance)
     if "adversarial" in fast:
+        _assert_fools_agree(*_align("adversarial", fast["adversarial"], oracle["adversarial"]))
         _assert_ranks_agree(*_align("adversarial", fast["adversarial"], oracle["adversarial"]))
 
 
@@ -260,11 +263,24 @@ def _same(a: Any, b: Any) -> bool:
     return bool(a == b) or bool(pd.isna(a) and pd.isna(b))
 
 
+def _assert_fools_agree(found: pd.DataFrame, expected: pd.DataFrame) -> None:
+    """Whether a place fools DLA is the oracle's but where a number is within its tolerance of a threshold."""
+    clean, direct, total = (numbers(expected, name) for name in ("clean", "direct", "total"))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        edges = [np.abs(clean) - LARGE, np.abs(direct) - LARGE, total / clean - ARRIVES, total / direct - ARRIVES]
+    undecided = np.nanmin(np.abs(edges), axis=0) <= 10 * SAME
+    for key, a, b, open_ in zip(expected.index, found["fools"], expected["fools"], undecided, strict=True):
+        assert open_ or a == b or (pd.isna(a) and pd.isna(b)), f"adversarial.fools of {key}: fast {a!r}, oracle {b!r}"
+
+
 def _assert_ranks_agree(found: pd.DataFrame, expected: pd.DataFrame) -> None:
     """Ranks follow the oracle's change of the writer under a donor's last input, as far as the quantiles' tolerance goes."""
     slack = pd.Series(allowed("adversarial", "change", expected, SAME), index=expected.index)
     tested = (expected["role"] == "writer") & (expected["inputs"] == "last")
-    for _, rows in expected[tested].groupby(level=["writer", "source"]):
+    half = expected["half"].fillna("").to_numpy()
+    keys = [expected.index.get_level_values(name) for name in ("writer", "source")]
+    groups = pd.Series(list(zip(*keys, half, strict=True)), index=expected.index)
+    for _, rows in expected[tested].groupby(groups[tested], sort=False):
         ranks = pd.to_numeric(found.loc[rows.index, "rank"])
         assert sorted(ranks) == list(range(1, len(rows) + 1)), f"adversarial.rank: {ranks.to_dict()}"
         ordered = rows.loc[ranks.sort_values().index]

@@ -177,7 +177,7 @@ def measure_verify(
     tested: tuple[Place, ...] = ()
     if targets:
         blocks.append(("group", GroupWork(targets, places), group := shards("group", GroupWork(targets, places), None)))
-        tested = found_places([states["high_places"] for states in group], targets, places)
+        tested = found_places([states["high_places"] for states in group], targets, places, seed)
     tested += tuple(Place(w, "given", i, len(p) - 1) for w in writers_of(targets) for i, p in enumerate(given))
     chosen = tuple(range(len(tokens))) if donors is None else donors
     parts = [chosen[start : start + donor_block] for start in range(0, len(chosen), donor_block)]

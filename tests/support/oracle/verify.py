@@ -118,12 +118,13 @@ def verify_tables(
         rows["ablation_loss"] += ablations(s, writer)
         rows["aligned_tokens"] += aligned_tokens(s, writer)
     writers = list(dict.fromkeys(target.writer for target in targets))
-    rows["adversarial"] = adversarial_rows(s, writers, places, given, donors)
-    rows["adversarial_tokens"] = list(token_rows(s, writers, places, given))
     if means is None:
         means = scan_means(
             s if first_prompt == 0 else arrange(config, weights, tokens, positions, **drawn | {"first_prompt": 0})
         )
+    mean_of = dict(zip(s.stream.terms, means, strict=True))
+    rows["adversarial"] = adversarial_rows(s, writers, places, given, donors, mean_of)
+    rows["adversarial_tokens"] = list(token_rows(s, writers, places, given, mean_of))
     short = s.corpus[:, :trust_tokens]
     every = short.shape[1] - (not first_position)
     measured = None if positions is None or positions >= every else positions
@@ -132,7 +133,7 @@ def verify_tables(
         for n in (trusted, rotated_prompts)
     )
     assert of_trust is not None
-    rows |= trust_tables(of_trust, dict(zip(of_trust.stream.terms, means, strict=True)), few)
+    rows |= trust_tables(of_trust, mean_of, few)
     return {name: pd.DataFrame(rows[name], columns=columns) for name, columns in COLUMNS.items()}
 
 

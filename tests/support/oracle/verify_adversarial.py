@@ -4,29 +4,38 @@ A place is a writer, a prompt and the position behind which the prompt is cut; a
 The writer's DLA there, and that of the other head whose DLA is highest, once as it is and once for every donor prompt cut
 to the same length: the head's normalised input is the donor's at the last position alone (its query, and the last key
 and value), or at all of them, which is the donor's own output. MLPs and embeddings write what they write in the donor.
+Beside it what arrives: the writer's output is replaced by its mean over the scan at every source position, everything behind
+is run again, and the difference of the logits of a and b is taken once more. A place fools DLA where its DLA is large, also
+beside the mean's, and less than a quarter of it arrives.
 
-Of the same prompt, token by token and as it is: the writer's DLA on the difference of that token's own a and b, and net,
-with the V-composed part of every later head from the writer added: what is gone from the head's output, its pattern
-clean, once the writer's output is taken out of its value input.
+Of the same prompt, token by token and as it is: the writer's DLA on the difference of that token's own a and b; net, with
+what all later heads make of the writer's output and of what earlier ones made of it, patterns and scales clean; and what
+arrives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from erasure_sweep.workers.positions import hash_u64
 from erasure_sweep.workers.records import Place
 from tests.support.oracle.dla import top_two
 from tests.support.oracle.scan import Activations, as_numpy, forward, is_later_head, layer_norm, layer_of_head, quantile
-from tests.support.oracle.v_composition import patched_output, resid_pre, source
-from tests.support.oracle.verify_reruns import centre, run_head
+from tests.support.oracle.v_composition import resid_pre, source
+from tests.support.oracle.verify_reruns import centre, place_of, rerun, run_head
 from tests.support.oracle.verify_setting import Setting, dot, quantiles
 
 Row = dict[str, object]
 CONTEXT = 8
 """Places are searched behind so many positions, or behind a quarter of shorter prompts."""
+LARGE, ARRIVES = 0.5, 0.25
+"""A DLA in logits that is large, and a share of it that has arrived."""
+HALVES = 2**35
+"""In a position's place where prompts are hashed to be parted."""
 SHOWN = 128
 """How many tokens of a prompt are told of, the last."""
 
@@ -39,6 +48,12 @@ class Cut(NamedTuple):
     top: tuple[int, int]
     g: np.ndarray
 
+    def without(self, s: Setting, label: str, mean: np.ndarray) -> Activations:
+        """The prompt run again with a term's mean in the place of its output."""
+        edit = mean - self.run.terms[label]
+        edit[: s.first] = 0.0
+        return rerun(s.config, s.w, self.ids, added={s.stream.written_state(label): edit})
+
     def attribution(self, output: np.ndarray) -> float:
         """DLA of an output [pos, d_model] at the last position."""
         return float(output[-1] @ self.g)
@@ -50,13 +65,15 @@ def adversarial_rows(
     places: int,
     given: Sequence[Sequence[int]],
     donors: Sequence[int] | None,
+    means: Mapping[str, np.ndarray],
 ) -> list[Row]:
     """Rows of all places, each place ranked by how little the writer's attribution changes under a donor's last input."""
     indices = range(len(s.corpus)) if donors is None else donors
-    rows = [row for place in all_places(s, writers, places, given) for row in place_rows(s, place, given, indices)]
+    tried = all_places(s, writers, places, given)
+    rows = [row for place in tried for row in place_rows(s, place, given, indices, means)]
     tested = [row for row in rows if (row["role"], row["inputs"]) == ("writer", "last")]
-    for key in {(row["writer"], row["source"]) for row in tested}:
-        mine = [row for row in tested if (row["writer"], row["source"]) == key]
+    for key in {(row["writer"], row["source"], row["half"]) for row in tested}:
+        mine = [row for row in tested if (row["writer"], row["source"], row["half"]) == key]
         for rank, best in enumerate(sorted(mine, key=lambda row: row["change"]), start=1):
             same = ("writer", "source", "prompt", "position")
             for row in rows:
@@ -65,26 +82,45 @@ def adversarial_rows(
     return rows
 
 
-def token_rows(s: Setting, writers: Sequence[str], places: int, given: Sequence[Sequence[int]]) -> Iterator[Row]:
+def token_rows(
+    s: Setting, writers: Sequence[str], places: int, given: Sequence[Sequence[int]], means: Mapping[str, np.ndarray]
+) -> Iterator[Row]:
     """Rows of the tokens before all places, the place's own last."""
     for place in all_places(s, writers, places, given):
-        ids = prompt_of(s, place, given)
-        run = forward(s.config, s.w, ids)
+        here = cut(s, prompt_of(s, place, given))
+        ids, run, again = here.ids, here.run, here.without(s, place.writer, means[place.writer])
         written = run.terms[place.writer]
-        taken_back = [
-            run.terms[head] - patched_output(s.config, s.w, run, source(written, s.first == 0), head, "frozen")
-            for head in run.terms
-            if is_later_head(head, place.writer)
-        ]
+        made_of_it = made_by_later_heads(s, run, place.writer)
         for position in range(max(0, len(ids) - SHOWN), len(ids)):
             a, b = top_two(run.logits[position].tolist())
             g = centre(s.w["W_U"][:, a] - s.w["W_U"][:, b]) / run.final_scale[position]
             dla = float(written[position] @ g)
-            net = dla + sum(float(part[position] @ g) for part in taken_back)
+            total = arrives(run, again, position, (a, b)) if position >= s.first else math.nan
             yield {
-                **{"writer": place.writer, "source": place.source, "prompt": place.prompt, "place": place.position},
-                **{"position": position, "token_id": int(ids[position]), "token": None, "dla": dla, "net_dla": net},
+                **{"writer": place.writer, "source": place.source, "half": place.half or None},
+                **{"prompt": place.prompt, "place": place.position, "position": position},
+                **{"token_id": int(ids[position]), "token": None},
+                **{"dla": dla, "net_dla": dla + float(made_of_it[position] @ g), "total": total},
             }
+
+
+def arrives(clean: Activations, again: Activations, position: int, top: tuple[int, int]) -> float:
+    """How much smaller the difference of two tokens' logits is in another run."""
+    differences = [run.logits[position][top[0]] - run.logits[position][top[1]] for run in (clean, again)]
+    return float(differences[0] - differences[1])
+
+
+def made_by_later_heads(s: Setting, run: Activations, writer: str) -> np.ndarray:
+    """What all later heads write because a writer's output, and what earlier ones made of it, is in their values."""
+    left = begun = source(run.terms[writer], s.first == 0)
+    for layer in range(s.config.n_layers):
+        written = np.zeros_like(left)
+        for head in (term for term in run.terms if layer_of_head(term) == layer and is_later_head(term, writer)):
+            at = place_of(head)
+            seen = centre(left) / run.ln1_scales[layer][:, None]
+            written = written + run.patterns[head] @ (seen @ s.w["W_V"][at]) @ s.w["W_O"][at]
+        left = left + written
+    return left - begun
 
 
 def all_places(s: Setting, writers: Sequence[str], places: int, given: Sequence[Sequence[int]]) -> list[Place]:
@@ -100,7 +136,10 @@ def prompt_of(s: Setting, place: Place, given: Sequence[Sequence[int]]) -> np.nd
 
 
 def found_places(s: Setting, writer: str, n: int) -> list[Place]:
-    """Where the writer's DLA is highest, and positive: at most once in each prompt, and not at its first positions."""
+    """Where the writer's DLA is highest, and positive: at most once in each prompt, and not at its first positions.
+
+    On one half of the prompts, and then on the other where it is as high as at the lowest of these.
+    """
     best, start = [], min(CONTEXT, s.seq_len // 4)
     for row, (output, g) in enumerate(zip(s.term(writer), s.logit_directions(), strict=True)):
         attributed = dot(output, g)
@@ -109,7 +148,15 @@ def found_places(s: Setting, writer: str, n: int) -> list[Place]:
             position = max(late, key=lambda p: (attributed[p], -p))
             best.append((attributed[position], Place(writer, "found", s.first_prompt + row, int(position))))
     best.sort(key=lambda pair: (-pair[0], pair[1].prompt))
-    return [place for _, place in best[:n]]
+    by_hash = sorted(s.rows, key=lambda row: int(hash_u64(s.seed, s.first_prompt + row, HALVES)))
+    finding = {s.first_prompt + row for row in by_hash[: math.ceil(len(by_hash) / 2)]}
+    found = [pair for pair in best if pair[1].prompt in finding][: math.ceil(n / 2)]
+    others = [pair for pair in best if pair[1].prompt not in finding]
+    shown = [pair for pair in others if found and pair[0] >= found[-1][0]][: math.floor(n / 2)]
+    return [
+        *(place._replace(half="found") for _, place in found),
+        *(place._replace(half="shown") for _, place in shown),
+    ]
 
 
 def cut(s: Setting, ids: Sequence[int]) -> Cut:
@@ -120,7 +167,13 @@ def cut(s: Setting, ids: Sequence[int]) -> Cut:
     return Cut(np.asarray(ids), run, (a, b), g)
 
 
-def place_rows(s: Setting, place: Place, given: Sequence[Sequence[int]], donors: Sequence[int]) -> list[Row]:
+def place_rows(
+    s: Setting,
+    place: Place,
+    given: Sequence[Sequence[int]],
+    donors: Sequence[int],
+    means: Mapping[str, np.ndarray],
+) -> list[Row]:
     """A place's rows: the writer and the other head, each under both replacements."""
     found = place.source == "found"
     here = cut(s, prompt_of(s, place, given))
@@ -130,17 +183,32 @@ def place_rows(s: Setting, place: Place, given: Sequence[Sequence[int]], donors:
     heads = [label for label in s.stream.terms if layer_of_head(label) is not None and label != place.writer]
     components = {"writer": place.writer, "other": max(heads, key=lambda h: here.attribution(here.run.terms[h]))}
     a, b = here.top
-    key: Row = {"writer": place.writer, "source": place.source, "prompt": place.prompt, "position": place.position}
+    key: Row = {"writer": place.writer, "source": place.source, "half": place.half or None}
+    key |= {"prompt": place.prompt, "position": place.position}
     key |= {"top_id": a, "second_id": b, "logit_diff": here.run.logits[-1][a] - here.run.logits[-1][b]}
     rows = []
     for role, component in components.items():
         clean = here.attribution(here.run.terms[component])
+        effect = effect_at(s, here, component, means[component])
         for inputs in ("last", "all"):
             patched = [here.attribution(replaced(s, here, donor, component, inputs)) for donor in others]
-            row = key | {"component": component, "role": role, "clean": clean, "inputs": inputs} | quantiles(patched)
+            row = key | {"component": component, "role": role, "clean": clean} | effect
+            row |= {"inputs": inputs} | quantiles(patched)
             change = abs(quantile(patched, 0.5) - clean) / abs(clean) if patched and clean else np.nan
             rows.append(row | {"change": change, "n": len(patched)})
     return rows
+
+
+def effect_at(s: Setting, here: Cut, component: str, mean: np.ndarray) -> Row:
+    """What of a component's attribution is not its mean's, what of it arrives, and whether DLA is fooled."""
+    position, clean = len(here.ids) - 1, here.attribution(here.run.terms[component])
+    if position < s.first:
+        return {"direct": math.nan, "total": math.nan, "total_share": math.nan, "fools": None}
+    direct = here.attribution(here.run.terms[component] - mean)
+    total = arrives(here.run, here.without(s, component, mean), position, here.top)
+    large = abs(clean) >= LARGE and abs(direct) >= LARGE and clean * direct > 0.0
+    row: Row = {"direct": direct, "total": total, "total_share": total / clean if clean else math.nan}
+    return row | {"fools": large and total / clean < ARRIVES and total / direct < ARRIVES}
 
 
 def replaced(s: Setting, here: Cut, donor: Cut, component: str, inputs: str) -> np.ndarray:

@@ -123,10 +123,12 @@ CONTRACT = {
     "mlp_erasure": ["component", "clean_*", "patched_*", "read_*", "beta", "beta_low", "beta_high", "n"],
     "aligned_tokens": ["rank", "token_id", "token", "mean_direct_logit"],
     "adversarial": [
-        "source", "prompt", "position", "text", "top_id", "top", "second_id", "second", "logit_diff", "component", "role",
-        "clean", "inputs", *QUANTILES, "change", "rank", "n",
+        "source", "half", "prompt", "position", "text", "top_id", "top", "second_id", "second", "logit_diff", "component",
+        "role", "clean", "direct", "total", "total_share", "fools", "inputs", *QUANTILES, "change", "rank", "n",
     ],
-    "adversarial_tokens": ["source", "prompt", "place", "position", "token_id", "token", "dla", "net_dla"],
+    "adversarial_tokens": [
+        "source", "half", "prompt", "place", "position", "token_id", "token", "dla", "net_dla", "total",
+    ],
     "ablation_loss": [
         "ablation", "clean_loss", "increase_mean", "increase_mean_low", "increase_mean_high", *QUANTILES, "n",
     ],

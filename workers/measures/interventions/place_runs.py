@@ -10,22 +10,53 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int, Integer
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from erasure_sweep.workers.measures.cost import Cost, ShardSize, SharedProduct
+from erasure_sweep.workers.measures.interventions.prompt_view import PromptView
+from erasure_sweep.workers.measures.interventions.rerun import run_on
 from erasure_sweep.workers.models.forward import LeanModel, Trace
 from erasure_sweep.workers.records import AdversarialWork, Place
 
 
-class CleanRun(NamedTuple):
-    """The prompt of a place, up to the place, which is its one measured position; the stream is kept."""
+class CleanRun:
+    """The prompt of a place, up to the place, which is its one measured position; the stream is kept.
 
-    place: Place
-    ids: Int[Tensor, "pos"]
-    trace: Trace
-    first: int
-    """The first position at which a writer's output is a source."""
+    Args:
+        view: the prompt.
+        means: of every term over the scan.
+    """
+
+    def __init__(self, place: Place, view: PromptView, means: Float[Tensor, "term d_model"] | None) -> None:
+        self.place, self.view, self.trace = place, view, view.trace
+        self._means = means
+        self._ablated: dict[str, Tensor] = {}
+
+    def mean(self, label: str) -> Float[Tensor, "d_model"]:
+        """A component's mean output over the scan."""
+        assert self._means is not None, "the scan comes first"
+        return self._means[self.view.model.config.layout.term_index[label]]
+
+    def total(self, label: str, direction: Float[Tensor, "token d_model"], start: int) -> Float[Tensor, "token"]:
+        """What of a component's attribution arrives at the tokens from ``start`` on.
+
+        Its output is replaced by its mean at every position at which it is a source, and everything behind it computed anew:
+        by how much the difference of the logits along each token's ``direction`` is smaller then. NaN before the first source.
+        """
+        view, model = self.view, self.view.model
+        if label not in self._ablated:
+            edit = self.mean(label) - view.output(label)
+            edit[: view.first] = 0.0
+            resid = (view.written_stream(label) + edit)[None]
+            for step in run_on(model, resid, view.reader_of(label)):
+                resid = step.resid
+            self._ablated[label] = resid[0]
+        clean, ablated = view.final[start:], self._ablated[label][start:]
+        scales = [torch.sqrt(final.var(dim=-1, unbiased=False) + model.config.eps) for final in (clean, ablated)]
+        lost = (clean * direction).sum(dim=-1) - (ablated * direction).sum(dim=-1) * scales[0] / scales[1]
+        lost[: max(0, view.first - start)] = torch.nan
+        return lost
 
 
 class DonorRun(NamedTuple):
@@ -39,7 +70,12 @@ class DonorRun(NamedTuple):
 
 
 def place_runs(
-    model: LeanModel, work: AdversarialWork, tokens: Integer[np.ndarray, "prompt pos"], batch: int, first: int
+    model: LeanModel,
+    work: AdversarialWork,
+    tokens: Integer[np.ndarray, "prompt pos"],
+    batch: int,
+    first: int,
+    means: Float[Tensor, "term d_model"] | None,
 ) -> Iterator[CleanRun | DonorRun]:
     """All runs of a shard, those of the places first and in their order.
 
@@ -47,12 +83,13 @@ def place_runs(
         tokens: of the whole corpus.
         batch: donors in one forward pass.
         first: the first position at which a writer's output is a source.
+        means: of every term over the scan.
     """
     for place in work.places:
         prompt = work.given[place.prompt] if place.source == "given" else tokens[place.prompt]
-        ids = torch.from_numpy(np.array(prompt[: place.position + 1], dtype=np.int64))
-        last = torch.tensor([[place.position]], device=model.device)
-        yield CleanRun(place, ids, model.trace(ids.to(model.device)[None], last, keep_resid=True), first)
+        ids = torch.from_numpy(np.array(prompt[: place.position + 1], dtype=np.int64)).to(model.device)
+        trace = model.trace(ids[None], torch.tensor([[place.position]], device=model.device), keep_resid=True)
+        yield CleanRun(place, PromptView(model, trace, 0, place.prompt, 0, ids, first), means)
     longest = max(place.position for place in work.places) + 1
     for start in range(0, len(work.donors), batch):
         donors = work.donors[start : start + batch]

@@ -1,10 +1,14 @@
-"""The substage ``adversarial``: is a high attribution a contribution, or there whatever the text says?
+"""The substage ``adversarial``: does a high attribution arrive, and does it come from this text?
+
+At a place of high attribution the writer's output is replaced by its mean over the scan, everything behind it computed anew,
+and what is lost of the logit difference set beside the attribution: where far less of it arrives, DLA is fooled. An attribution
+that is the mean's own, an offset that no prompt changes, says nothing of this: what is beyond the mean has to be large as well.
 
 At a place of high attribution the writer's LayerNorm-ed input is replaced by that of unrelated prompts (donors) cut to the
 same length, and the attribution on the clean logit difference, over the clean final scale, is taken again: with the input
 replaced at the last position, as the paper's authors did, and at all positions. A component that is at work there should
 lose its attribution; one whose attribution stays as it is writes the same whatever it reads (Janiak et al. 2024, section
-3.5). The same is done for the other head whose attribution is highest there.
+3.5); it does not follow that it does not arrive. The same is done for the other head whose attribution is highest there.
 
 With all inputs replaced, a head's output is the donor's own at that position, so that a donor costs one forward pass
 whatever the number of places. The clean runs are made anew by every shard.
@@ -35,13 +39,15 @@ from erasure_sweep.workers.measures.scan.composition import head_of, output
 from erasure_sweep.workers.models.forward import LeanModel, Trace, top_two
 from erasure_sweep.workers.records import AdversarialWork, Place, State
 from erasure_sweep.workers.tables.columns import QUANTILES, Columns
+from erasure_sweep.workers.tables.declarations.adversarial import ARRIVES, LARGE
 
 INPUTS = ("last", "all")
 ROLES = ("writer", "other")
 
 COLUMNS = (
-    *("writer", "source", "prompt", "position", "text", "top_id", "top", "second_id", "second", "logit_diff"),
-    *("component", "role", "clean", "inputs", *QUANTILES, "change", "rank", "n"),
+    *("writer", "source", "half", "prompt", "position", "text", "top_id", "top", "second_id", "second", "logit_diff"),
+    *("component", "role", "clean", "direct", "total", "total_share", "fools"),
+    *("inputs", *QUANTILES, "change", "rank", "n"),
 )
 
 DECIMALS = 4
@@ -66,6 +72,10 @@ class _Tested(NamedTuple):
 
     label: str
     clean: float
+    direct: float
+    """Of the output without its mean."""
+    total: float
+    """What arrives; NaN, as ``direct``, where it is not asked for."""
     head: _Head | None
 
 
@@ -86,13 +96,14 @@ class AdversarialAccumulator:
 
     def __init__(self, block: Block[AdversarialWork]) -> None:
         self._model, work = block.model, block.work
+        self._with_totals = work.tokens
         self._scenes: list[_Scene] = []
         self._patched = np.full((len(work.places), len(ROLES), len(INPUTS), len(work.donors)), np.nan)
 
     def update(self, products: CleanRun | DonorRun) -> None:
         """Take in the clean run of a place, or donors once all places are there."""
         if isinstance(products, CleanRun):
-            self._scenes.append(_scene(self._model, products))
+            self._scenes.append(_scene(products, self._with_totals))
             return
         first, donors, trace = products
         for row, scene in enumerate(self._scenes):
@@ -104,19 +115,23 @@ class AdversarialAccumulator:
 
     def export(self) -> State:
         """The clean runs, the same in every shard, and what its donors did: [place, role, input, donor]."""
-        tested = [[*scene.tested, *[_Tested("", np.nan, None)] * (2 - len(scene.tested))] for scene in self._scenes]
+        nothing = _Tested("", np.nan, np.nan, np.nan, None)
+        tested = [[*scene.tested, *[nothing] * (2 - len(scene.tested))] for scene in self._scenes]
         return {
             "top": np.array([scene.top.tolist() for scene in self._scenes]),
             "logit_diff": np.array([scene.logit_diff for scene in self._scenes]),
-            "clean": np.array([[each.clean for each in row] for row in tested]),
+            **{
+                name: np.array([[getattr(each, name) for each in row] for row in tested])
+                for name in ("clean", "direct", "total")
+            },
             "component": np.array([[each.label for each in row] for row in tested]),
             "patched": self._patched,
         }
 
 
-def _scene(model: LeanModel, run: CleanRun) -> _Scene:
+def _scene(run: CleanRun, with_totals: bool) -> _Scene:
     """The clean run at a place."""
-    place, trace = run.place, run.trace
+    place, trace, model = run.place, run.trace, run.view.model
     assert trace.resid_pre is not None
     final = trace.resid_pre[-1, 0, -1:]
     # The very product that the trace takes its top two from: near ties must not be decided otherwise here.
@@ -125,7 +140,7 @@ def _scene(model: LeanModel, run: CleanRun) -> _Scene:
     direction = trace.logit_direction[0, 0]
     dla = torch.einsum("lhe,lhed,d->lh", trace.z[:, 0, -1], model.weights["W_O"], direction)
     labels = [place.writer, *_strongest_other(model, dla, place.writer)]
-    tested = tuple(_tested(model, trace, direction, label) for label in labels)
+    tested = tuple(_tested(run, direction, label, with_totals) for label in labels)
     return _Scene(place, top, float(logits[0, top[0]] - logits[0, top[1]]), direction, tested)
 
 
@@ -137,16 +152,22 @@ def _strongest_other(model: LeanModel, dla: Float[Tensor, "layer head"], writer:
     return [max(heads, key=lambda label: values[layer_of(label) * n_heads + head_of(label)])] if heads else []
 
 
-def _tested(model: LeanModel, trace: Trace, direction: Float[Tensor, "d_model"], label: str) -> _Tested:
-    clean = float(output(model, trace, 0, label)[-1] @ direction)
+def _tested(run: CleanRun, direction: Float[Tensor, "d_model"], label: str, with_totals: bool) -> _Tested:
+    trace, model, written = run.trace, run.view.model, run.view.output(label)[-1]
+    clean, direct, total = float(written @ direction), np.nan, np.nan
+    if with_totals and run.place.position >= run.view.first:
+        direct = float((written - run.mean(label)) @ direction)
+        total = float(run.total(label, direction[None], run.place.position)[0])
     if not label.startswith("L"):
-        return _Tested(label, clean, None)
+        return _Tested(label, clean, direct, total, None)
     layer, head = layer_of(label), head_of(label)
     assert trace.resid_pre is not None
     values = model.normalize(trace.resid_pre[layer, 0]) @ model.w_v(layer)[:, head]
     through = model.weights["W_O"][layer, head] @ direction
     # a copy, or the keys of all heads would stay with it
-    return _Tested(label, clean, _Head(layer, head, trace.k[layer, 0, :-1, head].clone(), values[:-1], through))
+    return _Tested(
+        label, clean, direct, total, _Head(layer, head, trace.k[layer, 0, :-1, head].clone(), values[:-1], through)
+    )
 
 
 def _replaced(model: LeanModel, trace: Trace, scene: _Scene, tested: _Tested) -> Float[Tensor, "input donor"]:
@@ -194,14 +215,15 @@ class Adversarial(Measure[AdversarialWork, Block[AdversarialWork], CleanRun | Do
         return columns_of({self.name: list(_rows(block.work.places, states[self.name], setting.texts))})
 
     def cost(self, size: ShardSize) -> Cost:
-        """Next to nothing beside the runs."""
+        """In one shard a rerun of each place for the writer and one for the other head; next to nothing beside the runs."""
         work = adversarial_work(size)
-        return Cost(stored_bytes=STORED_BYTES_PER_TRIAL * len(work.places) * len(work.donors))
+        reruns = len(ROLES) * len(work.places) * work.tokens
+        return Cost(reruns / 2, stored_bytes=STORED_BYTES_PER_TRIAL * len(work.places) * len(work.donors))
 
 
 def _rows(places: Sequence[Place], state: State, texts: Texts) -> Iterator[Row]:
-    """Places are ranked among those of one writer and source: first is the one whose attribution the last position's input
-    changes least."""
+    """Places are ranked among those of one writer, source and half: first is the one whose attribution the last position's
+    input changes least."""
     spread, clean = _quantiles(state["patched"]), state["clean"]
     change = _change(clean[..., None], spread[..., list(QUANTILES).index("median")])
     ranks = _ranks(places, np.round(change[:, 0, 0], DECIMALS), clean[:, 0])
@@ -210,7 +232,8 @@ def _rows(places: Sequence[Place], state: State, texts: Texts) -> Iterator[Row]:
         about = _about(place, index, state, texts) | {"rank": ranks[index]}
         for role, name in enumerate(ROLES):
             label = str(state["component"][index, role])
-            tested = about | {"component": label, "role": name, "clean": float(clean[index, role])}
+            of_role = [float(state[column][index, role]) for column in ("clean", "direct", "total")]
+            tested = about | {"component": label, "role": name, **_arrival(*of_role)}
             for number, inputs in enumerate(INPUTS if label else ()):
                 at = (index, role, number)
                 values = dict(zip(QUANTILES, spread[at].tolist(), strict=True))
@@ -228,11 +251,24 @@ def _quantiles(patched: Float[np.ndarray, "place role input donor"]) -> Float[np
     return found
 
 
+def _arrival(clean: float, direct: float, total: float) -> Row:
+    """What of an attribution arrives, and whether DLA is fooled."""
+    large = min(abs(clean), abs(direct)) >= LARGE and clean * direct > 0
+    return {
+        "clean": clean,
+        "direct": direct,
+        "total": total,
+        "total_share": total / clean if clean else np.nan,
+        "fools": None if np.isnan(total) else large and max(total / clean, total / direct) < ARRIVES,
+    }
+
+
 def _about(place: Place, index: int, state: State, texts: Texts) -> Row:
     first, second = (int(token) for token in state["top"][index])
     return {
         "writer": place.writer,
         "source": place.source,
+        "half": place.half or None,
         "prompt": place.prompt,
         "position": place.position,
         "text": texts.text(place),
@@ -254,8 +290,9 @@ def _change(
 
 def _ranks(places: Sequence[Place], change: Float[np.ndarray, "place"], clean: Float[np.ndarray, "place"]) -> list[int]:
     ranks = [0] * len(places)
-    for group in dict.fromkeys((place.writer, place.source) for place in places):
-        members = [i for i, place in enumerate(places) if (place.writer, place.source) == group]
+    groups = [(place.writer, place.source, place.half) for place in places]
+    for group in dict.fromkeys(groups):
+        members = [i for i, own in enumerate(groups) if own == group]
         order = sorted(members, key=lambda i: (np.isnan(change[i]), change[i], -clean[i], i))
         for rank, index in enumerate(order, start=1):
             ranks[index] = rank

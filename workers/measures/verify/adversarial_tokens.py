@@ -1,8 +1,8 @@
-"""A writer's attribution token by token, up to a place: as DLA says, and net of what later heads take back.
+"""A writer's attribution token by token, up to a place: as DLA says, net of what later heads take back, and what arrives.
 
-At every token the difference is that of its own two most likely next tokens, over the final scale there. Net, the
-V-composed parts of all later heads from the writer are added, as in ``dla_trust``. The clean run of the place serves: it
-kept the stream, from which the queries and logits of more tokens than the last one are had without another pass.
+At every token the difference is that of its own two most likely next tokens, over the final scale there. Net, what all later
+heads write because the writer, or what earlier ones made of it, is in their values is added. The clean run of the place serves:
+it kept the stream, from which the queries and logits of more tokens than the last one are had without another pass.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from jaxtyping import Float, Int
 
 from erasure_sweep.workers.measures.cost import Cost, ShardSize
 from erasure_sweep.workers.measures.interventions.place_runs import CLEAN_RUNS, CleanRun, DonorRun
+from erasure_sweep.workers.measures.interventions.prompt_view import PromptView
+from erasure_sweep.workers.measures.interventions.value_reading import GroupReader
 from erasure_sweep.workers.measures.measure import Block, Measure, Setting, columns_of
-from erasure_sweep.workers.measures.scan.composition import Composer, output
-from erasure_sweep.workers.models.forward import LeanModel, Trace
-from erasure_sweep.workers.records import AdversarialWork, ScanOptions, State, WriterBlock
+from erasure_sweep.workers.measures.verify.targets import later_heads
+from erasure_sweep.workers.records import AdversarialWork, State, Target
 from erasure_sweep.workers.tables.columns import Columns
 
 SHOWN = 128
@@ -33,42 +34,48 @@ class TokenDla(NamedTuple):
     token_id: Int[np.ndarray, "token"]
     dla: Float[np.ndarray, "token"]
     net_dla: Float[np.ndarray, "token"]
+    total: Float[np.ndarray, "token"]
+    """What arrives; NaN before the first position at which the writer is a source."""
 
 
-def token_dla(model: LeanModel, run: CleanRun) -> TokenDla:
+def token_dla(run: CleanRun) -> TokenDla:
     """A place's tokens."""
-    place, ids, trace, first = run
-    start = max(0, place.position + 1 - SHOWN)
-    shown = _measured_from(model, trace, start)
-    writer = model.config.layout.writers.index(place.writer)
-    composer = Composer(model, WriterBlock(writer, writer + 1), ScanOptions())
-    direct = (output(model, trace, 0, place.writer)[start:] * shown.logit_direction[0]).sum(dim=-1)
-    taken_back = composer.parts(shown, 0, first).dla[composer.rows.later(0)]
-    values = (shown.positions[0], ids[start:], direct.double(), (direct + taken_back).double())
+    writer, view = run.place.writer, run.view
+    start = max(0, run.place.position + 1 - SHOWN)
+    shown = _measured_from(view, start)
+    direct = (shown.written(writer) * shown.logit_direction).sum(dim=-1)
+    total, net = run.total(writer, shown.logit_direction, start), direct
+    if heads := later_heads(view.model.config.layout, writer):
+        reader = GroupReader(shown, Target(writer, heads, "all"))
+        parts = reader.read(shown.source(writer)[None])
+        net = direct + reader.along(parts, shown.logit_direction[None]).sum(dim=(0, 1))
+    values = (shown.positions, view.tokens[start:], *(value.double() for value in (direct, net, total)))
     return TokenDla(*(value.cpu().numpy() for value in values))
 
 
-def _measured_from(model: LeanModel, trace: Trace, start: int) -> Trace:
-    """What of the trace the V-composed parts need, with all positions from ``start`` on measured."""
+def _measured_from(view: PromptView, start: int) -> PromptView:
+    """The prompt with all positions from ``start`` on measured."""
+    trace, model = view.trace, view.model
     assert trace.resid_pre is not None
     # Near ties at the place itself must not be decided otherwise here than where its attribution was tested.
     before = model.logit_direction(trace.resid_pre[-1][:, start:])[:, :-1]
     direction = torch.cat([before, trace.logit_direction], dim=1)
-    positions = torch.arange(start, trace.resid_pre.shape[2], device=model.device)[None]
-    return trace._replace(positions=positions, logit_direction=direction)
+    positions = torch.arange(start, view.seq_len, device=model.device)[None]
+    trace = trace._replace(positions=positions, logit_direction=direction)
+    return PromptView(model, trace, 0, view.corpus_prompt, view.seed, view.tokens, view.first)
 
 
 class AdversarialTokensAccumulator:
     """The tokens of every place, in the one shard of a model that is asked for them."""
 
     def __init__(self, block: Block[AdversarialWork]) -> None:
-        self._model, self._asked = block.model, block.work.tokens
+        self._asked = block.work.tokens
         self._places: list[TokenDla] = []
 
     def update(self, products: CleanRun | DonorRun) -> None:
         """Take in the clean run of a place."""
         if self._asked and isinstance(products, CleanRun):
-            self._places.append(token_dla(self._model, products))
+            self._places.append(token_dla(products))
 
     def export(self) -> State:
         """The tokens of all places behind one another, each with the index of its place; nothing in other shards."""
@@ -103,11 +110,12 @@ class AdversarialTokens(Measure[AdversarialWork, Block[AdversarialWork], CleanRu
         numbers = [state[name].tolist() for name in ("place", *TokenDla._fields)]
         rows = [
             {
-                **{"writer": places[index].writer, "source": places[index].source, "prompt": places[index].prompt},
-                **{"place": places[index].position, "position": position, "token_id": token_id, "token": text},
-                **{"dla": dla, "net_dla": net_dla},
+                **{"writer": places[index].writer, "source": places[index].source, "half": places[index].half or None},
+                **{"prompt": places[index].prompt, "place": places[index].position},
+                **{"position": position, "token_id": token_id, "token": text},
+                **{"dla": dla, "net_dla": net_dla, "total": total},
             }
-            for index, position, token_id, dla, net_dla, text in zip(*numbers, texts, strict=True)
+            for index, position, token_id, dla, net_dla, total, text in zip(*numbers, texts, strict=True)
         ]
         return columns_of({self.name: rows})
 

@@ -3,6 +3,9 @@
 Of every prompt the one token with the highest attribution counts, so that the places found are of different texts. The
 first tokens of a prompt are left out: there is little context that an unrelated prompt could lack. It makes no table: what is
 found is measured by the stage ``adversarial``.
+
+How high is high is found out on one half of the prompts, drawn by a hash: there the places with the highest attribution are
+taken. Whatever is said of such places is counted on the other half, at the places whose attribution is at least as high.
 """
 
 from __future__ import annotations
@@ -12,16 +15,20 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Int
 
 from erasure_sweep.workers.measures.cost import Cost, ShardSize
 from erasure_sweep.workers.measures.interventions.prompt_view import CLEAN_PASS, PromptView
 from erasure_sweep.workers.measures.interventions.verified_prompt import WriterPrompt, writers_of
 from erasure_sweep.workers.measures.measure import Block, Measure, Setting
+from erasure_sweep.workers.positions import hash_u64
 from erasure_sweep.workers.records import GroupWork, Place, State, Target
 from erasure_sweep.workers.tables.columns import Columns
 
 CONTEXT = 8
 """Tokens before a place, or a quarter of a shorter prompt."""
+_HALF_SALT = 2**35
+"""Takes the place of a position in hashes that part the prompts."""
 
 
 class HighPlace(NamedTuple):
@@ -89,16 +96,29 @@ def merge_places(states: Iterable[State]) -> State:
     return {name: np.concatenate([state[name] for state in parts], axis=1) for name in HighPlace._fields}
 
 
-def found_places(states: Iterable[State], targets: Sequence[Target], n: int) -> tuple[Place, ...]:
-    """The ``n`` places of highest attribution of every writer, the highest first.
+def found_places(states: Iterable[State], targets: Sequence[Target], n: int, seed: int) -> tuple[Place, ...]:
+    """At most ``n`` places of high attribution of every writer: those found on one half of the prompts, then others.
 
     Args:
         states: of this measure, of all shards in plan order.
+        seed: of the halves.
     """
     merged = merge_places(states)
     places: list[Place] = []
     for row, writer in enumerate(writers_of(targets)):
         dla, prompt, position = (merged[name][row] for name in HighPlace._fields)
+        finding = first_half(seed, prompt)
         order = [i for i in np.argsort(-dla, kind="stable") if position[i] >= 0 and dla[i] > 0]
-        places += [Place(writer, "found", int(prompt[i]), int(position[i])) for i in order[:n]]
+        found = [i for i in order if finding[i]][: n - n // 2]
+        shown = [i for i in order if not finding[i] and found and dla[i] >= dla[found[-1]]][: n // 2]
+        for half, of_half in (("found", found), ("shown", shown)):
+            places += [Place(writer, "found", int(prompt[i]), int(position[i]), half) for i in of_half]
     return tuple(places)
+
+
+def first_half(seed: int, prompts: Int[np.ndarray, "prompt"]) -> Bool[np.ndarray, "prompt"]:
+    """Which of some prompts of the corpus are the half on which places are found: those with the lower hashes."""
+    order = np.argsort(hash_u64(seed, prompts, _HALF_SALT), kind="stable")
+    chosen = np.zeros(len(prompts), dtype=bool)
+    chosen[order[: len(prompts) - len(prompts) // 2]] = True
+    return chosen

@@ -133,6 +133,12 @@ def verify_tables() -> dict[str, pd.DataFrame]:
         "eraser_group": groups,
         "patched_residual_projection": states,
         "ablation_loss": pd.DataFrame({"writer": ["L0H2", "MLP1"], "increase_mean": [0.4, NAN]}),
+        "adversarial": pd.DataFrame(
+            {
+                **{"writer": "L0H2", "source": "found", "half": ["shown", "shown", "found"], "role": "writer"},
+                **{"inputs": "last", "fools": [True, False, True]},
+            }
+        ),
         "patched_loss": pd.DataFrame(
             {
                 "writer": "L0H2",
@@ -157,6 +163,7 @@ def test_metrics_of_verify():
         "verify/presence_restored": pytest.approx(0.8),
         "verify/loss_increase_most": 0.4,
         "verify/erasing_worth_most": 0.2,
+        "verify/fooled_share": 0.5,
         "trust/holds": 2.0,
         "trust/partly_cancelled": 1.0,
         "trust/cancelled": 1.0,

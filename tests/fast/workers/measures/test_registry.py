@@ -146,7 +146,7 @@ PLACES = (Place("L0H0", "found", 3, 20), Place("L0H1", "found", 4, 9))
         # Of each prompt a half.
         ("trust", TrustWork(WriterBlock(2, 5), 16), 4 * (1 + 3 / 2)),
         ("trust", TrustWork(WriterBlock(2, 5), 99, True), 8 * (1 + 3 / 2)),
-        ("adversarial", AdversarialWork(PLACES, (), tuple(range(5)), True), 2 + 5),
+        ("adversarial", AdversarialWork(PLACES, (), tuple(range(5)), True), 2 + 5 + 2),
     ],
 )
 def test_passes_of_verify(stage: str, work: Work, passes: float) -> None:

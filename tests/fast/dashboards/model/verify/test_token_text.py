@@ -90,7 +90,7 @@ class TestPrompts:
         writer = writers_of(model)[0]
         table, tested = model.tables["adversarial_tokens"], model.tables["adversarial"]
         shown = token_prompts(model, writer, "found")
-        keys = {"writer": writer, "source": "found", "role": "writer", "inputs": "last"}
+        keys = {"writer": writer, "half": "found", "role": "writer", "inputs": "last"}
         for key, value in keys.items():
             tested = tested[tested[key] == value]
         tested = tested.sort_values("rank")
@@ -98,7 +98,7 @@ class TestPrompts:
         assert sorted(one.prompt for one in shown) != [one.prompt for one in shown]
         assert [one.change for one in shown] == list(tested["change"])
         for one in shown:
-            rows = table.query(f"writer == '{writer}' and source == 'found' and prompt == {one.prompt}")
+            rows = table.query(f"writer == '{writer}' and half == 'found' and prompt == {one.prompt}")
             assert list(one.values["dla"]) == list(rows["dla"])
             assert list(one.values["net_dla"]) == list(rows["net_dla"])
             assert list(one.position) == list(range(one.place + 1))
@@ -171,14 +171,20 @@ class TestText:
         assert "No token of it has any." in said(only_body(one_prompt([0.0], [0.0])))
 
     def test_ends_are_said_of_all_prompts_and_of_each(self, model: ModelTables) -> None:
-        body = said(only_body(one_prompt([2.0, 3.0], [1.0, -0.25])))
-        assert "At the end of this prompt the DLA of L0H1 is +3.00 logits, and −0.25 net of what" in body
-        assert "Prompt 5, up to position 22" in body and "At its end: DLA of L0H1 +3.00, net −0.25." in body
+        body = said(only_body(one_prompt([2.0, 3.0], [1.0, -0.25], total=[0.0, 0.5])))
+        assert (
+            "At the end of this prompt the DLA of L0H1 is +3.00 logits, −0.25 net of what later heads take back,"
+            in body
+        )
+        assert "and +0.50 of it arrives." in body
+        assert (
+            "Prompt 5, up to position 22" in body and "At its end: DLA of L0H1 +3.00, net −0.25, +0.50 arrives." in body
+        )
         writer = writers_of(model)[0]
         body = said(token_text(model, [writer]).bodies["0.1.0"])
-        dla = np.median([one.values["dla"][-1] for one in token_prompts(model, writer, "found")])
+        dla = np.median([one.values["dla"][-1] for one in token_prompts(model, writer, "shown")])
         assert f"At the ends of these 6 prompts the DLA of {writer} is +{dla:.2f} logits at the median" in body
-        first = token_prompts(model, writer, "found")[0]
+        first = token_prompts(model, writer, "shown")[0]
         assert f"with other prompts' last inputs it moves by {100 * first.change:.0f}\u00a0%" in body.replace(
             "&#39;", "'"
         )

@@ -18,6 +18,7 @@ from tests.support.oracle.measuring import measure_verify
 from tests.support.oracle.verify import verify_tables
 from tests.support.oracle.verify_adversarial import token_rows
 from tests.support.oracle.verify_setting import arrange
+from tests.support.oracle.verify_trust import scan_means
 from tests.support.paths import ROOT
 
 TOKENIZER = ROOT / "workers" / "models" / "bundled" / "tokenizer" / "tokenizer.json"
@@ -155,7 +156,10 @@ def test_of_long_prompts_the_last_128_tokens_are_told_of() -> None:
     of_given = fast[fast["source"] == "given"].groupby(["writer", "prompt"], sort=False)["position"]
     assert [list(positions) for _, positions in of_given] == 2 * [list(range(22, 150)), [0, 1, 2]]
     ends = fast.groupby(["writer", "source", "prompt", "place"]).tail(1)
-    assert list(ends["position"]) == list(ends["place"]) and len(ends) == 8
+    assert list(ends["position"]) == list(ends["place"])
+    assert ends.groupby(["writer", "source"]).size().to_dict() == {
+        **{("L0H1", "given"): 2, ("L0H1", "found"): 2, ("embed", "given"): 2, ("embed", "found"): 1}
+    }
     assert fast["prompt"].dtype == fast["position"].dtype == fast["token_id"].dtype == np.int64
 
 
@@ -170,16 +174,17 @@ def assert_tokens_agree(
     """The attributions token by token are the oracle's, rows in its order."""
     s = arrange(config, weights, tokens, None, block=told["block"], seed=0, first_prompt=0)
     writers = dict.fromkeys(target.writer for target in targets)
-    oracle = pd.DataFrame(token_rows(s, list(writers), told["places"], told["given"]))
-    keys = ["writer", "source", "prompt", "place", "position", "token_id"]
+    means = dict(zip(s.stream.terms, scan_means(s), strict=True))
+    oracle = pd.DataFrame(token_rows(s, list(writers), told["places"], told["given"], means))
+    keys = ["writer", "source", "half", "prompt", "place", "position", "token_id"]
     pd.testing.assert_frame_equal(fast[keys], oracle[keys])
     assert (oracle["dla"] - oracle["net_dla"]).abs().mean() > 0.01
-    for name in ("dla", "net_dla"):
+    for name in ("dla", "net_dla", "total"):
         np.testing.assert_allclose(fast[name], oracle[name], rtol=1e-4, atol=1e-4)
 
 
 def test_attributions_of_tokens_are_those_of_other_tables() -> None:
-    """Where every prompt is given whole they average to those of trust, and each ends in that of its place."""
+    """Where every prompt is given whole they average to those of trust, and each ends in those of its place."""
     config, _, model = random_lean(42, n_layers=3, n_heads=2, d_model=16)
     tokens = draw(config, (5, 19))
     tables = measure_verify(
@@ -188,9 +193,10 @@ def test_attributions_of_tokens_are_those_of_other_tables() -> None:
     rows, trust = tables["adversarial_tokens"], tables["dla_trust"].set_index("writer").loc["L0H1"]
     given = rows[rows["source"] == "given"]
     assert given["dla"].abs().mean() == pytest.approx(trust["dla_mean_abs"], rel=1e-5)
-    tested = tables["adversarial"].query("role == 'writer' and inputs == 'last'")["clean"]
-    last = rows[rows["position"] == rows["place"]]["dla"]
-    np.testing.assert_allclose(last, tested, rtol=1e-5)
+    assert given["total"].abs().mean() == pytest.approx(trust["effect_mean_abs"], rel=1e-5)
+    tested = tables["adversarial"].query("role == 'writer' and inputs == 'last'")
+    last = rows[rows["position"] == rows["place"]]
+    np.testing.assert_allclose(last[["dla", "total"]], tested[["clean", "total"]], rtol=1e-4)
 
 
 def test_attributions_of_tokens_are_the_same_to_the_bit_however_the_work_is_split() -> None:

@@ -11,7 +11,7 @@ from erasure_sweep.workers.models.forward import LeanModel, ModelConfig
 from erasure_sweep.workers.records import Target
 from tests.support.models.decoys import DECOYS, plant_decoy
 from tests.support.models.planted import plant, plant_several
-from tests.support.models.planting import ATTENDS, CARRIER, Attend, Builder, Source, small_config
+from tests.support.models.planting import ATTENDS, CARRIER, Attend, Builder, small_config
 from tests.support.models.random_models import random_lean
 from tests.support.oracle.measuring import measure_verify
 from tests.support.tiers import seeds
@@ -112,37 +112,6 @@ def test_without_its_pattern_an_eraser_acts_where_the_writer_wrote() -> None:
         lines.loc["downstream", ["r", "slope"]].astype(float),
         atol=2e-3,
     )
-
-
-def clockwork() -> tuple[ModelConfig, dict[str, torch.Tensor]]:
-    """Heads of the first layer that write a function of the position, of their own token, and of the one before."""
-    config = small_config(2, 3, d_model=64)
-    builder = Builder(config, np.random.default_rng(6), n_stores=3, quiet=True)
-    clock = Source(builder.bases.clock, builder.normal(len(builder.bases.clock), 4, std=1.0))
-    code = Source(builder.bases.code, builder.normal(len(builder.bases.code), 4, std=1.0))
-    for head, (attend, source) in enumerate((("self", clock), ("self", code), ("previous", code))):
-        builder.plant_head(f"L0H{head}", attend, [source], head)
-    return config, builder.tensors()
-
-
-def test_only_what_comes_from_the_text_moves_with_the_text() -> None:
-    config, weights = clockwork()
-    writers = ("pos_embed", "L0H0", "L0H1", "L0H2")
-    tables = measure(config, weights, *(Target(writer, ("L1H0",), "named") for writer in writers), places=5)
-    rows = tables["adversarial"]
-    spread = (rows["q87_5"] - rows["q12_5"]).set_axis(pd.MultiIndex.from_frame(rows[["writer", "role", "inputs"]]))
-    spread = spread.xs("writer", level="role").groupby(level=["writer", "inputs"])
-    assert rows.query("role == 'writer'").groupby("writer").size().to_dict() == dict.fromkeys(writers, 10)
-    for inputs in ("last", "all"):
-        assert spread.max()["pos_embed", inputs] < 1e-4
-        assert spread.max()["L0H0", inputs] < 2e-3
-        assert spread.min()["L0H1", inputs] > 0.02
-    assert spread.max()["L0H2", "last"] < 2e-3, "what it reads is not at the last position"
-    assert spread.min()["L0H2", "all"] > 0.02
-    changes = rows.query("role == 'writer'").set_index(["writer", "inputs"])["change"]
-    assert changes.loc[["pos_embed"]].max() < 1e-4
-    assert changes.loc[["L0H0"]].max() < 0.01
-    assert (changes.loc[[("L0H2", "last")]] < 0.01).all()
 
 
 def test_what_writers_carry() -> None:
