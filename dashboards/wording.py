@@ -9,6 +9,7 @@ import numpy as np
 
 from erasure_sweep.dashboards.model_names import is_checkpoint, series_of
 from erasure_sweep.workers.manifest import Manifest, ManifestEntry
+from erasure_sweep.workers.tables.facts.erasers import broad_erasers, significant_erasures
 from erasure_sweep.workers.tables.facts.erasure import largest_share
 from erasure_sweep.workers.tables.facts.verified import LATER
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
@@ -99,6 +100,21 @@ def nothing_erased(models: Iterable[Tables]) -> str:
     writer, share = max(shares, key=lambda found: found[1])
     most = f"the most is {number(share)}, of {writer}" if share > 0 else "later heads add to each"
     return f"nothing clear of chance: {most}."
+
+
+def erased_all_the_same(tables: Tables) -> str:
+    """What single heads take out beyond chance, which the sum over all heads can hide; nothing where they do not."""
+    pairs, broad = significant_erasures(tables), broad_erasers(tables)["eraser"].astype(str).tolist()
+    sentences = []
+    if pairs:
+        writer, eraser, share = pairs[0]
+        many = f"{amount(len(pairs))} pairs of a writer and a later head are" if len(pairs) > 1 else "One pair is"
+        sentences = [
+            f"{many} significant: {eraser} takes {number(share)} out of {writer}{', the most' if len(pairs) > 1 else ''}."
+        ]
+    if broad:
+        sentences.append(f"Broad erasers, which take out of most earlier heads: {first_of(broad)}.")
+    return " ".join(sentences)
 
 
 def eraser_name(label: str) -> str:

@@ -96,7 +96,7 @@ class SweepConfig(BaseModel):
     """Whether position 0 is one of them, as in the paper. It often carries far more than all others (an attention sink), and
     would lead every sum: by default it is not measured, and what a writer sends from there stands in columns of its own."""
     writers: Annotated[list[Text], Flag("L0H2", "--writer")] = []
-    """Writers that are verified, such as [L0H2], in place of the `top` most erased; every writer is scanned anyway."""
+    """Writers that are verified, such as [L0H2], in place of those that the scan finds; every writer is scanned anyway."""
     erasers: Annotated[Text | None, Flag("L2H2+L2H3")] = None
     """A group of later heads, such as L2H2+L2H3, measured together as erasers of each of `writers`, in the scan as well."""
     ln: Annotated[Literal["frozen", "recompute"], Flag()] = "frozen"
@@ -110,7 +110,8 @@ class SweepConfig(BaseModel):
     tau: Annotated[Number, Field(ge=0)] = 0.05
     """A later head opposes a writer when its median projection ratio is at most −tau and its upper quartile negative."""
     top: Annotated[Positive, Flag()] = 3
-    """How many writers, the most erased first, are verified and shown in the final table."""
+    """How many writers are verified at most for each of three reasons: most erased, a strong pair with a later head, a broad
+    eraser; and how many, the most erased first, are shown in the final table."""
     verify_prompts: Several = 32
     """On how many prompts verify measures: those of the corpus behind the ones that are scanned, since erasers are chosen
     on these; fewer where the corpus ends, and scanned ones again where it holds not even two more. Both are said."""

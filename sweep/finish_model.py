@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from erasure_sweep.dashboards.pages import model_parts, write_comparison, write_figures, write_model_page
 from erasure_sweep.sweep.combine_sweeps import home_of
 from erasure_sweep.sweep.helper_tasks import MeansMerge, PageRequest, PlaceSearch, ScanMerge, VerifyMerge
@@ -27,12 +29,12 @@ from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.models.resolve_model import load_model
 from erasure_sweep.workers.records import (
     AdversarialWork,
+    ChosenTargets,
     GroupWork,
     Place,
     ScanWork,
     StagedMeans,
     State,
-    Target,
     TrustWork,
     Work,
 )
@@ -54,7 +56,7 @@ def stage_means(request: MeansMerge) -> StagedMeans:
     return write_means(Path(request.weights), means)
 
 
-def finish_scan(request: ScanMerge) -> tuple[Target, ...]:
+def finish_scan(request: ScanMerge) -> ChosenTargets:
     """Merge a model's scan, write its tables, and say what to verify."""
     lean, named = load_model(Path(request.model.weights))[1], request.named
     blocks = [(ScanWork(writers, request.options), keys) for writers, keys in request.blocks]
@@ -62,7 +64,8 @@ def finish_scan(request: ScanMerge) -> tuple[Target, ...]:
     with _as_sealed("scan"):
         columns = stage_tables("scan", merged, Setting(request.thresholds.tau))
     write_tables(columns, request.model.name, "scan", request.tables)
-    return choose_targets(lean.config.layout, columns["writers"], named.groups, named.writers, named.top)
+    tables = {name: pd.DataFrame(table) for name, table in columns.items()}
+    return choose_targets(lean.config.layout, tables, named.groups, named.writers, named.top)
 
 
 def find_places(request: PlaceSearch) -> tuple[Place, ...]:

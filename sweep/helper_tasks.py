@@ -16,6 +16,7 @@ from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.manifest import Manifest
 from erasure_sweep.workers.measures.cost import Cost, ShardSize, total
 from erasure_sweep.workers.records import (
+    ChosenTargets,
     Group,
     Numerics,
     Place,
@@ -141,7 +142,7 @@ class ScanMerge(NamedTuple):
     """Folder that the tables are written into."""
 
 
-def finish_scan(request: ScanMerge) -> tuple[Target, ...]:
+def finish_scan(request: ScanMerge) -> ChosenTargets:
     """Merge a model's scan, write its tables, and say what to verify."""
     from erasure_sweep.sweep import finish_model
 

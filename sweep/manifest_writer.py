@@ -20,13 +20,23 @@ from erasure_sweep.sweep.tracking.store_address import named_uri
 from erasure_sweep.workers.code_identity import code_identity
 from erasure_sweep.workers.credentials import masked, masked_values
 from erasure_sweep.workers.errors import UsageError
-from erasure_sweep.workers.manifest import MANIFEST_VERSION, Manifest, ManifestConfig, ManifestEntry, NewerError
-from erasure_sweep.workers.records import Numerics, Resolved
+from erasure_sweep.workers.manifest import (
+    MANIFEST_VERSION,
+    Manifest,
+    ManifestConfig,
+    ManifestEntry,
+    NewerError,
+    VerifiedTarget,
+)
+from erasure_sweep.workers.records import ChosenTargets, Numerics, Resolved
 from erasure_sweep.workers.tables import SCHEMA_VERSION
 from erasure_sweep.workers.tables.sweep_folder import is_own_name
 from erasure_sweep.workers.version import VERSION
 
 log = logging.getLogger(__name__)
+
+_REACHED = ("stages", "tables", "targets", "targets_reason", "n_verify_prompts", "held_out")
+"""What a later run of a model goes on from."""
 
 
 class ManifestKeeper:
@@ -136,8 +146,8 @@ class ManifestKeeper:
         """Which stages' tables there are, and what was verified: of an earlier run, until this one gets there."""
         earlier = self._earlier.get(model.name)
         if earlier is None or earlier.hash != model.hash:
-            return {"stages": (), "tables": (), "targets": (), "n_verify_prompts": None, "held_out": None}
-        return {key: getattr(earlier, key) for key in ("stages", "tables", "targets", "n_verify_prompts", "held_out")}
+            return {**dict.fromkeys(_REACHED), "stages": (), "tables": (), "targets": ()}
+        return {key: getattr(earlier, key) for key in _REACHED}
 
     def refuse_other_weights(self, models: list[Resolved]) -> None:
         """See that no finished results would be replaced by those of another model of the same name.
@@ -170,6 +180,12 @@ class ManifestKeeper:
         if values.get("reason"):
             values["reason"] = masked(values["reason"])
         self._write(self.manifest.with_entry(name, **values))
+
+    def note_targets(self, name: str, chosen: ChosenTargets, **verify: Any) -> None:
+        """Note what of a model is verified, and why that, with what else verify measures on; and say it."""
+        targets = tuple(VerifiedTarget(**target._asdict()) for target in chosen.targets)
+        self.update(name, targets=targets, targets_reason=chosen.reason, **verify)
+        self._say(f"{name}: verifying {chosen.reason}")
 
     def note_runs(self, sweep: str | None, models: Mapping[str, str | None]) -> None:
         """Note where MLflow's server shows the sweep's run and each model's; ``None`` where it has no server."""

@@ -37,8 +37,7 @@ from erasure_sweep.sweep.plan import (
 from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.store.shards import ShardStore, VerifyKeys, block_keys, keys_of
 from erasure_sweep.workers.errors import UsageError
-from erasure_sweep.workers.manifest import VerifiedTarget
-from erasure_sweep.workers.records import Numerics, Resolved, StagedMeans, Target, Thresholds
+from erasure_sweep.workers.records import ChosenTargets, Numerics, Resolved, StagedMeans, Thresholds
 
 Task = Callable[[], Any]
 """A call for the helper process, whose result the stages go on with."""
@@ -92,13 +91,13 @@ class ModelStages:
     def steps(self) -> Generator[Step, Any, None]:
         """The stages to measure, and the calls between them, whose results are sent back."""
         config = self._run.config
-        means, targets = yield from self._scan()
+        means, chosen = yield from self._scan()
         if config.verify is not None:
-            yield from self._verify(means, targets)
+            yield from self._verify(means, chosen)
         manifest = self._manifest.manifest.with_entry(self.model.name, state="FINISHED")
         yield from in_helper(write_page, PageRequest(self.model.name, manifest, self._run.folder.out))
 
-    def _scan(self) -> Generator[Step, Any, tuple[StagedMeans, tuple[Target, ...]]]:
+    def _scan(self) -> Generator[Step, Any, tuple[StagedMeans, ChosenTargets]]:
         config, model = self._run.config, self.model
         plan = plan_scan(config, model, self._numerics)
         yield plan
@@ -114,15 +113,15 @@ class ModelStages:
             NamedTargets(tuple(config.writers), config.groups, config.top),
             self._tables,
         )
-        targets = yield from in_helper(finish_scan, merge)
+        chosen = yield from in_helper(finish_scan, merge)
         self._manifest.note_stage(model.name, "scan")
-        return means, targets
+        return means, chosen
 
-    def _verify(self, means: StagedMeans, targets: tuple[Target, ...]) -> Generator[Step, Any, None]:
+    def _verify(self, means: StagedMeans, chosen: ChosenTargets) -> Generator[Step, Any, None]:
         config, model, store = self._run.config, self.model, self._store.location
         first, end = model.verify_prompts
-        chosen = tuple(VerifiedTarget(**target._asdict()) for target in targets)
-        self._manifest.update(model.name, targets=chosen, n_verify_prompts=end - first, held_out=model.held_out)
+        targets = chosen.targets
+        self._manifest.note_targets(model.name, chosen, n_verify_prompts=end - first, held_out=model.held_out)
         plan = plan_verify(config, model, self._numerics, means, targets)
         yield plan
         group, places = keys_of(plan.of("group")), given_places(targets, model.given)

@@ -18,10 +18,11 @@ from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.workers.fingerprint import fingerprint
 from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.measures.statistics.sketch_bins import N_BINS, count_bytes
-from erasure_sweep.workers.measures.verify.targets import choose_targets, later_heads
+from erasure_sweep.workers.measures.verify.group_rule import later_heads
 from erasure_sweep.workers.positions import hash_u64
 from erasure_sweep.workers.records import (
     AdversarialWork,
+    Group,
     GroupWork,
     Numerics,
     Place,
@@ -44,6 +45,8 @@ SAMPLE = 1000
 SAMPLED_VALUES = 2**25
 
 
+FAMILIES = 3
+"""Writers are chosen for what is erased of them, for strong pairs, and for broad erasers (``verify.targets``)."""
 DONORS = 64
 """Prompts whose inputs one shard lends to the places under test."""
 _DONOR_SALT = 2**34
@@ -162,14 +165,20 @@ def expected_stages(config: SweepConfig, model: Resolved, numerics: Numerics) ->
     scan = plan_scan(config, model, numerics)
     if config.verify is None:
         return [scan]
-    layout = layout_of(model)
-    read = [writer for writer in layout.writers if later_heads(layout, writer)]
-    ranks = {"writer": read, "erasers": [""] * len(read), "rank": range(1, len(read) + 1)}
-    targets = choose_targets(layout, ranks, config.groups, config.writers, config.top)
+    targets = most_targets(config, layout_of(model))
     found = [Place(t.writer, "found", 0, model.seq_len - 1) for t in targets for _ in range(config.places)]
     means, places = StagedMeans("", ""), (*found, *given_places(targets, model.given))
     verify = plan_verify(config, model, numerics, means, targets)
     return [scan, verify, plan_adversarial(config, model, numerics, means, places)]
+
+
+def most_targets(config: SweepConfig, layout: Layout) -> tuple[Target, ...]:
+    """As many targets as verify can have: those that the user names, or the most that the scan can find of each family."""
+    read = [writer for writer in layout.writers if later_heads(layout, writer)]
+    groups = config.groups or [
+        Group(writer, later_heads(layout, writer)) for writer in config.writers or read[: FAMILIES * config.top]
+    ]
+    return tuple(Target(group.writer, group.erasers, "named") for group in groups)
 
 
 def given_places(targets: tuple[Target, ...], given: tuple[tuple[int, ...], ...]) -> tuple[Place, ...]:

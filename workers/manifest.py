@@ -117,6 +117,8 @@ class ManifestEntry(_Written):
     stages: tuple[str, ...] = ()
     """Those of which the tables are written."""
     targets: tuple[VerifiedTarget, ...] = ()
+    targets_reason: str | None = None
+    """Why these, or why none, in words."""
     n_verify_prompts: int | None = None
     held_out: bool | None = None
     """Whether verify measured on prompts that the scan has not seen."""

@@ -98,12 +98,21 @@ class Target(NamedTuple):
     erasers: tuple[str, ...]
     """Heads of later layers, in the order of the stream."""
     chosen: str
-    """Why these: ``named`` by the user, by the ``rule`` of the scan, or ``all`` later heads where the rule finds none."""
+    """Why these: ``named`` by the user, by the ``rule`` of the scan, a head alone for a strong ``pair`` or as a ``broad``
+    eraser that the rule leaves out, or ``all`` later heads where there is no group."""
 
     @property
     def label(self) -> str:
         """As tables name the group."""
         return "later" if self.chosen == "all" else "+".join(self.erasers)
+
+
+class ChosenTargets(NamedTuple):
+    """What is verified of a model, and why."""
+
+    targets: tuple[Target, ...]
+    reason: str
+    """In words, for people: what each writer was chosen for, or why there is none."""
 
 
 class Place(NamedTuple):

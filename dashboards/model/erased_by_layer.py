@@ -11,8 +11,9 @@ from erasure_sweep.dashboards.html.parts import Card
 from erasure_sweep.dashboards.model.map_choices import NOT_MEASURED, OUTPUTS
 from erasure_sweep.dashboards.model.view import GLANCE, MODEL, ModelView
 from erasure_sweep.dashboards.plots.writer_strips import ERASED, plot_strips, strip_points, strongest_points
-from erasure_sweep.dashboards.wording import number
+from erasure_sweep.dashboards.wording import nothing_erased, number
 from erasure_sweep.workers.labels import place_of
+from erasure_sweep.workers.tables.facts.erasure import clearly_erased
 from erasure_sweep.workers.tables.values import numeric
 
 _NAMED_POINTS = 5
@@ -32,10 +33,15 @@ def plot_erased_by_layer(writers: pd.DataFrame, centred: bool = False) -> go.Fig
     """What later heads erase of each writer because they read it, a strip per layer."""
     strips = layer_strips(writers)
     drawn = strip_points(strips, ERASED, centred)
-    top = strongest_points(drawn, ERASED, _NAMED_POINTS)
+    top = strongest_points(drawn, ERASED, len(drawn))
+    top = top[top["writer"].isin(clearly_erased({"writers": writers})["writer"].astype(str))][:_NAMED_POINTS]
     listed = [f"{writer}\u00a0{number(value)}" for writer, value in zip(top["writer"], top["value"], strict=True)]
     absent = [name for name, rows in strips if not np.isfinite(numeric(rows, "erased_by_reading")).any()]
-    sentence = f"Most erased by reading: {', '.join(listed)}." if listed else "No writer is erased by reading."
+    sentence = (
+        f"Most erased by reading: {', '.join(listed)}."
+        if listed
+        else f"Erased by reading: {nothing_erased([{'writers': writers}])}"
+    )
     return plot_strips(
         drawn,
         [name for name, _ in strips],

@@ -8,8 +8,16 @@ from markupsafe import Markup
 
 from erasure_sweep.dashboards.html.render import render
 from erasure_sweep.dashboards.model.trust import trust_line
-from erasure_sweep.dashboards.model.verify.verdicts import verdict_list
-from erasure_sweep.dashboards.wording import first_of, measured_line, model_line, nothing_erased, number, unfinished
+from erasure_sweep.dashboards.model.verify.verdicts import nothing_verified, verdict_list
+from erasure_sweep.dashboards.wording import (
+    erased_all_the_same,
+    first_of,
+    measured_line,
+    model_line,
+    nothing_erased,
+    number,
+    unfinished,
+)
 from erasure_sweep.workers.manifest import Manifest
 from erasure_sweep.workers.tables.facts.erasure import clearly_erased, erasers_of, is_ranked
 from erasure_sweep.workers.tables.facts.verified import was_verified
@@ -23,7 +31,7 @@ def model_intro(model: ModelTables, sweep: Manifest | None, writers: pd.DataFram
     return render(
         "model_intro.html.j2",
         unfinished=notice,
-        paragraphs=(_headline(model, writers), trust_line(model)),
+        paragraphs=(_headline(model, writers), nothing_verified(model), trust_line(model)),
         verdicts=verdict_list(model),
         model=model_line(about),
         measured=measured_line(about, sweep),
@@ -35,6 +43,7 @@ def _headline(model: ModelTables, writers: pd.DataFrame) -> str:
     sentences = [_most_erased_words(model.tables, erased)] if len(erased) else []
     if not sentences and is_ranked(writers) and (nothing := nothing_erased([model.tables])):
         sentences = [f"Erased by reading: {nothing}"]
+    sentences += [all_the_same] if (all_the_same := erased_all_the_same(model.tables)) else []
     sentences += _most_opposed_words(writers, str(erased["writer"].iloc[0]) if len(erased) else None)
     if not sentences and was_verified(model.tables):
         # without a scan there is nothing to say of all writers

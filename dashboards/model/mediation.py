@@ -10,7 +10,7 @@ import pandas as pd
 
 from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable
-from erasure_sweep.dashboards.model.view import MODEL, VERIFIED, ModelView, is_verified
+from erasure_sweep.dashboards.model.view import MODEL, VERIFIED, ModelView
 from erasure_sweep.dashboards.wording import number
 from erasure_sweep.workers.labels import is_head
 from erasure_sweep.workers.tables.facts.trust import FINAL_NORM, arriving_of
@@ -57,7 +57,12 @@ def _mediation(writer: str, arrives: float, rows: pd.DataFrame) -> Mediation:
     return Mediation(writer, arrives, heads, mlps, norm, taken, added)
 
 
-@card(MODEL, "mediation", VERIFIED, order=190, when=is_verified)
+def _is_shown(view: ModelView) -> bool:
+    """It is measured of all components, also where no writer was chosen to be verified."""
+    return view.was_verified or len(table_of(view.model.tables, "dla_mediation")) > 0
+
+
+@card(MODEL, "mediation", VERIFIED, order=190, when=_is_shown)
 def mediation_table(view: ModelView) -> HtmlTable:
     """A row per component: what of its DLA arrives, and who takes back or adds the rest."""
     return HtmlTable(

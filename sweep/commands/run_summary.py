@@ -9,7 +9,7 @@ import pandas as pd
 from rich.markup import escape
 from rich.table import Table
 
-from erasure_sweep.dashboards.wording import nothing_erased
+from erasure_sweep.dashboards.wording import erased_all_the_same, nothing_erased
 from erasure_sweep.sweep.commands.output import table_of
 from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.driver import SweepOutcome
@@ -23,7 +23,7 @@ from erasure_sweep.workers.tables.facts.trust import trust_counts
 from erasure_sweep.workers.tables.facts.verified import LATER, Verdict, verdicts
 from erasure_sweep.workers.tables.files import read_tables
 
-_SHOWN_TABLES = ("writers", "eraser_group", "patched_residual_projection", "dla_correlation", "dla_trust")
+_SHOWN_TABLES = ("writers", "erasers", "eraser_group", "patched_residual_projection", "dla_correlation", "dla_trust")
 """The tables that the final lines are drawn from; all of a large sweep's would take much memory."""
 _PROMPTS = {True: "other prompts", False: "scanned prompts"}
 """On which prompts verify measured, by whether they are held out."""
@@ -43,7 +43,7 @@ def print_outcome(config: SweepConfig, outcome: SweepOutcome) -> None:
     for name, tables in scanned.items():
         if name not in found:
             nothing = nothing_erased([tables]) or "not measured, since no later heads read any writer."
-            print_line(f"{name}: erased by reading: {nothing}")
+            print_line(f"{name}: erased by reading: {nothing} {erased_all_the_same(tables)}".rstrip())
     if verified := {name: of_model for name, tables in finished.items() if (of_model := verdicts(tables))}:
         console.print(_verified_table(verified))
     for name, tables in finished.items():

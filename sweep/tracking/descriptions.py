@@ -15,6 +15,7 @@ import pandas as pd
 
 from erasure_sweep.dashboards.wording import (
     amount,
+    erased_all_the_same,
     listed,
     measured_line,
     model_line,
@@ -85,11 +86,12 @@ def _erased_line(tables: Tables) -> str:
         return _ledger_line(tables)
     erased, heads = clearly_erased(tables), clearly_erased(tables, heads=True)
     if erased.empty:
-        return f"Erased by reading: {nothing_erased([tables])} {_ledger_line(tables)}".rstrip()
+        said = [f"Erased by reading: {nothing_erased([tables])}", erased_all_the_same(tables), _ledger_line(tables)]
+        return " ".join(part for part in said if part)
     said = [f"Most erased: {_erasure(tables, erased.iloc[0])}"]
     if heads.empty:
         no_head = not measured["writer"].astype(str).map(is_head).any()
-        said.append("no head has later heads that could read it" if no_head else "no head is erased")
+        said.append("no head has later heads that could read it" if no_head else "no head clearly is")
     elif heads["writer"].iloc[0] != erased["writer"].iloc[0]:
         said.append(f"most erased head: {_erasure(tables, heads.iloc[0])}")
     return f"{'; '.join(said)}. 1 is all that the writer wrote. {_ledger_line(tables)}".rstrip()

@@ -39,4 +39,10 @@ def _verified_on(found: Sequence[Verdict]) -> str:
 @card(MODEL, "verify", VERIFIED, when=lambda view: not view.was_verified)
 def not_verified_card(view: ModelView) -> Card:
     """What stands in the place of all that verify measures."""
-    return Card("Verified writers", "", {}, empty=NOT_VERIFIED)
+    return Card("Verified writers", "", {}, empty=nothing_verified(view.model) or NOT_VERIFIED)
+
+
+def nothing_verified(model: ModelTables) -> str:
+    """Why a run that came as far as verify chose no writer; nothing where it chose some, or did not come so far."""
+    about = model.about
+    return f"This run verified {about.targets_reason}." if "verify" in about.stages and not about.targets else ""

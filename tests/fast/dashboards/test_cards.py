@@ -64,7 +64,7 @@ class TestPages:
             *("patched", "dla", "layers", "onto"),
             *("patched-states", "eraser-group", "dla-points", "dla-effects", "adversarial", "adversarial-tokens"),
             *("adversarial-prompts", "position-profile", "mlp-erasers", "later-use", "patched-loss", "carries"),
-            *("ablation-loss", "aligned-tokens", "mediation", "heatmaps", "writers"),
+            *("ablation-loss", "aligned-tokens", "mediation", "heatmaps", "writers", "broad-erasers"),
         ]
         assert [entry.key for entry in ordered if entry.alone] == ["causal", "presence"]
 

@@ -172,7 +172,9 @@ def fake_checkpoints(
 
 def point(name: str, shares: dict[str, float], **about: object) -> ModelTables:
     """A model of which nothing but what is erased of each writer is known."""
-    writers = pd.DataFrame({"writer": list(shares), "erased_by_reading": list(shares.values())})
+    erased = list(shares.values())
+    clear = [share > TAU for share in erased]
+    writers = pd.DataFrame({"writer": list(shares), "erased_by_reading": erased, "clearly_erased": clear})
     return model_tables({"name": name, "base": name.partition("@")[0], **about}, {"writers": writers})
 
 
@@ -196,6 +198,10 @@ def _grown(table: pd.DataFrame, name: str, midpoint: dict[str, float], progress:
     grown = table.assign(**{column: table[column] * share for column in columns if column in table})
     if "significant_erasers" in grown:
         grown["significant_erasers"] = grown["significant_erasers"].round()
+    if "clearly_erased" in grown:
+        grown["clearly_erased"] = (
+            (grown["erased_by_reading"] > TAU).astype(object).where(table["clearly_erased"].notna(), None)
+        )
     if "rank" in grown:
         grown["rank"] = grown["erased_by_reading"].rank(ascending=False, method="first")
     return grown
@@ -221,7 +227,7 @@ def _writer_row(
             values = dict.fromkeys(values, np.nan)
         row.update({f"{key}{suffix}": value for key, value in values.items()})
         row[f"erased_by_reading{suffix}"] = np.nan
-    row |= {"erasers": None, "opposing": opposing_heads(layout, writer, by_part, labels)}
+    row |= {"clearly_erased": None, "erasers": None, "opposing": opposing_heads(layout, writer, by_part, labels)}
     return row | dict.fromkeys(NULL_WRITER_COLUMNS, np.nan)
 
 
@@ -251,10 +257,13 @@ def add_reading(
             composition.append(_null_frame(model, layout, writer, heads))
         elif terms[writer].any():
             # measured, and there is none
-            row |= {"erasers": "", "opposing": ""}
+            row |= {"clearly_erased": None, "erasers": "", "opposing": ""}
         rows.append(row)
     completed = tables["writers"].drop(columns=list(COMPLETED)).assign(**pd.DataFrame(rows).to_dict("series"))
     completed["rank"] = completed["erased_by_reading"].rank(ascending=False, method="first")
+    completed["clearly_erased"] = (
+        completed["clearly_erased"].astype(object).where(completed["clearly_erased"].notna(), None)
+    )
     completed["erasers"] = completed["erasers"].astype(object).where(completed["erasers"].notna(), None)
     completed["opposing"] = completed["opposing"].astype(object).where(completed["opposing"].notna(), None)
     tables["writers"] = completed[tables["writers"].columns]
@@ -263,7 +272,14 @@ def add_reading(
     return invented._replace(parts=read, unembedding=unembedding)
 
 
-COMPLETED = ("erased_by_reading", "erased_by_reading_centred", "erasers", "opposing", *NULL_WRITER_COLUMNS[:-1])
+COMPLETED = (
+    "erased_by_reading",
+    "erased_by_reading_centred",
+    "clearly_erased",
+    "erasers",
+    "opposing",
+    *NULL_WRITER_COLUMNS[:-1],
+)
 
 
 def _read_parts(
@@ -353,6 +369,7 @@ def _reading_row(
     return {
         "erased_by_reading": -rows.loc["later", "beta"],
         "erased_by_reading_centred": -rows.loc["later", "beta_centred"],
+        "clearly_erased": -rows.loc["later", "beta"] > TAU,
         "erasers": "+".join(erasers),
         "opposing": "+".join(head for head in opposing.split("+") if head and head not in erasers),
         "v_composition_share": rows.loc[erasers, "beta"].sum() / full[erasers].sum() if erasers else np.nan,

@@ -9,9 +9,10 @@ In quiet models (``tests.support.models.planting``), so that nothing but the dec
 - *reinforcing*: reads the writer, and writes fraction times what it read.
 - *shared*: every head and MLP writes a constant along one direction, with either sign.
 
-And the opposite, an eraser that does not look like one:
+And the opposite, erasers that do not look like ones:
 
 - *masked*: reads the writer and takes fraction of it away, and writes a little more than that from the code.
+- *amplified* writers: one head takes fraction away, and two others add more than that, each.
 """
 
 from __future__ import annotations
@@ -45,6 +46,15 @@ class Decoy(NamedTuple):
     erased_by_reading: float
     beta_full: float | None
     """β of the head's full output onto the writer; None where it depends on the tokens."""
+
+
+class Amplified(NamedTuple):
+    """A model with amplified writers, each with one eraser."""
+
+    config: ModelConfig
+    weights: dict[str, Tensor]
+    erasers: dict[str, str]
+    """By writer."""
 
 
 class Shared(NamedTuple):
@@ -87,6 +97,23 @@ def plant_decoy(kind: str, seed: int, *, attn_only: bool = False) -> Decoy:
         says.erased_by_reading,
         says.beta_full,
     )
+
+
+def plant_amplified(seed: int) -> Amplified:
+    """A quiet model in which two writers of the first layer are erased by one head each and amplified by two.
+
+    Args:
+        seed: of all weights.
+    """
+    config = small_config(2, 6)
+    builder = Builder(config, np.random.default_rng(seed), 2, quiet=True)
+    erasers = {"L0H0": "L1H0", "L0H1": "L1H3"}
+    for store, (writer, eraser) in enumerate(erasers.items()):
+        builder.plant_writer(writer, store)
+        first = int(eraser[-1])
+        for head, amount in ((first, -FRACTION), (first + 1, 1.2 * FRACTION), (first + 2, 1.2 * FRACTION)):
+            builder.plant_reader(f"L1H{head}", "self", amount, store)
+    return Amplified(config, builder.tensors(), erasers)
 
 
 class _Says(NamedTuple):

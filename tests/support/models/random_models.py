@@ -108,7 +108,11 @@ def _scale(name: str, config: ModelConfig) -> float:
 
 
 def tl_state_dict(config: ModelConfig, seed: int = 0) -> dict[str, Tensor]:
-    """Unprocessed float32 weights under the names of TransformerLens' legacy checkpoints."""
+    """Unprocessed float32 weights under the names of TransformerLens' legacy checkpoints.
+
+    Where there are several layers the last one's first head writes against whatever it reads: in purely random weights nothing
+    is erased, and there would be nothing to verify.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int, std: float = 0.2, mean: float = 0.0) -> Tensor:
@@ -128,6 +132,8 @@ def tl_state_dict(config: ModelConfig, seed: int = 0) -> dict[str, Tensor]:
                 f"attn.b_{name}": draw(heads, d_head),
             }
         block |= {"attn.W_O": draw(heads, d_head, d_model, std=width), "attn.b_O": draw(d_model)}
+        if 0 < layer == config.n_layers - 1:
+            block["attn.W_O"][0] = -3.0 * block["attn.W_V"][0].T
         if not config.attn_only:
             block |= {"ln2.w": draw(d_model, mean=1.0), "ln2.b": draw(d_model)}
             block |= {"mlp.W_in": draw(d_model, d_mlp, std=width), "mlp.b_in": draw(d_mlp)}

@@ -54,8 +54,7 @@ def random_betas(
             for head in (f"L{layer}H{index}" for index in range(config.n_heads)):
                 gone, written = [], []
                 for run, kept in zip(runs, positions, strict=True):
-                    with_field = run._replace(terms=run.terms | {"field": field})
-                    patched = patched_output(config, w, with_field, "field", head, "frozen")
+                    patched = patched_output(config, w, run, field, head, "frozen")
                     gone.append((run.terms[head] - patched)[kept])
                     written.append(field[kept])
                 found.setdefault(head, []).append(pooled_coefficient(np.concatenate(gone), np.concatenate(written)))

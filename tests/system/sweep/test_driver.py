@@ -97,14 +97,16 @@ QUANTILES = ["q12_5", "q25", "median", "q75", "q87_5"]
 CONTRACT = {
     "residual_projection": ["state", *QUANTILES, "mean", "beta", "beta_centred", "n"],
     "component_projection": ["component", *QUANTILES, "mean", "beta", "beta_centred", "n"],
-    "v_composition": ["eraser", "clean_*", "patched_*", "v_composed_*", "beta", "beta_centred", "p", "significant", "n"],
+    "v_composition": [
+        "eraser", "clean_*", "patched_*", "v_composed_*", "beta", "beta_centred", "beta_first", "p", "significant", "n",
+    ],
     "dla_correlation": [
         "eraser", "effect", "r", "spearman", "slope", "intercept", "low", "high", "slope_low", "slope_high", "n", "stage",
     ],
     "writers": [
         "written", "remaining", "reinforced", "opposed", "erased_by_reading", "written_centred", "remaining_centred",
-        "reinforced_centred", "opposed_centred", "erased_by_reading_centred", "erasers", "opposing", "significant_erasers",
-        "v_composition_share", "dla_r", "dla_slope", "rank",
+        "reinforced_centred", "opposed_centred", "erased_by_reading_centred", "clearly_erased", "erasers", "opposing",
+        "significant_erasers", "v_composition_share", "dla_r", "dla_slope", "rank",
     ],
     "erasers": [
         "eraser", "writers", "writers_taken", "heads", "heads_taken", "beta_sum", "beta_mean", "head_median", "random_mean",

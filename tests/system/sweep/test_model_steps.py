@@ -15,7 +15,7 @@ import pytest
 from erasure_sweep.workers.measures.registry import table_names
 from erasure_sweep.workers.records import ShardResult, ShardTask
 from tests.support.bad_input import D_VOCAB, Bench, Ran, assert_finished, assert_refused
-from tests.support.models.random_models import write_tl_directory
+from tests.support.models.random_models import random_config, tl_state_dict, write_tl_directory
 
 SCAN_ONLY = set(table_names("scan")) - set(table_names("group", "trust", "adversarial"))
 VERIFY_ONLY = set(table_names("group", "trust", "adversarial")) - set(table_names("scan"))
@@ -143,6 +143,29 @@ def test_the_means_of_the_scan_are_staged_and_damaged_ones_are_made_anew(bench: 
     assert again.tables() == first.tables() and means.read_bytes() == content
 
 
+def test_where_nothing_is_erased_nothing_is_verified_and_that_is_said(
+    bench: Verifying, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All else is measured, and the pages are whole: of random weights whose values nobody reads against."""
+    state = tl_state_dict(random_config(2, 2, 16))
+    state["blocks.1.attn.W_O"] = state["blocks.1.attn.W_O"] * 0.01
+    state["blocks.0.attn.W_O"] = state["blocks.0.attn.W_O"] * 0.01
+    quiet = write_tl_directory(bench.root / "quiet", 0, 2, 2, 16, state=state)
+    monkeypatch.setattr(bench, "pages", True)
+    ran = bench.run(out, model=quiet)
+    assert (ran.code, ran.states, set(ran.runs.values())) == (0, {"quiet": "FINISHED"}, {"FINISHED"})
+    assert "quiet: verifying nothing, for nothing clears its null" in ran.stdout
+    assert "quiet: erased by reading: nothing clear of chance: the most is 0.0" in ran.stdout
+    assert "Writers whose output" not in ran.stdout and "Verified on" not in ran.stdout
+    noted = entry(ran)
+    assert (noted["targets"], noted["stages"]) == ([], ["scan", "verify"])
+    assert str(noted["targets_reason"]).startswith("nothing, for")
+    assert names(ran) == SCAN_ONLY | {"dla_correlation", "dla_trust"}
+    assert not [key for key in of_child(bench, ran.out.parent.name, "tags") if key.startswith("most_erased")]
+    page = (out / "quiet" / "index.html").read_text()
+    assert "nothing clear of chance: the most is 0.0" in page and "This run verified nothing, for" in page
+
+
 def test_named_writers_are_verified_with_what_the_rule_finds(bench: Verifying, out: Path) -> None:
     ran = bench.run(out, "--writer", "MLP0", "--writer", "embed")
     assert_finished(ran, "good")
@@ -185,7 +208,7 @@ def test_given_prompts_are_tested(bench: Verifying, out: Path, tmp_path: Path) -
     config = tmp_path / "given.yaml"
     config.write_text('models: [none]\ntop: 1\nplaces: 0\nadversarial_prompts: [the cat, "def f(x):\\n\\treturn"]\n')
     changes = {"model": "toy-gelu-2l", "corpus": "stdlib", "prompts": 4}
-    ran = super(Verifying, bench).run(out, str(config), **changes)
+    ran = super(Verifying, bench).run(out, str(config), "--writer", "L0H1", **changes)
     assert_finished(ran, "toy-gelu-2l")
     table = pd.read_parquet(out / "toy-gelu-2l" / "tables" / "adversarial.parquet")
     assert set(table["source"]) == {"given"} and table["text"].unique().tolist() == ["the cat", "def f(x):\n\treturn"]

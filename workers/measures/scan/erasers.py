@@ -8,8 +8,8 @@ A random direction has the covariance of the stream that the head reads: with a 
 
     x_k = Σ_p sign_k[p] (resid_pre[p] − mean)        β_k = mean_p Σ_j A[p, j] / scale[j] · (x_k W_V W_O)·x_k / |x_k|²
 
-It is the same at every token, where attention passes on most of it; writers that change from token to token can be read at
-other tokens' values, and lose less. Sums over tokens are all that is kept, of the stream and of the attention.
+It is the same at every source token, where attention passes on most of it; writers that change from token to token can be
+read at other tokens' values, and lose less. Sums over tokens are all that is kept, of the stream and of the attention.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class ErasersAccumulator:
         self.sign_sums += signs.sum(axis=1)
         self.n_tokens += len(positions)
         for layer in range(self.reader.model.config.n_layers):
-            self.passed[layer] += passed_on(self.reader.model, trace, prompt, layer)
+            self.passed[layer] += passed_on(self.reader.model, trace, prompt, layer, self.reader.first)
 
     def export(self) -> State:
         """The sums; nothing where another block of writers keeps them."""
@@ -111,9 +111,10 @@ def layer_inputs(model: LeanModel, trace: Trace, prompt: int) -> Float[Tensor, "
     return torch.stack(inputs)
 
 
-def passed_on(model: LeanModel, trace: Trace, prompt: int, layer: int) -> Float[Tensor, "head"]:
-    """What a layer's heads pass on of a value that is the same at every position, over its scale: Σ over measured tokens."""
+def passed_on(model: LeanModel, trace: Trace, prompt: int, layer: int, first: int) -> Float[Tensor, "head"]:
+    """What a layer's heads pass on of a value that is the same from position ``first`` on: Σ over measured tokens."""
     inverse = trace.ln1_scale[layer, prompt].reciprocal()
+    inverse[:first] = 0.0
     positions = trace.positions[prompt]
     query, key = trace.q[layer, prompt, positions], trace.k[layer, prompt]
     total = inverse.new_zeros(model.config.n_heads, dtype=torch.float64)

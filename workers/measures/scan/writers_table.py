@@ -26,6 +26,8 @@ from erasure_sweep.workers.measures.scan.eraser_rule import takes_away
 from erasure_sweep.workers.tables.columns import Columns
 
 LEDGER = ("written", "remaining", "reinforced", "opposed")
+CLEAR = 0.025
+"""Below this p that no more than τ of a writer is erased it clearly is: a 95 % interval lies above τ as a whole."""
 
 
 class WriterTables(NamedTuple):
@@ -47,13 +49,15 @@ class ErasureByReading(NamedTuple):
     """Heads whose V-composed part is consistently negative, joined by ``+``."""
     opposing: str
     """Heads that are consistently negative but not because they read the writer."""
+    is_clear: bool | None
+    """Whether more than τ is erased beyond chance; None where that was not tested."""
     share: float
     """The V-composed part's share of what the erasers oppose; NaN where all they write along the writer is not negative."""
     dla_r: float
     dla_slope: float
 
 
-NO_READING = ErasureByReading(np.nan, np.nan, "", "", np.nan, np.nan, np.nan)
+NO_READING = ErasureByReading(np.nan, np.nan, "", "", None, np.nan, np.nan, np.nan)
 
 
 class WritersTable(DerivedTable):
@@ -70,6 +74,7 @@ class WritersTable(DerivedTable):
         columns["erased_by_reading"] = np.array([reading.erased for reading in readings])
         columns |= {f"{name}_centred": values for name, values in centred.items()}
         columns["erased_by_reading_centred"] = np.array([reading.erased_centred for reading in readings])
+        columns["clearly_erased"] = np.array([reading.is_clear for reading in readings], dtype=object)
         for name in ("erasers", "opposing"):
             labels = [
                 None if np.isnan(writer.states["beta"][0]) else getattr(reading, name)
@@ -136,6 +141,7 @@ def _reading(writer: WriterTables, tau: float) -> ErasureByReading:
         erased_centred=-pairs["beta_centred"][later],
         erasers="+".join(labels[erases]),
         opposing="+".join(labels[opposes & ~erases]),
+        is_clear=None if np.isnan(pairs["p"][later]) else bool(pairs["p"][later] < CLEAR),
         share=-pairs["beta"][erases].sum() / opposed if opposed > 0 else np.nan,
         dla_r=writer.lines["r"][line],
         dla_slope=writer.lines["slope"][line],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from erasure_sweep.workers.tables.columns import WRITER, Column, Table, number, text
+from erasure_sweep.workers.tables.columns import WRITER, Column, Table, flag, number, text
 
 _LEDGER = {
     "written": "β at the state right after the writer's own sublayer",
@@ -33,6 +33,12 @@ TABLES = (
             number("erased_by_reading", _ERASED),
             *_centred(),
             number("erased_by_reading_centred", f"{_ERASED}, {_MEANS_OUT}"),
+            flag(
+                "clearly_erased",
+                "whether more than τ of it is erased beyond chance: the `p` of `later` in `v_composition` is below 2.5 %; null "
+                "where there is none. What is listed as erased, and verified, is this alone",
+                nullable=True,
+            ),
             text(
                 "erasers",
                 "later heads whose V-composed part has a median PR ≤ −τ and a negative upper quartile, joined by `+`; empty "

@@ -16,11 +16,6 @@ from erasure_sweep.workers.tables.values import Tables, numeric, rows_where, str
 
 NOTICEABLE = 0.01
 """Below this share of its output nothing noteworthy happens to a writer."""
-_UNTESTED = 0.05
-"""From this share on a writer counts as erased where no test says whether it is by chance."""
-_LARGE = 0.5
-"""From this share on p need not be corrected for the number of writers."""
-_LEVEL = 0.05
 
 
 class Counted(NamedTuple):
@@ -52,43 +47,28 @@ def top_writers(tables: Tables, n: int | None = None) -> list[str]:
     return table["writer"].astype(str)[measured].tolist()[:n]
 
 
-def erased_writers(tables: Tables, least: float = -np.inf, *, heads: bool = False) -> pd.DataFrame:
+def erased_writers(tables: Tables, *, heads: bool = False) -> pd.DataFrame:
     """The rows of ``writers`` in which erasing by reading was measured, the most erased first.
 
     Args:
-        least: writers of which less is erased are left out.
         heads: attention heads alone.
     """
     writers = table_of(tables, "writers")
     shares = numeric(writers, "erased_by_reading")
     order = np.argsort(-shares, kind="stable")
-    rows = writers.iloc[order[shares[order] >= least]]  # NaN is not at least anything
+    rows = writers.iloc[order[np.isfinite(shares[order])]]
     wanted = [is_head(writer) or not heads for writer in rows["writer"].astype(str)]
     return rows[np.array(wanted, dtype=bool)]
 
 
 def clearly_erased(tables: Tables, *, heads: bool = False) -> pd.DataFrame:
-    """Those rows of ``erased_writers`` of which a noticeable share is erased, and not by chance as far as the tables tell.
-
-    Either some later head is listed or significant as an eraser, or all of them together take more than τ (its p over
-    shards, corrected for the number of writers where less than half is erased: of few shards no p is that small). Where no
-    test was possible the share alone has to be larger.
+    """Those rows of ``erased_writers`` of which more than τ is erased beyond chance: whatever lists erased writers lists these.
 
     Args:
         heads: attention heads alone.
     """
-    rows = erased_writers(tables, NOTICEABLE, heads=heads)
-    together = rows_where(table_of(tables, "v_composition"), eraser="later")
-    p = dict(zip(together["writer"].astype(str), numeric(together, "p").tolist(), strict=True))
-    columns = (rows["writer"].astype(str), strings(rows, "erasers"), numeric(rows, "significant_erasers"))
-    shares = numeric(rows, "erased_by_reading")
-    clear = []
-    for share, writer, listed, significant in zip(shares, *columns, strict=True):
-        chance = p.get(writer, np.nan)
-        likely = chance <= (_LEVEL if share >= _LARGE else _LEVEL / max(1, len(p)))
-        enough = share >= _UNTESTED if np.isnan(chance) else likely
-        clear.append(bool(listed) or significant > 0 or bool(enough))
-    return rows[np.array(clear, dtype=bool)]
+    rows = erased_writers(tables, heads=heads)
+    return rows[np.array([flag == "True" for flag in strings(rows, "clearly_erased")], dtype=bool)]
 
 
 def largest_share(tables: Tables) -> tuple[str, float] | None:
@@ -116,6 +96,15 @@ def most_erased(tables: Tables) -> dict[str, str]:
         if clear:
             found[name] = clear[0]
     return found
+
+
+def shares_of_heads(tables: Tables, writer: str) -> dict[str, float]:
+    """What each later head takes out of a writer because it reads it, as a share of the writer's output."""
+    name, sign = ("erasure_shares", 1) if "erasure_shares" in tables else ("v_composition", -1)
+    rows = rows_where(table_of(tables, name), writer=writer)
+    column = numeric(rows, "share" if sign == 1 else "beta")
+    shares = zip(strings(rows, "eraser"), (sign * column).tolist(), strict=True)
+    return {str(eraser): share for eraser, share in shares if is_head(str(eraser)) and np.isfinite(share)}
 
 
 def half_erased(tables: Tables) -> Counted:

@@ -36,7 +36,9 @@ def writers(**changes: Any) -> pd.DataFrame:
         "erasers": ["L1H0+L1H1", "", "L1H0+L2H0+L2H1+L3H0+L3H1", None],
         "dla_slope": [-0.3, None, -0.7, None],
     }
-    return pd.DataFrame({**table, **changes})
+    table |= changes
+    clear = [share is not None and share > 0.05 for share in table["erased_by_reading"]]
+    return pd.DataFrame({"clearly_erased": clear, **table})
 
 
 def trust(*words: str | None) -> pd.DataFrame:
@@ -83,7 +85,7 @@ class TestAModel:
         first = lines({"writers": writers(erased_by_reading=[0.1, -0.2, 0.0, None])})[0]
         assert (
             "**embed**, of which later heads (L1H0 and L1H1) take out 0.10 because they read it" in first
-            and "; no head is erased." in first
+            and "; no head clearly is." in first
         )
 
     def test_in_which_nothing_is_erased(self) -> None:

@@ -17,6 +17,7 @@ from erasure_sweep.workers.tables.facts.erasure import (
     is_ranked,
     largest_share,
     most_erased,
+    shares_of_heads,
     significant_pairs,
     strongest_first,
     top_writers,
@@ -37,6 +38,7 @@ def tables(**changes: Any) -> Tables:
         "opposed": [-0.7, -0.4, -0.9, NAN],
         "erased_by_reading": [0.2, NAN, 0.9, NAN],
         "erased_by_reading_centred": [0.1, NAN, 0.95, NAN],
+        "clearly_erased": [True, None, True, None],
         "erasers": ["L1H0", "", "L1H0+L1H1", None],
         "rank": [2.0, NAN, 1.0, NAN],
     }
@@ -71,7 +73,6 @@ class TestOrder:
 class TestErased:
     def test_the_most_erased_is_first_and_the_unmeasured_are_left_out(self) -> None:
         assert writers(erased_writers(tables())) == ["L0H1", "embed"]
-        assert writers(erased_writers(tables(), 0.5)) == ["L0H1"]
         assert writers(erased_writers(tables(erased_by_reading=[1.0, 0.1, 0.2, 0.3]), heads=True)) == ["L0H1", "L0H0"]
         assert len(erased_writers({})) == len(erased_writers(tables(erased_by_reading=None))) == 0
 
@@ -86,14 +87,13 @@ class TestErased:
 
     def test_the_writer_and_the_head(self) -> None:
         assert most_erased(tables()) == {"most_erased": "L0H1", "most_erased_head": "L0H1"}
-        found = most_erased(tables(erased_by_reading=[1.6, 0.2, 0.1, 0.7]))
+        found = most_erased(tables(erased_by_reading=[1.6, 0.2, 0.1, 0.7], clearly_erased=[True] * 4))
         assert found == {"most_erased": "embed", "most_erased_head": "L0H0"}
 
-    def test_who_is_not_erased_is_not_named(self) -> None:
-        assert most_erased(tables(erased_by_reading=[-0.2, None, 0.0, None])) == {}
-        assert most_erased(tables(erased_by_reading=[0.009, None, -0.1, None])) == {}
-        assert most_erased(tables(erased_by_reading=None)) == most_erased({}) == {}
-        assert most_erased(tables(erased_by_reading=[0.4, None, -0.1, None])) == {"most_erased": "embed"}
+    def test_who_is_not_clearly_erased_is_not_named(self) -> None:
+        assert most_erased(tables(clearly_erased=[False, None, None, None])) == {}
+        assert most_erased(tables(clearly_erased=[True, None, False, None])) == {"most_erased": "embed"}
+        assert most_erased(tables(clearly_erased=None)) == most_erased({}) == {}
 
 
 class TestHalf:
@@ -138,37 +138,24 @@ class TestSignificance:
 
 
 class TestClear:
-    """A writer counts as erased where that is not by chance, as far as the tables tell."""
+    """Whatever lists erased writers lists those of which it is clear, the most erased first."""
 
-    @staticmethod
-    def found(shares: list[float], *, later: list[float] | None = None, **changes: Any) -> list[str]:
-        names = ["embed", "L0H0", "L0H1", "MLP0"]
-        of_model = tables(erased_by_reading=shares, **({"erasers": ["", "", "", ""]} | changes))
-        pairs = pd.DataFrame({"writer": names, "eraser": "later", "p": later}) if later else pd.DataFrame()
-        return writers(clearly_erased({**of_model, "v_composition": pairs}))
+    def test_the_most_erased_of_which_it_is_clear(self) -> None:
+        assert writers(clearly_erased(tables())) == ["L0H1", "embed"]
+        assert writers(clearly_erased(tables(), heads=True)) == ["L0H1"]
 
-    def test_by_listed_or_significant_erasers(self) -> None:
-        shares = [0.03, 0.02, 0.5, 0.001]
-        assert self.found(shares, later=[0.5] * 4) == []
-        assert self.found(shares, later=[0.5] * 4, erasers=["L1H0", "", None, "L1H0"]) == ["embed"]
-        assert self.found(shares, later=[0.5] * 4, significant_erasers=[0, 1, 0, 2]) == ["L0H0"]
-
-    def test_by_what_all_later_heads_take_together(self) -> None:
-        assert self.found([0.3, 0.3, 0.3, NAN], later=[0.001, 0.04, NAN, NAN]) == ["embed", "L0H1"]
-
-    def test_a_large_share_is_not_hidden_by_a_p_of_few_shards(self) -> None:
-        assert self.found([0.6, 0.6, 0.4, NAN], later=[0.04, 0.06, 0.04, NAN]) == ["embed"]
-
-    def test_by_its_size_where_nothing_was_tested(self) -> None:
-        assert self.found([0.04, 0.06, 0.01, -0.2]) == ["L0H0"]
-
-    def test_the_most_erased_is_the_first_of_which_it_is_clear(self) -> None:
-        assert most_erased(tables(erased_by_reading=[0.04, 0.02, 0.01, NAN], erasers=["", "L1H0", "", ""])) == {
-            "most_erased": "L0H0",
-            "most_erased_head": "L0H0",
-        }
-        assert most_erased(tables(erased_by_reading=[0.04, 0.02, 0.01, NAN], erasers=["", "", "", ""])) == {}
+    def test_a_large_share_alone_is_not_enough_nor_are_listed_erasers(self) -> None:
+        shares = [0.9, 0.9, 0.9, 0.02]
+        assert writers(clearly_erased(tables(erased_by_reading=shares, clearly_erased=[False, None, False, True]))) == [
+            "MLP0"
+        ]
 
     def test_the_largest_is_told_all_the_same(self) -> None:
         assert largest_share(tables(erased_by_reading=[0.001, NAN, -0.5, NAN])) == ("embed", 0.001)
         assert largest_share({}) is None
+
+    def test_shares_of_heads(self) -> None:
+        pairs = pd.DataFrame({"writer": ["L0H1"] * 3 + ["embed"], "eraser": ["L1H0", "later", "L1H1", "L1H0"]})
+        measured = {"v_composition": pairs.assign(beta=[-0.1, -0.3, NAN, -0.9])}
+        assert shares_of_heads(measured, "L0H1") == {"L1H0": 0.1}
+        assert shares_of_heads({}, "L0H1") == {}

@@ -25,27 +25,29 @@ def draw(config: ModelConfig, shape: tuple[int, int] = (6, 12), seed: int = 3) -
 
 
 def oracle_rows(
-    config: ModelConfig, weights: dict[str, torch.Tensor], tokens: np.ndarray, positions: np.ndarray | None = None
+    config: ModelConfig, weights: dict[str, torch.Tensor], tokens: np.ndarray, kept: np.ndarray, first_position: bool
 ) -> pd.DataFrame:
-    kept = np.tile(np.arange(tokens.shape[1]), (len(tokens), 1)) if positions is None else positions
     signs = np.stack([random_signs(0, prompt, of_prompt) for prompt, of_prompt in enumerate(kept)], axis=1)
-    random = random_betas(config, weights, tokens, kept, signs, first_position=True)
-    return eraser_rows(reading_tables(config, weights, tokens, positions)["v_composition"], random)
+    random = random_betas(config, weights, tokens, kept, signs, first_position=first_position)
+    pairs = reading_tables(config, weights, tokens, kept, first_position=first_position)["v_composition"]
+    return eraser_rows(pairs, random)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-8)])
 @pytest.mark.parametrize("attn_only", [False, True])
-@pytest.mark.parametrize("n_positions", [None, 5])
+@pytest.mark.parametrize(("first_position", "n_positions"), [(True, 12), (False, 11), (False, 5)])
 def test_every_row_agrees_with_the_oracle(
-    dtype: torch.dtype, tolerance: float, attn_only: bool, n_positions: int | None
+    dtype: torch.dtype, tolerance: float, attn_only: bool, first_position: bool, n_positions: int
 ) -> None:
     config, weights, _ = random_lean(7, 3, 3, 24, attn_only, dtype=dtype)
     weights["W_O"][-1, 0] = -3.0 * weights["W_V"][-1, 0].T
     tokens = draw(config)
     rng = np.random.default_rng(1)
-    positions = n_positions and np.sort([rng.choice(12, n_positions, replace=False) for _ in tokens], axis=1)
-    fast = measure_tables(LeanModel(config, weights, dtype=dtype), tokens, positions, writers=4)["erasers"]
-    expected = oracle_rows(config, weights, tokens, positions)
+    possible = np.arange(0 if first_position else 1, 12)
+    kept = np.sort([rng.choice(possible, n_positions, replace=False) for _ in tokens], axis=1)
+    model = LeanModel(config, weights, dtype=dtype)
+    fast = measure_tables(model, tokens, kept, writers=4, first_position=first_position)["erasers"]
+    expected = oracle_rows(config, weights, tokens, kept, first_position)
     assert fast["eraser"].tolist() == list(config.layout.heads) == expected["eraser"].tolist()
     for column in NUMBERS:
         np.testing.assert_allclose(fast[column], expected[column], rtol=tolerance, atol=tolerance, err_msg=column)
