@@ -21,17 +21,21 @@ from erasure_sweep.workers.tables.values import table_of
 def later_use(model: ModelTables, target: VerifiedGroup) -> ComponentRuns | None:
     """Every component behind the erasers, as it is and with the erasers patched; the largest of very many."""
     return component_runs(
-        target.writer, rows_of(table_of(model.tables, "later_use"), target), ("clean", "patched"), "clean_beta"
+        target.writer, rows_of(table_of(model.tables, "later_use"), target), ("clean", "patched"), "response"
     )
 
 
 def plot_later_use(shown: ComponentRuns) -> go.Figure:
     """Components behind the erasers, as they are and with the erasers patched."""
     styles = {"clean": CLEAN, "patched": PATCHED._replace(name="with the erasers patched")}
-    most = strongest_components(shown, shown.beta >= NOTICEABLE)
-    along = f"Components that write along {shown.writer} again, pooled β: {most}." if most else ""
-    none = "" if most else f"No component behind the erasers writes along {shown.writer}."
-    more = f" Drawn are the {len(shown.labels)} with the largest β; {shown.left_out} others are left out."
+    most = strongest_components(shown, (shown.beta >= NOTICEABLE) & ~(shown.low <= 0))
+    along = (
+        f"Because it is erased, write more along {shown.writer} or take less of it out, pooled β clean minus patched: {most}."
+        if most
+        else ""
+    )
+    none = "" if most else f"No component behind the erasers makes up for what they take of {shown.writer}."
+    more = f" Drawn are the {len(shown.labels)} with the largest answer; {shown.left_out} others are left out."
     return plot_runs(
         shown.labels,
         [(styles[name], values) for name, values in shown.runs.items()],
@@ -45,11 +49,12 @@ def plot_later_use(shown: ComponentRuns) -> go.Figure:
 def later_use_card(view: ModelView) -> Card:
     pairs = [(target, runs) for target in view.offered_targets if (runs := later_use(view.model, target))]
     return Card(
-        "What writes along it again",
+        "What writes along it behind its erasers",
         "Projection onto the writer of everything that comes behind the attention layer of its last eraser, as it is "
-        "and with the erasers patched. Above 0 a component writes what was erased anew. Where it stands lower with "
-        "the erasers patched, it does so because they erase: it makes up for them. Points are medians over all "
-        "measured tokens, bars the quartiles (25 to 75 %). The axis ends at ±4.",
+        "and with the erasers patched. Above 0 a component writes along the writer, whatever its reasons. Where it "
+        "stands lower with the erasers patched, it does so because they erase: it makes up for them, by writing it "
+        "anew or by taking less of it out. Points are medians over all measured tokens, bars the quartiles (25 to "
+        "75 %). The axis ends at ±4.",
         {str(index): plot_later_use(runs) for index, (_, runs) in enumerate(pairs)},
         [target_control([pair_name(target) for target, _ in pairs])] if pairs else [],
         min_width=min(900, 18 * max((len(runs.labels) for _, runs in pairs), default=0)),

@@ -211,6 +211,7 @@ def later_rows(invented: Invented, target: FakeTarget) -> Iterator[dict[str, Any
             **quantile_columns(0.9 * clean, "patched"),
             **beta_columns(invented, output, writer, "clean_beta"),
             "patched_beta": 0.9 * beta_columns(invented, output, writer)["beta"],
+            **beta_columns(invented, 0.1 * output, writer, "response"),
             "n": len(writer),
         }
 

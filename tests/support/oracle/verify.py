@@ -261,7 +261,8 @@ def later_use_rows(s: Setting, target: Target, patched: Sequence[Activations]) -
         row = key_of(target) | {"component": term}
         row |= quantiles(ratios(clean, w, valid), "clean_") | quantiles(ratios(after, w, valid), "patched_")
         row |= {"clean_beta": beta(clean, w)} | named("clean_beta_", beta_interval(s.prompts(), clean, w))
-        yield row | {"patched_beta": beta(after, w), "n": int(valid.sum())}
+        row |= {"patched_beta": beta(after, w), "response": beta(clean - after, w)}
+        yield row | named("response_", beta_interval(s.prompts(), clean - after, w)) | {"n": int(valid.sum())}
 
 
 def profile_rows(s: Setting, target: Target) -> Iterator[Row]:

@@ -142,7 +142,8 @@ CONTRACT = {
     ],
     "position_profile": ["eraser", "first_position", "last_position", "clean_*", "patched_*", "writer_norm", "n"],
     "later_use": [
-        "eraser", "component", "clean_*", "patched_*", "clean_beta", "clean_beta_low", "clean_beta_high", "patched_beta", "n",
+        "eraser", "component", "clean_*", "patched_*", "clean_beta", "clean_beta_low", "clean_beta_high", "patched_beta",
+        "response", "response_low", "response_high", "n",
     ],
     "dla_trust": [
         "trust", "settled",

@@ -33,6 +33,8 @@ from erasure_sweep.workers.tables.columns import Columns
 
 CLEAN = "clean"
 PATCHES = ("group", "layer")
+RESPONSE = "response"
+"""Of a later component, how much more it writes in the clean run than with the group patched: because the group erases."""
 LOSS = "loss"
 """Beside the states: of the clean run the loss of the next token, of each patch how much it rises."""
 
@@ -42,7 +44,7 @@ class WrittenRow(NamedTuple):
 
     target: int
     run: str
-    """``clean``, or the patch; of components the first patch alone."""
+    """``clean``, or the patch; of components the first patch alone, and ``response``."""
     label: str
     """Of the state or the component, or ``LOSS``."""
 
@@ -83,8 +85,9 @@ class PatchedResidualAccumulator:
             if layout.states.index(state) < _state_behind(layout, Sublayer(min(erasing), False)):
                 for patch in PATCHES:  # what comes before the patch is as it was
                     self._ratios.add(WrittenRow(index, patch, state), present, norm_sq, valid)
-        for label in later_components(layout, target):
-            self._ratios.add(WrittenRow(index, CLEAN, label), _clean_product(view, label, writer), norm_sq, valid)
+        written = {label: _clean_product(view, label, writer) for label in later_components(layout, target)}
+        for label, product in written.items():
+            self._ratios.add(WrittenRow(index, CLEAN, label), product, norm_sq, valid)
         start = Sublayer(min(erasing), False)
         resid = view.input_of(start).expand(len(PATCHES), -1, -1)
         for step in run_on(view.model, resid, start, value_shifts(view, target)):
@@ -94,6 +97,7 @@ class PatchedResidualAccumulator:
             if step.sublayer > Sublayer(max(erasing), False):
                 for label, product in _products(view, step, writer):
                     self._ratios.add(WrittenRow(index, PATCHES[0], label), product, norm_sq, valid)
+                    self._ratios.add(WrittenRow(index, RESPONSE, label), written[label] - product, norm_sq, valid)
             resid = step.resid
         self._ratios.add_values(WrittenRow(index, CLEAN, LOSS), view.clean_loss)
         for patch, final in zip(PATCHES, resid, strict=True):
@@ -138,7 +142,7 @@ class PatchedResidual(Measure[GroupWork, Block[GroupWork], WriterPrompt]):
         """A rerun for each patch of each target, and the loss at its end."""
         targets = targets_of(size)
         states, later = len(size.layout.states), [len(later_components(size.layout, target)) for target in targets]
-        n_rows = (1 + len(PATCHES)) * (states + 1) * len(targets) + 2 * sum(later)
+        n_rows = (1 + len(PATCHES)) * (states + 1) * len(targets) + 3 * sum(later)
         passes = size.n_prompts * len(PATCHES) * len(targets) / 2
         losses = loss_flops(size, len(PATCHES) * len(targets))
         return Cost(passes, losses, STORED_BYTES_PER_RATIO * n_rows)
@@ -157,7 +161,7 @@ def _state(ratios: Ratios[WrittenRow], index: int, patch: str, state: str) -> Ro
 
 
 def _component(ratios: Ratios[WrittenRow], index: int, label: str) -> Row:
-    clean, patched = (WrittenRow(index, run, label) for run in (CLEAN, PATCHES[0]))
+    clean, patched, response = (WrittenRow(index, run, label) for run in (CLEAN, PATCHES[0], RESPONSE))
     return {
         "component": label,
         **ratios.quantiles(clean, "clean_"),
@@ -165,6 +169,8 @@ def _component(ratios: Ratios[WrittenRow], index: int, label: str) -> Row:
         "clean_beta": ratios.beta(clean),
         **interval_columns("clean_beta", ratios.beta_interval(clean)),
         "patched_beta": ratios.beta(patched),
+        "response": ratios.beta(response),
+        **interval_columns("response", ratios.beta_interval(response)),
         "n": ratios.n(clean),
     }
 

@@ -50,6 +50,10 @@ TABLES = (
             *quantiles("the same in the patched pass", "patched_"),
             *with_interval("clean_beta", "pooled coefficient β of the component"),
             number("patched_beta", "the same in the patched pass"),
+            *with_interval(
+                "response",
+                "`clean_beta` − `patched_beta`: what it writes along the writer because the group erases, above 0 in its place",
+            ),
             N_TOKENS,
         ),
     ),

@@ -43,16 +43,20 @@ class TestRest:
         shown = later_use(model, GROUP)
         assert shown is not None
         assert shown.labels == ["MLP2"]
+        row = only(model.tables["later_use"], writer="L0H1", eraser=GROUP.label, component="MLP2")
+        assert (shown.beta[0], shown.low[0]) == (row["response"], row["response_low"])
+        chance = shown._replace(beta=np.array([0.3]), low=np.array([-0.1]), high=np.array([0.7]))
+        assert plot_later_use(chance).layout.meta["sentence"].startswith("No component behind the erasers makes up")
         keys = {"writer": "embed", "eraser": "L0H0"}
         rows = [
-            {**keys, "component": f"MLP{i}", "clean_median": 0.0, "patched_median": 0.0, "clean_beta": i % 7}
+            {**keys, "component": f"MLP{i}", "clean_median": 0.0, "patched_median": 0.0, "response": i % 7}
             for i in reversed(range(50))
         ]
         many = later_use(tables_of(later_use=rows), group_of("embed", "L0H0"))
         assert many is not None
         assert (len(many.labels), many.left_out) == (40, 10)
         assert [int(label[3:]) for label in many.labels] == sorted(int(label[3:]) for label in many.labels)
-        assert "the 40 with the largest β; 10 others" in plot_later_use(many).layout.meta["sentence"]
+        assert "the 40 with the largest answer; 10 others" in plot_later_use(many).layout.meta["sentence"]
 
     def test_tables(self, model: ModelTables) -> None:
         (named,) = (group for group in verified_groups(model.tables) if group[:2] == GROUP[:2])

@@ -20,11 +20,14 @@ def builder() -> Builder:
 
 
 def mlp_rows(built: Builder) -> pd.DataFrame:
+    return tables_of(built)["mlp_erasure"].set_index("component")
+
+
+def tables_of(built: Builder) -> dict[str, pd.DataFrame]:
     config = built.config
     tokens = np.random.default_rng(71).integers(0, config.d_vocab, (12, config.n_ctx))
     targets = (Target("L0H0", ("L1H0",), "named"),)
-    tables = measure_verify(LeanModel(config, built.tensors()), tokens, targets, block=3, batch=3, places=0, seed=1)
-    return tables["mlp_erasure"].set_index("component")
+    return measure_verify(LeanModel(config, built.tensors()), tokens, targets, block=3, batch=3, places=0, seed=1)
 
 
 def test_an_mlp_that_deletes_a_writer() -> None:
@@ -52,3 +55,22 @@ def test_an_mlp_that_does_not_read_a_writer_takes_nothing_of_it() -> None:
     rows = mlp_rows(built)
     assert rows.loc["MLP2", "clean_median"] > 0.3
     assert abs(rows.loc["MLP2", "beta"]) < 1e-3
+
+
+def test_who_makes_up_for_erasers_writes_less_where_they_are_patched() -> None:
+    """A second eraser that finds nothing left, and one that writes along the writer whatever is erased of it."""
+    built = builder()
+    store = built.bases.stores[0]
+    built.plant_reader("L1H0", "self", -1.0)
+    built.plant_linear_mlp(2, store, -0.5 * store)
+    rows = later_use(built)
+    assert rows.loc["MLP2", ["clean_beta", "patched_beta", "response"]].tolist() == pytest.approx(
+        [0.0, -0.5, 0.5], abs=2e-3
+    )
+    built.plant_linear_mlp(2, built.bases.carrier, 4.0 * store[:1] / CARRIER)
+    rows = later_use(built)
+    assert abs(rows.loc["MLP2", "clean_beta"]) > 0.05 and abs(rows.loc["MLP2", "response"]) < 1e-3
+
+
+def later_use(built: Builder) -> pd.DataFrame:
+    return tables_of(built)["later_use"].set_index("component")
