@@ -55,7 +55,7 @@ def test_each_stage_is_planned_from_the_one_before(measured: Ran) -> None:
     lines = [line for line in measured.stdout.splitlines() if "already measured" in line]
     assert lines == [
         "good: 4 shards of scan, 0 already measured",
-        "good: 4 shards of verify, 0 already measured",
+        "good: 5 shards of verify, 0 already measured",
         "good: 1 shard of adversarial, 0 already measured",
     ]
     assert names(measured) == SCAN_ONLY | VERIFY_ONLY | {"dla_correlation"}
@@ -63,7 +63,7 @@ def test_each_stage_is_planned_from_the_one_before(measured: Ran) -> None:
     assert (noted["stages"], noted["held_out"], noted["n_verify_prompts"]) == (["scan", "verify"], True, 12)
     assert [target["chosen"] in ("rule", "all") for target in noted["targets"]] == [True, True]  # type: ignore[attr-defined]
     assert "Verified on other prompts" in measured.stdout
-    assert "good: DLA beside what resampling does, of " in measured.stdout
+    assert "good: DLA beside what replacing it by its mean does, of " in measured.stdout
 
 
 def of_child(bench: Bench, experiment: str, table: str) -> dict[str, object]:
@@ -233,7 +233,7 @@ def test_interrupted_while_verifying_and_gone_on(
         ran = bench.run(out)
     assert ran.code == 130
     assert ran.states == {"good": "KILLED"} and set(ran.runs.values()) == {"KILLED"}
-    assert len(before) == {"group": 4, "trust": 7, "adversarial": 8}[stage] == len(ran.shards())
+    assert len(before) == {"group": 4, "trust": 7, "adversarial": 9}[stage] == len(ran.shards())
     assert names(ran) == SCAN_ONLY | {"dla_correlation"}
     again = bench.run(out)
     assert_finished(again, "good")
@@ -261,8 +261,7 @@ def test_a_shard_of_verify_that_fails_leaves_the_scan(
         ran = bench.run(out, "--model", str(other))
     assert ran.code == 1 and ran.states == {"good": "FAILED", "other": "FINISHED"}
     total = {
-        "group": "3 of 4 shards of verify",
-        "trust": "1 of 4 shards of verify",
+        "group": "3 of 5 shards of verify",
         "adversarial": "1 of 1 shard of adversarial",
     }
     assert f"good: {total[stage]}" in ran.line and "poison" in ran.line
@@ -280,7 +279,7 @@ def test_fresh_measures_both_stages_anew(bench: Verifying, out: Path, measured: 
     shards = {path: path.stat().st_mtime_ns for path in first.shards()}
     ran = bench.run(out, "--fresh", stage="verify")
     anew = {path for path in ran.shards() if path.stat().st_mtime_ns != shards[path]}
-    assert len(anew) == 5  # the scan is what verify stands on
+    assert len(anew) == 6  # the scan is what verify stands on
     ran = bench.run(out, "--fresh")
     assert {path for path in ran.shards() if path.stat().st_mtime_ns == shards[path]} == set()
     assert ran.tables() == measured.tables()
@@ -305,7 +304,7 @@ def test_a_model_with_nothing_to_verify_is_finished(bench: Verifying, out: Path,
 def test_the_dry_run_counts_verify(bench: Verifying, out: Path) -> None:
     ran = bench.run(out, "--dry-run")
     (row,) = [line for line in ran.stdout.splitlines() if "│ good" in line]
-    assert [cell.strip() for cell in row.split("│")[2:4]] == ["4", "5"]
+    assert [cell.strip() for cell in row.split("│")[2:4]] == ["4", "6"]
     for stage, counts in (("scan", ["4", "0"]), ("verify", ["0", "5"])):
         ran = bench.run(out, "--dry-run", stage=stage)
         (row,) = [line for line in ran.stdout.splitlines() if "│ good" in line]
