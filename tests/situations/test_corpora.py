@@ -76,7 +76,7 @@ class TestRepeatedDocuments:
         assert ran.code == 0, ran.stderr
         pairs = pd.read_parquet(out / "good" / "tables" / "v_composition.parquet")
         lines = pd.read_parquet(out / "good" / "tables" / "dla_correlation.parquet")
-        assert pairs[["p", "significant"]].isna().all(axis=None)
+        assert pairs[["p", "significant", "significant_by", "beta_low", "beta_high"]].isna().all(axis=None)
         assert lines[["low", "high", "slope_low", "slope_high"]].isna().all(axis=None)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from tests.support.oracle.dla import INTERVALS
+from tests.support.oracle.dla import INTERVALS, OF_RANKS
 from tests.support.oracle.scan import EFFECTIVE, QUANTILES, TAU
 from tests.support.oracle.v_composition import significant
 
@@ -32,7 +32,7 @@ LEDGER = [
 ]
 COMPOSITION = [f"{spread}_{name}" for spread in ("clean", "patched", "v_composed") for name in QUANTILES]
 READING = ["erased_by_reading", "erased_by_reading_centred", "dla_r", "dla_slope"]
-LINES = ("r", "slope", "intercept", "spearman", *INTERVALS, "dla_r", "dla_slope")
+LINES = ("r", "slope", "intercept", "spearman", *OF_RANKS, *INTERVALS, "dla_r", "dla_slope")
 ROUNDING = 1e-7
 """Means of ratios that are zero but for rounding have no mean |PR| to be compared in."""
 UNRESOLVED = 1e-5
@@ -81,8 +81,11 @@ def assert_reading_agrees(
     """
     rows = oracle["v_composition"]
     for name, columns in (
-        ("v_composition", [*COMPOSITION, "beta", "beta_centred", "beta_first", "n"]),
-        ("dla_correlation", ["r", "slope", "intercept", *INTERVALS, "n", *(["spearman"] if spearman else [])]),
+        ("v_composition", [*COMPOSITION, "beta", "beta_low", "beta_high", "beta_centred", "beta_first", "n"]),
+        (
+            "dla_correlation",
+            ["r", "slope", "intercept", *INTERVALS, "n", *(["spearman", *OF_RANKS] if spearman else [])],
+        ),
         ("writers", [*LEDGER, *READING]),
     ):
         _assert_same_keys(name, fast[name], oracle[name])
@@ -118,7 +121,7 @@ def tolerance(column: str, oracle: pd.DataFrame) -> np.ndarray:
 
 def _comparable(column: str, oracle: pd.DataFrame) -> np.ndarray:
     """Rows whose correlation is one of numbers and not of their rounding."""
-    if column not in ("r", "spearman", "low", "high"):
+    if column not in ("r", "spearman", *OF_RANKS, "low", "high"):
         return np.ones(len(oracle), dtype=bool)
     resolution = _numbers(oracle, "resolution")
     return (resolution == 0.0) | (resolution > UNRESOLVED)
@@ -234,14 +237,14 @@ def _assert_p_values_agree(fast: pd.DataFrame, oracle: pd.DataFrame, tau: float)
 
 
 def _assert_significance_follows(rows: pd.DataFrame, writers: pd.DataFrame) -> None:
-    """The rule of Benjamini and Hochberg, applied to the table's own p-values of single heads, gives its discoveries."""
+    """Both rules, applied to the table's own p-values of single heads, give its discoveries."""
     tested = rows["eraser"].str.fullmatch(r"L\d+H\d+") & ~rows.duplicated(["writer", "eraser"])
-    expected = significant(pd.to_numeric(rows["p"]).where(tested).tolist())
-    keys = _keys("v_composition", rows)
-    for key, found, wanted in zip(keys, rows["significant"], expected, strict=True):
-        assert pd.isna(found) if wanted is None else found == wanted, (
-            f"v_composition.significant of {key}: {found!r}, by its p-values {wanted!r}"
-        )
+    p_values, keys = pd.to_numeric(rows["p"]).where(tested).tolist(), _keys("v_composition", rows)
+    for column, any_dependence in (("significant", False), ("significant_by", True)):
+        for key, found, wanted in zip(keys, rows[column], significant(p_values, any_dependence), strict=True):
+            assert pd.isna(found) if wanted is None else found == wanted, (
+                f"v_composition.{column} of {key}: {found!r}, by its p-values {wanted!r}"
+            )
     counts = rows.dropna(subset=["significant"]).groupby("writer")["significant"].sum()
     for writer, found in zip(writers["writer"], _numbers(writers, "significant_erasers"), strict=True):
         wanted = float(counts.get(writer, np.nan))

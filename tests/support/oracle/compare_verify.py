@@ -126,7 +126,7 @@ def allowed(name: str, column: str, expected: pd.DataFrame, tolerance: float) ->
         return (0.004 + 0.004 * np.abs(numbers(expected, "median")) + 2 * tolerance) / clean + tolerance * size
     if name == "dla_points":
         return max(tolerance, FLOAT32) * np.maximum(1.0, size)
-    if column == "spearman":
+    if column.startswith("spearman"):
         return np.full(len(size), 10 * tolerance)
     return tolerance * np.maximum(1.0, size)
 
@@ -168,7 +168,7 @@ def _assert_column_agrees(
     a, b = (_or_its_number(name, column, table) for table in (found, expected))
     slack = allowed(name, column, expected, tolerance)
     comparable = np.ones(len(b), dtype=bool)
-    if name == "dla_correlation" and column in ("r", "spearman", "low", "high"):
+    if name == "dla_correlation" and column in ("r", "spearman", "spearman_low", "spearman_high", "low", "high"):
         comparable = ~(numbers(expected, "resolution") <= UNRESOLVED)
     if name == "dla_trust" and column in ("r", "r_low", "r_high", "rotated_r"):
         comparable = ~(numbers(expected, "rotated_size" if column == "rotated_r" else "size") <= UNRESOLVED)

@@ -22,6 +22,7 @@ from tests.support.oracle.scan import Activations
 
 LINE = ("r", "slope", "intercept", "spearman")
 INTERVALS = ("low", "high", "slope_low", "slope_high")
+OF_RANKS = ("spearman_low", "spearman_high")
 GROUPS = 16
 STRONGEST = 1.0 - 1e-12
 """The largest |r| that Fisher's transformation is applied to."""
@@ -83,16 +84,19 @@ def intervals(x: np.ndarray, y: np.ndarray, shards: Sequence[np.ndarray]) -> dic
     """
     groups = [np.concatenate(shards[start::GROUPS]) for start in range(min(GROUPS, len(shards)))]
     if len(groups) < 2:
-        return dict.fromkeys(INTERVALS, math.nan)
+        return dict.fromkeys((*INTERVALS, *OF_RANKS), math.nan)
     kept = [np.setdiff1d(np.arange(len(x)), group) for group in groups]
     whole, partial = correlate(x, y), [correlate(x[rest], y[rest]) for rest in kept]
     z, without = fisher(whole["r"]), [fisher(line["r"]) for line in partial]
     reach, slope_reach = jackknife(without), jackknife([line["slope"] for line in partial])
+    of_ranks, rank_reach = fisher(whole["spearman"]), jackknife([fisher(line["spearman"]) for line in partial])
     return {
         "low": math.tanh(z - reach),
         "high": math.tanh(z + reach),
         "slope_low": whole["slope"] - slope_reach,
         "slope_high": whole["slope"] + slope_reach,
+        "spearman_low": math.tanh(of_ranks - rank_reach),
+        "spearman_high": math.tanh(of_ranks + rank_reach),
     }
 
 

@@ -29,7 +29,7 @@ from scipy import stats
 from torch import Tensor
 
 from erasure_sweep.workers.models.forward import ModelConfig
-from tests.support.oracle.dla import INTERVALS, LINE, Readout, attribute, correlate, intervals, readout
+from tests.support.oracle.dla import INTERVALS, LINE, OF_RANKS, Readout, attribute, correlate, intervals, readout
 from tests.support.oracle.scan import (
     QUANTILES,
     TAU,
@@ -54,7 +54,7 @@ SPREADS = ("clean", "patched", "v_composed")
 OVER_SHARDS = ("p", "shards", "shard_mean", "shard_error")
 V_COMPOSITION = (
     *(f"{spread}_{name}" for spread in SPREADS for name in QUANTILES),
-    *("beta", "beta_centred", "beta_first", *OVER_SHARDS),
+    *("beta", "beta_low", "beta_high", "beta_centred", "beta_first", *OVER_SHARDS),
 )
 LEVEL = 0.05
 """Of the false discoveries among significant pairs."""
@@ -207,8 +207,10 @@ def reading_tables(
             correlation += [key | effect for effect in dla_effects(reading, writer, row)]
     v_composition = pd.DataFrame(composition, columns=["writer", "eraser", *V_COMPOSITION, "n"])
     single = v_composition["eraser"].str.startswith("L")
-    v_composition["significant"] = significant(v_composition["p"].where(single).tolist())
-    effects = ["writer", "eraser", "effect", *LINE, *INTERVALS, "n", "stage", "resolution"]
+    p_values = v_composition["p"].where(single).tolist()
+    v_composition["significant"] = significant(p_values)
+    v_composition["significant_by"] = significant(p_values, any_dependence=True)
+    effects = ["writer", "eraser", "effect", *LINE, *INTERVALS, *OF_RANKS, "n", "stage", "resolution"]
     dla_correlation = pd.DataFrame(correlation, columns=effects)
     writers = scan_tables(config, weights, tokens, positions, tau, first_position)["writers"].drop(columns="opposing")
     ledger = [reading_ledger(reading, writer, v_composition, dla_correlation, tau) for writer in writers["writer"]]
@@ -233,7 +235,7 @@ def composition_statistics(reading: Reading, writer: str, row: Row, tau: float) 
         "beta_first": pooled_coefficient(row.from_first, w),
     }
     test = t_test(shard_coefficients(reading, writer, row.v_composed), tau)
-    return values | coefficients | test | {"n": len(ratios)}
+    return values | coefficients | beta_interval(coefficients["beta"], test) | test | {"n": len(ratios)}
 
 
 def shard_coefficients(reading: Reading, writer: str, v_composed: np.ndarray) -> list[float]:
@@ -258,13 +260,23 @@ def t_test(betas: Sequence[float], tau: float) -> dict[str, float | int]:
     return {"p": p, "shards": len(betas), "shard_mean": mean, "shard_error": error}
 
 
-def significant(p_values: Sequence[float]) -> list[bool | None]:
+def beta_interval(beta: float, test: dict[str, float | int]) -> dict[str, float]:
+    """95 % interval of β by the t-distribution of the shards' β; NaN where there is no test."""
+    if math.isnan(test["p"]):
+        return {"beta_low": math.nan, "beta_high": math.nan}
+    reach = float(stats.t(test["shards"] - 1).ppf(0.975)) * test["shard_error"]
+    return {"beta_low": beta - reach, "beta_high": beta + reach}
+
+
+def significant(p_values: Sequence[float], any_dependence: bool = False) -> list[bool | None]:
     """Benjamini and Hochberg's rule: the k smallest of m p-values, for the largest k of which the k-th is ≤ 5 % · k / m.
 
-    NaN is no test and ``None`` its outcome.
+    Under any dependence, by Benjamini and Yekutieli, 5 % is divided by 1 + 1/2 + … + 1/m. NaN is no test and ``None`` its
+    outcome.
     """
     ordered = sorted(p for p in p_values if not math.isnan(p))
-    allowed = [p for k, p in enumerate(ordered, start=1) if p <= LEVEL * k / len(ordered)]
+    level = LEVEL / sum(1 / k for k in range(1, len(ordered) + 1)) if any_dependence and ordered else LEVEL
+    allowed = [p for k, p in enumerate(ordered, start=1) if p <= level * k / len(ordered)]
     cut = max(allowed, default=-1.0)
     return [None if math.isnan(p) else p <= cut for p in p_values]
 

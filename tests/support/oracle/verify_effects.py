@@ -92,27 +92,27 @@ def next_directions(s: Setting) -> Field:
 def line_of(s: Setting, x: np.ndarray, y: np.ndarray, used: np.ndarray, sampled: np.ndarray) -> Row:
     """Line, correlations and intervals of y on x over the tokens used; ranks over the sampled ones among them."""
     if not used.any():
-        return dict.fromkeys(["r", "spearman", "slope", "intercept", *named("", (0, 0)), *named("slope_", (0, 0))]) | {
-            "n": 0
-        }
+        ends = [end for prefix in ("", "slope_", "spearman_") for end in named(prefix, (0, 0))]
+        return dict.fromkeys(["r", "spearman", "slope", "intercept", *ends]) | {"n": 0}
     line = correlate(x[used], y[used])
     line["spearman"] = correlate(x[used & sampled], y[used & sampled])["spearman"]
     row: Row = {name: line[name] for name in ("r", "spearman", "slope", "intercept")}
+    row |= named("spearman_", line_interval(s, x, y, used & sampled, "spearman"))
     row |= named("", line_interval(s, x, y, used, "r")) | named("slope_", line_interval(s, x, y, used, "slope"))
     return row | {"n": int(used.sum())}
 
 
 def line_interval(s: Setting, x: np.ndarray, y: np.ndarray, used: np.ndarray, name: str) -> tuple[float, float]:
-    """Interval of r, symmetric in Fisher's z, or of the slope; NaN where the number itself is not defined."""
+    """Interval of r or Spearman's coefficient, symmetric in Fisher's z, or of the slope; NaN where there is no number."""
     x, y = x[used], y[used]
-    if is_constant(x) or (name == "r" and is_constant(y)):
+    if is_constant(x) or (name != "slope" and is_constant(y)):
         return math.nan, math.nan
 
     def of_kept(kept: np.ndarray) -> float:
         line = correlate(x[kept], y[kept])
         return line[name]
 
-    if name == "r":
+    if name != "slope":
         return interval(s.prompts()[used], of_kept, fisher, math.tanh)
     return interval(s.prompts()[used], of_kept)
 

@@ -98,10 +98,12 @@ CONTRACT = {
     "residual_projection": ["state", *QUANTILES, "mean", "beta", "beta_centred", "n"],
     "component_projection": ["component", *QUANTILES, "mean", "beta", "beta_centred", "n"],
     "v_composition": [
-        "eraser", "clean_*", "patched_*", "v_composed_*", "beta", "beta_centred", "beta_first", "p", "significant", "n",
+        "eraser", "clean_*", "patched_*", "v_composed_*", "beta", "beta_low", "beta_high", "beta_centred", "beta_first", "p",
+        "significant", "significant_by", "n",
     ],
     "dla_correlation": [
-        "eraser", "effect", "r", "spearman", "slope", "intercept", "low", "high", "slope_low", "slope_high", "n", "stage",
+        "eraser", "effect", "r", "spearman", "spearman_low", "spearman_high", "slope", "intercept", "low", "high",
+        "slope_low", "slope_high", "n", "stage",
     ],
     "writers": [
         "written", "remaining", "reinforced", "opposed", "erased_by_reading", "written_centred", "remaining_centred",

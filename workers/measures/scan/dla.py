@@ -8,7 +8,7 @@ the eraser's DLA, of its ``full`` output and of its ``v_composition`` part, agai
 
 Tokens of one prompt depend on each other, so intervals come from leaving out groups of shards (a jackknife, of Fisher's z
 for r and of the slope itself), not from the number of tokens. Rank correlations come from a bounded sample, the tokens with
-the lowest hashes.
+the lowest hashes, and their intervals from leaving the same groups out of it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, UInt64
-from scipy import stats
 
 from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.measures.cost import Cost, ShardSize
@@ -28,6 +27,7 @@ from erasure_sweep.workers.measures.scan.composition import PairRows
 from erasure_sweep.workers.measures.scan.products import PARTS, TERMS, TRACE, ProductReader, PromptProducts
 from erasure_sweep.workers.measures.statistics.jackknife import FISHER, interval
 from erasure_sweep.workers.measures.statistics.moments import CONSTANT, MergedSizes
+from erasure_sweep.workers.measures.statistics.rank_correlation import GroupedRanks, rank_correlations
 from erasure_sweep.workers.positions import hash_u64
 from erasure_sweep.workers.records import ScanWork, State
 from erasure_sweep.workers.tables.columns import Columns
@@ -144,10 +144,11 @@ class Dla(Measure[ScanWork, ProductReader, PromptProducts]):
             group = index % GROUPS
             groups[group] = groups[group].merged(moments, writer_term) if group in groups else moments
             drawn = [state[f"sample_{name}"] for name in ("hash", "dla", "parts")]
+            drawn.append(np.full(len(drawn[0]), group))
             sample = [np.concatenate(pair) for pair in zip(sample, drawn, strict=True)] if sample else drawn
             sample = lowest(sample, int(state["sample_size"]))
         merged = {name: np.stack([getattr(m, name) for m in groups.values()]) for name in Moments._fields}
-        return {**merged, "sample_dla": sample[1], "sample_parts": sample[2]}
+        return {**merged, "sample_dla": sample[1], "sample_parts": sample[2], "sample_group": sample[3]}
 
     def columns(self, block: Block[ScanWork], states: Mapping[str, State], setting: Setting) -> dict[str, Columns]:
         """Lines of all pairs."""
@@ -228,6 +229,8 @@ class PairLines(NamedTuple):
     slope_low: np.ndarray
     slope_high: np.ndarray
     spearman: np.ndarray
+    spearman_low: np.ndarray
+    spearman_high: np.ndarray
     n: int
 
 
@@ -243,12 +246,30 @@ def finish_lines(layout: Layout, rows: PairRows, state: State) -> PairLines:
         left_out = np.array([_line(moments, terms, erasers)[:2] for moments in without])
         low, high = interval(r, left_out[:, 0], FISHER)
         slope_low, slope_high = interval(slope, left_out[:, 1])
-    dla, parts = state["sample_dla"].astype(np.float64), state["sample_parts"].astype(np.float64)
-    ranks = centred_ranks(erasers.values(dla))
-    full, read = ranks[:, erasers.of_row], centred_ranks(parts)
-    spearman = np.stack([_rank_correlation(ranks[:, terms], y) for y in (full, read)])
-    spearman = np.where(np.isnan(r), np.nan, spearman)
-    return PairLines(r, slope, intercept, low, high, slope_low, slope_high, spearman, whole.n)
+    ranks = _rank_lines(state, terms, erasers, len(groups))
+    rho, rho_low, rho_high = np.where(np.isnan(r), np.nan, ranks)
+    return PairLines(r, slope, intercept, low, high, slope_low, slope_high, rho, rho_low, rho_high, whole.n)
+
+
+RANKED_AT_ONCE = 2**21
+"""Values whose ranks are in memory together."""
+
+
+def _rank_lines(
+    state: State, terms: np.ndarray, erasers: ErasersInFull, n_groups: int
+) -> Float[np.ndarray, "three effect row"]:
+    """Rank correlations and both ends of their intervals, from the sample."""
+    group, parts = state["sample_group"], state["sample_parts"]
+    every = GroupedRanks(erasers.values(state["sample_dla"].astype(np.float64)), group)
+    found = np.full((3, len(EFFECTS), len(terms)), np.nan)
+    at_once = max(1, RANKED_AT_ONCE // max(1, len(group)))
+    for start in range(0, len(terms), at_once):
+        rows = slice(start, start + at_once)
+        read = GroupedRanks(parts[:, rows].astype(np.float64), group)
+        x, own = terms[rows], erasers.of_row[rows]
+        found[:, 0, rows] = rank_correlations(every, every, n_groups, x, own)
+        found[:, 1, rows] = rank_correlations(every, read, n_groups, x, np.arange(len(x)))
+    return found
 
 
 def _together(groups: list[Moments], terms: np.ndarray) -> Moments:
@@ -272,20 +293,6 @@ def _line(m: Moments, terms: np.ndarray, erasers: ErasersInFull) -> tuple[np.nda
     return product / np.sqrt(x_square * y_square), slope, y_mean - slope * x_mean
 
 
-def centred_ranks(values: Float[np.ndarray, "token column"]) -> Float[np.ndarray, "token column"]:
-    """Ranks within each column, their mean taken from them."""
-    ranks: Float[np.ndarray, "token column"] = stats.rankdata(values, axis=0)
-    return ranks - (len(values) + 1) / 2
-
-
-def _rank_correlation(x: Float[np.ndarray, "token row"], y: Float[np.ndarray, "token row"]) -> Float[np.ndarray, "row"]:
-    """Spearman's correlation, column by column, from centred ranks."""
-    if len(x) < 2:
-        return np.full(x.shape[1], np.nan)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((x * y).sum(axis=0) / np.sqrt((x * x).sum(axis=0) * (y * y).sum(axis=0)))
-
-
 def line_columns(rows: PairRows, lines: PairLines) -> Columns:
     """The ``dla_correlation`` table of a block, both effects of each eraser in turn."""
     columns: Columns = {
@@ -293,6 +300,6 @@ def line_columns(rows: PairRows, lines: PairLines) -> Columns:
         "eraser": np.repeat(rows.erasers, len(EFFECTS)),
         "effect": np.tile(np.array(EFFECTS, dtype=object), len(rows)),
     }
-    for name in ("r", "spearman", "slope", "intercept", "low", "high", "slope_low", "slope_high"):
+    for name in PairLines._fields[:-1]:
         columns[name] = getattr(lines, name).T.flatten()
     return columns | {"n": np.full(2 * len(rows), lines.n), "stage": np.full(2 * len(rows), "scan", dtype=object)}

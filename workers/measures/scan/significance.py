@@ -6,13 +6,14 @@ coefficient β of the V-composed part, and a one-sided t-test over shards asks w
 squared deviations are kept while shards are read (Welford 1962), so what is kept does not grow with their number.
 
 The p-values of all pairs together go through the procedure of Benjamini and Hochberg (1995). It holds the expected share
-of false ones among the discoveries at the level where the tests are independent or positively dependent (Benjamini and
-Yekutieli 2001). Pairs of one model see the same prompts, which is dependence; that it is positive is taken for granted.
+of false ones among the discoveries at the level where the tests are independent or positively dependent. Pairs of one model
+see the same prompts, which is dependence, and nothing says that it is positive; the procedure of Benjamini and Yekutieli
+(2001) holds the level under any dependence, and finds fewer. How the β of shards spread also gives the t-interval of β.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -50,22 +51,37 @@ def p_below(spread: ShardSpread, bound: float) -> Float[np.ndarray, "row"]:
 
     NaN with fewer than two shards, and where all have the same value: nothing then says how far the mean may be off.
     """
-    freedom = np.where(spread.n > 1, spread.n - 1.0, np.nan)
-    error = np.sqrt(spread.squares / freedom / np.maximum(spread.n, 1))
-    t = (spread.mean - bound) / np.where(error > 0.0, error, np.nan)
-    p: np.ndarray = stats.t.cdf(t, freedom)
+    error, freedom = _error(spread)
+    p: np.ndarray = stats.t.cdf((spread.mean - bound) / error, freedom)
     return p
 
 
-def discoveries(p: Float[np.ndarray, "row"], tested: Bool[np.ndarray, "row"]) -> Shaped[np.ndarray, "row"]:
+def half_width(spread: ShardSpread) -> Float[np.ndarray, "row"]:
+    """Half the width of the 95 % t-interval of the mean over shards; NaN where there is no p-value either."""
+    error, freedom = _error(spread)
+    width: np.ndarray = stats.t.ppf(0.975, freedom) * error
+    return width
+
+
+def _error(spread: ShardSpread) -> tuple[Float[np.ndarray, "row"], Float[np.ndarray, "row"]]:
+    """The standard error of the mean and its degrees of freedom; NaN where there are none, or nothing varies."""
+    freedom = np.where(spread.n > 1, spread.n - 1.0, np.nan)
+    error = np.sqrt(spread.squares / freedom / np.maximum(spread.n, 1))
+    return np.where(error > 0.0, error, np.nan), freedom
+
+
+def discoveries(
+    p: Float[np.ndarray, "row"], tested: Bool[np.ndarray, "row"], method: Literal["bh", "by"]
+) -> Shaped[np.ndarray, "row"]:
     """Which of the tested rows are discoveries at ``LEVEL``: ``True``, ``False``, and ``None`` for a row without a test.
 
     Args:
         p: p-values; a row whose p-value is NaN has no test either.
         tested: the rows that are one family of tests.
+        method: by Benjamini and Hochberg, or by Benjamini and Yekutieli.
     """
     tested = tested & ~np.isnan(p)
     found = np.full(len(p), None, dtype=object)
     if tested.any():
-        found[tested] = (stats.false_discovery_control(p[tested], method="bh") <= LEVEL).tolist()
+        found[tested] = (stats.false_discovery_control(p[tested], method=method) <= LEVEL).tolist()
     return found

@@ -29,7 +29,7 @@ from erasure_sweep.workers.measures.measure import Block, Measure, Setting
 from erasure_sweep.workers.measures.scan.composition import PairRows, rows_of_writer
 from erasure_sweep.workers.measures.scan.products import PARTS, TERMS, TRACE, ProductReader, PromptProducts
 from erasure_sweep.workers.measures.scan.projection import Projection, WriterPowers, finish_powers
-from erasure_sweep.workers.measures.scan.significance import ShardSpread, discoveries, p_below
+from erasure_sweep.workers.measures.scan.significance import ShardSpread, discoveries, half_width, p_below
 from erasure_sweep.workers.measures.statistics.moments import MergedSizes
 from erasure_sweep.workers.measures.statistics.quantile_sketch import (
     SketchCounter,
@@ -174,7 +174,8 @@ class VComposition(Measure[ScanWork, ProductReader, PromptProducts]):
         """Test all pairs of the model together."""
         pairs = tables["v_composition"]
         tested = np.array([mark is not None for mark in pairs["significant"]], dtype=bool)
-        pairs["significant"] = discoveries(pairs["p"], tested)
+        pairs["significant"] = discoveries(pairs["p"], tested, "bh")
+        pairs["significant_by"] = discoveries(pairs["p"], tested, "by")
 
     def sketches(self, layout: Layout, options: ScanOptions) -> list[int]:
         """Three sketches for each pair."""
@@ -212,6 +213,9 @@ class PairStatistics(NamedTuple):
     quantiles: Float[np.ndarray, "kind row q"]
     beta: Float[np.ndarray, "row"]
     """Pooled coefficient of the V-composed part."""
+    beta_low: Float[np.ndarray, "row"]
+    beta_high: Float[np.ndarray, "row"]
+    """Of its 95 % interval by the spread of the shards' coefficients; NaN where that says nothing."""
     beta_centred: Float[np.ndarray, "row"]
     beta_first: Float[np.ndarray, "row"]
     """β of what is written because of the writer's output at position 0; NaN where that is part of the source."""
@@ -237,9 +241,12 @@ def finish_pairs(model: LeanModel, rows: PairRows, state: State, powers: WriterP
         rows.sum_heads(products)
     power, power_centred = (values[rows.writer] for values in (powers.power, powers.power_centred))
     spread = ShardSpread(*(state[f"shard_{name}"] for name in ShardSpread._fields))
+    beta, width = plain / power, half_width(spread)
     return PairStatistics(
         quantiles=flat.reshape(len(KINDS), len(rows), len(QUANTILES)),
-        beta=plain / power,
+        beta=beta,
+        beta_low=beta - width,
+        beta_high=beta + width,
         beta_centred=centred / power_centred,
         beta_first=from_first / power,
         p=p_below(spread, -tau),
@@ -249,10 +256,13 @@ def finish_pairs(model: LeanModel, rows: PairRows, state: State, powers: WriterP
 def pair_columns(rows: PairRows, pairs: PairStatistics, n: Int[np.ndarray, "writer"]) -> Columns:
     """The ``v_composition`` table of a block, each writer at its ``n`` tokens.
 
-    ``significant`` is ``False`` for the pairs that are tested, until the p-values of all blocks are known.
+    ``significant`` and ``significant_by`` are ``False`` for the pairs that are tested, until the p-values of all blocks are
+    known.
     """
     columns: Columns = {"writer": rows.writers, "eraser": rows.erasers}
     columns |= {f"{kind}_{name}": pairs.quantile(kind, name) for kind in KINDS for name in QUANTILES}
-    columns |= {name: getattr(pairs, name) for name in ("beta", "beta_centred", "beta_first", "p")}
-    columns["significant"] = np.array([None, False], dtype=object)[rows.single_heads.astype(int)]
+    numbers = ("beta", "beta_low", "beta_high", "beta_centred", "beta_first", "p")
+    columns |= {name: getattr(pairs, name) for name in numbers}
+    for name in ("significant", "significant_by"):
+        columns[name] = np.array([None, False], dtype=object)[rows.single_heads.astype(int)]
     return columns | {"n": n[rows.writer]}

@@ -14,18 +14,20 @@ from typing import Generic, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy import stats
 from torch import Tensor
 
 from erasure_sweep.workers.measures.interventions.prompt_view import PromptView
-from erasure_sweep.workers.measures.statistics.jackknife import FISHER, jackknife
+from erasure_sweep.workers.measures.statistics.jackknife import FISHER, Estimate, jackknife
 from erasure_sweep.workers.measures.statistics.moments import CONSTANT
 from erasure_sweep.workers.measures.statistics.prompt_sums import PromptSums, deal, same_rows
+from erasure_sweep.workers.measures.statistics.rank_correlation import GroupedRanks, rank_correlations
 from erasure_sweep.workers.measures.statistics.rows import RowT, decode_rows
 from erasure_sweep.workers.positions import hash_u64
 from erasure_sweep.workers.records import State
 
 SAMPLE = 1000
+RANK_GROUPS = 64
+"""Into how many groups the prompts of the sampled points are dealt for the intervals of rank correlations, at most."""
 STORED_BYTES_PER_LINE = 64
 """Of one row of a shard on disk, without its points."""
 STORED_BYTES_PER_POINT = 6
@@ -33,16 +35,11 @@ STORED_BYTES_PER_POINT = 6
 
 
 class LineRecorder(Generic[RowT]):
-    """Pairs of one shard.
+    """Pairs of one shard; every prompt brings every row once, in the order of the corpus."""
 
-    Args:
-        sampled: whether points are kept.
-    """
-
-    def __init__(self, sampled: bool) -> None:
-        self._sampled = sampled
+    def __init__(self) -> None:
         self._moments: PromptSums[RowT] = PromptSums()
-        """Tokens, means, squares and products about the means, absolute values."""
+        """Tokens, means, squares and products about the means."""
         self._points: dict[RowT, list[Float[Tensor, "side token"]]] = {}
         self._places: list[tuple[np.ndarray, ...]] = []
         self._kept: tuple[PromptView, Int[Tensor, "token"]] | None = None
@@ -56,10 +53,9 @@ class LineRecorder(Generic[RowT]):
         inside: Bool[Tensor, "token"] | None = None,
     ) -> None:
         """Take in a pair at the prompt's measured tokens, or at those ``inside`` alone."""
-        if self._sampled:
-            blank = x.new_full((), torch.nan)
-            points = torch.stack([x, y] if inside is None else [x.where(inside, blank), y.where(inside, blank)])
-            self._points.setdefault(row, []).append(points[:, self._sample_of(view)].float())
+        blank = x.new_full((), torch.nan)
+        points = torch.stack([x, y] if inside is None else [x.where(inside, blank), y.where(inside, blank)])
+        self._points.setdefault(row, []).append(points[:, self._sample_of(view)].float())
         if inside is not None:
             x, y = x[inside], y[inside]
         x, y = x.double(), y.double()
@@ -67,7 +63,7 @@ class LineRecorder(Generic[RowT]):
         mean_x, mean_y = x.sum() / n.clamp_min(1.0), y.sum() / n.clamp_min(1.0)
         dx, dy = x - mean_x, y - mean_y
         about_means = [mean_x, mean_y, dx.square().sum(), dy.square().sum(), (dx * dy).sum()]
-        self._moments.add(row, torch.stack([n, *about_means, x.abs().sum(), y.abs().sum()]))
+        self._moments.add(row, torch.stack([n, *about_means]))
 
     def _sample_of(self, view: PromptView) -> Int[Tensor, "token"]:
         """Which of the prompt's measured tokens have the lowest hashes."""
@@ -81,27 +77,20 @@ class LineRecorder(Generic[RowT]):
 
     def export(self) -> State:
         """Moments of each prompt about its means, and the shard's sample."""
-        state = self._moments.export()
-        if not self._sampled:
-            return state
         points = torch.stack([torch.cat(of, dim=1) for of in self._points.values()]).permute(1, 2, 0).cpu().numpy()
         places = [np.concatenate(values) for values in zip(*self._places, strict=True)]
-        return state | _sample([(*places, *points)])
+        return self._moments.export() | _sample([(*places, *points)])
 
 
 def merge_lines(states: Iterable[State]) -> State:
     """Sums about the means of all tokens, [prompt, sum, row], and the sample of all."""
     parts = list(states)
-    n, mean_x, mean_y, *squares, abs_x, abs_y = np.concatenate([state["prompt_sums"] for state in parts]).swapaxes(0, 1)
+    n, mean_x, mean_y, *squares = np.concatenate([state["prompt_sums"] for state in parts]).swapaxes(0, 1)
     reference = np.stack([(n * mean).sum(axis=0) / np.maximum(n.sum(axis=0), 1) for mean in (mean_x, mean_y)])
     dx, dy = mean_x - reference[0], mean_y - reference[1]
     xx, yy, xy = (square + n * more for square, more in zip(squares, (dx**2, dy**2, dx * dy), strict=True))
-    sums = deal([np.stack([n, n * dx, n * dy, xx, yy, xy, abs_x, abs_y], axis=1)])
-    points = (
-        _sample([tuple(state[f"point_{name}"] for name in POINTS) for state in parts])
-        if "point_hash" in parts[0]
-        else {}
-    )
+    sums = deal([np.stack([n, n * dx, n * dy, xx, yy, xy], axis=1)])
+    points = _sample([tuple(state[f"point_{name}"] for name in POINTS) for state in parts])
     return {**same_rows(parts), "prompt_sums": sums, "reference": reference, **points}
 
 
@@ -143,42 +132,21 @@ class Lines(Generic[RowT]):
         self._sums, self._reference = state["prompt_sums"], state["reference"]
         self._points = {name: values for name, values in state.items() if name.startswith("point_")}
 
-    def _together(self, row: RowT) -> Float[np.ndarray, "sum"]:
-        together: Float[np.ndarray, "sum"] = self._sums[:, :, self._row[row]].sum(axis=0)
-        return together
-
-    def mean_abs(self, row: RowT) -> tuple[float, float]:
-        """Mean absolute values of x and y."""
-        n, *_, abs_x, abs_y = self._together(row)
-        return (float(abs_x / n), float(abs_y / n)) if n > 0 else (np.nan, np.nan)
-
-    def square_x(self, row: RowT) -> float:
-        """Σ x²."""
-        n, x, _, xx, *_ = self._together(row)
-        reference = self._reference[0, self._row[row]]
-        return float(xx + 2 * reference * x + n * reference**2)
-
-    def line(self, row: RowT, least_square: float = 0.0) -> Line:
-        """The line of a pair; NaN where one side is constant.
-
-        Args:
-            least_square: Σ x² of something that x is a part of: x is constant where it varies by rounding beside that.
-        """
+    def line(self, row: RowT) -> Line:
+        """The line of a pair; NaN where one side is constant."""
         sums, reference = self._sums[:, :, self._row[row]], self._reference[:, self._row[row]]
-        n = float(sums[:, 0].sum())
-        least = least_square / n if n else 0.0
-        r = jackknife(sums, partial(_r, reference=reference, least=least), FISHER)
-        slope = jackknife(sums, partial(_slope, reference=reference, least=least))
-        intercept = _intercept(sums.sum(axis=0), reference, least)
+        r = jackknife(sums, partial(_r, reference=reference), FISHER)
+        slope = jackknife(sums, partial(_slope, reference=reference))
+        fit = _fit(sums.sum(axis=0), reference)
         return Line(
             float(r.value),
             float(slope.value),
-            intercept,
+            float(fit.y - fit.xy / fit.xx * fit.x),
             float(r.low),
             float(r.high),
             float(slope.low),
             float(slope.high),
-            int(n),
+            int(sums[:, 0].sum()),
         )
 
     def points(self, row: RowT) -> dict[str, np.ndarray]:
@@ -188,12 +156,14 @@ class Lines(Generic[RowT]):
         places = {name: self._points[f"point_{name}"][there] for name in ("prompt", "position")}
         return {**places, "x": x[there], "y": y[there]}
 
-    def spearman(self, row: RowT) -> float:
+    def spearman(self, row: RowT) -> Estimate:
         """Rank correlation of the sampled points; NaN where there are fewer than two or one side is constant."""
         points = self.points(row)
-        if len(points["x"]) < 2 or np.ptp(points["x"]) == 0 or np.ptp(points["y"]) == 0:
-            return np.nan
-        return float(stats.spearmanr(points["x"], points["y"]).statistic)
+        group = np.unique(points["prompt"], return_inverse=True)[1] % RANK_GROUPS
+        x, y = (GroupedRanks(points[name][:, None], group) for name in ("x", "y"))
+        single = np.zeros(1, dtype=np.intp)
+        found = rank_correlations(x, y, int(group.max(initial=-1)) + 1, single, single)
+        return Estimate(*(float(number[0]) for number in found))
 
 
 class _Fit(NamedTuple):
@@ -207,28 +177,22 @@ class _Fit(NamedTuple):
     xy: np.ndarray
 
 
-def _fit(sums: Float[np.ndarray, "sum *batch"], reference: Float[np.ndarray, "two"], least: float) -> _Fit:
-    """From sums about ``reference``; x is constant as well where x² is on average below a share of ``least``."""
-    n, sum_x, sum_y, xx, yy, xy, *_ = sums
+def _fit(sums: Float[np.ndarray, "sum *batch"], reference: Float[np.ndarray, "two"]) -> _Fit:
+    """From sums about ``reference``."""
+    n, sum_x, sum_y, xx, yy, xy = sums
     n = np.where(n > 0, n, np.nan)
     dx, dy = sum_x / n, sum_y / n
     x, y = reference[0] + dx, reference[1] + dy
     xx, yy, xy = xx - n * dx**2, yy - n * dy**2, xy - n * dx * dy
-    constant_x = xx <= CONSTANT * np.maximum(xx + n * x**2, n * least)
-    constant_y = yy <= CONSTANT * (yy + n * y**2)
-    return _Fit(x, y, np.where(constant_x, np.nan, xx), np.where(constant_y, np.nan, yy), xy)
+    xx, yy = (np.where(of > CONSTANT * (of + n * mean**2), of, np.nan) for of, mean in ((xx, x), (yy, y)))
+    return _Fit(x, y, xx, yy, xy)
 
 
-def _r(sums: Float[np.ndarray, "sum *batch"], reference: np.ndarray, least: float) -> Float[np.ndarray, "*batch"]:
-    fit = _fit(sums, reference, least)
+def _r(sums: Float[np.ndarray, "sum *batch"], reference: np.ndarray) -> Float[np.ndarray, "*batch"]:
+    fit = _fit(sums, reference)
     return np.asarray(fit.xy / np.sqrt(fit.xx * fit.yy))
 
 
-def _slope(sums: Float[np.ndarray, "sum *batch"], reference: np.ndarray, least: float) -> Float[np.ndarray, "*batch"]:
-    fit = _fit(sums, reference, least)
+def _slope(sums: Float[np.ndarray, "sum *batch"], reference: np.ndarray) -> Float[np.ndarray, "*batch"]:
+    fit = _fit(sums, reference)
     return np.asarray(fit.xy / fit.xx)
-
-
-def _intercept(sums: Float[np.ndarray, "sum"], reference: np.ndarray, least: float) -> float:
-    fit = _fit(sums, reference, least)
-    return float(fit.y - fit.xy / fit.xx * fit.x)

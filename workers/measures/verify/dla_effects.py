@@ -33,6 +33,7 @@ from erasure_sweep.workers.measures.interventions.verified_prompt import (
     targets_of,
 )
 from erasure_sweep.workers.measures.measure import Block, Measure, Row, Setting, columns_of
+from erasure_sweep.workers.measures.statistics.jackknife import Estimate
 from erasure_sweep.workers.measures.statistics.lines import (
     SAMPLE,
     STORED_BYTES_PER_LINE,
@@ -41,6 +42,7 @@ from erasure_sweep.workers.measures.statistics.lines import (
     Lines,
     merge_lines,
 )
+from erasure_sweep.workers.measures.statistics.ratios import interval_columns
 from erasure_sweep.workers.records import GroupWork, State
 from erasure_sweep.workers.tables.columns import Columns
 
@@ -60,7 +62,7 @@ class DlaEffectsAccumulator:
     """Every effect of every target."""
 
     def __init__(self) -> None:
-        self._lines: LineRecorder[EffectRow] = LineRecorder(sampled=True)
+        self._lines: LineRecorder[EffectRow] = LineRecorder()
 
     def update(self, products: WriterPrompt) -> None:
         """Take in one writer at one prompt."""
@@ -155,11 +157,14 @@ class DlaEffects(Measure[GroupWork, Block[GroupWork], WriterPrompt]):
 
 
 def _line(lines: Lines[EffectRow], row: EffectRow) -> Row:
-    line = lines.line(row)
+    line, ranks = lines.line(row), lines.spearman(row)
+    if not np.isfinite(line.r):
+        ranks = Estimate(np.nan, np.nan, np.nan)
     return {
         "effect": row.effect,
         "r": line.r,
-        "spearman": lines.spearman(row) if np.isfinite(line.r) else np.nan,
+        "spearman": ranks.value,
+        **interval_columns("spearman", (ranks.low, ranks.high)),
         **{name: getattr(line, name) for name in ("slope", "intercept", "low", "high", "slope_low", "slope_high", "n")},
         "stage": "verify",
     }

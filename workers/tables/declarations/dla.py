@@ -27,6 +27,7 @@ TABLES = (
                 "rank correlation, from at most 1,000 tokens (those with the lowest hash of seed, prompt and position)",
                 "correlation",
             ),
+            *interval("spearman", "`spearman`, from leaving the same prompts out of its tokens", "correlation"),
             number(
                 "slope", "of the least squares line of the eraser's DLA on the writer's; perfect erasure has slope −1"
             ),

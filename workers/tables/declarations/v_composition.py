@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from erasure_sweep.workers.tables.columns import N_TOKENS, WRITER, Table, flag, number, quantiles, text
+from erasure_sweep.workers.tables.columns import N_TOKENS, WRITER, Table, flag, number, quantiles, text, with_interval
 
 TABLES = (
     Table(
@@ -19,7 +19,9 @@ TABLES = (
             *quantiles("PR of the eraser's output onto the writer", "clean_"),
             *quantiles("the same with the writer subtracted from the eraser's value input", "patched_"),
             *quantiles("PR of the V-composed part: clean minus patched, token by token", "v_composed_"),
-            number("beta", "pooled coefficient β of the V-composed part; heads add up to `attn{l}` and `later`"),
+            *with_interval(
+                "beta", "pooled coefficient β of the V-composed part; heads add up to `attn{l}` and `later`"
+            ),
             number("beta_centred", "its centred twin, every component's mean over all tokens taken out first"),
             number(
                 "beta_first",
@@ -37,6 +39,12 @@ TABLES = (
                 "significant",
                 "whether the pair is a discovery of Benjamini and Hochberg's procedure at 5 % over all pairs of a writer "
                 "and a single later head of the model; null for sums and groups, and where there is no `p`",
+                nullable=True,
+            ),
+            flag(
+                "significant_by",
+                "the same by Benjamini and Yekutieli's procedure, which holds however the tests depend on each other and "
+                "finds fewer",
                 nullable=True,
             ),
             N_TOKENS,
