@@ -19,7 +19,7 @@ from erasure_sweep.workers.measures.interventions.place_runs import CLEAN_RUNS, 
 from erasure_sweep.workers.measures.interventions.prompt_view import PromptView
 from erasure_sweep.workers.measures.interventions.value_reading import GroupReader
 from erasure_sweep.workers.measures.measure import Block, Measure, Setting, columns_of
-from erasure_sweep.workers.measures.verify.targets import later_heads
+from erasure_sweep.workers.measures.verify.group_rule import later_heads
 from erasure_sweep.workers.records import AdversarialWork, State, Target
 from erasure_sweep.workers.tables.columns import Columns
 
