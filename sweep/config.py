@@ -127,6 +127,8 @@ class SweepConfig(BaseModel):
     holds: 0.75, amplified: 1.33}: DLA is `constant` below such a varying share of its power, `cancelled` below such a size of
     the effect (faint, where r² is below related), `unrelated` with r² below related, `partly cancelled` below holds and
     `amplified` above amplified."""
+    placebos: Positive = 20
+    """How many placebos stand beside each verified writer: its output turned at random within what the stream varies along."""
     donors: Positive = 300
     """How many prompts, drawn from the whole corpus, lend their inputs to a writer at a place of high attribution."""
     places: NonNegative = 8
@@ -263,6 +265,7 @@ class SweepConfig(BaseModel):
                 "trust_prompts",
                 "trust_tokens",
                 "rotated_prompts",
+                "placebos",
                 "donors",
                 "places",
             ),

@@ -16,7 +16,15 @@ import pandas as pd
 
 from erasure_sweep.dashboards.pages import model_parts, write_comparison, write_figures, write_model_page
 from erasure_sweep.sweep.combine_sweeps import home_of
-from erasure_sweep.sweep.helper_tasks import MeansMerge, PageRequest, PlaceSearch, ScanMerge, VerifyMerge
+from erasure_sweep.sweep.helper_tasks import (
+    CovarianceMerge,
+    MeansMerge,
+    NullMerge,
+    PageRequest,
+    PlaceSearch,
+    ScanMerge,
+    VerifyMerge,
+)
 from erasure_sweep.sweep.run_folder import RunFolder
 from erasure_sweep.workers.corpora.token_texts import TokenTexts
 from erasure_sweep.workers.errors import DataError
@@ -24,6 +32,8 @@ from erasure_sweep.workers.measures.measure import Block, Setting
 from erasure_sweep.workers.measures.scan.projection import Projection, merge_term_means
 from erasure_sweep.workers.measures.states_to_tables import merge_states, stage_tables
 from erasure_sweep.workers.measures.verify.high_places import HighPlaces, found_places
+from erasure_sweep.workers.measures.verify.null_shares import NullShares, null_erasers
+from erasure_sweep.workers.measures.verify.stream_covariance import StreamCovariance, stream_covariance
 from erasure_sweep.workers.measures.verify.targets import choose_targets
 from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.models.resolve_model import load_model
@@ -31,6 +41,7 @@ from erasure_sweep.workers.records import (
     AdversarialWork,
     ChosenTargets,
     GroupWork,
+    NullErasers,
     Place,
     ScanWork,
     StagedMeans,
@@ -56,6 +67,20 @@ def stage_means(request: MeansMerge) -> StagedMeans:
     return write_means(Path(request.weights), means)
 
 
+def stage_covariance(request: CovarianceMerge) -> StagedMeans:
+    """Merge the stream's covariance where verified writers write, in plan order, and stage it for the stages behind."""
+    with open_storage(request.store).local(request.keys) as paths, _as_sealed("covariance"):
+        covariance = stream_covariance(_of_measure(request.keys, paths, StreamCovariance.name))
+    return write_means(Path(request.weights), covariance)
+
+
+def find_null_erasers(request: NullMerge) -> tuple[NullErasers, ...]:
+    """Who takes out what stands in the verified writers' places, as many heads as any of the writer's groups has."""
+    with open_storage(request.store).local(request.keys) as paths, _as_sealed("placebo"):
+        states = _of_measure(request.keys, paths, NullShares.name)
+        return null_erasers(request.layout, request.targets, request.draws, states)
+
+
 def finish_scan(request: ScanMerge) -> ChosenTargets:
     """Merge a model's scan, write its tables, and say what to verify."""
     lean, named = load_model(Path(request.model.weights))[1], request.named
@@ -78,7 +103,8 @@ def find_places(request: PlaceSearch) -> tuple[Place, ...]:
 def finish_verify(request: VerifyMerge) -> None:
     """Merge what verify measured of a model and write its tables."""
     model, shards = request.model, request.shards
-    group, places = GroupWork(request.targets, 0), AdversarialWork(request.places, model.given, (), False)
+    nulls = request.nulls.erasers if request.nulls else ()
+    group, places = GroupWork(request.targets, 0, nulls=nulls), AdversarialWork(request.places, model.given, (), False)
     blocks: dict[str, list[tuple[Work, list[str]]]] = {
         "group": [(group, shards.group)],
         "trust": [(TrustWork(writers, 0), keys) for writers, keys in shards.trust],

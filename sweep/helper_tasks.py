@@ -18,6 +18,8 @@ from erasure_sweep.workers.measures.cost import Cost, ShardSize, total
 from erasure_sweep.workers.records import (
     ChosenTargets,
     Group,
+    NullErasers,
+    Nulls,
     Numerics,
     Place,
     Resolved,
@@ -149,6 +151,41 @@ def finish_scan(request: ScanMerge) -> ChosenTargets:
     return finish_model.finish_scan(request)
 
 
+class CovarianceMerge(NamedTuple):
+    """The finished shards of a model's stage ``covariance``."""
+
+    weights: str
+    """Path of the model's own, beside which the covariance is staged."""
+    store: str
+    """Location of the finished shards."""
+    keys: list[str]
+
+
+def stage_covariance(request: CovarianceMerge) -> StagedMeans:
+    """Merge how the stream varies where the verified writers write, and stage it for the stages behind."""
+    from erasure_sweep.sweep import finish_model
+
+    return finish_model.stage_covariance(request)
+
+
+class NullMerge(NamedTuple):
+    """The finished shards of a model's stage ``placebo``."""
+
+    layout: Layout
+    store: str
+    """Location of the finished shards."""
+    keys: list[str]
+    targets: tuple[Target, ...]
+    draws: int
+
+
+def find_null_erasers(request: NullMerge) -> tuple[NullErasers, ...]:
+    """Who takes out what stands in the verified writers' places."""
+    from erasure_sweep.sweep import finish_model
+
+    return finish_model.find_null_erasers(request)
+
+
 class PlaceSearch(NamedTuple):
     """The finished shards of the substage ``group`` of a model."""
 
@@ -177,6 +214,8 @@ class VerifyMerge(NamedTuple):
     """Location of the finished shards."""
     shards: VerifyKeys
     targets: tuple[Target, ...]
+    nulls: Nulls | None
+    """Of the targets, where there are any."""
     places: tuple[Place, ...]
     """All that were tested."""
     tau: float

@@ -1,6 +1,7 @@
 """The stages of one model, in their order: which shards come next, and what has to be worked out between them.
 
-A model is scanned; from the merged scan follow the targets that are verified; verify measures their groups and how far
+A model is scanned; from the merged scan follow the targets that are verified, and what stands in their writers' places as
+nulls, which is found on the scan's prompts as well; verify measures their groups and how far
 attributions can be trusted; from what it found follow the places that are tested with other prompts' inputs. What happens
 between stages, merging above all, happens in the background process, while other models are measured.
 """
@@ -13,15 +14,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from erasure_sweep.sweep.helper_tasks import (
+    CovarianceMerge,
     MeansMerge,
     NamedTargets,
+    NullMerge,
     PageRequest,
     PlaceSearch,
     ScanMerge,
     VerifyMerge,
+    find_null_erasers,
     find_places,
     finish_scan,
     finish_verify,
+    stage_covariance,
     stage_means,
     write_page,
 )
@@ -29,7 +34,10 @@ from erasure_sweep.sweep.manifest_writer import ManifestKeeper
 from erasure_sweep.sweep.plan import (
     StagePlan,
     given_places,
+    layout_of,
     plan_adversarial,
+    plan_covariance,
+    plan_placebo,
     plan_scan,
     plan_verify,
     scan_options,
@@ -37,7 +45,7 @@ from erasure_sweep.sweep.plan import (
 from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.store.shards import ShardStore, VerifyKeys, block_keys, keys_of
 from erasure_sweep.workers.errors import UsageError
-from erasure_sweep.workers.records import ChosenTargets, Numerics, Resolved, StagedMeans, Thresholds
+from erasure_sweep.workers.records import ChosenTargets, Nulls, Numerics, Resolved, StagedMeans, Target, Thresholds
 
 Task = Callable[[], Any]
 """A call for the helper process, whose result the stages go on with."""
@@ -122,7 +130,8 @@ class ModelStages:
         first, end = model.verify_prompts
         targets = chosen.targets
         self._manifest.note_targets(model.name, chosen, n_verify_prompts=end - first, held_out=model.held_out)
-        plan = plan_verify(config, model, self._numerics, means, targets)
+        nulls = (yield from self._nulls(targets)) if targets else None
+        plan = plan_verify(config, model, self._numerics, means, targets, nulls)
         yield plan
         group, places = keys_of(plan.of("group")), given_places(targets, model.given)
         if group and config.places:
@@ -133,9 +142,21 @@ class ModelStages:
         if tested.tasks:
             yield tested
         shards = VerifyKeys(group, block_keys(plan.of("trust")), keys_of(tested.tasks))
-        merge = VerifyMerge(model, store, shards, targets, places, config.tau, config.trust_limits, self._tables)
+        merge = VerifyMerge(model, store, shards, targets, nulls, places, config.tau, config.trust_limits, self._tables)
         yield from in_helper(finish_verify, merge)
         self._manifest.note_stage(model.name, "verify")
+
+    def _nulls(self, targets: tuple[Target, ...]) -> Generator[Step, Any, Nulls]:
+        """What stands in the verified writers' places, from some of the scan's prompts."""
+        config, model, store = self._run.config, self.model, self._store.location
+        plan = plan_covariance(config, model, self._numerics, targets)
+        yield plan
+        merge = CovarianceMerge(model.weights, store, keys_of(plan.tasks))
+        covariance = yield from in_helper(stage_covariance, merge)
+        plan = plan_placebo(config, model, self._numerics, targets, covariance)
+        yield plan
+        found = NullMerge(layout_of(model), store, keys_of(plan.tasks), targets, config.placebos)
+        return Nulls(covariance, (yield from in_helper(find_null_erasers, found)))
 
     @property
     def _tables(self) -> Path:

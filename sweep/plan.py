@@ -22,10 +22,13 @@ from erasure_sweep.workers.measures.verify.group_rule import later_heads
 from erasure_sweep.workers.positions import hash_u64
 from erasure_sweep.workers.records import (
     AdversarialWork,
+    CovarianceWork,
     Group,
     GroupWork,
+    Nulls,
     Numerics,
     Place,
+    PlaceboWork,
     Resolved,
     ScanOptions,
     ScanWork,
@@ -47,6 +50,8 @@ SAMPLED_VALUES = 2**25
 
 FAMILIES = 3
 """Writers are chosen for what is erased of them, for strong pairs, and for broad erasers (``verify.targets``)."""
+NULL_PROMPTS = 16
+"""On how many of the scan's prompts, the first, groups are found for what stands in verified writers' places."""
 DONORS = 64
 """Prompts whose inputs one shard lends to the places under test."""
 _DONOR_SALT = 2**34
@@ -94,7 +99,14 @@ class _Shards:
             "dtype": config.dtype,
         }
 
-    def make(self, stage: str, prompts: range, work: Work, means: StagedMeans | None = None) -> ShardTask:
+    def make(
+        self,
+        stage: str,
+        prompts: range,
+        work: Work,
+        means: StagedMeans | None = None,
+        covariance: StagedMeans | None = None,
+    ) -> ShardTask:
         result = {"stage": stage, "first_prompt": prompts.start, "n_prompts": len(prompts), **self._shared}
         model = self._model
         identity = {
@@ -105,11 +117,12 @@ class _Shards:
             "numerics": self._numerics,
             "results_version": RESULTS_VERSION,
             **({"means": means.fingerprint} if means else {}),
+            **({"covariance": covariance.fingerprint} if covariance else {}),
         }
-        path = means.path if means else None
-        return ShardTask(
-            id=digest(identity), weights=model.weights, tokens=model.tokens, work=work, means=path, **result
-        )
+        paths = (staged.path if staged else None for staged in (means, covariance))
+        files: dict[str, Any] = {"weights": model.weights, "tokens": model.tokens}
+        files |= zip(("means", "covariance"), paths, strict=True)
+        return ShardTask(id=digest(identity), work=work, **result, **files)
 
 
 def plan_scan(config: SweepConfig, model: Resolved, numerics: Numerics) -> StagePlan:
@@ -123,13 +136,57 @@ def plan_scan(config: SweepConfig, model: Resolved, numerics: Numerics) -> Stage
     return StagePlan(model, "scan", tuple(tasks), model.n_prompts)
 
 
-def plan_verify(
-    config: SweepConfig, model: Resolved, numerics: Numerics, means: StagedMeans, targets: tuple[Target, ...]
+def plan_covariance(config: SweepConfig, model: Resolved, numerics: Numerics, targets: tuple[Target, ...]) -> StagePlan:
+    """Shards of the stage behind the scan that sees how the stream varies where the verified writers write."""
+    return _on_scanned(config, model, numerics, CovarianceWork(verified_writers(targets)))
+
+
+def plan_placebo(
+    config: SweepConfig, model: Resolved, numerics: Numerics, targets: tuple[Target, ...], covariance: StagedMeans
 ) -> StagePlan:
-    """Shards of verify's first substages: ``group`` for the targets, where there are any, and ``trust`` for every writer."""
+    """Shards of the stage that finds who takes out what stands in the verified writers' places."""
+    return _on_scanned(config, model, numerics, PlaceboWork(verified_writers(targets), config.placebos), covariance)
+
+
+def _on_scanned(
+    config: SweepConfig,
+    model: Resolved,
+    numerics: Numerics,
+    work: CovarianceWork | PlaceboWork,
+    covariance: StagedMeans | None = None,
+) -> StagePlan:
+    shards, n_prompts = _Shards(config, model, numerics), min(NULL_PROMPTS, model.n_prompts)
+    stage = "covariance" if covariance is None else "placebo"
+    tasks = [
+        shards.make(stage, prompts, work, covariance=covariance) for prompts in blocks(n_prompts, config.block_prompts)
+    ]
+    return StagePlan(model, stage, tuple(tasks), n_prompts)
+
+
+def verified_writers(targets: tuple[Target, ...]) -> tuple[str, ...]:
+    """The writers of some targets, once each, in their order."""
+    return tuple(dict.fromkeys(target.writer for target in targets))
+
+
+def plan_verify(
+    config: SweepConfig,
+    model: Resolved,
+    numerics: Numerics,
+    means: StagedMeans,
+    targets: tuple[Target, ...],
+    nulls: Nulls | None,
+) -> StagePlan:
+    """Shards of verify's first substages: ``group`` for the targets, where there are any, and ``trust`` for every writer.
+
+    Args:
+        nulls: of the targets; ``None`` where there are none.
+    """
     shards, (first, end) = _Shards(config, model, numerics), model.verify_prompts
-    work = GroupWork(targets, config.places)
-    group = [shards.make("group", prompts, work, means) for prompts in paired_blocks(first, end, config.block_prompts)]
+    group = []
+    if nulls is not None:
+        work = GroupWork(targets, config.places, config.placebos, nulls.erasers)
+        spans = paired_blocks(first, end, config.block_prompts)
+        group = [shards.make("group", prompts, work, means, nulls.covariance) for prompts in spans]
     trusted, rotated = (min(first + n, end) for n in (config.trust_prompts, config.rotated_prompts))
     trust = [
         shards.make("trust", prompts, TrustWork(writers, config.trust_tokens, is_rotated), means)
@@ -137,9 +194,7 @@ def plan_verify(
         for is_rotated, stop in ((False, trusted), (True, min(rotated, trusted)))
         for prompts in paired_blocks(first, stop, config.block_prompts)
     ]
-    return StagePlan(
-        model, "verify", (*(group if targets else ()), *trust), end - first if targets else trusted - first
-    )
+    return StagePlan(model, "verify", (*group, *trust), end - first if targets else trusted - first)
 
 
 def plan_adversarial(
@@ -168,8 +223,10 @@ def expected_stages(config: SweepConfig, model: Resolved, numerics: Numerics) ->
     targets = most_targets(config, layout_of(model))
     found = [Place(t.writer, "found", 0, model.seq_len - 1) for t in targets for _ in range(config.places)]
     means, places = StagedMeans("", ""), (*found, *given_places(targets, model.given))
-    verify = plan_verify(config, model, numerics, means, targets)
-    return [scan, verify, plan_adversarial(config, model, numerics, means, places)]
+    verify = plan_verify(config, model, numerics, means, targets, Nulls(means, ()) if targets else None)
+    before = [plan_covariance(config, model, numerics, targets), plan_placebo(config, model, numerics, targets, means)]
+    behind = [verify, plan_adversarial(config, model, numerics, means, places)]
+    return [scan, *(before if targets else ()), *behind]
 
 
 def most_targets(config: SweepConfig, layout: Layout) -> tuple[Target, ...]:

@@ -137,12 +137,41 @@ class ScanWork(NamedTuple):
     options: ScanOptions
 
 
+class NullErasers(NamedTuple):
+    """Who takes out, on the scan's prompts, what stands in a verified writer's place as a null."""
+
+    writer: str
+    null: str
+    """``siblings`` or ``placebo``."""
+    direction: str
+    """The sibling, or the number of the placebo's draw, from 1 on."""
+    heads: tuple[str, ...]
+    """Heads behind the writer's layer with a positive share, the largest share first."""
+
+
+class CovarianceWork(NamedTuple):
+    """What a shard of the stage ``covariance`` measures: how the stream varies in the states that first hold these writers."""
+
+    writers: tuple[str, ...]
+
+
+class PlaceboWork(NamedTuple):
+    """What a shard of the stage ``placebo`` measures: which heads take out each placebo of these writers."""
+
+    writers: tuple[str, ...]
+    draws: int
+
+
 class GroupWork(NamedTuple):
     """What a shard of the substage ``group`` measures of verified writers."""
 
     targets: tuple[Target, ...]
     places: int
     """How many places with the highest attribution are kept of each writer, at most one in each prompt."""
+    draws: int = 0
+    """How many placebos each writer has."""
+    nulls: tuple[NullErasers, ...] = ()
+    """What stands in the writers' places, writer by writer."""
 
 
 class TrustWork(NamedTuple):
@@ -168,7 +197,7 @@ class AdversarialWork(NamedTuple):
     model."""
 
 
-Work = ScanWork | GroupWork | TrustWork | AdversarialWork
+Work = ScanWork | CovarianceWork | PlaceboWork | GroupWork | TrustWork | AdversarialWork
 
 
 class Numerics(NamedTuple):
@@ -254,6 +283,13 @@ class StagedMeans(NamedTuple):
     """Of the content."""
 
 
+class Nulls(NamedTuple):
+    """What stands in the places of verified writers: the covariance that placebos are drawn with, and who erases each null."""
+
+    covariance: StagedMeans
+    erasers: tuple[NullErasers, ...]
+
+
 class ShardTask(NamedTuple):
     """Everything a worker needs to know to measure one shard."""
 
@@ -279,11 +315,13 @@ class ShardTask(NamedTuple):
     """Whether position 0 is measured, and what a writer writes there taken out with the rest (``workers.positions``)."""
     means: str | None = None
     """Path of the means of the model's terms over the scan; ``None`` in the scan itself."""
+    covariance: str | None = None
+    """Path of the stream's covariance in the states that first hold the verified writers, where placebos are drawn."""
 
     @property
     def files(self) -> tuple[str, ...]:
         """Paths of everything that a worker reads for it."""
-        return (self.weights, self.tokens, *([self.means] if self.means else []))
+        return (self.weights, self.tokens, *(path for path in (self.means, self.covariance) if path))
 
 
 class ShardResult(NamedTuple):

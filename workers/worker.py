@@ -52,12 +52,14 @@ class ShardWorker:
         """
         model = self._model(task, contents.get(task.weights))
         prompts = load_tokens(contents.get(task.tokens) or Path(task.tokens))
-        means = load_means(Path(task.means), contents.get(task.means)) if task.means else None
+        means, covariance = (
+            load_means(Path(path), contents.get(path)) if path else None for path in (task.means, task.covariance)
+        )
         kind = (task.model_hash, task.stage)
         batch = min(task.batch, self._fits.get(kind, task.batch))
         while True:
             try:
-                states = measure_shard(model, task, prompts, batch, means)
+                states = measure_shard(model, task, prompts, batch, means, covariance)
                 return ShardResult(task.id, encode_states(states, task.id), batch)
             except torch.cuda.OutOfMemoryError:
                 torch.cuda.empty_cache()

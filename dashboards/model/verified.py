@@ -8,6 +8,7 @@ import numpy as np
 
 from erasure_sweep.dashboards.wording import eraser_name, number, percent, with_interval
 from erasure_sweep.workers.labels import is_head
+from erasure_sweep.workers.tables.facts.verdict import FOUND, NOT_FOUND, SHRINKS, WITH_SIBLINGS
 from erasure_sweep.workers.tables.facts.verified import Verdict, VerifiedGroup
 
 VERIFY_TABLES = (
@@ -43,12 +44,15 @@ def verdict_line(found: Verdict) -> str:
     ]
     numbers = f"{held_out} {with_interval(*found.beta)}"
     # a share of what is not there would say nothing
-    is_there = found.word in ("erased", None)
+    is_there = found.word in (*FOUND, None)
     has_share = np.isfinite(found.position_share) and is_there
     share = f"; position alone explains {percent(found.position_share)} of this erasure" if has_share else ""
-    share = (_beside_nulls(found) if is_there else "") + share
-    if found.word == "erased":
-        return f"{writer} is erased by {group}: {numbers}{share}."
+    share = (_beside_nulls(found) if found.word != NOT_FOUND else "") + share
+    if found.word in FOUND:
+        with_siblings = " together with its siblings" if found.word == WITH_SIBLINGS else ""
+        return f"{writer} is erased{with_siblings} by {group}: {numbers}{share}."
+    if found.word == SHRINKS:
+        return f"{writer}: {group} shrinks everything, not this writer alone: {numbers}{share}."
     if found.word is None:
         reason = (
             ", for fewer than two prompts give no interval"
@@ -57,22 +61,18 @@ def verdict_line(found: Verdict) -> str:
         )
         return f"{writer}: no verdict on {group}{reason}: {numbers}{share}."
     if found.chosen == "all":
-        return f"{writer}: erasure {found.word}, no single head qualifies; all later heads together: {numbers}."
+        return f"{writer}: erasure {found.word}, no head takes anything out; all later heads together: {numbers}."
     return f"{writer}: erasure by {group} {found.word}: {numbers}."
 
 
 def _beside_nulls(found: Verdict) -> str:
-    """How far β is beyond what the same heads would be found to read of a placebo, and of the writer's siblings."""
-    nulls = ""
-    if np.isfinite([found.beta.low, found.beta.high, *found.placebo]).all():
-        # the end nearer to 0, for either sign, against the farther one of the placebo
-        _, low, high = found.beta
-        nearest = min(abs(low), abs(high)) if low * high > 0 else 0.0
-        beyond = nearest > max(abs(end) for end in found.placebo)
-        nulls += f", {'clearly' if beyond else 'not clearly'} beyond the placebo's {number(found.placebo.value)}"
-    if np.isfinite(found.siblings) and found.beta.value < 0:
-        reach = f"siblings reach up to {percent(found.siblings / found.beta.value)} of it"
-        nulls += f"; {reach if found.siblings < 0 else 'no sibling is taken out'}"
+    """What groups of equal size take out of placebos and siblings."""
+    nulls, placebos, siblings = "", found.placebos, found.siblings
+    if np.isfinite(placebos.lowest):
+        nulls += f"; of its placebos the one taken out most has {number(placebos.lowest)}, the median {number(placebos.median)}"
+    if np.isfinite(siblings.lowest):
+        reach = f"its siblings reach {number(siblings.lowest)}"
+        nulls += f"; {reach if siblings.lowest < 0 else 'no sibling is taken out'}"
     return nulls
 
 

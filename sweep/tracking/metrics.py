@@ -11,6 +11,7 @@ from erasure_sweep.workers.tables.facts.adversarial import fooled
 from erasure_sweep.workers.tables.facts.erasers import broad_erasers
 from erasure_sweep.workers.tables.facts.erasure import erased_writers, half_erased, significant_pairs
 from erasure_sweep.workers.tables.facts.trust import HOLDS, trust_counts, unsettled_of
+from erasure_sweep.workers.tables.facts.verdict import FOUND
 from erasure_sweep.workers.tables.facts.verified import verdicts
 from erasure_sweep.workers.tables.values import Floats, Tables, numeric, rows_where, strings, table_of
 
@@ -78,7 +79,7 @@ def _median(values: Floats) -> float:
 def verify_metrics(tables: Tables) -> dict[str, float]:
     """The few numbers of verify that can be held against another model's; what was not measured is left out.
 
-    Of the verified writers, in ``verify/``: the number of ``erased_writers``, whose erasure holds on these prompts;
+    Of the verified writers, in ``verify/``: the number of ``erased_writers``, found ``erased``;
     ``group_beta_most``, the most negative coefficient of a group's V-composed part; ``presence_restored``, by how much the
     median presence of the writer behind its erasers rises when they do not read it, the most of all groups;
     ``erasing_worth_most``, the largest mean increase of the loss when a group does not read its writer, of those whose whole
@@ -91,7 +92,7 @@ def verify_metrics(tables: Tables) -> dict[str, float]:
     found: dict[str, float] = {}
     if verified := verdicts(tables):
         found["verify/erased_writers"] = float(
-            len({verdict.group.writer for verdict in verified if verdict.word == "erased"})
+            len({verdict.group.writer for verdict in verified if verdict.word in FOUND})
         )
         found["verify/group_beta_most"] = -_most(np.array([-verdict.beta.value for verdict in verified]))
         restored = [verdict.presence.patched - verdict.presence.clean for verdict in verified]

@@ -18,9 +18,21 @@ import numpy as np
 
 from erasure_sweep.sweep.config import SweepConfig, build_config
 from erasure_sweep.sweep.plan import layout_of, plan_scan, plan_verify
+from erasure_sweep.workers.measures.interventions.placebos import states_holding
 from erasure_sweep.workers.measures.registry import count_sketches
+from erasure_sweep.workers.measures.verify.null_shares import nulls_of
 from erasure_sweep.workers.models.forward import ModelConfig
-from erasure_sweep.workers.records import Numerics, Resolved, ScanOptions, ScanWork, ShardTask, WriterBlock
+from erasure_sweep.workers.records import (
+    NullErasers,
+    Nulls,
+    Numerics,
+    Resolved,
+    ScanOptions,
+    ScanWork,
+    ShardTask,
+    Target,
+    WriterBlock,
+)
 from erasure_sweep.workers.storage.staged_means import write_means
 from tests.benchmarks.probe import run_probe
 from tests.benchmarks.settings import GELU_4L, GPT2_SMALL, Settings, random_prompts, stage_random
@@ -109,9 +121,24 @@ def shard_tasks(model: Resolved, whole: bool) -> dict[str, ShardTask]:
     layout = layout_of(model)
     targets = verified_targets(layout) if whole else verified_targets(layout)[:1]
     means = write_means(Path(model.weights), np.zeros((len(layout.terms), model.architecture["d_model"])))
-    plan = plan_verify(_config(model, SHARD_PROMPTS), model, Numerics("cpu"), means, targets)
+    plan = plan_verify(_config(model, SHARD_PROMPTS), model, Numerics("cpu"), means, targets, _nulls(model, targets))
     tasks = {"scan": scan_task(model, SHARD_PROMPTS), f"verify, groups of {len(targets)}": plan.of("group")[0]}
     return tasks | ({"verify, trust": plan.of("trust")[0]} if whole else {})
+
+
+def _nulls(model: Resolved, targets: tuple[Target, ...]) -> Nulls:
+    """As many nulls as a sweep has, each with its writer's own erasers."""
+    layout, d_model = layout_of(model), model.architecture["d_model"]
+    writers = {target.writer: target.erasers for target in targets}
+    n_states = len(states_holding(layout, tuple(writers)))
+    covariance = write_means(Path(model.weights), np.tile(np.eye(d_model), (n_states, 1, 1)))
+    draws = _config(model, SHARD_PROMPTS).placebos
+    erasers = [
+        NullErasers(writer, null, direction, heads)
+        for writer, heads in writers.items()
+        for null, direction in nulls_of(layout, writer, draws)
+    ]
+    return Nulls(covariance, tuple(erasers))
 
 
 def memory_request(task: ShardTask, threads: int) -> dict[str, Any]:

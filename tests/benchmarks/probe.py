@@ -24,6 +24,7 @@ from erasure_sweep.sweep.progress import SilentReporter
 from erasure_sweep.workers.records import (
     Group,
     GroupWork,
+    NullErasers,
     Numerics,
     Resolved,
     ScanOptions,
@@ -95,8 +96,11 @@ def peak_bytes() -> int:
 
 _WORKS: dict[str, Callable[..., Work]] = {
     "scan": lambda writers, options: ScanWork(WriterBlock(*writers), _options(*options)),
-    "group": lambda targets, places: GroupWork(
-        tuple(Target(w, tuple(heads), why) for w, heads, why in targets), places
+    "group": lambda targets, places, draws, nulls: GroupWork(
+        tuple(Target(w, tuple(heads), why) for w, heads, why in targets),
+        places,
+        draws,
+        tuple(NullErasers(w, null, direction, tuple(heads)) for w, null, direction, heads in nulls),
     ),
     "trust": lambda writers, tokens, rotated: TrustWork(WriterBlock(*writers), tokens, rotated),
 }

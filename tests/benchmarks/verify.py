@@ -22,12 +22,13 @@ from torch import Tensor
 from transformer_lens.model_bridge.exceptions import StopAtLayerException
 
 from erasure_sweep.sweep.config import SweepConfig, build_config
-from erasure_sweep.sweep.plan import DONORS, blocks, draw_donors, given_places
+from erasure_sweep.sweep.plan import DONORS, NULL_PROMPTS, blocks, draw_donors, given_places
 from erasure_sweep.workers.labels import Layout, layer_of
 from erasure_sweep.workers.measures.interventions.prompt_view import PromptView
 from erasure_sweep.workers.measures.interventions.verified_prompt import WriterPrompt, writers_of
 from erasure_sweep.workers.measures.scan.composition import head_of
 from erasure_sweep.workers.measures.stages import measure_shard
+from erasure_sweep.workers.measures.verify.null_shares import NullShares, null_erasers
 from erasure_sweep.workers.measures.verify.patched_residual import (
     CLEAN,
     PATCHES,
@@ -35,11 +36,14 @@ from erasure_sweep.workers.measures.verify.patched_residual import (
     WrittenRow,
     later_components,
 )
+from erasure_sweep.workers.measures.verify.stream_covariance import StreamCovariance, stream_covariance
 from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.records import (
     AdversarialWork,
+    CovarianceWork,
     GroupWork,
     Place,
+    PlaceboWork,
     ShardTask,
     State,
     Target,
@@ -83,6 +87,8 @@ class Shares(NamedTuple):
     """Prompts of the substage ``trust`` on which writers are replaced by their mean."""
     rotated: float
     """Those on which rotated outputs replace them."""
+    nulls: float
+    """Prompts of the scan on which the nulls' groups are found."""
     shards: float
     """Shards of the substage ``adversarial``."""
     donors: float
@@ -95,10 +101,12 @@ def default_shares(config: SweepConfig) -> Shares:
     n_prompts = config.verify_prompts
     donors = len(draw_donors(config.seed, config.prompts + n_prompts, config.donors))
     trusted = min(config.trust_prompts, n_prompts)
+    found = min(NULL_PROMPTS, config.prompts)
     rotated = min(config.rotated_prompts, trusted)
     return Shares(
         trusted / n_prompts,
         rotated / n_prompts,
+        found / n_prompts,
         len(blocks(donors, DONORS)) / n_prompts,
         donors / n_prompts,
         1 / n_prompts,
@@ -116,13 +124,24 @@ class Shards:
 
     def __init__(self, model: LeanModel, seq_len: int, n_prompts: int) -> None:
         self._model, self._n_prompts = model, n_prompts
+        self._covariance: np.ndarray | None = None
         self._tokens = random_prompts(model.config, n_prompts, seq_len).numpy()
         self.config = build_config({"models": ["random"], "seq_len": seq_len, "block_prompts": n_prompts})
         self.targets = verified_targets(model.config.layout)
+        states = self._measure("covariance", CovarianceWork(writers_of(self.targets)), None)
+        self._covariance = stream_covariance([states[StreamCovariance.name]])
+        found = self.placebo(min(16, seq_len))
+        self._nulls = null_erasers(model.config.layout, self.targets, self.config.placebos, [found])
 
     def group(self, positions: int | None) -> None:
         """Everything of the verified writers, at so many positions of each prompt."""
-        self._measure("group", GroupWork(self.targets, self.config.places), positions)
+        work = GroupWork(self.targets, self.config.places, self.config.placebos, self._nulls)
+        self._measure("group", work, positions)
+
+    def placebo(self, positions: int | None) -> State:
+        """Who takes out the verified writers' placebos and siblings."""
+        work = PlaceboWork(writers_of(self.targets), self.config.placebos)
+        return self._measure("placebo", work, positions)[NullShares.name]
 
     def trust(self, rotated: bool) -> None:
         """Every writer replaced, by its mean or by its rotated output on another prompt, on the beginnings of prompts."""
@@ -142,13 +161,14 @@ class Shards:
         spread = (np.arange(len(writers)) + 0.5) / len(writers) * self._tokens.shape[1]
         return tuple(Place(writer, "found", 0, int(at)) for writer, at in zip(writers, spread, strict=True))
 
-    def _measure(self, stage: str, work: Work, positions: int | None) -> None:
+    def _measure(self, stage: str, work: Work, positions: int | None) -> dict[str, State]:
         batch = self.config.batch_on("cpu")
         task = ShardTask(
             "", stage, "", "", "", 0, self._n_prompts, positions, self.config.seed, work, batch, "cpu", "float32"
         )
         layout, d_model = self._model.config.layout, self._model.config.d_model
-        measure_shard(self._model, task, self._tokens, batch, np.zeros((len(layout.terms), d_model)))
+        means = np.zeros((len(layout.terms), d_model))
+        return measure_shard(self._model, task, self._tokens, batch, means, self._covariance)
 
 
 def measure_verify(settings: Settings) -> Iterator[Row]:
@@ -170,6 +190,7 @@ def _substages(settings: Settings, model: LeanModel) -> Iterator[Row]:
     cases["tokens"] = partial(shards.adversarial, 0, with_tokens=True)
     cases |= {name: partial(shards.trust, name == ROTATED) for name in (REPLACED, ROTATED)}
     for protocol, positions in protocols.items():
+        cases[f"placebo, {protocol}"] = partial(shards.placebo, positions)
         cases[f"group, {protocol}"] = partial(shards.group, positions)
     bare = partial(model.logits, random_prompts(model.config, 1, settings.seq_len))
     timings, beside = _timed(cases, bare, settings.verify_rounds)
@@ -183,11 +204,12 @@ def _substages(settings: Settings, model: LeanModel) -> Iterator[Row]:
     shares = default_shares(shards.config)
     replaced, rotated = (scaled(timings[name], prompt) for name in (REPLACED, ROTATED))
     for protocol in protocols:
-        group = scaled(timings[f"group, {protocol}"], prompt)
-        parts = group, scaled(replaced, shares.trust), scaled(rotated, shares.rotated), scaled(shard, shares.shards)
-        parts = *parts, scaled(donor, shares.donors), scaled(tokens, shares.tokens)
+        group, placebo = (scaled(timings[f"{stage}, {protocol}"], prompt) for stage in ("group", "placebo"))
+        parts = group, scaled(placebo, shares.nulls), scaled(replaced, shares.trust), scaled(rotated, shares.rotated)
+        parts = *parts, scaled(shard, shares.shards), scaled(donor, shares.donors), scaled(tokens, shares.tokens)
         together = row(f"{TOGETHER}, {protocol}", reduce(added, parts), AIMS.get((settings.verify_shape, protocol)))
         together.details.update(shares._asdict())
+        yield row(f"placebos and siblings of {len(shards.targets)} writers, {protocol}: for each prompt", placebo)
         yield row(f"group of {len(shards.targets)} writers, {protocol}: for each prompt", group)
         yield together
     for name, trust in ((REPLACED, replaced), (ROTATED, rotated)):
@@ -225,7 +247,7 @@ def patched_pass(model: LeanModel, prompt: Tensor, target: Target) -> State:
     """What verify records of one target's patched passes, from a clean pass of its own."""
     accumulator = PatchedResidualAccumulator()
     view = PromptView(model, model.trace(prompt, keep_resid=True), 0, 0, 0, prompt[0], first=0)
-    accumulator.update(WriterPrompt(view, target.writer, [target]))
+    accumulator.update(WriterPrompt(view, target.writer, GroupWork((target,), 0)))
     return accumulator.export()
 
 

@@ -15,14 +15,25 @@ from torch import Tensor
 
 from erasure_sweep.workers.errors import DataError
 from erasure_sweep.workers.measures.interventions.place_runs import place_runs
-from erasure_sweep.workers.measures.interventions.prompt_view import first_source, positions_of, views
-from erasure_sweep.workers.measures.interventions.verified_prompt import by_writer
+from erasure_sweep.workers.measures.interventions.placebos import Placebos
+from erasure_sweep.workers.measures.interventions.prompt_view import first_source, lone_views, positions_of, views
+from erasure_sweep.workers.measures.interventions.verified_prompt import by_writer, writers_of
 from erasure_sweep.workers.measures.measure import Block
 from erasure_sweep.workers.measures.registry import measures
 from erasure_sweep.workers.measures.scan.products import ProductReader, PromptProducts
+from erasure_sweep.workers.measures.verify.null_shares import null_prompts
 from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.positions import count_positions
-from erasure_sweep.workers.records import AdversarialWork, GroupWork, ScanWork, ShardTask, State, TrustWork
+from erasure_sweep.workers.records import (
+    AdversarialWork,
+    CovarianceWork,
+    GroupWork,
+    PlaceboWork,
+    ScanWork,
+    ShardTask,
+    State,
+    TrustWork,
+)
 
 
 class OpenShard(NamedTuple):
@@ -37,22 +48,36 @@ class OpenShard(NamedTuple):
 Tokens = Integer[np.ndarray, "corpus_prompt pos"]
 """Of the whole corpus."""
 Means = Float[np.ndarray, "term d_model"]
-TermMeans = Float[Tensor, "term d_model"]
-"""The same on the model's device."""
+Covariance = Float[np.ndarray, "state d_model d_model"]
+
+
+class Staged(NamedTuple):
+    """What earlier stages found and later ones start from."""
+
+    means: Float[Tensor, "term d_model"] | None = None
+    """Of the model's terms over the scan, on the model's device."""
+    covariance: Covariance | None = None
+    """Of the stream where verified writers write."""
 
 
 @torch.inference_mode()
 def measure_shard(
-    model: LeanModel, task: ShardTask, tokens: Tokens, batch: int, means: Means | None = None
+    model: LeanModel,
+    task: ShardTask,
+    tokens: Tokens,
+    batch: int,
+    means: Means | None = None,
+    covariance: Covariance | None = None,
 ) -> dict[str, State]:
     """States of one shard, by measure.
 
     Args:
         batch: how many prompts go through a forward pass at once.
         means: of the model's terms over the scan; none in the scan itself.
+        covariance: of the stream in the states that first hold the verified writers, for the stages that draw placebos.
     """
     on_device = None if means is None else torch.from_numpy(means).to(model.device, model.dtype)
-    opened = STAGES[task.stage](model, task, tokens, batch, on_device)
+    opened = STAGES[task.stage](model, task, tokens, batch, Staged(on_device, covariance))
     accumulators = {measure.name: measure.start(opened.shard) for measure in measures(task.stage)}
     for products in opened.products:
         for accumulator in accumulators.values():
@@ -61,9 +86,7 @@ def measure_shard(
     return {name: accumulator.export() for name, accumulator in accumulators.items()}
 
 
-def open_scan(
-    model: LeanModel, task: ShardTask, tokens: Tokens, batch: int, means: TermMeans | None = None
-) -> OpenShard:
+def open_scan(model: LeanModel, task: ShardTask, tokens: Tokens, batch: int, staged: Staged) -> OpenShard:
     """Products of every prompt's terms."""
     assert isinstance(task.work, ScanWork)
     reader = ProductReader(model, task.work.writers, task.work.options, first_source(task))
@@ -91,38 +114,53 @@ def own_prompts(task: ShardTask, tokens: Tokens) -> Int[Tensor, "prompt pos"]:
     return torch.from_numpy(block.astype(np.int64))
 
 
-def open_group(
-    model: LeanModel, task: ShardTask, tokens: Tokens, batch: int, means: TermMeans | None = None
-) -> OpenShard:
+def open_covariance(model: LeanModel, task: ShardTask, tokens: Tokens, batch: int, staged: Staged) -> OpenShard:
+    """Prompts of the scan, for the stream in a few states."""
+    assert isinstance(task.work, CovarianceWork)
+    return OpenShard(Block(model, task.work), lone_views(model, task, own_prompts(task, tokens), batch))
+
+
+def open_placebo(model: LeanModel, task: ShardTask, tokens: Tokens, batch: int, staged: Staged) -> OpenShard:
+    """Prompts of the scan, verified writer by verified writer, with what stands in its place."""
+    work = task.work
+    assert isinstance(work, PlaceboWork) and staged.covariance is not None
+    placebos = Placebos(model, work.writers, staged.covariance, task.seed, work.draws)
+    prompts = lone_views(model, task, own_prompts(task, tokens), batch)
+    return OpenShard(Block(model, work), null_prompts(prompts, work, placebos))
+
+
+def open_group(model: LeanModel, task: ShardTask, tokens: Tokens, batch: int, staged: Staged) -> OpenShard:
     """Every prompt, verified writer by verified writer."""
-    assert isinstance(task.work, GroupWork)
+    work = task.work
+    assert isinstance(work, GroupWork) and staged.covariance is not None
+    placebos = Placebos(model, writers_of(work.targets), staged.covariance, task.seed, work.draws)
     prompts = views(model, task, own_prompts(task, tokens), batch)
-    return OpenShard(Block(model, task.work, means), by_writer(prompts, task.work.targets))
+    return OpenShard(Block(model, work, staged.means), by_writer(prompts, work, placebos))
 
 
-def open_trust(
-    model: LeanModel, task: ShardTask, tokens: Tokens, batch: int, means: TermMeans | None = None
-) -> OpenShard:
+def open_trust(model: LeanModel, task: ShardTask, tokens: Tokens, batch: int, staged: Staged) -> OpenShard:
     """The beginning of every prompt, with its partner; of one that is too short for so many positions, all."""
     assert isinstance(task.work, TrustWork)
     prompts = own_prompts(task, tokens)[:, : task.work.tokens]
     every = count_positions(prompts.shape[1], None, task.first_position)
     drawn = None if task.positions is None or task.positions >= every else task.positions
-    return OpenShard(Block(model, task.work, means), views(model, task._replace(positions=drawn), prompts, batch))
+    return OpenShard(
+        Block(model, task.work, staged.means), views(model, task._replace(positions=drawn), prompts, batch)
+    )
 
 
-def open_adversarial(
-    model: LeanModel, task: ShardTask, tokens: Tokens, batch: int, means: TermMeans | None = None
-) -> OpenShard:
+def open_adversarial(model: LeanModel, task: ShardTask, tokens: Tokens, batch: int, staged: Staged) -> OpenShard:
     """The runs at the places, then those of the donors."""
     assert isinstance(task.work, AdversarialWork)
-    runs = place_runs(model, task.work, tokens, batch, first_source(task), means)
-    return OpenShard(Block(model, task.work, means), runs)
+    runs = place_runs(model, task.work, tokens, batch, first_source(task), staged.means)
+    return OpenShard(Block(model, task.work, staged.means), runs)
 
 
-Open = Callable[[LeanModel, ShardTask, Tokens, int, TermMeans | None], OpenShard]
+Open = Callable[[LeanModel, ShardTask, Tokens, int, Staged], OpenShard]
 STAGES: Mapping[str, Open] = {
     "scan": open_scan,
+    "covariance": open_covariance,
+    "placebo": open_placebo,
     "group": open_group,
     "trust": open_trust,
     "adversarial": open_adversarial,

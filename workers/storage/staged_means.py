@@ -1,6 +1,7 @@
-"""Means of every term over a scan, staged for the stages behind it: whole or absent, named for the weights and the content.
+"""Means over a scan, staged for the stages behind it: whole or absent, named for the weights and the content.
 
-Later stages take a writer's mean as what stays when the writer is replaced. The file's name holds the hash of its content:
+Later stages take a writer's mean over all tokens as what stays when the writer is replaced, and turn its output within the
+stream's covariance, the mean of products, into placebos. The file's name holds the hash of its content:
 by that, never by the path, it enters the ids of shards, and a worker that reads another content refuses it.
 """
 
@@ -17,11 +18,11 @@ from erasure_sweep.workers.fingerprint import fingerprint
 from erasure_sweep.workers.records import StagedMeans
 from erasure_sweep.workers.storage.whole_file import whole_file
 
-Means = Float[np.ndarray, "term d_model"]
+Means = Float[np.ndarray, "*mean d_model"]
 
 
 def write_means(weights: Path, means: Means) -> StagedMeans:
-    """Stage the means of a model's terms.
+    """Stage means of a model's terms, or of products.
 
     Args:
         weights: of the model, as they are staged.

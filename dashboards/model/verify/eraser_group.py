@@ -1,7 +1,7 @@
 """A writer's erasers (Fig 3b), one by one and together, beside what chance does.
 
-What the heads together do is set beside nulls, numbers of the same kind in which nothing of the writer can be read: another
-prompt's output, a random direction, a placebo taken out in the writer's stead, the writer's siblings. What position alone
+What the heads together do is set beside nulls: placebos (the writer's output turned at random) and the writer's siblings, each
+with a group of its own of equal size, and another prompt's output. What position alone
 explains is no null: a writer that writes the same at the same position everywhere can be erased all the same.
 """
 
@@ -41,10 +41,9 @@ MOST_HEADS = 40
 _SPELLED_OUT = 3
 POSITION = "position"
 _NULL_NAMES = {
-    "random_direction": "random direction",
-    "shuffled": "shuffled",
-    "placebo": "placebo",
+    "placebo": "placebos",
     "siblings": "siblings",
+    "shuffled": "shuffled",
     POSITION: "position alone",
 }
 
@@ -55,7 +54,7 @@ _NULL_OF_READ = RunStyle("null of the part read", READ.colour, "triangle-up-open
 
 
 class GroupNull(NamedTuple):
-    """One null of the group: its kind, the sibling where it has one, the number that it questions, its quartiles."""
+    """One null of the group: its kind, which sibling or draw, the number that it questions, its quartiles."""
 
     kind: str
     direction: str
@@ -136,7 +135,7 @@ def _group_sentence(model: ModelTables, target: VerifiedGroup, nulls: Sequence[G
 
 
 def _beta_words(kind: str, betas: list[float]) -> str:
-    """A null's β, or the ends of several siblings'."""
+    """A null's β, or the ends of several."""
     finite = [beta for beta in betas if np.isfinite(beta)]
     if not finite:
         return ""
@@ -187,7 +186,7 @@ def _group_tick(target: VerifiedGroup) -> str:
 
 
 def _null_points(nulls: Sequence[GroupNull], kinds: Sequence[str], first: int) -> list[go.Scatter]:
-    """A trace per number that nulls question; siblings stand beside each other in one place."""
+    """A trace per number that nulls question; those of one kind stand beside each other in one place."""
     data = []
     for style, wanted in (
         (_NULL_OF_CLEAN, [null for null in nulls if null.of == "clean" and null.kind != POSITION]),
@@ -197,9 +196,9 @@ def _null_points(nulls: Sequence[GroupNull], kinds: Sequence[str], first: int) -
         if not wanted:
             continue
         at = np.array([first + kinds.index(null.kind) for null in wanted], dtype=np.float64)
-        siblings = np.array([null.kind == "siblings" for null in wanted])
-        spread = np.linspace(-0.32, 0.32, int(siblings.sum())) if siblings.sum() > 1 else np.zeros(int(siblings.sum()))
-        at[siblings] += spread
+        for kind in kinds:
+            own = np.array([null.kind == kind for null in wanted])
+            at[own] += np.linspace(-0.32, 0.32, int(own.sum())) if own.sum() > 1 else 0.0
         at += [-0.05 if null.of == "clean" else 0.05 for null in wanted]  # two numbers of one null side by side
         values = Quartiles(*(np.array([null[field] for null in wanted]) for field in (3, 4, 5)))
         names = [f"{_NULL_NAMES[null.kind]} {null.direction}".rstrip() for null in wanted]
@@ -223,11 +222,11 @@ def group_card(view: ModelView) -> Card:
         "Its erasers, one by one and together, beside what chance gives",
         "Projection onto the writer of each eraser and of all of them together (bold): as it is, without reading the "
         "writer, and, of the group, the part that it writes because it reads the writer. Points are medians over all "
-        "measured tokens, bars the quartiles (25 to 75 %). Behind the dotted line, hollow, stand the nulls: the group "
-        "as it is onto a random direction drawn like the residual stream, onto the writer's output on another "
-        "prompt at a shuffled position, and onto the writer's siblings (heads of its layer); and what the group "
-        "would be found to read with a random direction (placebo) or a sibling in the writer's stead. Where "
-        "siblings are taken out as much, it is not this writer alone that is erased. The star is the writer's output on "
+        "measured tokens, bars the quartiles (25 to 75 %). Behind the dotted line, hollow, stand the nulls: placebos, "
+        "the writer's output turned at random within what the residual stream varies along, and siblings (heads of the "
+        "writer's layer), each onto itself, with the heads that take out most of it, as many as the group has; and the group "
+        "onto the writer's output on another prompt at a shuffled position. Where placebos are taken out as much, these heads "
+        "shrink everything; where siblings are, it is not this writer alone that is erased. The star is the writer's output on "
         "another prompt at the same position. It is no null: it shows what position alone explains. The axis ends at ±4.",
         {str(index): plot_group(group) for index, group in enumerate(shown)},
         [target_control([pair_name(group.target) for group in shown])] if shown else [],

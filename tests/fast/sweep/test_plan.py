@@ -16,6 +16,8 @@ from erasure_sweep.sweep.plan import (
     given_places,
     paired_blocks,
     plan_adversarial,
+    plan_covariance,
+    plan_placebo,
     plan_scan,
     plan_verify,
     scan_options,
@@ -26,10 +28,14 @@ from erasure_sweep.sweep.plan import (
 from erasure_sweep.workers.measures.statistics.sketch_bins import N_BINS
 from erasure_sweep.workers.records import (
     AdversarialWork,
+    CovarianceWork,
     Group,
     GroupWork,
+    NullErasers,
+    Nulls,
     Numerics,
     Place,
+    PlaceboWork,
     Resolved,
     StagedMeans,
     Target,
@@ -47,6 +53,10 @@ MODEL = Resolved(
 TARGETS = (Target("L0H2", ("L2H2", "L2H3"), "rule"), Target("MLP0", ("L1H0",), "rule"))
 PLACES = (Place("L0H2", "found", 31, 9), Place("L0H2", "found", 3, 60))
 MEANS = StagedMeans("/staging/means/mm-nn.npy", "nn")
+NULLS = Nulls(
+    StagedMeans("/staging/means/mm-cc.npy", "cc"),
+    (NullErasers("L0H2", "placebo", "1", ("L2H0", "L1H1")), NullErasers("L0H2", "siblings", "L0H0", ("L2H3",))),
+)
 
 
 def config(**changes: Any) -> Any:
@@ -147,7 +157,7 @@ def test_a_longer_sweep_keeps_the_shards_it_shares() -> None:
 
 
 def verify(model: Resolved = MODEL, targets: tuple[Target, ...] = TARGETS, **changes: Any) -> StagePlan:
-    return plan_verify(config(**changes), model, CPU, MEANS, targets)
+    return plan_verify(config(**changes), model, CPU, MEANS, targets, NULLS if targets else None)
 
 
 def spans(plan: StagePlan, stage: str) -> list[tuple[int, int]]:
@@ -158,7 +168,7 @@ def test_verify_reads_the_prompts_behind_the_scan() -> None:
     plan = verify()
     assert spans(plan, "group") == [(30, 38), (38, 46), (46, 54), (54, 62)]
     assert spans(plan, "trust") == [(30, 38), (38, 46), (46, 54), (54, 62), (30, 38)]
-    assert {task.work for task in plan.of("group")} == {GroupWork(TARGETS, 8)}
+    assert {task.work for task in plan.of("group")} == {GroupWork(TARGETS, 8, 20, NULLS.erasers)}
     assert [task.work for task in plan.of("trust")] == [
         TrustWork(WriterBlock(0, 38), 128, last) for last in (*4 * [False], True)
     ]
@@ -222,12 +232,40 @@ def test_ids_of_verify_follow_from_targets_and_not_from_where_they_came() -> Non
 
 def test_ids_behind_the_scan_follow_from_the_content_of_its_means_and_not_from_their_path() -> None:
     tasks = verify().tasks
-    assert {task.means for task in tasks} == {MEANS.path} and all(task.files[-1] == MEANS.path for task in tasks)
-    moved = plan_verify(config(), MODEL, CPU, MEANS._replace(path="/elsewhere.npy"), TARGETS).tasks
-    other = plan_verify(config(), MODEL, CPU, MEANS._replace(fingerprint="ff"), TARGETS).tasks
+    assert {task.means for task in tasks} == {MEANS.path} and all(MEANS.path in task.files for task in tasks)
+    moved = plan_verify(config(), MODEL, CPU, MEANS._replace(path="/elsewhere.npy"), TARGETS, NULLS).tasks
+    other = plan_verify(config(), MODEL, CPU, MEANS._replace(fingerprint="ff"), TARGETS, NULLS).tasks
     assert [task.id for task in moved] == [task.id for task in tasks]
     assert not {task.id for task in other} & {task.id for task in tasks}
     assert {task.means for task in plan_scan(config(), MODEL, CPU).tasks} == {None}
+
+
+def test_nulls_are_found_on_the_scans_first_prompts() -> None:
+    covariance, placebo = (
+        plan_covariance(config(), MODEL, CPU, TARGETS),
+        plan_placebo(config(), MODEL, CPU, TARGETS, MEANS),
+    )
+    writers = ("L0H2", "MLP0")
+    assert {task.work for task in covariance.tasks} == {CovarianceWork(writers)}
+    assert {task.work for task in placebo.tasks} == {PlaceboWork(writers, 20)}
+    assert spans(covariance, "covariance") == spans(placebo, "placebo") == [(0, 8), (8, 16)]
+    assert {task.covariance for task in covariance.tasks} == {None} and {task.covariance for task in placebo.tasks} == {
+        MEANS.path
+    }
+    more = plan_placebo(config(placebos=30), MODEL, CPU, TARGETS, MEANS)
+    other = plan_placebo(config(), MODEL, CPU, TARGETS, MEANS._replace(fingerprint="ff"))
+    assert not {task.id for plan in (more, other) for task in plan.tasks} & {task.id for task in placebo.tasks}
+
+
+def test_ids_of_groups_follow_from_their_nulls() -> None:
+    group = {task.id for task in verify().of("group")}
+    for nulls in (
+        NULLS._replace(erasers=NULLS.erasers[:1]),
+        NULLS._replace(covariance=MEANS._replace(fingerprint="ff")),
+    ):
+        plan = plan_verify(config(), MODEL, CPU, MEANS, TARGETS, nulls)
+        assert not group & {task.id for task in plan.of("group")}
+        assert {task.id for task in plan.of("trust")} == {task.id for task in verify().of("trust")}
 
 
 def test_donors_are_drawn_from_all_prompts_by_the_seed() -> None:
@@ -261,8 +299,9 @@ def test_given_prompts_are_tested_at_their_last_token_for_each_writer() -> None:
 
 def test_what_is_expected_has_as_many_shards_as_there_will_be() -> None:
     counts = [len(plan.tasks) for plan in expected_stages(config(), MODEL, CPU)]
-    real = (plan_scan(config(), MODEL, CPU), verify(), plan_adversarial(config(), MODEL, CPU, MEANS, PLACES))
-    assert counts == [len(plan.tasks) for plan in real] == [4, 9, 1]
+    nulls = (plan_covariance(config(), MODEL, CPU, TARGETS), plan_placebo(config(), MODEL, CPU, TARGETS, MEANS))
+    real = (plan_scan(config(), MODEL, CPU), *nulls, verify(), plan_adversarial(config(), MODEL, CPU, MEANS, PLACES))
+    assert counts == [len(plan.tasks) for plan in real] == [4, 2, 2, 9, 1]
     assert [plan.name for plan in expected_stages(config(stage="scan"), MODEL, CPU)] == ["scan"]
     given = config(writers=["L0H2"], places=0)
-    assert [len(plan.tasks) for plan in expected_stages(given, MODEL, CPU)] == [4, 9, 0]
+    assert [len(plan.tasks) for plan in expected_stages(given, MODEL, CPU)] == [4, 2, 2, 9, 0]

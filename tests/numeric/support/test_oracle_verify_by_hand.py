@@ -8,16 +8,21 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from erasure_sweep.workers.measures.verify.group_rule import group_of_shares
 from erasure_sweep.workers.models.forward import ModelConfig
 from erasure_sweep.workers.positions import hash_u64, measured_positions
 from erasure_sweep.workers.records import Target
+from erasure_sweep.workers.tables.facts.verdict import verdict
+from tests.support.models.planting import small_config
 from tests.support.models.random_models import random_lean
 from tests.support.oracle import verify_effects as oracle_verify_effects
+from tests.support.oracle import verify_nulls as oracle_nulls
 from tests.support.oracle import verify_setting as setting
 from tests.support.oracle import verify_trust as oracle_verify_trust
 from tests.support.oracle.scan import as_numpy, forward, layer_norm
 from tests.support.oracle.v_composition import read
-from tests.support.oracle.verify import COLUMNS, conclusion, siblings, verify_tables
+from tests.support.oracle.verify import COLUMNS, verify_tables
+from tests.support.oracle.verify_nulls import siblings
 from tests.support.oracle.verify_setting import Setting
 
 
@@ -62,19 +67,23 @@ def test_blocks_and_partners_by_hand() -> None:
     np.testing.assert_array_equal(s.from_partner(list(s.ids), permuted=False)[6], s.ids[3])
 
 
-def test_random_directions_are_as_long_as_the_writer_and_vary_as_the_partners_stream() -> None:
+def test_placebos_keep_the_metric_of_the_streams_covariance() -> None:
+    """What is alike at two tokens stays alike, and the whole is turned: nothing of the writer's own direction is kept."""
     config, weights, _ = random_lean(43, n_layers=2, n_heads=2, d_model=12, n_ctx=64)
-    s = setting.arrange(config, weights, draw(config, (9, 64)), None, block=2, seed=1, first_prompt=5)
-    drawn, output = s.random_directions("L1H0"), s.term("L1H0")
-    for a, b in zip(drawn, output, strict=True):
-        np.testing.assert_allclose(np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1), rtol=1e-12)
-    units = drawn[0] / np.linalg.norm(drawn[0], axis=1, keepdims=True)
-    varying = s.runs[1].states["resid_mid1"] - s.runs[1].states["resid_mid1"].mean(axis=0)
-    directions = np.linalg.svd(varying)[2]
-    assert ((units @ directions[0]) ** 2).mean() > 4 * ((units @ directions[-2]) ** 2).mean()
-    np.testing.assert_allclose(units @ directions[-1], 0.0, atol=1e-6)  # writing weights are centred
-    again = setting.arrange(config, weights, s.corpus, None, block=2, seed=1, first_prompt=7).random_directions("L1H0")
-    np.testing.assert_array_equal(again[0], drawn[2])
+    s = setting.arrange(config, weights, draw(config, (9, 64)), None, block=2, seed=1, first_prompt=0)
+    for writer in ("L1H0", "MLP0", "embed"):
+        covariance, written = oracle_nulls.covariance_at(s, writer), s.tokens(s.term(writer))
+        _, inverse, span = oracle_nulls.roots(covariance, oracle_nulls.RANK)
+        assert round(np.trace(span)) == 11  # writing weights are centred
+        turned = [s.tokens(oracle_nulls.placebo(s, writer, covariance, draw)) for draw in range(200)]
+        for field in turned[:3]:
+            np.testing.assert_allclose(
+                (field @ inverse) @ (field @ inverse).T, (written @ inverse) @ (written @ inverse).T, atol=1e-9
+            )
+        assert abs(np.mean([setting.beta(field, written) for field in turned])) < 0.05
+        # Over draws a placebo varies as the stream does, whatever the writer does.
+        pooled = np.mean([field.T @ field for field in turned], axis=0)
+        assert np.abs(pooled / np.trace(pooled) - covariance / np.trace(covariance)).max() < 0.03
 
 
 T_ONE = math.tan(0.475 * math.pi)
@@ -192,24 +201,34 @@ def test_a_partner_is_turned_by_one_offset() -> None:
 
 
 @pytest.mark.parametrize(
-    ("chosen", "high", "placebo", "verdict"),
+    ("high", "placebos", "siblings", "word"),
     [
-        ("rule", -0.1, -0.02, "erased"),
-        ("named", -0.1, -0.02, "erased"),
-        ("all", -0.1, -0.02, "not found"),
-        ("rule", -0.04, 0.0, "not found"),
-        ("rule", -0.1, -0.2, "not found"),
-        ("rule", math.nan, math.nan, None),
+        (-0.4, [-0.02, 0.1, 0.0], [-0.2], "erased"),
+        (-0.4, [-0.02, 0.1, 0.0], [], "erased"),
+        (-0.4, [-0.02, 0.1, 0.0], [-0.3, -0.1, -0.6], "erased, with its siblings"),
+        (-0.4, [-0.3, -0.35, -0.39], [-0.5], "erased, with its siblings"),
+        (-0.4, [-0.38, -0.39, -0.37], [0.0], "shrinks everything"),  # the lowest of four, by less than τ
+        (-0.4, [-0.41, -0.3, -0.27], [0.0], "shrinks everything"),
+        (-0.4, [-0.41, -0.2, -0.1], [0.0], "not found"),  # a single placebo is taken out as much
+        (-0.04, [0.0, 0.0, 0.0], [0.0], "not found"),
+        (math.nan, [0.0, 0.0, 0.0], [0.0], None),
+        (-0.4, [math.nan], [0.0], None),
     ],
 )
-def test_verdicts(chosen: str, high: float, placebo: float, verdict: str | None) -> None:
-    def null(name: str, of: str, **values: float) -> dict[str, object]:
-        return {"null": name, "of": of, "direction": ""} | values
+def test_verdicts(high: float, placebos: list[float], siblings: list[float], word: str | None) -> None:
+    rows = [{"null": "placebo", "of": "v_composed", "beta": beta} for beta in placebos]
+    rows += [{"null": "siblings", "of": "v_composed", "beta": beta} for beta in siblings]
+    rows += [{"null": "placebo", "of": "clean", "beta": -9.0}, {"null": "shuffled", "of": "v_composed", "beta": -9.0}]
+    assert oracle_nulls.conclusion({"beta": -0.5, "beta_high": high}, rows, tau=0.05) == word
+    assert verdict(-0.5, high, 0.05, placebos, siblings) == word
 
-    nulls = [null("measured", "v_composed", beta=-0.5), null("position", "v_composed", beta=-0.1)]
-    nulls += [null("placebo", "v_composed", beta_low=placebo)]
-    found = conclusion(Target("L0H0", ("L1H0",), chosen), {"beta_high": high}, nulls, tau=0.05)
-    assert found == {"position_share": pytest.approx(0.2), "verdict": verdict}
+
+def test_a_group_holds_nine_tenths_of_what_is_taken_out() -> None:
+    layout = small_config(3, 4).layout
+    shares = {"L1H0": 0.1, "L1H1": -0.4, "L1H2": 0.5, "L2H0": 0.3, "L2H1": 0.0, "L2H2": 0.05, "L2H3": 0.05}
+    assert group_of_shares(layout, shares) == ("L1H0", "L1H2", "L2H0")
+    assert group_of_shares(layout, {**shares, "L1H2": 0.4}) == ("L1H0", "L1H2", "L2H0", "L2H2")
+    assert group_of_shares(layout, dict.fromkeys(shares, -0.1)) == ()
 
 
 def test_siblings_and_parts() -> None:

@@ -16,6 +16,7 @@ import pandas as pd
 
 from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.tables.facts.trust import TrustEnds, TrustNumbers, is_settled, trust_word
+from erasure_sweep.workers.tables.facts.verdict import verdict
 from tests.support.fakes.prompts import adversarial_rows, aligned_rows, loss_rows, patched_loss_rows, token_rows
 from tests.support.fakes.terms import FakeTarget, Invented, beta_columns, correlations, quantile_columns, ratios, summed
 
@@ -117,10 +118,7 @@ def null_rows(invented: Invented, target: FakeTarget, rng: np.random.Generator) 
     writer, parts = invented.terms[target.writer], invented.parts[target.writer]
     group, read = summed(invented.terms, target.heads), summed(parts, target.heads)
     partner = writer[invented.partner]
-    random = rng.normal(size=writer.shape)
-    random *= np.linalg.norm(writer, axis=1, keepdims=True) / np.linalg.norm(random, axis=1, keepdims=True)
     shuffled = partner[rng.permutation(len(partner))]
-    placebo = read * 0.02 * rng.normal(size=(len(read), 1))
     rows = [
         ("measured", "", "clean", group, writer),
         ("measured", "", "v_composed", read, writer),
@@ -128,22 +126,28 @@ def null_rows(invented: Invented, target: FakeTarget, rng: np.random.Generator) 
         ("shuffled", "", "v_composed", read, shuffled),
         ("position", "", "clean", group, partner),
         ("position", "", "v_composed", read, partner),
-        ("random_direction", "", "clean", group, random),
-        ("placebo", "", "v_composed", placebo, writer),
     ]
     for sibling in siblings(invented.layout, target.writer):
         output = invented.terms[sibling]
         if output.any():
             rows.append(("siblings", sibling, "clean", group, output))
             rows.append(("siblings", sibling, "v_composed", summed(invented.parts[sibling], target.heads), output))
+    for draw in range(1, PLACEBOS + 1):
+        turned = rng.normal(size=writer.shape)
+        turned *= np.linalg.norm(writer, axis=1, keepdims=True) / np.linalg.norm(turned, axis=1, keepdims=True)
+        rows.append(("placebo", str(draw), "clean", group, turned))
+        rows.append(("placebo", str(draw), "v_composed", 0.02 * rng.normal(size=(len(read), 1)) * turned, turned))
     for kind, direction, of, a, b in rows:
         yield {
             **target.keys,
-            **{"null": kind, "direction": direction, "of": of},
+            **{"null": kind, "direction": direction, "of": of, "heads": "+".join(target.heads)},
             **quantile_columns(ratios(a, b)),
             **beta_columns(invented, a, b),
             "n": len(a),
         }
+
+
+PLACEBOS = 3
 
 
 def siblings(layout: Layout, writer: str) -> list[str]:
@@ -324,15 +328,10 @@ def verdicts(tables: dict[str, pd.DataFrame], tau: float = 0.05) -> None:
     groups, nulls = tables["eraser_group"], tables["nulls"]
     for (writer, eraser), rows in nulls.groupby(["writer", "eraser"], sort=False):
         row = groups.index[(groups["writer"] == writer) & (groups["eraser"] == eraser)][-1]
-        of = {kind: rows[(rows["null"] == kind[0]) & (rows["of"] == kind[1])].iloc[0] for kind in _QUESTIONED}
-        groups.loc[row, "position_share"] = of["position", "v_composed"]["beta"] / of["measured", "v_composed"]["beta"]
-        high, placebo = groups.loc[row, "beta_high"], of["placebo", "v_composed"]["beta_low"]
-        if np.isfinite(high):
-            erased = groups.loc[row, "chosen"] != "all" and high < -tau and high < placebo
-            groups.loc[row, "verdict"] = "erased" if erased else "not found"
-
-
-_QUESTIONED = (("position", "v_composed"), ("measured", "v_composed"), ("placebo", "v_composed"))
+        betas = rows[rows["of"] == "v_composed"].groupby("null")["beta"].apply(list)
+        groups.loc[row, "position_share"] = betas["position"][0] / betas["measured"][0]
+        of_nulls = (betas["placebo"], betas.get("siblings", []))
+        groups.loc[row, "verdict"] = verdict(groups.loc[row, "beta"], groups.loc[row, "beta_high"], tau, *of_nulls)
 
 
 def complete_scan(tables: dict[str, pd.DataFrame], effects: pd.DataFrame, rng: np.random.Generator) -> None:

@@ -204,7 +204,9 @@ class Builder:
         layer, head = head_index(head_label)
         self._attend(layer, head, attend)
         inner = np.linalg.qr(self.normal(self.config.d_head, STORE_DIM, std=1.0))[0]
-        read = sum(source.basis.T @ source.coordinates for source in sources)
+        read = sum(
+            (source.basis.T @ source.coordinates for source in sources), np.zeros((self.config.d_model, STORE_DIM))
+        )
         self.weights["W_V"][layer, head] = self.scale * read @ inner.T
         self.weights["W_O"][layer, head] = inner @ self.bases.stores[store]
 

@@ -17,12 +17,16 @@ from erasure_sweep.workers.measures.scan.products import ProductReader
 from erasure_sweep.workers.measures.scan.projection import Projection, merge_term_means
 from erasure_sweep.workers.measures.states_to_tables import merge_states, stage_tables
 from erasure_sweep.workers.measures.verify.high_places import found_places
+from erasure_sweep.workers.measures.verify.null_shares import null_erasers
+from erasure_sweep.workers.measures.verify.stream_covariance import stream_covariance
 from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.records import (
     AdversarialWork,
+    CovarianceWork,
     Group,
     GroupWork,
     Place,
+    PlaceboWork,
     ScanOptions,
     ScanWork,
     ShardTask,
@@ -142,6 +146,8 @@ def measure_verify(
     tokenizer: str | None = None,
     means: np.ndarray | None = None,
     first_position: bool = True,
+    scanned_prompts: int = 4,
+    placebos: int = 3,
 ) -> dict[str, pd.DataFrame]:
     """Tables of the verify stage, without their ``model`` column.
 
@@ -150,6 +156,8 @@ def measure_verify(
         positions: how many of each prompt are measured.
         donors: indices in the corpus; all by default.
         means: of the model's terms over the scan; by default over all prompts of the corpus.
+        scanned_prompts: on how many of the corpus' first prompts the nulls' groups are found.
+        placebos: how many each writer has.
     """
     if means is None:
         means = measure_means(model, tokens, None if first_position else behind_the_first(tokens))
@@ -161,11 +169,17 @@ def measure_verify(
         span = (prompts.start, len(prompts))
         task = ShardTask("id", stage, "", "", "", *span, positions, seed, work, batch, "cpu", "float32")
         task = task._replace(first_position=first_position)
-        return stages.measure_shard(model, task, tokens, batch, means)
+        return stages.measure_shard(model, task, tokens, batch, means, covariance)
+
+    def scanned(work: Work, stage: str, measure: str) -> list[State]:
+        spans = (range(i, min(i + block, scanned_prompts)) for i in range(0, min(scanned_prompts, len(tokens)), block))
+        return [measured(stage, work, span)[measure] for span in spans]
 
     def shards(stage: str, work: Work, n: int | None) -> list[dict[str, State]]:
         stop = len(tokens) if n is None else min(len(tokens), first_prompt + n)
         return [measured(stage, work, span) for span in paired_blocks(first_prompt, stop, block)]
+
+    covariance: np.ndarray | None = None
 
     def trusted(span: WriterBlock) -> list[dict[str, State]]:
         rotated = shards("trust", TrustWork(span, trust_tokens, True), rotated_prompts) if rotated_prompts else []
@@ -176,7 +190,12 @@ def measure_verify(
     ]
     tested: tuple[Place, ...] = ()
     if targets:
-        blocks.append(("group", GroupWork(targets, places), group := shards("group", GroupWork(targets, places), None)))
+        verified = writers_of(targets)
+        covariance = stream_covariance(scanned(CovarianceWork(verified), "covariance", "stream_covariance"))
+        shares = scanned(PlaceboWork(verified, placebos), "placebo", "null_shares")
+        nulls = null_erasers(model.config.layout, targets, placebos, shares)
+        work = GroupWork(targets, places, placebos, nulls)
+        blocks.append(("group", work, group := shards("group", work, None)))
         tested = found_places([states["high_places"] for states in group], targets, places, seed)
     tested += tuple(Place(w, "given", i, len(p) - 1) for w in writers_of(targets) for i, p in enumerate(given))
     chosen = tuple(range(len(tokens))) if donors is None else donors

@@ -4,7 +4,8 @@ A target is a writer w and the later heads G that are verified as its erasers; o
 x is in its value inputs (``verify_setting``). Over the measured tokens of all prompts, none of them scanned:
 
 - ``eraser_group``: PR(o_e, w), PR(u_e,w, w) and their difference, each e in G and their sum.
-- ``nulls``: the same of G with something else in w's place: w of other prompts, random directions, w's siblings.
+- ``nulls``: the same of G with w of other prompts in w's place; and of siblings and placebos, each with a group of its own
+  (``verify_nulls``).
 - ``patched_residual_projection`` and ``later_use``: PR of states and of later terms, clean and in a run in which the
   values of G (or of all heads of its layers) do not see centred(o_w) / (clean scale); ``patched_loss``: how much the loss
   of the next token rises in it.
@@ -28,6 +29,7 @@ from erasure_sweep.workers.tables.registry import TABLES, tables_of
 from tests.support.oracle.scan import TAU, Activations, layer_of_head
 from tests.support.oracle.verify_adversarial import adversarial_rows, token_rows
 from tests.support.oracle.verify_effects import ablations, aligned_tokens, carries, effects, mlps, patched_losses
+from tests.support.oracle.verify_nulls import Nulls, conclusion, find_nulls, null_group, placebo
 from tests.support.oracle.verify_reruns import centre, rerun
 from tests.support.oracle.verify_setting import (
     Field,
@@ -71,6 +73,8 @@ def verify_tables(
     tau: float = TAU,
     held_out: bool = True,
     first_position: bool = True,
+    scanned_prompts: int = 4,
+    placebos: int = 3,
 ) -> dict[str, pd.DataFrame]:
     """All tables of verify by definition, without their ``model`` column.
 
@@ -95,13 +99,17 @@ def verify_tables(
         tau: what the verdict calls erased is at least this.
         held_out: what the tables say of the prompts.
         first_position: whether position 0 is measured, and part of what is taken out of a writer.
+        scanned_prompts: on how many of the corpus' first prompts the nulls' groups are found.
+        placebos: how many each writer has.
     """
     drawn = {"block": block, "seed": seed, "first_prompt": first_prompt, "first_position": first_position}
     s = arrange(config, weights, tokens, positions, **drawn)
     trusted = len(s.ids) if trust_prompts is None else trust_prompts
+    scanned = arrange(config, weights, s.corpus[:scanned_prompts], positions, **(drawn | {"first_prompt": 0}))
+    found = find_nulls(scanned, list(dict.fromkeys(target.writer for target in targets)), placebos)
     rows: dict[str, list[Row]] = {name: [] for name in COLUMNS}
     for target in targets:
-        nulls = list(null_rows(s, target))
+        nulls = list(null_rows(s, target, found))
         rows["nulls"] += nulls
         rows["eraser_group"] += group_rows(s, target, nulls, tau, held_out)
         patched = {"group": patched_runs(s, target, whole_layers=False), "layer": patched_runs(s, target, True)}
@@ -163,28 +171,19 @@ def group_rows(s: Setting, target: Target, nulls: Sequence[Row], tau: float, hel
         row |= {"beta": beta(part, w)} | named("beta_", beta_interval(prompts, part, w))
         row |= {"position_share": math.nan, "verdict": None, "n": int(valid.sum())}
         if label == target.label:
-            row |= conclusion(target, row, nulls, tau)
+            by_name = {(null["null"], null["of"]): null["beta"] for null in nulls}
+            whole, position = by_name["measured", "v_composed"], by_name["position", "v_composed"]
+            row |= {"position_share": position / whole if whole else math.nan, "verdict": conclusion(row, nulls, tau)}
         yield row
-
-
-def conclusion(target: Target, row: Row, nulls: Sequence[Row], tau: float) -> Row:
-    """What position alone explains of the erasure, and whether there is one."""
-    by_name = {(null["null"], null["of"]): null for null in nulls if null["direction"] == ""}
-    whole = by_name["measured", "v_composed"]["beta"]
-    share = by_name["position", "v_composed"]["beta"] / whole if whole else math.nan
-    high, placebo = row["beta_high"], by_name["placebo", "v_composed"]["beta_low"]
-    if math.isnan(high) or math.isnan(placebo):
-        return {"position_share": share, "verdict": None}
-    erased = target.chosen != "all" and high < -tau and high < placebo
-    return {"position_share": share, "verdict": "erased" if erased else "not found"}
 
 
 def sum_of(s: Setting, heads: Sequence[str]) -> Field:
     """What heads write together."""
-    return added([s.term(head) for head in heads])
+    nothing = [np.zeros_like(run.terms["embed"]) for run in s.runs]
+    return added([nothing, *(s.term(head) for head in heads)])
 
 
-def null_rows(s: Setting, target: Target) -> Iterator[Row]:
+def null_rows(s: Setting, target: Target, nulls: Nulls) -> Iterator[Row]:
     """What the erasers do to their writer, and to what stands in its place."""
     output, stream = s.source(target.writer), s.written(target.writer)
     w, valid, o = s.tokens(output), s.has_ratio(target.writer), s.tokens(sum_of(s, target.erasers))
@@ -195,14 +194,15 @@ def null_rows(s: Setting, target: Target) -> Iterator[Row]:
         onto, resid = (s.tokens(s.from_partner(field, permuted)) for field in (output, stream))
         yield null_row(s, target, name, "clean", o, onto, is_written(onto, resid))
         yield null_row(s, target, name, "v_composed", read, onto, is_written(onto, resid))
-    drawn = s.random_directions(target.writer)
-    yield null_row(s, target, "random_direction", "clean", o, s.tokens(drawn), valid)
-    yield null_row(s, target, "placebo", "v_composed", s.tokens(s.v_composed(target.erasers, drawn)), w, valid)
-    for sibling in siblings(s, target.writer):
-        onto, where = s.tokens(s.term(sibling)), s.has_ratio(sibling)
-        part = s.tokens(s.v_composed(target.erasers, s.source(sibling)))
-        yield null_row(s, target, "siblings", "clean", o, onto, where, sibling)
-        yield null_row(s, target, "siblings", "v_composed", part, onto, where, sibling)
+    for null in nulls.of(target.writer):
+        if null.null == "siblings":
+            field, where = s.source(null.direction), s.has_ratio(null.direction)
+        else:
+            field, where = placebo(s, target.writer, nulls.covariance[target.writer], int(null.direction) - 1), valid
+        onto, heads = s.tokens(field), null_group(s, target, null)
+        read = s.tokens(s.v_composed(heads, field))
+        for of, vectors in (("clean", s.tokens(sum_of(s, heads))), ("v_composed", read)):
+            yield null_row(s, target, null.null, of, vectors, onto, where, null.direction, heads)
 
 
 def null_row(
@@ -214,18 +214,13 @@ def null_row(
     onto: np.ndarray,
     where: np.ndarray,
     direction: str = "",
+    heads: Sequence[str] | None = None,
 ) -> Row:
-    row = key_of(target) | {"null": null, "direction": direction, "of": of} | quantiles(ratios(vectors, onto, where))
+    group = [head for head in s.stream.terms if head in (target.erasers if heads is None else heads)]
+    row = key_of(target) | {"null": null, "direction": direction, "of": of, "heads": "+".join(group)}
+    row |= quantiles(ratios(vectors, onto, where))
     ends = named("beta_", beta_interval(s.prompts(), vectors, onto))
     return row | {"beta": beta(vectors, onto)} | ends | {"n": int(where.sum())}
-
-
-def siblings(s: Setting, writer: str) -> list[str]:
-    """Components that write where the writer does: the other heads of its layer, the other embedding."""
-    if writer in ("embed", "pos_embed"):
-        return ["pos_embed" if writer == "embed" else "embed"]
-    layer = layer_of_head(writer)
-    return [term for term in s.stream.terms if layer is not None and layer_of_head(term) == layer and term != writer]
 
 
 def patched_runs(s: Setting, target: Target, whole_layers: bool) -> list[Activations]:

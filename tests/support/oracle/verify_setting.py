@@ -33,7 +33,7 @@ from tests.support.oracle.verify_reruns import centre, place_of
 
 Field = list[np.ndarray]
 Scale = Callable[[float], float]
-PERMUTED, DRAWN = 2**32, 2**33
+PERMUTED = 2**32
 """Added to positions before they are hashed, so that each use has hashes of its own."""
 BIN = math.log(2.0) / 89.0
 
@@ -100,19 +100,6 @@ class Setting(NamedTuple):
         """At each position what the partner has there, or where the prompt's permutation says."""
         every = np.arange(self.seq_len)
         return [field[self.partner(row)][self.permutation(row) if permuted else every] for row in self.rows]
-
-    def random_directions(self, writer: str) -> Field:
-        """Directions with the covariance of the partner's stream where the writer writes, as long as its output."""
-        stream, fields = self.written(writer), []
-        for row, output in zip(self.rows, self.source(writer), strict=True):
-            key = int(hash_u64(self.seed, self.first_prompt + row, DRAWN))
-            generator = np.random.Generator(np.random.Philox(key=key))
-            mixed = generator.standard_normal((self.seq_len, self.seq_len), dtype=np.float32).astype(np.float64)
-            resid = stream[self.partner(row)][self.first :]
-            drawn = mixed[:, self.first :] @ (resid - resid.mean(axis=0))
-            lengths = [np.linalg.norm(output[p]) / np.linalg.norm(drawn[p]) for p in range(self.seq_len)]
-            fields.append(drawn * np.array(lengths)[:, None])
-        return fields
 
     def v_composed_by_head(self, heads: Sequence[str], field: Field) -> dict[str, Field]:
         """What each head of a group writes because a field, with what earlier ones made of it, is in its values."""

@@ -55,6 +55,8 @@ def test_each_stage_is_planned_from_the_one_before(measured: Ran) -> None:
     lines = [line for line in measured.stdout.splitlines() if "already measured" in line]
     assert lines == [
         "good: 4 shards of scan, 0 already measured",
+        "good: 4 shards of covariance, 0 already measured",
+        "good: 4 shards of placebo, 0 already measured",
         "good: 5 shards of verify, 0 already measured",
         "good: 1 shard of adversarial, 0 already measured",
     ]
@@ -133,14 +135,16 @@ def test_named_writers_and_erasers_need_the_scan_as_well(bench: Verifying, out: 
 def test_the_means_of_the_scan_are_staged_and_damaged_ones_are_made_anew(bench: Verifying, out: Path) -> None:
     staging = out.parent / "staging"
     first = bench.run(out, staging=staging)
-    (means,) = (staging / "means").iterdir()
-    content = means.read_bytes()
-    means.write_bytes(content[:-1] + b"x")
+    contents = {path: path.read_bytes() for path in (staging / "means").iterdir()}
+    assert len(contents) == 2  # of terms, and of the products of which the covariance is made
+    for path, content in contents.items():
+        path.write_bytes(content[:-1] + b"x")
     for path in sorted(out.rglob("*.state"))[::2]:
         path.unlink()
     again = bench.run(out, staging=staging)
     assert_finished(again, "good")
-    assert again.tables() == first.tables() and means.read_bytes() == content
+    assert again.tables() == first.tables()
+    assert {path: path.read_bytes() for path in (staging / "means").iterdir()} == contents
 
 
 def test_where_nothing_is_erased_nothing_is_verified_and_that_is_said(
@@ -214,7 +218,7 @@ def test_given_prompts_are_tested(bench: Verifying, out: Path, tmp_path: Path) -
     assert set(table["source"]) == {"given"} and table["text"].unique().tolist() == ["the cat", "def f(x):\n\treturn"]
 
 
-@pytest.mark.parametrize("stage", ["group", "trust", "adversarial"])
+@pytest.mark.parametrize("stage", ["covariance", "placebo", "group", "trust", "adversarial"])
 def test_interrupted_while_verifying_and_gone_on(
     bench: Verifying, out: Path, measured: Ran, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
@@ -233,7 +237,8 @@ def test_interrupted_while_verifying_and_gone_on(
         ran = bench.run(out)
     assert ran.code == 130
     assert ran.states == {"good": "KILLED"} and set(ran.runs.values()) == {"KILLED"}
-    assert len(before) == {"group": 4, "trust": 7, "adversarial": 9}[stage] == len(ran.shards())
+    shards = {"covariance": 4, "placebo": 8, "group": 12, "trust": 15, "adversarial": 17}[stage]
+    assert len(before) == shards == len(ran.shards())
     assert names(ran) == SCAN_ONLY | {"dla_correlation"}
     again = bench.run(out)
     assert_finished(again, "good")
@@ -279,7 +284,7 @@ def test_fresh_measures_both_stages_anew(bench: Verifying, out: Path, measured: 
     shards = {path: path.stat().st_mtime_ns for path in first.shards()}
     ran = bench.run(out, "--fresh", stage="verify")
     anew = {path for path in ran.shards() if path.stat().st_mtime_ns != shards[path]}
-    assert len(anew) == 6  # the scan is what verify stands on
+    assert len(anew) == 14  # the scan is what verify stands on
     ran = bench.run(out, "--fresh")
     assert {path for path in ran.shards() if path.stat().st_mtime_ns == shards[path]} == set()
     assert ran.tables() == measured.tables()
@@ -304,8 +309,8 @@ def test_a_model_with_nothing_to_verify_is_finished(bench: Verifying, out: Path,
 def test_the_dry_run_counts_verify(bench: Verifying, out: Path) -> None:
     ran = bench.run(out, "--dry-run")
     (row,) = [line for line in ran.stdout.splitlines() if "│ good" in line]
-    assert [cell.strip() for cell in row.split("│")[2:4]] == ["4", "6"]
-    for stage, counts in (("scan", ["4", "0"]), ("verify", ["0", "5"])):
+    assert [cell.strip() for cell in row.split("│")[2:4]] == ["4", "14"]
+    for stage, counts in (("scan", ["4", "0"]), ("verify", ["0", "14"])):
         ran = bench.run(out, "--dry-run", stage=stage)
         (row,) = [line for line in ran.stdout.splitlines() if "│ good" in line]
         assert [cell.strip() for cell in row.split("│")[2:4]] == counts

@@ -26,7 +26,6 @@ from erasure_sweep.workers.records import ShardTask
 LOSS_POSITIONS = 128
 """At how many positions of a prompt the loss is taken: a distribution over the vocabulary at each is what costs."""
 _SHUFFLE = 2**32
-_DIRECTIONS = 2**33
 _ROTATION = 2**36
 """What is added to positions, so that draws for different purposes use different hashes."""
 
@@ -110,11 +109,13 @@ class PromptView:
         norm_sq = self.output(label).square().sum(dim=-1)
         return norm_sq > NEGLIGIBLE * self.written_stream(label).square().sum(dim=-1)
 
-    def patterns(self, layer: int, heads: Sequence[int]) -> Float[Tensor, "head pos source"]:
-        """Attention weights of some heads at every position, not the measured ones alone."""
-        everywhere = torch.arange(self.seq_len, device=self.tokens.device)
+    def patterns(
+        self, layer: int, heads: Sequence[int], positions: Int[Tensor, "query"] | None = None
+    ) -> Float[Tensor, "head query source"]:
+        """Attention weights of some heads at some positions, or at all."""
+        at = torch.arange(self.seq_len, device=self.tokens.device) if positions is None else positions
         query, key = (values[layer, self.index][:, list(heads)] for values in (self.trace.q, self.trace.k))
-        return attention_pattern(query, key, everywhere, self.model.config.attn_scale)
+        return attention_pattern(query[at], key, at, self.model.config.attn_scale)
 
     @cached_property
     def shuffled(self) -> Int[Tensor, "pos"]:
@@ -135,26 +136,6 @@ class PromptView:
     def resampled(self, label: str) -> Float[Tensor, "pos d_model"]:
         """What the partner's writer is the source of, at shuffled positions."""
         return self.partner.source(label)[self.shuffled]
-
-    @cached_property
-    def _gauss(self) -> Float[Tensor, "pos source"]:
-        key = int(hash_u64(self.seed, self.corpus_prompt, _DIRECTIONS))
-        drawn = np.random.Generator(np.random.Philox(key=key)).standard_normal(
-            (self.seq_len, self.seq_len), dtype=np.float32
-        )
-        return torch.from_numpy(drawn).to(self.model.device, self.model.dtype)
-
-    def random_directions(self, label: str) -> Float[Tensor, "pos d_model"]:
-        """A vector for every position, as long as the writer's source there, drawn with the stream's covariance.
-
-        Normal mixtures of the partner's stream, its mean removed, at the state that first holds the writer's output.
-        """
-        stream = self.partner.written_stream(label)[self.first :]
-        mixed: Tensor = self._gauss[:, self.first :] @ (stream - stream.mean(dim=0))
-        length: Tensor = self.source(label).norm(dim=-1, keepdim=True)
-        tiny = torch.finfo(mixed.dtype).tiny
-        scaled: Tensor = mixed * (length / mixed.norm(dim=-1, keepdim=True).clamp_min(tiny))
-        return scaled
 
     @cached_property
     def loss_positions(self) -> Int[Tensor, "token"]:
@@ -197,14 +178,21 @@ def views(model: LeanModel, task: ShardTask, prompts: Int[Tensor, "prompt pos"],
         yield view
 
 
-def _round(model: LeanModel, task: ShardTask, prompts: Int[Tensor, "prompt pos"], batch: int) -> Iterator[PromptView]:
-    """Views of all prompts and of the first one again."""
+def lone_views(
+    model: LeanModel, task: ShardTask, prompts: Int[Tensor, "prompt pos"], batch: int
+) -> Iterator[PromptView]:
+    """A shard's prompts one by one, each its own partner."""
     n_prompts, seq_len = prompts.shape
     chosen = positions_of(task, task.first_prompt, n_prompts, seq_len)
     for start in range(0, n_prompts, batch):
         rows = range(start, min(start + batch, n_prompts))
         positions = None if chosen is None else torch.from_numpy(chosen[rows.start : rows.stop]).to(model.device)
         yield from _trace(model, task, prompts, rows, positions)
+
+
+def _round(model: LeanModel, task: ShardTask, prompts: Int[Tensor, "prompt pos"], batch: int) -> Iterator[PromptView]:
+    """Views of all prompts and of the first one again."""
+    yield from lone_views(model, task, prompts, batch)
     # As a partner alone the first needs no logits, so it is measured at one position.
     yield from _trace(model, task, prompts, range(1), torch.zeros(1, 1, dtype=torch.int64, device=model.device))
 

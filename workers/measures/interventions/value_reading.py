@@ -11,6 +11,7 @@ here is wider than d_head but the fields and δ.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,12 +19,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from erasure_sweep.workers.labels import layer_of
+from erasure_sweep.workers.measures.cost import ShardSize
 from erasure_sweep.workers.measures.interventions.attention_paths import propagate
 from erasure_sweep.workers.measures.interventions.prompt_view import PromptView
 from erasure_sweep.workers.measures.interventions.rerun import Sublayer
-from erasure_sweep.workers.measures.scan.composition import attention_pattern, head_of
+from erasure_sweep.workers.measures.scan.composition import head_of, head_output
 from erasure_sweep.workers.records import Target
 
+GroupHeads = Sequence[str]
+"""Labels of some later heads."""
 Products = Float[Tensor, "field head token"]
 
 
@@ -43,12 +47,10 @@ class GroupReader:
         by_layer: dict[int, list[int]] = {}
         for label in target.erasers:
             by_layer.setdefault(layer_of(label), []).append(head_of(label))
-        self.layers = [_Layer(layer, heads, self._pattern(layer, heads)) for layer, heads in sorted(by_layer.items())]
-
-    def _pattern(self, layer: int, heads: list[int]) -> Float[Tensor, "head token source"]:
-        trace, index = self.view.trace, self.view.index
-        query, key = trace.q[layer, index, self.view.positions][:, heads], trace.k[layer, index][:, heads]
-        return attention_pattern(query, key, self.view.positions, self.model.config.attn_scale)
+        self.layers = [
+            _Layer(layer, heads, view.patterns(layer, heads, view.positions))
+            for layer, heads in sorted(by_layer.items())
+        ]
 
     def read(self, fields: Float[Tensor, "field pos d_model"]) -> list[Float[Tensor, "field _ token d_head"]]:
         """V-composed parts of some fields, layer by layer, before W_O."""
@@ -99,3 +101,53 @@ class GroupReader:
             values = torch.einsum("td,dhe->the", vectors / scale, w_v)
             total += (values * torch.einsum("td,hed->the", direction, w_o)).sum(dim=(1, 2))
         return total
+
+
+class HeadReading(NamedTuple):
+    """What one head does to the fields that it reads."""
+
+    head: str
+    fields: list[int]
+    clean: Float[Tensor, "field token"]
+    """Products of its clean output with each field."""
+    read: Float[Tensor, "field token"]
+    """The same of what it writes because the field is in its value input."""
+
+
+def read_by_groups(
+    view: PromptView, fields: Float[Tensor, "field pos d_model"], groups: Sequence[GroupHeads]
+) -> Iterator[HeadReading]:
+    """What each head of each field's own group writes along that field, layer by layer.
+
+    A head mixes all fields that it reads in one product: this loops over the heads of the groups.
+    """
+    model, at, trace = view.model, view.positions, view.trace
+    readers: dict[int, dict[str, list[int]]] = {}
+    for field, group in enumerate(groups):
+        for head in group:
+            readers.setdefault(layer_of(head), {}).setdefault(head, []).append(field)
+    own, left, last = fields[:, at], fields, max(readers, default=-1)
+    for layer in sorted(readers):
+        heads = list(readers[layer])
+        index = [head_of(head) for head in heads]
+        # Behind the last layer nothing reads what is written elsewhere.
+        patterns = view.patterns(layer, index, at if layer == last else None)
+        seen = left / trace.ln1_scale[layer, view.index, :, None]
+        written, w_v = torch.zeros_like(left) if layer != last else None, model.w_v(layer)
+        for head, number, pattern in zip(heads, index, patterns, strict=True):
+            rows, w_o = readers[layer][head], head_output(model, head)
+            values = torch.einsum("npd,de->pne", seen[rows], w_v[:, number])
+            mixed = (pattern @ values.flatten(1)).view(len(pattern), *values.shape[1:]).transpose(0, 1)
+            along = own[rows] @ w_o.T
+            clean = (trace.z[layer, view.index, at, number] * along).sum(dim=-1)
+            measured = mixed if written is None else mixed[:, at]
+            yield HeadReading(head, rows, clean, (measured * along).sum(dim=-1))
+            if written is not None:
+                written[rows] += mixed @ w_o
+        left = left if written is None else left + written
+
+
+def head_reading_flops(size: ShardSize) -> float:
+    """Of one head that reads one field at one prompt, in ``read_by_groups``."""
+    d_model, d_head = size.shape["d_model"], size.shape["d_head"]
+    return float(2 * d_head * size.seq_len * (2 * d_model + size.seq_len))

@@ -1,9 +1,10 @@
 """The group and its nulls: what the erasers do to a writer, and what they seem to do to things they have no reason to erase.
 
-Beside the projection of the group's output onto the writer stand those onto the partner's output of the writer at shuffled
-positions, onto random directions with the stream's covariance, and onto the writer's siblings; beside its V-composed part
-from the writer that part's projection onto the shuffled outputs, and the parts from random directions (a placebo patch) and
-from siblings. The partner's output at the same position is no null: it is what position alone explains.
+The group's β is that of what it writes because the writer is in its value inputs, onto the writer. Beside it stand the same
+number of placebos (the writer's output turned at random, ``interventions.placebos``) and of the writer's siblings, each with
+a group of its own, of equal size and found on the scan's prompts by the same rule, each onto itself. The projections onto
+the partner's output of the writer, at shuffled positions and at the same one, say what is there without a reader of it; the
+latter is no null: it is what position alone explains.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.measures.cost import Cost, ShardSize
 from erasure_sweep.workers.measures.interventions.prompt_view import CLEAN_PASS, PromptView
 from erasure_sweep.workers.measures.interventions.verified_prompt import (
+    PLACEBO,
     READING,
+    SIBLINGS,
     TargetPrompt,
     WriterPrompt,
+    group_work,
     siblings,
     targets_of,
 )
@@ -34,8 +37,10 @@ from erasure_sweep.workers.measures.statistics.ratios import (
     interval_columns,
     merge_ratios,
 )
-from erasure_sweep.workers.records import GroupWork, State, Target
+from erasure_sweep.workers.measures.verify.group_rule import null_group
+from erasure_sweep.workers.records import GroupWork, State
 from erasure_sweep.workers.tables.columns import Columns
+from erasure_sweep.workers.tables.facts.verdict import verdict
 
 SUM = "sum"
 """The group as a whole, among its erasers."""
@@ -43,11 +48,8 @@ WRITER = "writer"
 KINDS = ("clean", "patched", "v_composed")
 WITH_MEDIANS = ("clean", "patched")
 """Kinds whose medians have intervals."""
-NULLS = (
-    *(("shuffled", "clean"), ("shuffled", "v_composed"), ("random_direction", "clean"), ("placebo", "v_composed")),
-    *(("position", "clean"), ("position", "v_composed")),
-)
-"""Nulls, each with the number that it questions; ``position`` is none, but what position alone explains."""
+PARTNER = ("shuffled", "position")
+"""The partner's output of the writer, at shuffled and at the same positions."""
 
 
 class GroupRow(NamedTuple):
@@ -57,15 +59,15 @@ class GroupRow(NamedTuple):
     eraser: str
     onto: str
     """``writer``, or the null."""
-    sibling: str
-    """Which, where the null is ``siblings``."""
+    direction: str
+    """Which of the siblings or placebos, where the null is one of these."""
     kind: str
     """Of the output, ``clean`` or ``patched``, or of the part that reads, ``v_composed``."""
 
 
-def whole(target: int, kind: str, onto: str = WRITER, sibling: str = "") -> GroupRow:
+def whole(target: int, kind: str, onto: str = WRITER, direction: str = "") -> GroupRow:
     """A row of the group as a whole."""
-    return GroupRow(target, SUM, onto, sibling, kind)
+    return GroupRow(target, SUM, onto, direction, kind)
 
 
 class _Onto(NamedTuple):
@@ -89,23 +91,19 @@ class EraserGroupAccumulator:
 
     def _record_erasers(self, products: TargetPrompt) -> None:
         reading = products.reading
-        clean, read = (torch.cat([products[0], products.sum(dim=1)[:1]]) for products in (reading.clean, reading.read))
+        clean, read = (torch.cat([each, each.sum(dim=0)[None]]) for each in (reading.clean, reading.read))
         labels = (*products.target.erasers, SUM)
         for kind, values in zip(KINDS, (clean, clean - read, read), strict=True):
             rows = tuple(GroupRow(products.index, label, WRITER, "", kind) for label in labels)
-            self._ratios.add_rows(rows, values, reading.norm_sq[0], reading.valid, kind in WITH_MEDIANS)
+            self._ratios.add_rows(rows, values, reading.norm_sq, reading.valid, kind in WITH_MEDIANS)
 
     def _record_nulls(self, products: TargetPrompt) -> None:
-        view, index, reading = products.view, products.index, products.reading
-        clean, read = reading.clean.sum(dim=1), reading.read.sum(dim=1)
-        kin = siblings(view.model.config.layout, products.target.writer)
-        for row, label in enumerate(kin, start=1):
-            there = view.valid(label)[view.positions]
-            self._ratios.add(whole(index, "clean", "siblings", label), clean[row], reading.norm_sq[row], there)
-            self._ratios.add(whole(index, "v_composed", "siblings", label), read[row], reading.norm_sq[row], there)
-        self._ratios.add(whole(index, "v_composed", "placebo"), read[-1], reading.norm_sq[0], reading.valid)
-        self._ratios.add(whole(index, "clean", "random_direction"), clean[-1], reading.norm_sq[-1], reading.valid)
-        for null, onto in _others(view, products.target.writer).items():
+        view, index, reading, nulls = products.view, products.index, products.reading, products.null_reading
+        for row, each in enumerate(products.prompt.nulls):
+            rows = tuple(whole(index, kind, each.null, each.direction) for kind in ("clean", "v_composed"))
+            both = torch.stack([nulls.clean[row], nulls.read[row]])
+            self._ratios.add_rows(rows, both, nulls.norm_sq[row], nulls.valid[row])
+        for null, onto in _of_partner(view, products.target.writer).items():
             for kind, written in (("clean", reading.outputs), ("v_composed", reading.parts)):
                 product = products.reader.along(written, onto.vectors[None]).sum(dim=1)[0]
                 self._ratios.add(whole(index, kind, null), product, onto.vectors.square().sum(dim=-1), onto.valid)
@@ -115,7 +113,7 @@ class EraserGroupAccumulator:
         return self._ratios.export()
 
 
-def _others(view: PromptView, writer: str) -> dict[str, _Onto]:
+def _of_partner(view: PromptView, writer: str) -> dict[str, _Onto]:
     """The partner's output of the writer, at shuffled and at the same positions."""
     output, valid = view.partner.output(writer), view.partner.valid(writer)
     at, shuffled = view.positions, view.shuffled[view.positions]
@@ -142,21 +140,23 @@ class EraserGroup(Measure[GroupWork, Block[GroupWork], WriterPrompt]):
         ratios = Ratios(GroupRow, states[self.name])
         rows: dict[str, list[Row]] = {name: [] for name in self.tables}
         for index, target in enumerate(block.work.targets):
-            rows["eraser_group"] += _erasers(ratios, target, index, setting)
+            rows["eraser_group"] += _erasers(ratios, block.work, index, setting)
             about = {"writer": target.writer, "eraser": target.label}
-            rows["nulls"] += [about | row for row in _nulls(ratios, block.layout, target, index)]
+            rows["nulls"] += [about | row for row in _nulls(ratios, block, index)]
         return columns_of(rows)
 
     def cost(self, size: ShardSize) -> Cost:
         """Next to nothing beside the reading."""
         n_rows = sum(
-            len(KINDS) * (len(target.erasers) + 1) + len(NULLS) + 2 * len(siblings(size.layout, target.writer))
+            len(KINDS) * (len(target.erasers) + 1)
+            + 2 * (len(PARTNER) + group_work(size).draws + len(siblings(size.layout, target.writer)))
             for target in targets_of(size)
         )
         return Cost(stored_bytes=STORED_BYTES_PER_RATIO * n_rows)
 
 
-def _erasers(ratios: Ratios[GroupRow], target: Target, index: int, setting: Setting) -> Iterator[Row]:
+def _erasers(ratios: Ratios[GroupRow], work: GroupWork, index: int, setting: Setting) -> Iterator[Row]:
+    target = work.targets[index]
     single = target.erasers if target.label not in target.erasers else ()
     for label, eraser in (*((head, head) for head in single), (target.label, SUM)):
         clean, patched, read = (GroupRow(index, eraser, WRITER, "", kind) for kind in KINDS)
@@ -168,7 +168,7 @@ def _erasers(ratios: Ratios[GroupRow], target: Target, index: int, setting: Sett
         row |= interval_columns("patched_median", ratios.median_interval(patched))
         row |= {"beta": ratios.beta(read), **interval_columns("beta", ratios.beta_interval(read))}
         row["position_share"] = _position_share(ratios, index) if eraser == SUM else np.nan
-        row["verdict"] = _verdict(ratios, target, index, setting.tau) if eraser == SUM else None
+        row["verdict"] = _verdict(ratios, work, index, setting.tau) if eraser == SUM else None
         yield row | {"n": ratios.n(read)}
 
 
@@ -177,30 +177,33 @@ def _position_share(ratios: Ratios[GroupRow], index: int) -> float:
     return ratios.beta(whole(index, "v_composed", "position")) / read if read else np.nan
 
 
-def _verdict(ratios: Ratios[GroupRow], target: Target, index: int, tau: float) -> str | None:
-    """Whether what was found on the scan's prompts holds on these, and exceeds what a placebo patch does."""
-    _, high = ratios.beta_interval(whole(index, "v_composed"))
-    low, _ = ratios.beta_interval(whole(index, "v_composed", "placebo"))
-    if np.isnan(high) or np.isnan(low):
-        return None
-    return "erased" if target.chosen != "all" and high < -tau and high < low else "not found"
+def _verdict(ratios: Ratios[GroupRow], work: GroupWork, index: int, tau: float) -> str | None:
+    """Whether what was found on the scan's prompts holds on these, and of what else it holds."""
+    own = whole(index, "v_composed")
+    betas: dict[str, list[float]] = {SIBLINGS: [], PLACEBO: []}
+    for null in work.nulls:
+        if null.writer == work.targets[index].writer:
+            betas[null.null].append(ratios.beta(whole(index, "v_composed", null.null, null.direction)))
+    return verdict(ratios.beta(own), ratios.beta_interval(own)[1], tau, betas[PLACEBO], betas[SIBLINGS])
 
 
-def _nulls(ratios: Ratios[GroupRow], layout: Layout, target: Target, index: int) -> Iterator[Row]:
-    measured = [("measured", whole(index, kind)) for kind in ("clean", "v_composed")]
-    nulls = [(null, whole(index, kind, null)) for null, kind in NULLS]
-    kin = [
-        ("siblings", whole(index, kind, "siblings", label))
-        for label in siblings(layout, target.writer)
-        for kind in ("clean", "v_composed")
+def _nulls(ratios: Ratios[GroupRow], block: Block[GroupWork], index: int) -> Iterator[Row]:
+    target = block.work.targets[index]
+    shown = [("measured", "", target.erasers, WRITER), *((null, "", target.erasers, null) for null in PARTNER)]
+    shown += [
+        (null.null, null.direction, null_group(block.layout, target, null), null.null)
+        for null in block.work.nulls
+        if null.writer == target.writer
     ]
-    for null, row in (*measured, *nulls, *kin):
-        yield {
-            "null": null,
-            "direction": row.sibling,
-            "of": row.kind,
-            **ratios.quantiles(row),
-            "beta": ratios.beta(row),
-            **interval_columns("beta", ratios.beta_interval(row)),
-            "n": ratios.n(row),
-        }
+    for null, direction, heads, onto in shown:
+        for row in (whole(index, kind, onto, direction) for kind in ("clean", "v_composed")):
+            yield {
+                "null": null,
+                "direction": direction,
+                "of": row.kind,
+                "heads": "+".join(heads),
+                **ratios.quantiles(row),
+                "beta": ratios.beta(row),
+                **interval_columns("beta", ratios.beta_interval(row)),
+                "n": ratios.n(row),
+            }

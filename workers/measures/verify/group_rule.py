@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from erasure_sweep.workers.labels import Layout, layer_of
+from erasure_sweep.workers.records import NullErasers, Target
 
 HELD = 0.9
 """How much of the sum of positive shares a group holds."""
@@ -36,6 +37,11 @@ def group_of_shares(layout: Layout, shares: Mapping[str, float]) -> tuple[str, .
         group.append(head)
         held += shares[head]
     return _in_stream(layout, group)
+
+
+def null_group(layout: Layout, target: Target, null: NullErasers) -> tuple[str, ...]:
+    """The heads that are to a null what the target's are to its writer, in the order of the stream."""
+    return target.erasers if target.chosen == "all" else _in_stream(layout, null.heads[: len(target.erasers)])
 
 
 def later_heads(layout: Layout, writer: str) -> tuple[str, ...]:

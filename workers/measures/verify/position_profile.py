@@ -52,8 +52,8 @@ class PositionProfileAccumulator:
         view = products.view
         for target in products.targets:
             reading = target.reading
-            clean, read = reading.clean.sum(dim=1)[0], reading.read.sum(dim=1)[0]
-            norm_sq, valid = reading.norm_sq[0], reading.valid
+            clean, read = reading.clean.sum(dim=0), reading.read.sum(dim=0)
+            norm_sq, valid = reading.norm_sq, reading.valid
             for first, last in bins(view.seq_len):
                 inside = (view.positions >= first) & (view.positions <= last)
                 for kind, product in (("clean", clean), ("patched", clean - read)):

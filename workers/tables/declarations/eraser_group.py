@@ -48,8 +48,9 @@ TABLES = (
             ),
             text(
                 "verdict",
-                "of the group: `erased` where the 95 % interval of β lies below −τ and below that of a placebo patch, else "
-                "`not found`; null without intervals",
+                "of the group, by β with its whole 95 % interval: `erased`, below −τ and below every placebo; `erased, with "
+                "its siblings`, the same, and half of the siblings lose at least half as much; `shrinks everything`, below "
+                "−τ, and half of the placebos lose at least half as much; else `not found`; null without intervals",
                 nullable=True,
             ),
             N_TOKENS,
@@ -65,14 +66,19 @@ TABLES = (
             GROUP_ERASER,
             text(
                 "null",
-                "`measured`: none, the number itself; `shuffled`: onto the writer's output from other prompts and positions; "
-                "`random_direction`: onto random directions with the stream's covariance; `siblings`: onto the other heads "
-                "of the writer's layer, of an embedding onto the other one; `placebo`: a random direction taken out of the "
-                "value inputs; `position`: the writer's output at the same position of another prompt, which is no null but "
-                "what position alone explains",
+                "`measured`: none, the number itself; `placebo`: the writer's output turned at random within what the stream "
+                "varies along, and `siblings`: the other heads of the writer's layer, of an embedding the other one, each "
+                "with erasers of its own and onto itself; `shuffled`: onto the writer's output from other prompts and "
+                "positions; `position`: onto that at the same position of another prompt, which is no null but what "
+                "position alone explains",
             ),
-            text("direction", "of `siblings` the sibling, else empty"),
+            text("direction", "of `siblings` the sibling, of `placebo` the number of the draw, else empty"),
             text("of", "which number it questions: `clean`, of the whole output, or `v_composed`"),
+            text(
+                "heads",
+                "the group: for a sibling or placebo as many heads as the writer's group has, those that take out most of it "
+                "on the scan's prompts",
+            ),
             *quantiles("PR over tokens"),
             *with_interval("beta", "pooled coefficient β"),
             N_TOKENS,

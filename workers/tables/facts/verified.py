@@ -47,6 +47,14 @@ class MedianPresence(NamedTuple):
     """Where its erasers do not read it."""
 
 
+class NullBetas(NamedTuple):
+    """β of what stands in a writer's place as a null, each with a group of its own; NaN where not measured."""
+
+    lowest: float
+    """Of the one that is taken out most."""
+    median: float
+
+
 class Verdict(NamedTuple):
     """What was found of one group; NaN and None where something has no value."""
 
@@ -55,16 +63,14 @@ class Verdict(NamedTuple):
     """Why this group: ``named``, ``rule`` or ``all``."""
     held_out: bool | None
     word: str | None
-    """``erased`` or ``not found``; None where there are no intervals to tell by."""
+    """One of ``facts.verdict``; None where there are no intervals to tell by."""
     beta: Interval
     """Pooled coefficient of what the group writes because it reads the writer."""
     median: MedianPresence
     """Of the projection ratio of the group's output."""
     position_share: float
-    placebo: Interval
-    """β of a placebo that is read in the writer's stead."""
-    siblings: float
-    """The lowest β of a sibling that is read in its stead."""
+    placebos: NullBetas
+    siblings: NullBetas
     dla_slope: float
     """Of the DLA of the part that is read on the writer's."""
     presence: MedianPresence
@@ -143,7 +149,6 @@ def verdict_of(tables: Tables, group: VerifiedGroup) -> Verdict | None:
         return None
     held_out = strings(row, "held_out")[0]
     null = rows_where(rows_of(table_of(tables, "nulls"), group), of="v_composed")
-    siblings = numeric(rows_where(null, null="siblings"), "beta")
     return Verdict(
         group,
         chosen=strings(row, "chosen")[0],
@@ -152,8 +157,8 @@ def verdict_of(tables: Tables, group: VerifiedGroup) -> Verdict | None:
         beta=_interval(row),
         median=MedianPresence(_first(row, "clean_median"), _first(row, "patched_median")),
         position_share=_first(row, "position_share"),
-        placebo=_interval(rows_where(null, null="placebo")),
-        siblings=float(np.nanmin(siblings)) if np.isfinite(siblings).any() else NAN,
+        placebos=_null_betas(null, "placebo"),
+        siblings=_null_betas(null, "siblings"),
         dla_slope=_dla_slope(tables, group),
         presence=_presence_behind(tables, group),
     )
@@ -166,6 +171,12 @@ def _first(rows: pd.DataFrame, column: str) -> float:
 
 def _interval(rows: pd.DataFrame) -> Interval:
     return Interval(*(_first(rows, column) for column in ("beta", "beta_low", "beta_high")))
+
+
+def _null_betas(nulls: pd.DataFrame, kind: str) -> NullBetas:
+    betas = numeric(rows_where(nulls, null=kind), "beta")
+    found = betas[np.isfinite(betas)]
+    return NullBetas(float(found.min()), float(np.median(found))) if len(found) else NullBetas(NAN, NAN)
 
 
 def _dla_slope(tables: Tables, group: VerifiedGroup) -> float:

@@ -22,8 +22,10 @@ from erasure_sweep.workers.measures.registry import (
 from erasure_sweep.workers.measures.scan.erasers import N_DIRECTIONS
 from erasure_sweep.workers.records import (
     AdversarialWork,
+    CovarianceWork,
     GroupWork,
     Place,
+    PlaceboWork,
     ScanOptions,
     ScanWork,
     Target,
@@ -101,7 +103,7 @@ def test_a_measure_is_added_by_its_file_alone(tmp_path: Path, monkeypatch: pytes
 
 def test_the_tables_of_measures_are_those_that_are_declared() -> None:
     assert set(table_names("scan")) == set(tables_of("scan"))
-    assert set(table_names("group", "trust", "adversarial")) == set(tables_of("verify"))
+    assert set(table_names("covariance", "placebo", "group", "trust", "adversarial")) == set(tables_of("verify"))
 
 
 def test_two_of_one_name_are_rejected() -> None:
@@ -142,7 +144,9 @@ PLACES = (Place("L0H0", "found", 3, 20), Place("L0H1", "found", 4, 9))
     ("stage", "work", "passes"),
     [
         # Each prompt once; three reruns of each of two writers, two patches and one layer's input of each of three targets.
-        ("group", GroupWork(TARGETS, 2), 8 * (1 + (3 * 2 + 2 * 3 + 3) / 2)),
+        ("covariance", CovarianceWork(("L0H0", "L0H1", "MLP0")), 8),
+        ("placebo", PlaceboWork(("L0H0", "L0H1"), 20), 8),
+        ("group", GroupWork(TARGETS, 2, 20), 8 * (1 + (3 * 2 + 2 * 3 + 3) / 2)),
         # Of each prompt a half.
         ("trust", TrustWork(WriterBlock(2, 5), 16), 4 * (1 + 3 / 2)),
         ("trust", TrustWork(WriterBlock(2, 5), 99, True), 8 * (1 + 3 / 2)),

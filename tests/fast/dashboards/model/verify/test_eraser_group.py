@@ -21,23 +21,16 @@ class TestGroup:
         assert shown.clean.median[-1] == row["clean_median"]
         assert shown.patched.q75[-1] == row["patched_q75"]
         assert shown.read.median.tolist() == [row["v_composed_median"]]
-        assert "β of the nulls of the part read, pooled: shuffled" in shown.sentence
+        assert "β of the nulls of the part read, pooled: placebos" in shown.sentence
 
     def test_nulls_in_order_what_was_measured_left_out(self, model: ModelTables) -> None:
         nulls = group_nulls(model, GROUP)
         kinds = [null.kind for null in nulls]
-        assert kinds == [
-            "random_direction",
-            "shuffled",
-            "shuffled",
-            "placebo",
-            *["siblings"] * 4,
-            "position",
-            "position",
-        ]
+        assert kinds == [*["placebo"] * 6, *["siblings"] * 4, "shuffled", "shuffled", "position", "position"]
+        assert {null.direction for null in nulls if null.kind == "placebo"} == {"1", "2", "3"}
         assert {null.direction for null in nulls if null.kind == "siblings"} == {"L0H0", "L0H2"}
         row = only(model.tables["nulls"], writer="L0H1", eraser=GROUP.label, null="shuffled", of="clean")
-        assert (nulls[1].of, nulls[1].median, nulls[1].beta) == ("clean", row["median"], row["beta"])
+        assert (nulls[10].of, nulls[10].median, nulls[10].beta) == ("clean", row["median"], row["beta"])
 
     def test_figure_marks_chance_hollow_and_position_by_a_star(self, model: ModelTables) -> None:
         shown = eraser_group(model, GROUP)
@@ -52,12 +45,12 @@ class TestGroup:
             "null of the part read": "triangle-up-open",
             "at equal position (no null)": "star",
         }
-        ticks = [*NAMED, "<b>L1H0+<br>L2H1</b>", "random<br>direction", "shuffled", "placebo", "siblings"]
+        ticks = [*NAMED, "<b>L1H0+<br>L2H1</b>", "placebos", "siblings", "shuffled"]
         assert list(figure.layout.xaxis.ticktext) == [*ticks, "position<br>alone"]
         (star,) = (trace for trace in figure.data if trace.marker.symbol == "star")
-        assert round(float(star.x[0])) == 7
+        assert round(float(star.x[0])) == 6
         hollow = next(trace for trace in figure.data if trace.marker.symbol == "circle-open")
-        assert [round(float(x)) for x in hollow.x] == [3, 4, 6, 6]
+        assert [round(float(x)) for x in hollow.x] == [3, 3, 3, 4, 4, 5]
         assert all(x != y for x, y in itertools.combinations(np.asarray(hollow.x).tolist(), 2))
 
     def test_of_many_heads_those_that_change_most(self) -> None:

@@ -68,6 +68,14 @@ class TestVerdicts:
                 {"held_out": False, "position_share": None},
                 "L0H2 is erased by L2H2+L2H3: pooled β, on the scan's own prompts, −0.61 [−0.65, −0.57].",
             ),
+            (
+                {"verdict": "erased, with its siblings", "position_share": None},
+                "L0H2 is erased together with its siblings by L2H2+L2H3: held-out pooled β −0.61 [−0.65, −0.57].",
+            ),
+            (
+                {"verdict": "shrinks everything"},
+                "L0H2: L2H2+L2H3 shrinks everything, not this writer alone: held-out pooled β −0.61 [−0.65, −0.57].",
+            ),
             ({"verdict": "not found"}, "L0H2: erasure by L2H2+L2H3 not found: held-out pooled β −0.61 [−0.65, −0.57]."),
             (
                 {"verdict": None, "beta_low": None, "beta_high": None},
@@ -76,7 +84,7 @@ class TestVerdicts:
             ),
             (
                 {"verdict": "not found", "chosen": "all", "eraser": "later", "group": "later"},
-                "L0H2: erasure not found, no single head qualifies; all later heads together: held-out pooled β −0.61 "
+                "L0H2: erasure not found, no head takes anything out; all later heads together: held-out pooled β −0.61 "
                 "[−0.65, −0.57].",
             ),
             ({"beta": None}, "L0H2: nothing was measured of L2H2+L2H3, for its output is zero or was not read."),
@@ -99,21 +107,25 @@ class TestVerdicts:
         assert found.chosen == "named"
 
     @pytest.mark.parametrize(
-        ("placebo", "siblings", "said"),
+        ("placebos", "siblings", "said"),
         [
             (
-                (0.01, -0.02, 0.04),
+                [0.01, -0.04, -0.02],
                 [-0.3070, 0.5],
-                ", clearly beyond the placebo's 0.01; siblings reach up to 50\u00a0% of it",
+                "; of its placebos the one taken out most has −0.04, the median −0.02; its siblings reach −0.31",
             ),
-            ((-0.5, -0.6, -0.4), [0.1], ", not clearly beyond the placebo's −0.50; no sibling is taken out"),
-            ((0.1, None, None), [], ""),
+            (
+                [-0.5],
+                [0.1],
+                "; of its placebos the one taken out most has −0.50, the median −0.50; no sibling is taken out",
+            ),
+            ([None], [], ""),
         ],
     )
-    def test_nulls_beside_it_are_told(self, placebo: tuple[float, ...], siblings: list[float], said: str) -> None:
+    def test_nulls_beside_it_are_told(self, placebos: list[float | None], siblings: list[float], said: str) -> None:
         null = {"writer": "L0H2", "eraser": VERDICT["eraser"], "of": "v_composed"}
-        ends = dict(zip(("beta", "beta_low", "beta_high"), placebo, strict=True))
-        rows = [{**null, "null": "placebo", **ends}, {**null, "null": "placebo", "of": "clean", "beta": -9.0}]
+        rows = [{**null, "null": "placebo", "beta": beta} for beta in placebos]
+        rows.append({**null, "null": "placebo", "of": "clean", "beta": -9.0})
         rows += [{**null, "null": "siblings", "beta": beta} for beta in siblings]
         found = verdict_of(tables_of(eraser_group=[VERDICT], nulls=rows).tables, group_of("L0H2", "L2H2+L2H3"))
         assert found is not None

@@ -89,7 +89,8 @@ def test_writers_stand_by_rank(tables: dict[str, pd.DataFrame]) -> None:
 
 def test_nulls_stand_beside_the_group(tables: dict[str, pd.DataFrame]) -> None:
     nulls = [
-        *(("placebo", "", "v_composed", -0.1), ("siblings", "L0H0", "v_composed", -0.2)),
+        *(("placebo", str(draw), "v_composed", beta) for draw, beta in enumerate((-0.1, 0.3, 0.1), start=1)),
+        ("siblings", "L0H0", "v_composed", -0.2),
         *(
             ("siblings", "L0H1", "v_composed", -0.3),
             ("siblings", "L0H1", "clean", -0.9),
@@ -101,8 +102,8 @@ def test_nulls_stand_beside_the_group(tables: dict[str, pd.DataFrame]) -> None:
         writer="L0H2", eraser="L1H0", beta_low=rows["beta"] - 0.1, beta_high=rows["beta"] + 0.1
     )
     named, rule, _ = verdicts(tables)
-    assert rule.placebo == pytest.approx((-0.1, -0.2, 0.0)) and rule.siblings == -0.3
-    assert all(math.isnan(value) for value in (*named.placebo, named.siblings))
+    assert rule.placebos == (-0.1, 0.1) and rule.siblings == (-0.3, -0.25)
+    assert all(math.isnan(value) for value in (*named.placebos, *named.siblings))
 
 
 def test_a_group_that_other_tables_name_has_no_verdict() -> None:
