@@ -34,6 +34,7 @@ from erasure_sweep.workers.tables.facts.trust import (
     REVERSED,
     UNRELATED,
     WORDS,
+    thresholds_of,
 )
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
 
@@ -125,12 +126,14 @@ def trust_card(view: ComparisonView) -> Card:
     models = view.shown
     named = list(zip(display_names(models), models, strict=True))
     shown = trust_bars(named)
+    limits = {thresholds_of(model.tables) for name, model in named if name in shown.models}
     figures = {str(int(as_share)): plot_trust(shown, as_share) for as_share in (False, True)} if shown.models else {}
     return Card(
         "How many components' DLA can be trusted",
         "Components by what their direct logit attribution (DLA) is worth: each is replaced by its mean, everything later is "
         "computed anew, and what that does to the logits is held against what DLA says. "
-        f"Words: {ranges()}.{not_measured(models, shown.models)}{view.note}",
+        f"Words: {ranges(*limits) if len(limits) < 2 else 'by thresholds of each model'}."
+        f"{not_measured(models, shown.models)}{view.note}",
         figures,
         [Control("Bars", ["number of components", "share of components"])] if figures else [],
         min_width=min(1000, 90 * len(shown.models)),

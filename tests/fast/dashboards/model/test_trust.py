@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from markupsafe import Markup
 
-from erasure_sweep.dashboards.comparison.trust import plot_trust, trust_bars
+from erasure_sweep.dashboards.comparison.trust import plot_trust, trust_bars, trust_card
 from erasure_sweep.dashboards.model.mediation import mediation_table, mediations
 from erasure_sweep.dashboards.model.trust import badge, ranges, trust_line, trust_table
 from erasure_sweep.dashboards.model.view import ModelView
@@ -14,6 +14,7 @@ from erasure_sweep.workers.records import TrustThresholds
 from erasure_sweep.workers.tables.facts.trust import THRESHOLDS, WORDS
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.verified_models import only, tables_of
+from tests.support.fakes.views import comparison_view
 
 
 class TestTrust:
@@ -71,6 +72,9 @@ class TestTrust:
         tables["dla_trust"].attrs[THRESHOLDS] = TrustThresholds(holds=0.5).noted
         other = trust_table(ModelView(model._replace(tables=tables))).caption
         assert "partly cancelled: below 0.5;" in other
+        changed = model._replace(tables=tables)
+        for models, said in (([changed], "below 0.5;"), ([model, changed], "by thresholds of each model")):
+            assert said in trust_card(comparison_view(models)).caption
 
     def test_stacked_bars_by_word(self) -> None:
         words = [["holds", "holds", "cancelled"], ["reversed"]]

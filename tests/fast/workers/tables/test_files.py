@@ -105,6 +105,14 @@ class TestWriting:
         assert found["writers"]["erasers"].isna().all()
         np.testing.assert_array_equal(found["writers"]["rank"], made["rank"])
 
+    def test_what_is_noted_of_a_table_comes_back_with_it(self, tmp_path: Path) -> None:
+        made = {"carries": values_of("carries"), "nulls": values_of("nulls")}
+        write_tables(
+            made, "toy", "verify", tmp_path, {"carries": {"thresholds": "0.5"}, "later_use": {"thresholds": "1"}}
+        )
+        found = read_tables(tmp_path)
+        assert {name: table.attrs for name, table in found.items()} == {"carries": {"thresholds": "0.5"}, "nulls": {}}
+
     def test_a_table_that_nobody_declared_for_the_stage_is_refused(self, tmp_path: Path) -> None:
         for stage, name in (("scan", "guessed"), ("scan", "carries"), ("verify", "writers")):
             with pytest.raises(DeclarationError, match=f"table {name} of {stage} is not declared"):
