@@ -45,6 +45,9 @@ class TestWords:
             "erasure-sweep 0.1.0."
         )
         assert "32 positions of each" in measured_line(None, fake_sweep(config={"positions": 32}))
+        for left_out in (False, "False"):  # MLflow makes text of parameters
+            config = {"positions": "all", "first_position": left_out}
+            assert "every position but the first" in measured_line(None, fake_sweep(config=config))
         assert measured_line(None, None).startswith("Measured on — prompts")
 
     def test_warnings_only_where_protocols_differ(self) -> None:
