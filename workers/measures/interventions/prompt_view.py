@@ -140,9 +140,13 @@ class PromptView:
     @cached_property
     def loss_positions(self) -> Int[Tensor, "token"]:
         """The measured positions with a next token whose hashes are lowest, ascending."""
-        positions = self.positions[self.positions < self.seq_len - 1].cpu().numpy()
-        hashes = hash_u64(self.seed, self.corpus_prompt, positions)
-        lowest = np.sort(positions[np.argsort(hashes, kind="stable")[:LOSS_POSITIONS]])
+        return self.drawn_positions(self.positions[self.positions < self.seq_len - 1], LOSS_POSITIONS)
+
+    def drawn_positions(self, positions: Int[Tensor, "token"], most: int) -> Int[Tensor, "_"]:
+        """At most so many of some positions, those whose hashes are lowest, ascending."""
+        found = positions.cpu().numpy()
+        hashes = hash_u64(self.seed, self.corpus_prompt, found)
+        lowest = np.sort(found[np.argsort(hashes, kind="stable")[:most]])
         return torch.from_numpy(lowest).to(self.tokens.device)
 
     def loss_of(self, final: Float[Tensor, "pos d_model"]) -> Float[Tensor, "loss_token"]:

@@ -2,6 +2,9 @@
 
 The scale of the MLP's LayerNorm stays what it was with the writer, as that of the heads' value inputs does: were it computed
 anew, everything that the MLP reads would be scaled up, and what it writes would change though it does not read the writer.
+
+An MLP answers to any change of its input, most of all by what it does to everything. So the same is done with what stands in
+the writer's place as a null for groups of heads, its placebos and its siblings, each projected onto itself.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -17,8 +21,22 @@ from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.measures.cost import Cost, ShardSize
 from erasure_sweep.workers.measures.interventions.prompt_view import CLEAN_PASS
 from erasure_sweep.workers.measures.interventions.rerun import Sublayer, next_sublayer, own_sublayer
-from erasure_sweep.workers.measures.interventions.verified_prompt import WriterPrompt, targets_of, writers_of
+from erasure_sweep.workers.measures.interventions.verified_prompt import (
+    PLACEBO,
+    SIBLINGS,
+    WriterPrompt,
+    group_work,
+    siblings,
+    targets_of,
+    writers_of,
+)
 from erasure_sweep.workers.measures.measure import Block, Measure, Row, Setting, columns_of
+from erasure_sweep.workers.measures.statistics.prompt_sums import (
+    STORED_BYTES_PER_SUM,
+    PromptSums,
+    RowSums,
+    merge_prompt_sums,
+)
 from erasure_sweep.workers.measures.statistics.ratios import (
     STORED_BYTES_PER_RATIO,
     RatioRecorder,
@@ -28,8 +46,27 @@ from erasure_sweep.workers.measures.statistics.ratios import (
 )
 from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.records import GroupWork, State
-from erasure_sweep.workers.tables.columns import Columns
+from erasure_sweep.workers.tables.columns import QUANTILES, Columns
+from erasure_sweep.workers.tables.facts.verdict import verdict
 
+NULL_POSITIONS = 128
+"""At how many positions of a prompt nulls are taken out of an MLP's input: each of them is one more run of the MLP."""
+_NULLS = "null_"
+"""Before the names of what a state holds of nulls."""
+COLUMNS = (
+    *("writer", "component", *(f"{run}_{name}" for run in ("clean", "patched", "read") for name in QUANTILES)),
+    *(
+        "beta",
+        "beta_low",
+        "beta_high",
+        "placebo_lowest",
+        "placebo_median",
+        "placebo_highest",
+        "siblings_median",
+        "verdict",
+        "n",
+    ),
+)
 RUNS = ("clean", "patched", "read")
 """With the writer in the MLP's input, without it, and the difference."""
 
@@ -49,11 +86,21 @@ def later_mlps(layout: Layout, writer: str) -> tuple[str, ...]:
     return tuple(label for label in labels if own_sublayer(label) >= first)
 
 
+class NullRow(NamedTuple):
+    """What an MLP writes along a null because it reads it: Σ of products with the null, and Σ of its squares."""
+
+    writer: str
+    mlp: str
+    null: str
+    direction: str
+
+
 class MlpErasureAccumulator:
-    """Every later MLP, clean, with the writer taken out of its input, and the difference."""
+    """Every later MLP, clean, with the writer taken out of its input, and the difference; the difference for every null."""
 
     def __init__(self) -> None:
         self._ratios: RatioRecorder[MlpRow] = RatioRecorder()
+        self._nulls: PromptSums[NullRow] = PromptSums()
 
     def update(self, products: WriterPrompt) -> None:
         """Take in one writer at one prompt."""
@@ -68,15 +115,26 @@ class MlpErasureAccumulator:
             patched = (mlp_without(model, layer, stream, written) * written).sum(dim=-1)
             for run, product in zip(RUNS, (clean, patched, clean - patched), strict=True):
                 self._ratios.add(MlpRow(writer, label, run), product, norm_sq, valid)
+            if products.nulls:
+                self._record_nulls(products, label)
+
+    def _record_nulls(self, products: WriterPrompt, label: str) -> None:
+        view, layer = products.view, int(label.removeprefix("MLP"))
+        at = view.drawn_positions(view.positions, NULL_POSITIONS)
+        fields, stream = products.null_fields[:, at], view.input_of(Sublayer(layer, True))[at]
+        read = view.output(label)[at] - mlp_without(view.model, layer, stream.expand_as(fields), fields)
+        sums = torch.stack([(read * fields).sum(dim=(1, 2)), fields.square().sum(dim=(1, 2))])
+        rows = tuple(NullRow(products.writer, label, null.null, null.direction) for null in products.nulls)
+        self._nulls.add_rows(rows, sums)
 
     def export(self) -> State:
         """The rows; none where no MLP can read a writer."""
-        return self._ratios.export()
+        return {**self._ratios.export(), **{f"{_NULLS}{name}": values for name, values in self._nulls.export().items()}}
 
 
 def mlp_without(
-    model: LeanModel, layer: int, stream: Float[Tensor, "token d_model"], taken: Float[Tensor, "token d_model"]
-) -> Float[Tensor, "token d_model"]:
+    model: LeanModel, layer: int, stream: Float[Tensor, "*batch d_model"], taken: Float[Tensor, "*batch d_model"]
+) -> Float[Tensor, "*batch d_model"]:
     """Output of an MLP with something taken out of its input, over the input's clean LayerNorm scale."""
     config = model.config
     normalized, _, inverse_scale = torch.native_layer_norm(stream, (config.d_model,), None, None, config.eps)
@@ -96,21 +154,36 @@ class MlpErasure(Measure[GroupWork, Block[GroupWork], WriterPrompt]):
 
     def merge(self, block: Block[GroupWork], states: Iterable[State]) -> State:
         """Rows of all shards."""
-        return merge_ratios(states)
+        parts = list(states)
+        nulls = [{k.removeprefix(_NULLS): v for k, v in part.items() if k.startswith(_NULLS)} for part in parts]
+        ratios = [{k: v for k, v in part.items() if not k.startswith(_NULLS)} for part in parts]
+        return {**merge_ratios(ratios), **{f"{_NULLS}{k}": v for k, v in merge_prompt_sums(nulls).items()}}
 
     def columns(self, block: Block[GroupWork], states: Mapping[str, State], setting: Setting) -> dict[str, Columns]:
         """One row for each writer and later MLP."""
-        ratios = Ratios(MlpRow, states[self.name])
-        pairs = [
-            (writer, label) for writer in writers_of(block.work.targets) for label in later_mlps(block.layout, writer)
-        ]
-        return columns_of({self.name: [_row(ratios, writer, label) for writer, label in pairs]})
+        state = states[self.name]
+        ratios = Ratios(MlpRow, {k: v for k, v in state.items() if not k.startswith(_NULLS)})
+        nulls = RowSums(NullRow, {k.removeprefix(_NULLS): v for k, v in state.items() if k.startswith(_NULLS)})
+        betas: dict[tuple[str, str, str], list[float]] = {}
+        for null in nulls.rows:
+            product, power = nulls.of(null).sum(axis=0).tolist()
+            betas.setdefault(null[:3], []).append(product / power if power > 0 else np.nan)
+        rows = []
+        for writer in writers_of(block.work.targets):
+            for label in later_mlps(block.layout, writer):
+                placebos, kin = (np.array(betas.get((writer, label, kind), [])) for kind in (PLACEBO, SIBLINGS))
+                rows.append(_row(ratios, writer, label) | _beside(ratios, writer, label, placebos, kin, setting.tau))
+        return columns_of({self.name: [{column: row[column] for column in COLUMNS} for row in rows]})
 
     def cost(self, size: ShardSize) -> Cost:
-        """An MLP of each later layer once more."""
-        layers = sum(len(later_mlps(size.layout, writer)) for writer in writers_of(targets_of(size)))
-        flops = 4 * size.n_tokens * layers * size.shape["d_model"] * size.shape["d_mlp"]
-        return Cost(flops=flops, stored_bytes=STORED_BYTES_PER_RATIO * len(RUNS) * layers)
+        """An MLP of each later layer once more, and once for each null at fewer tokens."""
+        layout, draws = size.layout, group_work(size).draws
+        layers = {writer: len(later_mlps(layout, writer)) for writer in writers_of(targets_of(size))}
+        nulls = sum(n * (draws + len(siblings(layout, writer))) for writer, n in layers.items())
+        tokens = sum(layers.values()) * size.positions + nulls * min(size.positions, NULL_POSITIONS)
+        flops = 4 * size.n_prompts * tokens * size.shape["d_model"] * size.shape["d_mlp"]
+        stored = STORED_BYTES_PER_RATIO * len(RUNS) * sum(layers.values())
+        return Cost(flops=flops, stored_bytes=stored + 2 * STORED_BYTES_PER_SUM * size.n_prompts * nulls)
 
 
 def _row(ratios: Ratios[MlpRow], writer: str, mlp: str) -> Row:
@@ -124,4 +197,22 @@ def _row(ratios: Ratios[MlpRow], writer: str, mlp: str) -> Row:
         "beta": ratios.beta(read),
         **interval_columns("beta", ratios.beta_interval(read)),
         "n": ratios.n(read),
+    }
+
+
+def _beside(
+    ratios: Ratios[MlpRow],
+    writer: str,
+    mlp: str,
+    placebos: Float[np.ndarray, "draw"],
+    kin: Float[np.ndarray, "sibling"],
+    tau: float,
+) -> Row:
+    """What the MLP does to nulls, and what follows for the writer."""
+    read = MlpRow(writer, mlp, "read")
+    low, median, high = np.nanquantile(placebos, (0.0, 0.5, 1.0)) if np.isfinite(placebos).any() else (np.nan,) * 3
+    return {
+        **{"placebo_lowest": float(low), "placebo_median": float(median), "placebo_highest": float(high)},
+        "siblings_median": float(np.nanmedian(kin)) if np.isfinite(kin).any() else np.nan,
+        "verdict": verdict(ratios.beta(read), ratios.beta_interval(read)[1], tau, placebos.tolist(), kin.tolist()),
     }

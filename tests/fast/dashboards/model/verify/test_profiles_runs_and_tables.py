@@ -32,12 +32,22 @@ class TestRest:
     def test_mlps_behind_the_writer(self, model: ModelTables) -> None:
         shown = mlp_erasers(model, "L0H1")
         assert shown is not None
-        assert shown.labels == ["MLP0", "MLP1", "MLP2"]
+        runs = shown.runs
+        assert runs.labels == list(shown.words) == ["MLP0", "MLP1", "MLP2"]
         row = only(model.tables["mlp_erasure"], writer="L0H1", component="MLP1")
-        assert (shown.runs["read"].q25[1], shown.beta[1]) == (row["read_q25"], row["beta"])
+        assert (runs.runs["read"].q25[1], runs.beta[1]) == (row["read_q25"], row["beta"])
         assert [trace.name for trace in plot_mlps(shown).data][2] == "the part read from the writer"
-        nothing = shown._replace(beta=np.array([0.1, -0.001, np.nan]))
-        assert plot_mlps(nothing).layout.meta["sentence"] == "No MLP writes against L0H1 because it reads it."
+
+        def said(*words: str | None) -> str:
+            return str(
+                plot_mlps(shown._replace(words=dict(zip(runs.labels, words, strict=True)))).layout.meta["sentence"]
+            )
+
+        nothing = "No MLP takes L0H1 out beyond what it does to its placebos."
+        assert said("not found", "not found", None) == nothing
+        assert said("not found", "shrinks everything", None).startswith(f"{nothing} What they shrink they shrink alike")
+        assert "placebos, pooled β: MLP1" in said("not found", "erased", "shrinks everything")
+        assert said(None, None, None).startswith("Without intervals and placebos")
 
     def test_later_use_is_in_stream_order_and_bounded(self, model: ModelTables) -> None:
         shown = later_use(model, GROUP)

@@ -37,7 +37,30 @@ def test_an_mlp_that_deletes_a_writer() -> None:
     rows = mlp_rows(built)
     assert rows.loc["MLP2", "beta"] == pytest.approx(-0.8, abs=2e-3)
     assert rows.loc["MLP2", ["read_median", "patched_median"]].tolist() == pytest.approx([-0.8, 0.0], abs=0.01)
-    assert abs(rows.loc["MLP1", "beta"]) < 1e-3
+    assert rows.loc["MLP2", "verdict"] == "erased" and rows.loc["MLP2", "placebo_lowest"] > -0.7
+    assert abs(rows.loc["MLP1", "beta"]) < 1e-3 and rows.loc["MLP1", "verdict"] == "not found"
+
+
+def test_an_mlp_that_shrinks_everything_erases_no_writer() -> None:
+    built = builder()
+    seen = np.concatenate([built.bases.code, built.bases.clock, built.bases.rest, *built.bases.stores])
+    built.plant_linear_mlp(2, seen, -0.4 * seen)
+    row = mlp_rows(built).loc["MLP2"]
+    assert row[["beta", "placebo_lowest", "placebo_median", "placebo_highest"]].tolist() == pytest.approx(
+        4 * [-0.4], abs=2e-3
+    )
+    assert row["verdict"] == "shrinks everything"
+
+
+def test_an_mlp_that_deletes_a_writer_with_its_siblings() -> None:
+    built = Builder(small_config(3, 3, d_model=64), np.random.default_rng(92), n_stores=3, quiet=True)
+    for head in range(3):
+        built.plant_writer(f"L0H{head}", head)
+    stores = np.concatenate(built.bases.stores)
+    built.plant_linear_mlp(2, stores, -0.8 * stores)
+    row = mlp_rows(built).loc["MLP2"]
+    assert row[["beta", "siblings_median"]].tolist() == pytest.approx(2 * [-0.8], abs=2e-3)
+    assert row["verdict"] == "erased, with its siblings"
 
 
 def test_an_mlp_that_does_not_read_a_writer_takes_nothing_of_it() -> None:
