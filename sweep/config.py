@@ -136,6 +136,12 @@ class SweepConfig(BaseModel):
     found on one half of verify's prompts, the others are places on the other half that are at least as high."""
     adversarial_prompts: list[Annotated[str, Field(min_length=1)]] = []
     """Prompts of one's own that verified writers are tested on as well, at their last token; BOS is put before them."""
+    paths_prompts: Annotated[int, Field(ge=1, le=1024)] = 64
+    """On how many of the scanned prompts, the first, every writer is followed over all attention paths, from which follows
+    what is erased of it; every position of them takes part, whatever `positions` says."""
+    paths_centred_prompts: NonNegative = 16
+    """On how many of these, the first, the same is done for what varies of every writer and for what it writes at position
+    0, which takes as long again for each."""
     block_prompts: Positive = 8
     """Prompts of one shard. Part of what determines the last digits, so never derived from the number of workers."""
     batch: Annotated[Positive | None, Flag()] = None
@@ -259,16 +265,8 @@ class SweepConfig(BaseModel):
         """What determines the numbers, whatever the models and the machines."""
         keys = (
             *("corpus", "own_corpora", "prompts", "seq_len", "seed", "tau", "block_prompts", "dtype", "ln"),
-            *(
-                "first_position",
-                "verify_prompts",
-                "trust_prompts",
-                "trust_tokens",
-                "rotated_prompts",
-                "placebos",
-                "donors",
-                "places",
-            ),
+            *("first_position", "paths_prompts", "paths_centred_prompts", "verify_prompts"),
+            *("trust_prompts", "trust_tokens", "rotated_prompts", "placebos", "donors", "places"),
             "adversarial_prompts",
         )
         groups = ", ".join(f"{group.writer}: {group.label}" for group in self.groups) or "none"

@@ -250,7 +250,7 @@ class SweepDriver:
     def _begin(self, model: _Model, plan: StagePlan) -> None:
         """Put the shards of a stage into the queue, but for those that are stored."""
         model.plan, ids = plan, [task.id for task in plan.tasks]
-        anew = self._run.fresh and not (plan.name == "scan" and self._run.config.stage == "verify")
+        anew = self._run.fresh and not (plan.name in ("scan", "paths") and self._run.config.stage == "verify")
         done = set() if anew else self._store.finished(ids)  # each is replaced when the new one is whole
         model.missing = set(ids) - done
         gpus = self._room.gpus_for(model.resolved)

@@ -33,7 +33,7 @@ class Estimate(NamedTuple):
 
     model: str
     shards: int
-    """Of the scan."""
+    """Of the scan and of all attention paths behind it."""
     verify_shards: int
     writers_per_shard: int
     core_seconds: float
@@ -67,7 +67,8 @@ def estimate(config: SweepConfig, reporter: Reporter) -> list[Estimate]:
 
 def _measured(config: SweepConfig, stages: list[StagePlan]) -> list[ShardTask]:
     """All shards of a model; verify alone stands on a scan that was measured before."""
-    return [task for stage in stages for task in stage.tasks if stage.name != "scan" or config.stage != "verify"]
+    before = ("scan", "paths") if config.stage == "verify" else ()
+    return [task for stage in stages for task in stage.tasks if stage.name not in before]
 
 
 def work_of(model: Resolved, tasks: list[ShardTask]) -> list[tuple[str, ShardSize, int]]:
@@ -85,7 +86,7 @@ def work_of(model: Resolved, tasks: list[ShardTask]) -> list[tuple[str, ShardSiz
 
 def _estimate(config: SweepConfig, scan: StagePlan, tasks: list[ShardTask], cost: Cost, flops_per_s: float) -> Estimate:
     model = scan.model
-    scanned = sum(task.stage == "scan" for task in tasks)
+    scanned = sum(task.stage in ("scan", "paths") for task in tasks)
     flops = cost.flops + cost.passes * _forward_flops(model)
     return Estimate(
         model=model.name,

@@ -42,6 +42,7 @@ from erasure_sweep.workers.records import (
     ChosenTargets,
     GroupWork,
     NullErasers,
+    PathsWork,
     Place,
     ScanWork,
     StagedMeans,
@@ -84,10 +85,15 @@ def find_null_erasers(request: NullMerge) -> tuple[NullErasers, ...]:
 def finish_scan(request: ScanMerge) -> ChosenTargets:
     """Merge a model's scan, write its tables, and say what to verify."""
     lean, named = load_model(Path(request.model.weights))[1], request.named
-    blocks = [(ScanWork(writers, request.options), keys) for writers, keys in request.blocks]
-    merged = _merged("scan", lean, open_storage(request.store), blocks)
-    with _as_sealed("scan"):
-        columns = stage_tables("scan", merged, Setting(request.thresholds.tau))
+    storage, setting = open_storage(request.store), Setting(request.thresholds.tau)
+    blocks: dict[str, list[tuple[Work, list[str]]]] = {
+        "scan": [(ScanWork(writers, request.options), keys) for writers, keys in request.blocks],
+        "paths": [(PathsWork(writers, True), keys) for writers, keys in request.paths],
+    }
+    columns: dict[str, Columns] = {}
+    for stage, work in blocks.items():
+        with _as_sealed(stage):
+            columns |= stage_tables(stage, _merged(stage, lean, storage, work), setting, columns)
     write_tables(columns, request.model.name, "scan", request.tables)
     tables = {name: pd.DataFrame(table) for name, table in columns.items()}
     return choose_targets(lean.config.layout, tables, named.groups, named.writers, named.top)

@@ -137,6 +137,8 @@ class ScanMerge(NamedTuple):
     store: str
     """Location of the finished shards."""
     blocks: BlockKeys
+    paths: BlockKeys
+    """Of the shards that followed all attention paths."""
     options: ScanOptions
     thresholds: Thresholds
     named: NamedTargets

@@ -37,6 +37,7 @@ from erasure_sweep.sweep.plan import (
     layout_of,
     plan_adversarial,
     plan_covariance,
+    plan_paths,
     plan_placebo,
     plan_scan,
     plan_verify,
@@ -112,10 +113,13 @@ class ModelStages:
         blocks = block_keys(plan.tasks)
         first = MeansMerge(model.weights, self._store.location, blocks[0][1])
         means = yield from in_helper(stage_means, first)
+        paths = plan_paths(config, model, self._numerics, means)
+        yield paths
         merge = ScanMerge(
             model,
             self._store.location,
             blocks,
+            block_keys(paths.tasks),
             scan_options(config, model),
             Thresholds(config.tau),
             NamedTargets(tuple(config.writers), config.groups, config.top),

@@ -27,6 +27,7 @@ from erasure_sweep.workers.records import (
     GroupWork,
     Nulls,
     Numerics,
+    PathsWork,
     Place,
     PlaceboWork,
     Resolved,
@@ -62,7 +63,7 @@ class StagePlan(NamedTuple):
 
     model: Resolved
     name: str
-    """``scan``, ``verify`` (the substages ``group`` and ``trust``) or ``adversarial``."""
+    """``scan``, ``paths``, ``verify`` (the substages ``group`` and ``trust``) or ``adversarial``."""
     tasks: tuple[ShardTask, ...]
     n_prompts: int
     """How many prompts are read."""
@@ -71,7 +72,9 @@ class StagePlan(NamedTuple):
     def writer_blocks(self) -> tuple[WriterBlock, ...]:
         """The distinct blocks of writers, in order."""
         works = (task.work for task in self.tasks)
-        return tuple(dict.fromkeys(work.writers for work in works if isinstance(work, ScanWork | TrustWork)))
+        return tuple(
+            dict.fromkeys(work.writers for work in works if isinstance(work, ScanWork | PathsWork | TrustWork))
+        )
 
     def of(self, stage: str) -> tuple[ShardTask, ...]:
         """The shards of one substage."""
@@ -112,7 +115,7 @@ class _Shards:
         identity = {
             **result,
             "work": work,
-            "corpus": model.corpus_fingerprint if stage == "scan" else model.verify_fingerprint,
+            "corpus": model.corpus_fingerprint if stage in ("scan", "paths") else model.verify_fingerprint,
             "threads": self._threads,
             "numerics": self._numerics,
             "results_version": RESULTS_VERSION,
@@ -134,6 +137,18 @@ def plan_scan(config: SweepConfig, model: Resolved, numerics: Numerics) -> Stage
         for prompts in blocks(model.n_prompts, config.block_prompts)
     ]
     return StagePlan(model, "scan", tuple(tasks), model.n_prompts)
+
+
+def plan_paths(config: SweepConfig, model: Resolved, numerics: Numerics, means: StagedMeans) -> StagePlan:
+    """Shards of all attention paths: every writer, on the first of the scan's prompts."""
+    shards, n_prompts = _Shards(config, model, numerics), min(config.paths_prompts, model.n_prompts)
+    of_all = min(config.paths_centred_prompts, n_prompts)
+    tasks = [
+        shards.make("paths", prompts, PathsWork(writers, prompts.start < of_all), means)
+        for writers in writer_blocks(model.sketches, sketch_bytes(config))
+        for prompts in (*blocks(of_all, config.block_prompts), *blocks(n_prompts, config.block_prompts, of_all))
+    ]
+    return StagePlan(model, "paths", tuple(tasks), n_prompts)
 
 
 def plan_covariance(config: SweepConfig, model: Resolved, numerics: Numerics, targets: tuple[Target, ...]) -> StagePlan:
@@ -217,16 +232,17 @@ def plan_adversarial(
 
 def expected_stages(config: SweepConfig, model: Resolved, numerics: Numerics) -> list[StagePlan]:
     """The stages as far as they are known before anything is measured: as many shards as there will be, with other ids."""
-    scan = plan_scan(config, model, numerics)
+    means = StagedMeans("", "")
+    scan, paths = plan_scan(config, model, numerics), plan_paths(config, model, numerics, means)
     if config.verify is None:
-        return [scan]
+        return [scan, paths]
     targets = most_targets(config, layout_of(model))
     found = [Place(t.writer, "found", 0, model.seq_len - 1) for t in targets for _ in range(config.places)]
-    means, places = StagedMeans("", ""), (*found, *given_places(targets, model.given))
+    places = (*found, *given_places(targets, model.given))
     verify = plan_verify(config, model, numerics, means, targets, Nulls(means, ()) if targets else None)
     before = [plan_covariance(config, model, numerics, targets), plan_placebo(config, model, numerics, targets, means)]
     behind = [verify, plan_adversarial(config, model, numerics, means, places)]
-    return [scan, *(before if targets else ()), *behind]
+    return [scan, paths, *(before if targets else ()), *behind]
 
 
 def most_targets(config: SweepConfig, layout: Layout) -> tuple[Target, ...]:
@@ -289,9 +305,9 @@ def writer_blocks(sketches: tuple[int, ...], bytes_per_sketch: int) -> list[Writ
     return [*found, WriterBlock(start, len(sketches))]
 
 
-def blocks(n: int, size: int) -> list[range]:
-    """Consecutive ranges of at most ``size`` that cover ``range(n)``."""
-    return [range(start, min(start + size, n)) for start in range(0, n, size)]
+def blocks(n: int, size: int, first: int = 0) -> list[range]:
+    """Consecutive ranges of at most ``size`` that cover ``range(first, n)``."""
+    return [range(start, min(start + size, n)) for start in range(first, n, size)]
 
 
 def paired_blocks(start: int, end: int, size: int) -> list[range]:

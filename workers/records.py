@@ -137,6 +137,14 @@ class ScanWork(NamedTuple):
     options: ScanOptions
 
 
+class PathsWork(NamedTuple):
+    """What a shard of the stage ``paths`` measures: all attention paths of one block of writers."""
+
+    writers: WriterBlock
+    every_family: bool
+    """Whether what varies of the writers, and what they write at position 0, are carried as well."""
+
+
 class NullErasers(NamedTuple):
     """Who takes out, on the scan's prompts, what stands in a verified writer's place as a null."""
 
@@ -197,7 +205,7 @@ class AdversarialWork(NamedTuple):
     model."""
 
 
-Work = ScanWork | CovarianceWork | PlaceboWork | GroupWork | TrustWork | AdversarialWork
+Work = ScanWork | PathsWork | CovarianceWork | PlaceboWork | GroupWork | TrustWork | AdversarialWork
 
 
 class Numerics(NamedTuple):
@@ -295,7 +303,7 @@ class ShardTask(NamedTuple):
 
     id: str
     stage: str
-    """``scan``, ``group``, ``trust`` or ``adversarial``."""
+    """``scan``, ``paths``, ``group``, ``trust`` or ``adversarial``."""
     model_hash: str
     weights: str
     tokens: str

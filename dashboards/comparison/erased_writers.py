@@ -15,9 +15,9 @@ def erased_card(view: ComparisonView) -> Card:
         view,
         ERASED,
         "How much of the writers is erased by reading",
-        "Each point is a writer: how much all later heads together write against it because they read it, as a share of its "
-        "output, pooled over all tokens (−β of their V-composed part: 1 is all of it, above 1 more than it wrote; below 0 "
-        "they add to it).",
+        "Each point is a writer: how much all later heads together write against it because they read it, or what earlier "
+        "ones left of it, as a share of its output, pooled over all tokens (1 is all of it, above 1 more than it wrote; below "
+        "0 they add to it).",
         "Without a writer for which this was measured",
         "This was not measured in any model, or none has a writer with a later attention layer.",
     )

@@ -82,7 +82,7 @@ def shares_by_layer(model: ModelTables, side: Side, centred: bool = False) -> pd
     if side == "writers":
         table = table_of(model.tables, "writers")
         at = [place_of(str(writer)) for writer in table["writer"]]
-        share = numeric(table, f"erased_by_reading{suffix}")
+        share = numeric(table, f"erased{suffix}")
     else:
         table = table_of(model.tables, "v_composition")
         erasers = table["eraser"].astype(str) if "eraser" in table else pd.Series("", index=table.index)

@@ -27,11 +27,11 @@ PER_MODEL = 5
 _LOWEST, _HIGHEST = -1.0, 2.0
 _NUMBERS = (
     (
-        "erased_by_reading",
+        "erased",
         "erased by reading",
         "how much later heads together write against it because they read it, as a share of its output",
     ),
-    ("erased_by_reading_centred", "means removed", "the same with what is the same at every token left out"),
+    ("erased_centred", "means removed", "the same with what is the same at every token left out"),
     ("written", "written", "share of it in the stream where it writes, with what was there already"),
     ("remaining", "remaining", "share of it in the last state of the stream"),
 )
@@ -77,7 +77,7 @@ def strongest_writers(models: Sequence[ModelTables], per_model: int = PER_MODEL)
         for name, model in zip(display_names(models), models, strict=True)
         for one in _strong(name, model, top_writers(model.tables, per_model))
     ]
-    return sorted(found, key=lambda one: -np.nan_to_num(one.numbers["erased_by_reading"], nan=-np.inf))
+    return sorted(found, key=lambda one: -np.nan_to_num(one.numbers["erased"], nan=-np.inf))
 
 
 def _strong(name: str, model: ModelTables, top: Sequence[str]) -> list[StrongWriter]:
@@ -100,7 +100,7 @@ def _strong(name: str, model: ModelTables, top: Sequence[str]) -> list[StrongWri
             _presence(residual, writer),
         )
         for writer in top
-        if not ranked or columns["erased_by_reading"][rows[writer]] > 0
+        if not ranked or columns["erased"][rows[writer]] > 0
     ]
 
 

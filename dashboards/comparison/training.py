@@ -60,7 +60,7 @@ class ErasedShares(NamedTuple):
 
 
 def erased_of(model: ModelTables, centred: bool = False) -> ErasedShares:
-    """The finite ``erased_by_reading`` of a model's ``writers``; ``centred``: with means removed."""
+    """The finite ``erased`` of a model's ``writers``; ``centred``: with means removed."""
     return ErasedShares(erased_shares(model.tables, centred=centred))
 
 
@@ -267,7 +267,7 @@ def training_card(view: ComparisonView) -> Card:
         "How erasure arises in training",
         f"{', '.join(names[:1]) if len(names) == 1 else 'Each model'} at points of its training, from the checkpoints "
         "measured here. Erased by reading is how much all later heads together write against a writer because they read "
-        "it, as a share of its output (−β of their V-composed part), not the net change. Drawn are the "
+        "it, or what earlier ones left of it, as a share of its output, not the net change. Drawn are the "
         f"{_LINES} writers most erased at the last point; the mean share is over the writers of which anything is erased; "
         "significant erasers are pairs of a writer and a later head that pass the test for chance."
         f"{_untrained(found)} Shares beyond ±{LIMIT:g} are outside the axis."

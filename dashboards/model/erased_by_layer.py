@@ -36,7 +36,7 @@ def plot_erased_by_layer(writers: pd.DataFrame, centred: bool = False) -> go.Fig
     top = strongest_points(drawn, ERASED, len(drawn))
     top = top[top["writer"].isin(clearly_erased({"writers": writers})["writer"].astype(str))][:_NAMED_POINTS]
     listed = [f"{writer}\u00a0{number(value)}" for writer, value in zip(top["writer"], top["value"], strict=True)]
-    absent = [name for name, rows in strips if not np.isfinite(numeric(rows, "erased_by_reading")).any()]
+    absent = [name for name, rows in strips if not np.isfinite(numeric(rows, "erased")).any()]
     sentence = (
         f"Most erased by reading: {', '.join(listed)}."
         if listed
@@ -54,19 +54,19 @@ def plot_erased_by_layer(writers: pd.DataFrame, centred: bool = False) -> go.Fig
 
 @card(MODEL, "erased", GLANCE, order=20)
 def erased_card(view: ModelView) -> Card:
-    measured = np.isfinite(numeric(view.writers, "erased_by_reading")).any()
+    measured = np.isfinite(numeric(view.writers, "erased")).any()
     figures = {str(int(centred)): plot_erased_by_layer(view.writers, centred) for centred in (False, True)}
     return Card(
         "How much of each writer is erased by reading",
-        "Each point is a writer: the share of its output that all later heads together take out because they read it, "
-        "pooled over all tokens of the scan's prompts (−β of their V-composed part: 1 is all of it; below 0 they add to "
-        "it). It is no net change: other components, and the same heads for other reasons, can write it back. Writers "
+        "Each point is a writer: the share of its output that all later heads together take out because they read it, or "
+        "what earlier ones left of it, pooled over all tokens (1 is all of it; below 0 they add to it). It is no net "
+        "change: other components, and the same heads for other reasons, can write it back. Writers "
         "stand in their layers; grey boxes span the quartiles of four writers or more. Hollow points lie beyond the axis; "
         "their value is under the pointer. 'Means removed' takes each component's average over tokens out first: "
         "what is then still erased is information, not a constant.",
         figures if measured else {},
         [OUTPUTS] if measured else [],
         min_width=520,
-        empty=f"{NOT_MEASURED}: the table writers holds no erased_by_reading.",
+        empty=f"{NOT_MEASURED}: the table writers holds no erased.",
         tables=("writers",),
     )

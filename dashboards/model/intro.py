@@ -53,9 +53,7 @@ def _headline(model: ModelTables, writers: pd.DataFrame) -> str:
 
 def _most_erased_words(tables: Tables, erased: pd.DataFrame) -> str:
     """What is erased by reading most, the first of these rows of ``writers``, in a sentence."""
-    shares, written, remaining = (
-        numeric(erased, column)[0] for column in ("erased_by_reading", "written", "remaining")
-    )
+    shares, written, remaining = (numeric(erased, column)[0] for column in ("erased", "written", "remaining"))
     writer = str(erased["writer"].iloc[0])
     named = erasers_of(tables, writer)
     by = f" (erasers: {first_of(named)})" if named else ""

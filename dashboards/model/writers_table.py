@@ -23,11 +23,11 @@ _CENTRED = "each component's mean over tokens taken out first: what is left of i
 
 _ERASED = (
     NumberColumn(
-        "erased_by_reading",
+        "erased",
         "erased by reading",
-        "pooled share that all later heads together take out because they read it, on the scan's prompts",
+        "share that all later heads together take out because they read it or what others left of it, over all attention paths",
     ),
-    NumberColumn("erased_by_reading_centred", "erased, means removed", f"the same, {_CENTRED}"),
+    NumberColumn("erased_centred", "erased, means removed", f"the same, {_CENTRED}"),
 )
 
 
@@ -107,8 +107,9 @@ def _caption(ranked: bool) -> str:
             f"so because they read it is another measure. {ending.format('Most opposed')}"
         )
     return (
-        f"{ledger}Erased by reading is what all later heads together take out because they read the writer; it is no net "
-        "change. Two tests find erasers, and a head can pass one alone: those listed, strongest first, take out at most "
+        f"{ledger}Erased by reading is what all later heads together take out because they read the writer, or what earlier "
+        "ones left of it; it is no net change. Two tests find erasers, and a head can pass one alone: those listed, "
+        "strongest first, take out at most "
         f"tokens (their V-composed part has {_RULE}); significant ones take out more than τ pooled over tokens, beyond "
         "chance. Opposing heads write against it at most tokens without being listed as erasers. DLA r and slope hold "
         "the direct logit attribution of what all later heads write because they read the writer against the writer's own. "

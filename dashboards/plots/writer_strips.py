@@ -51,7 +51,7 @@ class StripColumn(NamedTuple):
 
 
 OPPOSED = StripColumn("opposed", "opposed", -1)
-ERASED = StripColumn("erased_by_reading", "erased by reading", 1)
+ERASED = StripColumn("erased", "erased by reading", 1)
 DLA_SLOPE = StripColumn("dla_slope", "DLA slope", -1, "later heads' part per unit of the writer's own")
 DLA_R = StripColumn("dla_r", "DLA r", -1, "correlation of the two over tokens")
 

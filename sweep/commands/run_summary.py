@@ -76,7 +76,7 @@ def _writers_table(models: dict[str, pd.DataFrame]) -> Table:
     )
     for model, writers in models.items():
         for index, row in enumerate(writers.to_dict("records")):
-            values = (row[name] for name in ("written", "remaining", "erased_by_reading", "dla_r", "dla_slope"))
+            values = (row[name] for name in ("written", "remaining", "erased", "dla_r", "dla_slope"))
             heads = str(row["erasers"] or "–").replace("+", " ")
             table.add_row(escape(model) if index == 0 else "", row["writer"], *map(_number, values), heads)
         table.add_section()

@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from erasure_sweep.workers.records import Numerics, ScanWork, ShardTask, SharedStore, TrustWork, WriterBlock
+from erasure_sweep.workers.records import Numerics, PathsWork, ScanWork, ShardTask, SharedStore, TrustWork, WriterBlock
 from erasure_sweep.workers.storage.shard_storage import MARK, NUMERICS, STATE_KEY, Storage, state_key
 from erasure_sweep.workers.storage.small_files import parse_json
 from erasure_sweep.workers.storage.states import is_whole
@@ -45,7 +45,7 @@ def block_keys(tasks: Iterable[ShardTask]) -> BlockKeys:
     """The keys of shards that see a block of writers each, block by block."""
     keys: dict[WriterBlock, list[str]] = {}
     for task in tasks:
-        assert isinstance(task.work, ScanWork | TrustWork)
+        assert isinstance(task.work, ScanWork | PathsWork | TrustWork)
         keys.setdefault(task.work.writers, []).append(state_key(task.id))
     return list(keys.items())
 

@@ -100,7 +100,7 @@ def _erased_line(tables: Tables) -> str:
 def _erasure(tables: Tables, row: pd.Series[Any]) -> str:
     erasers = erasers_of(tables, str(row["writer"]))
     by = f" ({listed(erasers, _NAMED_HEADS)})" if erasers else ""
-    share = number(row["erased_by_reading"])
+    share = number(row["erased"])
     at = " in the stream where it writes, ".join(number(row.get(name)) for name in ("written", "remaining"))
     return (
         f"**{row['writer']}**, of which later heads{by} take out {share} because they read it (of it {at} at the end)"
@@ -151,7 +151,7 @@ def _top_writers(tables: Tables) -> str:
         "| writer | erased by reading | means removed | written | remaining | erasers |",
         "| --- | ---: | ---: | ---: | ---: | --- |",
     ]
-    columns = ("erased_by_reading", "erased_by_reading_centred", "written", "remaining")
+    columns = ("erased", "erased_centred", "written", "remaining")
     for row in measured.to_dict("records"):
         erasers = erasers_of(tables, str(row["writer"]))
         numbers = " | ".join(number(row.get(name)) for name in columns)

@@ -31,7 +31,7 @@ def model_metrics(tables: Tables) -> dict[str, float]:
     """The few numbers of a scan that can be held against another model's; what was not measured is left out.
 
     From what later heads take because they read a writer, ``reading/`` and ``reading_centred/``: ``most_erased``, the
-    largest ``erased_by_reading`` of all writers, and the ``erased_median``; of heads alone ``most_erased_head``; the
+    largest ``erased`` of all writers, and the ``erased_median``; of heads alone ``most_erased_head``; the
     ``median_dla_slope`` of writers that have erasers; ``significant_share``, of every writer with every later head, the
     share of false ones among the significant held at 5 %; and the number of heads that are ``broad_erasers``. From the
     ledger, pooled coefficients β in ``erasure/``: ``writers_measured``, ``most_opposed`` (the smallest),
@@ -59,10 +59,10 @@ def _reading_metrics(tables: Tables) -> dict[str, float]:
     measured = erased_writers(tables)
     found = {}
     for suffix in ("", "_centred"):
-        shares = numeric(measured, f"erased_by_reading{suffix}")
+        shares = numeric(measured, f"erased{suffix}")
         found[f"reading{suffix}/most_erased"] = _most(shares)
         found[f"reading{suffix}/erased_median"] = _median(shares)
-    found["reading/most_erased_head"] = _most(numeric(erased_writers(tables, heads=True), "erased_by_reading"))
+    found["reading/most_erased_head"] = _most(numeric(erased_writers(tables, heads=True), "erased"))
     has_erasers = [bool(erasers) for erasers in strings(measured, "erasers")]
     found["reading/median_dla_slope"] = _median(numeric(measured, "dla_slope")[has_erasers])
     return found

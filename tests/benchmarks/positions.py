@@ -66,7 +66,7 @@ def compare(whole: Tables, some: Tables) -> dict[str, float]:
             "median of V-composed PR", *(tables["v_composition"]["v_composed_median"] for tables in (whole, some))
         ),
         **_shifts("median of residual PR", *(tables["residual_projection"]["median"] for tables in (whole, some))),
-        **_ranking(*(table["erased_by_reading"] for table in writers)),
+        **_ranking(*(table["erased"] for table in writers)),
         **_erasers(*(table["erasers"] for table in writers)),
     }
 
@@ -83,7 +83,7 @@ def _ranking(whole: pd.Series, some: pd.Series) -> dict[str, float]:
     """Of what is erased by reading."""
     top, shifts = whole.nlargest(TOP), (some - whole).abs()
     return {
-        f"shift of erased_by_reading, largest of the top {TOP}": float(shifts[top.index].max()),
+        f"shift of erased, largest of the top {TOP}": float(shifts[top.index].max()),
         "… as a share of its own size": float((shifts[top.index] / top.abs()).max()),
         "Spearman's correlation of the ranking": float(whole.corr(some, method="spearman")),
         f"top {TOP} writers that stay in it": len(top.index.intersection(some.nlargest(TOP).index)),

@@ -157,7 +157,7 @@ def assert_finished(ran: Ran, *models: str) -> None:
     assert ran.code == 0, ran.stderr
     assert ran.states == dict.fromkeys(models, "FINISHED")
     assert set(models) <= set(ran.runs) and set(ran.runs.values()) == {"FINISHED"}
-    tables = {*table_names("scan"), *table_names("group", "trust", "adversarial")}
+    tables = {*table_names("scan", "paths"), *table_names("group", "trust", "adversarial")}
     assert {path.stem for path in map(Path, ran.tables())} == tables
     assert len(ran.tables()) == len(tables) * len(models)
     assert (ran.out / "compare.html").exists()

@@ -112,7 +112,7 @@ class Measure(ABC, Generic[WorkT, ShardT, ProductsT]):
     """One measurement."""
 
     stage: ClassVar[str]
-    """Of a shard: ``scan``, ``group``, ``trust`` or ``adversarial``."""
+    """Of a shard: ``scan``, ``paths``, ``group``, ``trust`` or ``adversarial``."""
     name: ClassVar[str]
     """Its key in stored states; once in a stage."""
     needs: ClassVar[tuple[SharedProduct, ...]]
@@ -149,14 +149,14 @@ class Measure(ABC, Generic[WorkT, ShardT, ProductsT]):
 
 
 class DerivedTable(ABC):
-    """A table that follows from other tables of its stage."""
+    """A table that follows from other tables, of its stage or of one before it."""
 
     stage: ClassVar[str]
     name: ClassVar[str]
 
     @abstractmethod
     def columns(self, layout: Layout, tables: Mapping[str, Columns], setting: Setting) -> Columns:
-        """The table, from those of the stage's measures."""
+        """The table, from those of the measures of its stage and of those before it."""
 
 
 def stack(parts: Sequence[Columns]) -> Columns:

@@ -6,6 +6,7 @@ A stage makes something once for a shard, then something of each prompt; every m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import starmap
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,14 +21,16 @@ from erasure_sweep.workers.measures.interventions.prompt_view import first_sourc
 from erasure_sweep.workers.measures.interventions.verified_prompt import by_writer, writers_of
 from erasure_sweep.workers.measures.measure import Block
 from erasure_sweep.workers.measures.registry import measures
-from erasure_sweep.workers.measures.scan.products import ProductReader, PromptProducts
+from erasure_sweep.workers.measures.scan.paths import PathReader
+from erasure_sweep.workers.measures.scan.products import ProductReader
 from erasure_sweep.workers.measures.verify.null_shares import null_prompts
-from erasure_sweep.workers.models.forward import LeanModel
+from erasure_sweep.workers.models.forward import LeanModel, Trace
 from erasure_sweep.workers.positions import count_positions
 from erasure_sweep.workers.records import (
     AdversarialWork,
     CovarianceWork,
     GroupWork,
+    PathsWork,
     PlaceboWork,
     ScanWork,
     ShardTask,
@@ -89,20 +92,31 @@ def measure_shard(
 def open_scan(model: LeanModel, task: ShardTask, tokens: Tokens, batch: int, staged: Staged) -> OpenShard:
     """Products of every prompt's terms."""
     assert isinstance(task.work, ScanWork)
-    reader = ProductReader(model, task.work.writers, task.work.options, first_source(task))
-    return OpenShard(reader, _products(reader, task, own_prompts(task, tokens), batch))
+    options = task.work.options
+    reader = ProductReader(model, task.work.writers, options, first_source(task))
+    traces = _traces(model, task, own_prompts(task, tokens), batch, keep_resid=options.ln == "recompute")
+    return OpenShard(reader, starmap(reader.read, traces))
 
 
-def _products(
-    reader: ProductReader, task: ShardTask, prompts: Int[Tensor, "prompt pos"], batch: int
-) -> Iterator[PromptProducts]:
+def open_paths(model: LeanModel, task: ShardTask, tokens: Tokens, batch: int, staged: Staged) -> OpenShard:
+    """Every writer carried through all later attention of every prompt."""
+    assert isinstance(task.work, PathsWork) and staged.means is not None
+    reader = PathReader(model, task.work, staged.means, first_source(task))
+    traces = _traces(model, task, own_prompts(task, tokens), batch)
+    return OpenShard(reader, starmap(lambda trace, prompt, _: reader.read(trace, prompt), traces))
+
+
+def _traces(
+    model: LeanModel, task: ShardTask, prompts: Int[Tensor, "prompt pos"], batch: int, keep_resid: bool = False
+) -> Iterator[tuple[Trace, int, int]]:
+    """Every prompt of a shard: the trace that holds it, its index there and in the corpus."""
     chosen = positions_of(task, task.first_prompt, *prompts.shape)
     for start in range(0, len(prompts), batch):
-        rows = prompts[start : start + batch].to(reader.model.device)
+        rows = prompts[start : start + batch].to(model.device)
         positions = None if chosen is None else torch.from_numpy(chosen[start : start + batch]).to(rows.device)
-        trace = reader.model.trace(rows, positions, keep_resid=reader.options.ln == "recompute")
+        trace = model.trace(rows, positions, keep_resid=keep_resid)
         for prompt in range(len(rows)):
-            yield reader.read(trace, prompt, task.first_prompt + start + prompt)
+            yield trace, prompt, task.first_prompt + start + prompt
         del trace  # or it would stand beside the next one
 
 
@@ -159,6 +173,7 @@ def open_adversarial(model: LeanModel, task: ShardTask, tokens: Tokens, batch: i
 Open = Callable[[LeanModel, ShardTask, Tokens, int, Staged], OpenShard]
 STAGES: Mapping[str, Open] = {
     "scan": open_scan,
+    "paths": open_paths,
     "covariance": open_covariance,
     "placebo": open_placebo,
     "group": open_group,

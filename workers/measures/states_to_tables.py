@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from erasure_sweep.workers.measures.measure import Block, Setting, stack
@@ -21,12 +22,16 @@ def merge_states(stage: str, block: Block[Any], read: Callable[[str], Iterable[S
 
 
 def stage_tables(
-    stage: str, blocks: Iterable[tuple[Block[Any], Mapping[str, State]]], setting: Setting
+    stage: str,
+    blocks: Iterable[tuple[Block[Any], Mapping[str, State]]],
+    setting: Setting,
+    before: Mapping[str, Columns] = MappingProxyType({}),
 ) -> dict[str, Columns]:
     """All tables of a stage; those that no block has rows for are left out.
 
     Args:
         blocks: with their merged states, in plan order; read one at a time.
+        before: tables of the stages before it, from which its own may follow as well.
     """
     parts: dict[str, list[Columns]] = {}
     layout = None
@@ -40,4 +45,5 @@ def stage_tables(
         return tables
     for measure in measures(stage):
         measure.complete(tables, setting)
-    return tables | {table.name: table.columns(layout, tables, setting) for table in derived_tables(stage)}
+    known = {**before, **tables}
+    return tables | {table.name: table.columns(layout, known, setting) for table in derived_tables(stage)}

@@ -57,10 +57,10 @@ _CARDS = {
     "removed": "writers mostly gone",
 }
 _ERASED = (
-    "Erased by reading is how much all later heads together write against a writer because they read it, as a share of "
-    "its output: 1 is all of it, above 1 more than it wrote. It is what they do for that one reason and not the net "
-    "change: other components, and the same heads for other reasons, can write it back. So beside it stands written → "
-    "remaining, the share of its output in the stream where it writes and at the end."
+    "Erased by reading is how much all later heads together write against a writer because they read it, or what earlier "
+    "ones left of it, as a share of its output: 1 is all of it, above 1 more than it wrote. It is what they do for that one "
+    "reason and not the net change: other components, and the same heads for other reasons, can write it back. So beside it "
+    "stands written → remaining, the share of its output in the stream where it writes and at the end."
 )
 
 

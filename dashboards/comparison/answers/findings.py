@@ -104,7 +104,7 @@ def most_erased_writers(models: Sequence[ModelTables], heads: int = _MOST_HEADS)
 def _erased_writers(name: str, model: ModelTables) -> Iterator[ErasedWriter]:
     """A model's, without their erasers."""
     rows = clearly_erased(model.tables)
-    columns = ("erased_by_reading", "erased_by_reading_centred", "written", "remaining")
+    columns = ("erased", "erased_centred", "written", "remaining")
     numbers = zip(*(numeric(rows, column).tolist() for column in columns), strict=True)
     for writer, values in zip(rows["writer"].astype(str), numbers, strict=True):
         yield ErasedWriter(name, writer, *values, erasers=[])

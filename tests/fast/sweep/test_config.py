@@ -54,7 +54,7 @@ def test_a_sweep_is_named_after_its_file(tmp_path: Path, file: str, name: str):
 @pytest.mark.parametrize(
     ("values", "line"),
     [
-        ({"prompt": 3}, "unknown key 'prompt': did you mean prompts, trust_prompts, block_prompts?"),
+        ({"prompt": 3}, "unknown key 'prompt': did you mean prompts, trust_prompts, paths_prompts?"),
         ({"models": "a"}, "models = 'a': should be a valid list"),
         ({"models": []}, "models = []: names none"),
         ({"models": [3]}, "models = 3: should be a valid string"),

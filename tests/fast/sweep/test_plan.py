@@ -17,6 +17,7 @@ from erasure_sweep.sweep.plan import (
     paired_blocks,
     plan_adversarial,
     plan_covariance,
+    plan_paths,
     plan_placebo,
     plan_scan,
     plan_verify,
@@ -34,6 +35,7 @@ from erasure_sweep.workers.records import (
     NullErasers,
     Nulls,
     Numerics,
+    PathsWork,
     Place,
     PlaceboWork,
     Resolved,
@@ -154,6 +156,27 @@ def test_a_scan_is_the_same_whatever_is_verified(changes: dict[str, Any]) -> Non
 def test_a_longer_sweep_keeps_the_shards_it_shares() -> None:
     assert {t.first_prompt for t in plan_scan(config(), MODEL, CPU).tasks} == {0, 8, 16, 24}
     assert sweep_id(config(prompts=20)) != sweep_id(config())
+
+
+def paths(model: Resolved = MODEL, **changes: Any) -> StagePlan:
+    return plan_paths(config(**changes), model, CPU, MEANS)
+
+
+def test_paths_are_followed_on_the_first_of_the_scans_prompts() -> None:
+    assert spans(paths(), "paths") == [(0, 8), (8, 16), (16, 24), (24, 30)]
+    assert spans(paths(paths_prompts=20, paths_centred_prompts=5), "paths") == [(0, 5), (5, 13), (13, 20)]
+    works = [task.work for task in paths(paths_prompts=20, paths_centred_prompts=5).tasks]
+    assert works == [PathsWork(WriterBlock(0, 38), of_all) for of_all in (True, False, False)]
+    assert not any(task.work.every_family for task in paths(paths_centred_prompts=0).tasks)  # type: ignore[union-attr]
+    assert paths().writer_blocks == (WriterBlock(0, 38),) and paths().n_prompts == 30
+
+
+def test_ids_of_paths_follow_from_the_means_and_what_is_scanned() -> None:
+    ids = {task.id for task in paths().tasks}
+    assert ids == {task.id for task in paths(MODEL._replace(verify_fingerprint="ww"), verify_prompts=9).tasks}
+    assert not ids & {task.id for task in paths(positions=5).tasks}
+    other = plan_paths(config(), MODEL, CPU, MEANS._replace(fingerprint="ff"))
+    assert not ids & {task.id for task in other.tasks}
 
 
 def verify(model: Resolved = MODEL, targets: tuple[Target, ...] = TARGETS, **changes: Any) -> StagePlan:
@@ -300,8 +323,9 @@ def test_given_prompts_are_tested_at_their_last_token_for_each_writer() -> None:
 def test_what_is_expected_has_as_many_shards_as_there_will_be() -> None:
     counts = [len(plan.tasks) for plan in expected_stages(config(), MODEL, CPU)]
     nulls = (plan_covariance(config(), MODEL, CPU, TARGETS), plan_placebo(config(), MODEL, CPU, TARGETS, MEANS))
-    real = (plan_scan(config(), MODEL, CPU), *nulls, verify(), plan_adversarial(config(), MODEL, CPU, MEANS, PLACES))
-    assert counts == [len(plan.tasks) for plan in real] == [4, 2, 2, 9, 1]
-    assert [plan.name for plan in expected_stages(config(stage="scan"), MODEL, CPU)] == ["scan"]
+    adversarial = plan_adversarial(config(), MODEL, CPU, MEANS, PLACES)
+    real = (plan_scan(config(), MODEL, CPU), paths(), *nulls, verify(), adversarial)
+    assert counts == [len(plan.tasks) for plan in real] == [4, 4, 2, 2, 9, 1]
+    assert [plan.name for plan in expected_stages(config(stage="scan"), MODEL, CPU)] == ["scan", "paths"]
     given = config(writers=["L0H2"], places=0)
-    assert [len(plan.tasks) for plan in expected_stages(given, MODEL, CPU)] == [4, 2, 2, 9, 0]
+    assert [len(plan.tasks) for plan in expected_stages(given, MODEL, CPU)] == [4, 4, 2, 2, 9, 0]

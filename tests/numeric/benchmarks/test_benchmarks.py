@@ -288,7 +288,7 @@ def test_some_positions_are_compared_with_all(settings: Settings) -> None:
 
 def test_shifts_are_of_what_a_sweep_reports() -> None:
     def tables(erased: list[float], erasers: list[str | None], medians: list[float]) -> dict[str, pd.DataFrame]:
-        writers = pd.DataFrame({"writer": ["a", "b", "c", "d"], "erased_by_reading": erased, "erasers": erasers})
+        writers = pd.DataFrame({"writer": ["a", "b", "c", "d"], "erased": erased, "erasers": erasers})
         return {
             "writers": writers,
             "v_composition": pd.DataFrame({"v_composed_median": medians}),
@@ -301,7 +301,7 @@ def test_shifts_are_of_what_a_sweep_reports() -> None:
     found = compare(whole, some)
     assert found["shift of median of V-composed PR, largest"] == pytest.approx(0.4)
     assert found["shift of median of V-composed PR, 95th percentile"] == pytest.approx(0.1 + 0.95 * 0.3)
-    assert found["shift of erased_by_reading, largest of the top 10"] == pytest.approx(0.15)
+    assert found["shift of erased, largest of the top 10"] == pytest.approx(0.15)
     assert found["… as a share of its own size"] == pytest.approx(0.75)
     assert found["Spearman's correlation of the ranking"] == pytest.approx(0.5)
     assert found["writers with the same list of erasers, share"] == pytest.approx(1 / 3)

@@ -174,7 +174,7 @@ def test_rows_stand_in_order(attn_only: bool) -> None:
     assert list(effects) == [(*pair, effect) for pair in pairs for effect in ("full", "v_composition")]
     last = tables["writers"].set_index("writer").loc["L2H1"]
     assert (last["erasers"], last["opposing"]) == ("", "")
-    assert last[["erased_by_reading", "erased_by_reading_centred", "v_composition_share", "dla_r", "rank"]].isna().all()
+    assert last[["erased", "erased_centred", "v_composition_share", "dla_r", "rank"]].isna().all()
     assert sorted(tables["writers"]["rank"].dropna()) == list(range(1, len(expected) + 1))
 
 
@@ -269,7 +269,6 @@ def test_a_writers_columns_by_hand() -> None:
     tables = pd.DataFrame(composition).assign(significant=[True, False, None, None]), pd.DataFrame(correlation)
     values = reading_oracle.reading_ledger(reading, "L0H0", *tables, tau=0.05)
     assert (values["erasers"], values["opposing"], values["significant_erasers"]) == ("L1H0", "L1H1", 1)
-    assert [values["erased_by_reading"], values["erased_by_reading_centred"]] == pytest.approx([0.4, 0.4])
     # β of the eraser's full output: −1/2 + Σ w/4 / Σ w² = −1/2 + 1.75/21.
     assert values["v_composition_share"] == pytest.approx(-0.5 / (-0.5 + 1.75 / 21.0))
     assert (values["dla_r"], values["dla_slope"]) == (pytest.approx(-1.0), pytest.approx(-0.4))
@@ -335,7 +334,7 @@ def test_with_none_planted_none_is_found(ln: str, attn_only: bool) -> None:
     garden = plant_several(7, n_plants=0, attn_only=attn_only)
     writers = reading_tables(garden.config, garden.weights, draw(garden.config), ln=ln)["writers"]
     assert set(writers["erasers"]) == {""}
-    assert writers["erased_by_reading"].abs().max() < 2e-3
+    assert writers["erased"].abs().max() < 2e-3
     assert any(writers["opposing"]), "some heads should be negative by chance"
 
 
@@ -347,7 +346,7 @@ def test_decoys_are_no_erasers(kind: str, seed: int, ln: str) -> None:
     tables = reading_tables(decoy.config, decoy.weights, draw(decoy.config), ln=ln)
     ledger = tables["writers"].set_index("writer").loc[decoy.writer]
     assert (ledger["erasers"], ledger["opposing"]) == (decoy.erasers, decoy.opposing)
-    assert ledger["erased_by_reading"] == pytest.approx(decoy.erased_by_reading, abs=2e-3)
+    assert ledger["erased"] == pytest.approx(decoy.erased, abs=2e-3)
     if decoy.beta_full is not None:
         components = oracle.scan_tables(decoy.config, decoy.weights, draw(decoy.config))["component_projection"]
         full = components.set_index(["writer", "component"]).loc[(decoy.writer, decoy.head), "beta"]
@@ -360,7 +359,7 @@ def test_components_that_share_a_constant_are_no_erasers(seed: int, ln: str) -> 
     shared = plant_shared_constant(seed, attn_only=seed == 1)
     ledgers = reading_tables(shared.config, shared.weights, draw(shared.config), ln=ln)["writers"].set_index("writer")
     assert set(ledgers["erasers"]) == {""}
-    assert ledgers["erased_by_reading"].abs().max() < 5e-3
+    assert ledgers["erased"].abs().max() < 5e-3
     for writer in shared.signs:
         assert ledgers.loc[writer, "opposing"] == "+".join(shared.opposing(writer)), writer
     assert sum(bool(listed) for listed in ledgers["opposing"]) > 3

@@ -174,7 +174,7 @@ def point(name: str, shares: dict[str, float], **about: object) -> ModelTables:
     """A model of which nothing but what is erased of each writer is known."""
     erased = list(shares.values())
     clear = [share > TAU for share in erased]
-    writers = pd.DataFrame({"writer": list(shares), "erased_by_reading": erased, "clearly_erased": clear})
+    writers = pd.DataFrame({"writer": list(shares), "erased": erased, "clearly_erased": clear})
     return model_tables({"name": name, "base": name.partition("@")[0], **about}, {"writers": writers})
 
 
@@ -187,8 +187,8 @@ def significant_pairs_table(significant: int | None) -> pd.DataFrame:
 def _grown(table: pd.DataFrame, name: str, midpoint: dict[str, float], progress: float) -> pd.DataFrame:
     """A table of an earlier point of training: what is erased by reading has grown to a part of what it will be."""
     table = table.assign(model=name)
-    if "erased_by_reading" in table:
-        columns = ["erased_by_reading", "erased_by_reading_centred", "significant_erasers"]
+    if "erased" in table:
+        columns = ["erased", "erased_centred", "significant_erasers"]
     elif "clean_median" in table:
         columns = ["beta", "beta_centred"]
     else:
@@ -199,11 +199,9 @@ def _grown(table: pd.DataFrame, name: str, midpoint: dict[str, float], progress:
     if "significant_erasers" in grown:
         grown["significant_erasers"] = grown["significant_erasers"].round()
     if "clearly_erased" in grown:
-        grown["clearly_erased"] = (
-            (grown["erased_by_reading"] > TAU).astype(object).where(table["clearly_erased"].notna(), None)
-        )
+        grown["clearly_erased"] = (grown["erased"] > TAU).astype(object).where(table["clearly_erased"].notna(), None)
     if "rank" in grown:
-        grown["rank"] = grown["erased_by_reading"].rank(ascending=False, method="first")
+        grown["rank"] = grown["erased"].rank(ascending=False, method="first")
     return grown
 
 
@@ -226,7 +224,7 @@ def _writer_row(
         if np.isnan(by_state[beta]).all():
             values = dict.fromkeys(values, np.nan)
         row.update({f"{key}{suffix}": value for key, value in values.items()})
-        row[f"erased_by_reading{suffix}"] = np.nan
+        row[f"erased{suffix}"] = np.nan
     row |= {"clearly_erased": None, "erasers": None, "opposing": opposing_heads(layout, writer, by_part, labels)}
     return row | dict.fromkeys(NULL_WRITER_COLUMNS, np.nan)
 
@@ -260,7 +258,7 @@ def add_reading(
             row |= {"clearly_erased": None, "erasers": "", "opposing": ""}
         rows.append(row)
     completed = tables["writers"].drop(columns=list(COMPLETED)).assign(**pd.DataFrame(rows).to_dict("series"))
-    completed["rank"] = completed["erased_by_reading"].rank(ascending=False, method="first")
+    completed["rank"] = completed["erased"].rank(ascending=False, method="first")
     completed["clearly_erased"] = (
         completed["clearly_erased"].astype(object).where(completed["clearly_erased"].notna(), None)
     )
@@ -273,8 +271,8 @@ def add_reading(
 
 
 COMPLETED = (
-    "erased_by_reading",
-    "erased_by_reading_centred",
+    "erased",
+    "erased_centred",
     "clearly_erased",
     "erasers",
     "opposing",
@@ -367,8 +365,8 @@ def _reading_row(
     is_against = (correlation["eraser"] == "later") & (correlation["effect"] == "v_composition")
     against = correlation[is_against].iloc[0]
     return {
-        "erased_by_reading": -rows.loc["later", "beta"],
-        "erased_by_reading_centred": -rows.loc["later", "beta_centred"],
+        "erased": -rows.loc["later", "beta"],
+        "erased_centred": -rows.loc["later", "beta_centred"],
         "clearly_erased": -rows.loc["later", "beta"] > TAU,
         "erasers": "+".join(erasers),
         "opposing": "+".join(head for head in opposing.split("+") if head and head not in erasers),

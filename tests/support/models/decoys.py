@@ -43,7 +43,7 @@ class Decoy(NamedTuple):
     head: str
     erasers: str
     opposing: str
-    erased_by_reading: float
+    erased: float
     beta_full: float | None
     """β of the head's full output onto the writer; None where it depends on the tokens."""
 
@@ -94,7 +94,7 @@ def plant_decoy(kind: str, seed: int, *, attn_only: bool = False) -> Decoy:
         head,
         head if says.erases else "",
         head if says.opposes else "",
-        says.erased_by_reading,
+        says.erased,
         says.beta_full,
     )
 
@@ -119,7 +119,7 @@ def plant_amplified(seed: int) -> Amplified:
 class _Says(NamedTuple):
     erases: bool
     opposes: bool
-    erased_by_reading: float
+    erased: float
     beta_full: float | None
 
 

@@ -275,8 +275,8 @@ def assert_reading_matches_construction(
         coefficients = {"beta": expected.beta(eraser), "beta_centred": expected.beta(eraser, centred=True)}
         _assert_row(f"v_composition {eraser}", row, coefficients, tolerance)
     ledger = tables["writers"].set_index("writer").loc[planted.writer]
-    erased = {"erased_by_reading": -expected.beta("later")}
-    erased |= {"erased_by_reading_centred": -expected.beta("later", centred=True)}
+    erased = {"erased": -expected.beta("later")}
+    erased |= {"erased_centred": -expected.beta("later", centred=True)}
     _assert_row("writers", ledger, erased, tolerance)
     assert (ledger["erasers"], ledger["opposing"]) == (expected.opposing(), "")
     if ledger["erasers"]:

@@ -31,7 +31,7 @@ LEDGER = [
     f"{name}{suffix}" for name in ("written", "remaining", "reinforced", "opposed") for suffix in ("", "_centred")
 ]
 COMPOSITION = [f"{spread}_{name}" for spread in ("clean", "patched", "v_composed") for name in QUANTILES]
-READING = ["erased_by_reading", "erased_by_reading_centred", "dla_r", "dla_slope"]
+READING = ["erased", "erased_centred", "dla_r", "dla_slope"]
 LINES = ("r", "slope", "intercept", "spearman", *OF_RANKS, *INTERVALS, "dla_r", "dla_slope")
 ROUNDING = 1e-7
 """Means of ratios that are zero but for rounding have no mean |PR| to be compared in."""
@@ -207,12 +207,12 @@ def _assert_shares_agree(fast: pd.DataFrame, oracle: pd.DataFrame) -> None:
 
 
 def _assert_ranks_agree(fast: pd.DataFrame, oracle: pd.DataFrame) -> None:
-    """Ranks follow the oracle's ``erased_by_reading``, and ``fast``'s own where the oracle's differ by rounding alone."""
+    """Ranks follow the oracle's ``erased``, and ``fast``'s own where the oracle's differ by rounding alone."""
     found, expected = _numbers(fast, "rank"), _numbers(oracle, "rank")
     ranked = ~np.isnan(expected)
     assert (np.isnan(found) == np.isnan(expected)).all(), "writers.rank: null on one side alone"
     assert sorted(found[ranked]) == sorted(expected[ranked]), "writers.rank: a rank is missing or repeated"
-    erased = _numbers(oracle, "erased_by_reading")[ranked][np.argsort(found[ranked])]
+    erased = _numbers(oracle, "erased")[ranked][np.argsort(found[ranked])]
     slack = 2e-5 * np.maximum(1.0, np.abs(erased[1:]))
     rising = np.flatnonzero(np.diff(erased) > slack)
     assert not rising.size, f"writers.rank: rank {rising[0] + 2} has erased more than rank {rising[0] + 1}"

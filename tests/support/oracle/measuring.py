@@ -13,6 +13,7 @@ from erasure_sweep.workers.measures import stages
 from erasure_sweep.workers.measures.interventions.verified_prompt import writers_of
 from erasure_sweep.workers.measures.measure import Block, Setting
 from erasure_sweep.workers.measures.registry import measures
+from erasure_sweep.workers.measures.scan.paths import PathReader
 from erasure_sweep.workers.measures.scan.products import ProductReader
 from erasure_sweep.workers.measures.scan.projection import Projection, merge_term_means
 from erasure_sweep.workers.measures.states_to_tables import merge_states, stage_tables
@@ -25,6 +26,7 @@ from erasure_sweep.workers.records import (
     CovarianceWork,
     Group,
     GroupWork,
+    PathsWork,
     Place,
     PlaceboWork,
     ScanOptions,
@@ -50,8 +52,13 @@ def measure_tables(
     ln: str = "frozen",
     groups: tuple[Group, ...] = (),
     first_position: bool = True,
+    paths_centred: int = 10**9,
 ) -> dict[str, pd.DataFrame]:
-    """Tables of a scan: prompts in blocks of ``block``, forward passes of ``batch``, ``writers`` writers in a block."""
+    """Tables of a scan: prompts in blocks of ``block``, forward passes of ``batch``, ``writers`` writers in a block.
+
+    Args:
+        paths_centred: on how many prompts all families of paths are followed; whole blocks.
+    """
     if positions is None and not first_position:
         positions = behind_the_first(tokens)
     first = 0 if first_position else 1
@@ -68,7 +75,42 @@ def measure_tables(
         merged_block = Block(model, ScanWork(span, options))
         states = merge_states("scan", merged_block, partial(states_of, shards))
         merged.append((merged_block, states))
-    return {name: pd.DataFrame(columns) for name, columns in stage_tables("scan", merged, Setting(tau)).items()}
+    tables = stage_tables("scan", merged, Setting(tau))
+    means = measure_means(model, tokens, positions, block=block, batch=batch, writers=writers)
+    merged = []
+    for span in spans:
+        works = [(PathsWork(span, i < paths_centred), i) for i in range(0, len(tokens), block)]
+        shards = [
+            measure_paths(model, work, tokens[i : i + block], _part(positions, i, block), batch, means, first)
+            for work, i in works
+        ]
+        merged_block = Block(model, PathsWork(span, True))
+        merged.append((merged_block, merge_states("paths", merged_block, partial(states_of, shards))))
+    tables |= stage_tables("paths", merged, Setting(tau), tables)
+    return {name: pd.DataFrame(columns) for name, columns in tables.items()}
+
+
+def measure_paths(
+    model: LeanModel,
+    work: PathsWork,
+    tokens: np.ndarray,
+    positions: np.ndarray | None,
+    batch: int,
+    means: np.ndarray,
+    first: int = 1,
+) -> dict[str, State]:
+    """States of one shard of all attention paths, by measure."""
+    reader = PathReader(model, work, torch.from_numpy(means).to(model.device, model.dtype), first)
+    accumulators = {measure.name: measure.start(reader) for measure in measures("paths")}
+    for start in range(0, len(tokens), batch):
+        rows = torch.from_numpy(tokens[start : start + batch]).to(model.device)
+        chosen = None if positions is None else torch.from_numpy(positions[start : start + batch]).to(model.device)
+        trace = model.trace(rows, chosen)
+        for prompt in range(len(rows)):
+            products = reader.read(trace, prompt)
+            for accumulator in accumulators.values():
+                accumulator.update(products)
+    return {name: accumulator.export() for name, accumulator in accumulators.items()}
 
 
 def behind_the_first(tokens: np.ndarray) -> np.ndarray:

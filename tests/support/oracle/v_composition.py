@@ -30,6 +30,7 @@ from torch import Tensor
 
 from erasure_sweep.workers.models.forward import ModelConfig
 from tests.support.oracle.dla import INTERVALS, LINE, OF_RANKS, Readout, attribute, correlate, intervals, readout
+from tests.support.oracle.paths import path_tables
 from tests.support.oracle.scan import (
     QUANTILES,
     TAU,
@@ -59,8 +60,6 @@ V_COMPOSITION = (
 LEVEL = 0.05
 """Of the false discoveries among significant pairs."""
 READING = (
-    "erased_by_reading",
-    "erased_by_reading_centred",
     "erasers",
     "opposing",
     "significant_erasers",
@@ -215,7 +214,9 @@ def reading_tables(
     writers = scan_tables(config, weights, tokens, positions, tau, first_position)["writers"].drop(columns="opposing")
     ledger = [reading_ledger(reading, writer, v_composition, dla_correlation, tau) for writer in writers["writer"]]
     writers = writers.join(pd.DataFrame(ledger, columns=READING))
-    writers["rank"] = ranking(writers["erased_by_reading"].tolist())
+    erased = path_tables(config, weights, tokens, positions, first_position)["writers"]
+    writers = writers.merge(erased[["writer", "erased", "erased_centred"]], on="writer", how="left")
+    writers["rank"] = ranking(writers["erased"].tolist())
     return {"v_composition": v_composition, "dla_correlation": dla_correlation, "writers": writers}
 
 
@@ -309,8 +310,6 @@ def reading_ledger(
     effects = dla_correlation[dla_correlation["writer"] == writer].set_index(["eraser", "effect"])
     line = effects.loc[("later", "v_composition")]
     return {
-        "erased_by_reading": -rows.loc["later", "beta"],
-        "erased_by_reading_centred": -rows.loc["later", "beta_centred"],
         "erasers": "+".join(erasers),
         "opposing": "+".join(head for head in negative if head not in erasers),
         "significant_erasers": sum(heads["significant"].dropna()) if heads["significant"].notna().any() else math.nan,

@@ -150,9 +150,7 @@ def emptied(model: ModelTables, how: str) -> ModelTables:
             table[numbers] = table[numbers].astype(float) * np.nan
         return model_tables(model.about, nulled)
     assert how == "nothing erased"
-    writers: pd.DataFrame = tables["writers"].assign(
-        erased_by_reading=0.0, erased_by_reading_centred=0.0, erasers="", significant_erasers=0
-    )
+    writers: pd.DataFrame = tables["writers"].assign(erased=0.0, erased_centred=0.0, erasers="", significant_erasers=0)
     betas = tables["v_composition"].assign(beta=0.0, beta_centred=0.0)
     return model_tables(model.about, {**tables, "writers": writers, "v_composition": betas})
 

@@ -49,7 +49,7 @@ def less_reading(model: ModelTables) -> dict[str, dict[str, pd.DataFrame]]:
     """Ways in which the tables of V-composition and DLA can be less than the contract says."""
     tables = model.tables
     names = ["v_composition", "dla_correlation"]
-    numbers = ["erased_by_reading", "erased_by_reading_centred", "v_composition_share", "dla_r", "dla_slope", "rank"]
+    numbers = ["erased", "erased_centred", "v_composition_share", "dla_r", "dla_slope", "rank"]
     return {
         "no rows": {**tables, **{name: tables[name].iloc[:0] for name in names}},
         "no columns": {**tables, **dict.fromkeys(names, pd.DataFrame())},
@@ -172,7 +172,7 @@ class TestReadingOnAModelsPage:
     def test_says_what_is_erased_most(self, reading: ModelTables, tmp_path: Path) -> None:
         page = model_page(reading, tmp_path)
         first = reading.tables["writers"].sort_values("rank").iloc[0]
-        writer, share = first["writer"], first["erased_by_reading"]
+        writer, share = first["writer"], first["erased"]
         assert f"Most erased by reading: {writer}. Later heads take out {share:.2f} of it because they read it" in page
         ends = f"at {first['written']:.2f} where it writes and at {first['remaining']:.2f} at the end"
         assert f"That is not the net change: in the stream it is {ends}." in page.replace("−", "-")

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("helper")
 
 NIGHTLY = pytest.mark.nightly
 
-TABLES = tuple(dict.fromkeys((*table_names("scan"), *table_names("group", "trust", "adversarial"))))
+TABLES = tuple(dict.fromkeys((*table_names("scan", "paths"), *table_names("group", "trust", "adversarial"))))
 
 
 class Place:
@@ -106,8 +106,8 @@ CONTRACT = {
         "slope_low", "slope_high", "n", "stage",
     ],
     "writers": [
-        "written", "remaining", "reinforced", "opposed", "erased_by_reading", "written_centred", "remaining_centred",
-        "reinforced_centred", "opposed_centred", "erased_by_reading_centred", "clearly_erased", "erasers", "opposing",
+        "written", "remaining", "reinforced", "opposed", "erased", "written_centred", "remaining_centred",
+        "reinforced_centred", "opposed_centred", "erased_centred", "clearly_erased", "erasers", "opposing",
         "significant_erasers", "v_composition_share", "dla_r", "dla_slope", "rank",
     ],
     "erasers": [
@@ -143,7 +143,7 @@ CONTRACT = {
         "eraser", "patch", "clean_loss", "increase_mean", "increase_mean_low", "increase_mean_high", *QUANTILES, "n",
     ],
     "carries": [
-        "eraser", "part", "power_share", "variance", "position_share", "token_share", "erased_by_reading", "n",
+        "eraser", "part", "power_share", "variance", "position_share", "token_share", "erased", "n",
     ],
     "position_profile": ["eraser", "first_position", "last_position", "clean_*", "patched_*", "writer_norm", "n"],
     "later_use": [

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from erasure_sweep.sweep import model_steps
 from erasure_sweep.workers.measures.registry import table_names
 from erasure_sweep.workers.records import ShardResult, ShardTask
 from tests.support.bad_input import D_VOCAB, Bench, Ran, assert_finished, assert_refused
 from tests.support.models.random_models import random_config, tl_state_dict, write_tl_directory
 
-SCAN_ONLY = set(table_names("scan")) - set(table_names("group", "trust", "adversarial"))
-VERIFY_ONLY = set(table_names("group", "trust", "adversarial")) - set(table_names("scan"))
+SCAN_ONLY = set(table_names("scan", "paths")) - set(table_names("group", "trust", "adversarial"))
+VERIFY_ONLY = set(table_names("group", "trust", "adversarial")) - set(table_names("scan", "paths"))
 
 
 class Verifying(Bench):
@@ -55,6 +56,7 @@ def test_each_stage_is_planned_from_the_one_before(measured: Ran) -> None:
     lines = [line for line in measured.stdout.splitlines() if "already measured" in line]
     assert lines == [
         "good: 4 shards of scan, 0 already measured",
+        "good: 4 shards of paths, 0 already measured",
         "good: 4 shards of covariance, 0 already measured",
         "good: 4 shards of placebo, 0 already measured",
         "good: 5 shards of verify, 0 already measured",
@@ -107,7 +109,9 @@ def test_a_scan_alone_and_then_the_rest(bench: Verifying, out: Path, measured: R
 @pytest.mark.parametrize("left", [0, 3])
 def test_verify_without_the_whole_scan_is_refused(bench: Verifying, out: Path, left: int) -> None:
     if left:
-        bench.run(out, stage="scan")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(model_steps, "plan_paths", lambda *_: 1 / 0)
+            bench.run(out, stage="scan")
         for path in list(out.rglob("*.state"))[left:]:
             path.unlink()
     ran = bench.run(out, stage="verify")
@@ -237,7 +241,7 @@ def test_interrupted_while_verifying_and_gone_on(
         ran = bench.run(out)
     assert ran.code == 130
     assert ran.states == {"good": "KILLED"} and set(ran.runs.values()) == {"KILLED"}
-    shards = {"covariance": 4, "placebo": 8, "group": 12, "trust": 15, "adversarial": 17}[stage]
+    shards = {"covariance": 8, "placebo": 12, "group": 16, "trust": 19, "adversarial": 21}[stage]
     assert len(before) == shards == len(ran.shards())
     assert names(ran) == SCAN_ONLY | {"dla_correlation"}
     again = bench.run(out)
@@ -309,8 +313,8 @@ def test_a_model_with_nothing_to_verify_is_finished(bench: Verifying, out: Path,
 def test_the_dry_run_counts_verify(bench: Verifying, out: Path) -> None:
     ran = bench.run(out, "--dry-run")
     (row,) = [line for line in ran.stdout.splitlines() if "│ good" in line]
-    assert [cell.strip() for cell in row.split("│")[2:4]] == ["4", "14"]
-    for stage, counts in (("scan", ["4", "0"]), ("verify", ["0", "14"])):
+    assert [cell.strip() for cell in row.split("│")[2:4]] == ["8", "14"]
+    for stage, counts in (("scan", ["8", "0"]), ("verify", ["0", "14"])):
         ran = bench.run(out, "--dry-run", stage=stage)
         (row,) = [line for line in ran.stdout.splitlines() if "│ good" in line]
         assert [cell.strip() for cell in row.split("│")[2:4]] == counts

@@ -31,7 +31,7 @@ def test_erasure_arises_in_training(tmp_path: Path) -> None:
     tokens = {entry.name: entry.training_tokens for entry in manifest.models}
     assert tokens == {"toy-gelu-4l@65536": 2**16, "toy-gelu-4l@1048576": 2**20, "toy-gelu-4l": 2**24}
     assert {entry.base for entry in manifest.models} == {"toy-gelu-4l"}
-    most = tables["writers"].groupby("model")["erased_by_reading"].max()
+    most = tables["writers"].groupby("model")["erased"].max()
     assert set(most.index) == set(tokens)
     assert most["toy-gelu-4l"] > 0.5
     assert most["toy-gelu-4l@65536"] < 0.3

@@ -6,9 +6,9 @@ a later term, exactly
     β(state after the writer's sublayer) + Σ max(β(c), 0) + Σ min(β(c), 0) = β(final state)
     written                              + reinforced     + opposed        = remaining
 
-Beside this ledger stands what later heads take because they read the writer: ``erased_by_reading``, minus the coefficient of
-the V-composed part of all later heads together. An eraser is a later head whose V-composed part is consistently negative:
-median ≤ −τ and upper quartile < 0.
+Beside this ledger stands what later heads erase of the writer over all attention paths: ``erased``, the row ``later`` of the
+table ``erasure_shares``, and what is left of its attribution (``net_dla``). An eraser is a later head whose V-composed part
+is consistently negative: median ≤ −τ and upper quartile < 0.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.measures.measure import DerivedTable, Setting
@@ -26,8 +27,6 @@ from erasure_sweep.workers.measures.scan.eraser_rule import takes_away
 from erasure_sweep.workers.tables.columns import Columns
 
 LEDGER = ("written", "remaining", "reinforced", "opposed")
-CLEAR = 0.025
-"""Below this p that no more than τ of a writer is erased it clearly is: a 95 % interval lies above τ as a whole."""
 
 
 class WriterTables(NamedTuple):
@@ -38,43 +37,48 @@ class WriterTables(NamedTuple):
     components: Columns
     pairs: Columns
     lines: Columns
+    shares: Columns
+    net: Columns
 
 
-class ErasureByReading(NamedTuple):
+class Reading(NamedTuple):
     """What later heads do to a writer because they read it."""
 
-    erased: float
-    erased_centred: float
     erasers: str
     """Heads whose V-composed part is consistently negative, joined by ``+``."""
     opposing: str
     """Heads that are consistently negative but not because they read the writer."""
-    is_clear: bool | None
-    """Whether more than τ is erased beyond chance; None where that was not tested."""
     share: float
     """The V-composed part's share of what the erasers oppose; NaN where all they write along the writer is not negative."""
     dla_r: float
     dla_slope: float
 
 
-NO_READING = ErasureByReading(np.nan, np.nan, "", "", None, np.nan, np.nan, np.nan)
+NO_READING = Reading("", "", np.nan, np.nan, np.nan)
+
+ERASED = {f"erased{suffix}{end}": f"share{suffix}{end}" for suffix in ("", "_centred") for end in ("", "_low", "_high")}
+"""Columns that are those of the row ``later`` of ``erasure_shares``."""
+NET = {"net_r": "r", "net_slope": "slope"}
+"""Columns that are those of ``net_dla``."""
 
 
 class WritersTable(DerivedTable):
     """One row for each writer."""
 
-    stage, name = "scan", "writers"
+    stage, name = "paths", "writers"
 
     def columns(self, layout: Layout, tables: Mapping[str, Columns], setting: Setting) -> Columns:
-        """The table, from projections, pairs and lines."""
+        """The table, from projections, pairs, lines and all attention paths."""
         writers = _by_writer(layout, tables)
         plain, centred = (_ledgers(layout, writers, column) for column in ("beta", "beta_centred"))
         readings = [_reading(writer, setting.tau) for writer in writers]
         columns: Columns = {"writer": np.array(layout.writers, dtype=object), **plain}
-        columns["erased_by_reading"] = np.array([reading.erased for reading in readings])
         columns |= {f"{name}_centred": values for name, values in centred.items()}
-        columns["erased_by_reading_centred"] = np.array([reading.erased_centred for reading in readings])
-        columns["clearly_erased"] = np.array([reading.is_clear for reading in readings], dtype=object)
+        columns |= {name: _last(writers, "shares", of) for name, of in ERASED.items()}
+        columns |= {name: _last(writers, "net", of) for name, of in NET.items()}
+        low = columns["erased_low"].tolist()
+        clear = [None if np.isnan(end) else end > setting.tau for end in low]
+        columns["clearly_erased"] = np.array(clear, dtype=object)
         for name in ("erasers", "opposing"):
             labels = [
                 None if np.isnan(writer.states["beta"][0]) else getattr(reading, name)
@@ -84,12 +88,25 @@ class WritersTable(DerivedTable):
         columns["significant_erasers"] = np.array([_count_significant(writer.pairs) for writer in writers])
         columns["v_composition_share"] = np.array([reading.share for reading in readings])
         columns |= {name: np.array([getattr(reading, name) for reading in readings]) for name in ("dla_r", "dla_slope")}
-        return columns | {"rank": _ranks(columns["erased_by_reading"])}
+        return columns | {"rank": _ranks(columns["erased"])}
+
+
+def _last(writers: list[WriterTables], table: str, column: str) -> Float[np.ndarray, "writer"]:
+    """A column of the last of each writer's rows in a table, which stands for all later heads; NaN where it has none."""
+    values = [getattr(writer, table)[column] for writer in writers]
+    return np.array([of_writer[-1] if len(of_writer) else np.nan for of_writer in values])
 
 
 def _by_writer(layout: Layout, tables: Mapping[str, Columns]) -> list[WriterTables]:
     """Every writer's rows, which stand together in each table."""
-    names = ("residual_projection", "component_projection", "v_composition", "dla_correlation")
+    names = (
+        "residual_projection",
+        "component_projection",
+        "v_composition",
+        "dla_correlation",
+        "erasure_shares",
+        "net_dla",
+    )
     spans = []
     for labels in (tables[name]["writer"] for name in names):
         starts = [0, *(np.flatnonzero(labels[1:] != labels[:-1]) + 1), len(labels)]
@@ -121,7 +138,7 @@ def _ledgers(layout: Layout, writers: list[WriterTables], column: str) -> Column
     return dict(zip(LEDGER, np.array(values, dtype=np.float64).T, strict=True))
 
 
-def _reading(writer: WriterTables, tau: float) -> ErasureByReading:
+def _reading(writer: WriterTables, tau: float) -> Reading:
     """What a writer's later heads do; ``NO_READING`` where there is none, or the writer writes nothing."""
     pairs, labels = writer.pairs, writer.pairs["eraser"]
     if len(labels) == 0 or writer.states["n"][0] == 0:
@@ -136,12 +153,9 @@ def _reading(writer: WriterTables, tau: float) -> ErasureByReading:
     opposes[heads] = takes_away(writer.components["median"][full], writer.components["q75"][full], tau)
     opposed = -writer.components["beta"][[row_of[label] for label in labels[erases]]].sum()
     line = len(EFFECTS) * later + EFFECTS.index("v_composition")
-    return ErasureByReading(
-        erased=-pairs["beta"][later],
-        erased_centred=-pairs["beta_centred"][later],
+    return Reading(
         erasers="+".join(labels[erases]),
         opposing="+".join(labels[opposes & ~erases]),
-        is_clear=None if np.isnan(pairs["p"][later]) else bool(pairs["p"][later] < CLEAR),
         share=-pairs["beta"][erases].sum() / opposed if opposed > 0 else np.nan,
         dla_r=writer.lines["r"][line],
         dla_slope=writer.lines["slope"][line],

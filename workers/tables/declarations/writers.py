@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from erasure_sweep.workers.tables.columns import WRITER, Column, Table, flag, number, text
+from erasure_sweep.workers.tables.columns import WRITER, Column, Table, flag, number, text, with_interval
 
 _LEDGER = {
     "written": "β at the state right after the writer's own sublayer",
@@ -12,7 +12,10 @@ _LEDGER = {
     "reinforced": "sum of the positive β of later heads, biases and MLPs",
     "opposed": "sum of their negative β",
 }
-_ERASED = "−β of the V-composed part of `later`: the share of the writer's output that later heads remove because they read it"
+_ERASED = (
+    "the share of the writer's output that later heads take out over all attention paths: `share` of `later` in "
+    "`erasure_shares`"
+)
 _MEANS_OUT = "every component's mean over all tokens taken out first"
 
 
@@ -30,13 +33,17 @@ TABLES = (
         (
             WRITER,
             *(number(name, meaning) for name, meaning in _LEDGER.items()),
-            number("erased_by_reading", _ERASED),
             *_centred(),
-            number("erased_by_reading_centred", f"{_ERASED}, {_MEANS_OUT}"),
+            *with_interval("erased", _ERASED),
+            *with_interval("erased_centred", "the same of what varies: `share_centred` of `later`"),
+            number(
+                "net_r", "correlation of its net DLA, what all attention paths leave of it, with its DLA", "correlation"
+            ),
+            number("net_slope", "slope of the same"),
             flag(
                 "clearly_erased",
-                "whether more than τ of it is erased beyond chance: the `p` of `later` in `v_composition` is below 2.5 %; null "
-                "where there is none. What is listed as erased, and verified, is this alone",
+                "whether more than τ of it is erased beyond chance: the whole interval of `erased` lies above τ; null where "
+                "there is none. What is listed as erased, and verified, is this alone",
                 nullable=True,
             ),
             text(
@@ -65,7 +72,7 @@ TABLES = (
                 "dla_r", "correlation of the DLA of the V-composed part of `later` with the writer's", "correlation"
             ),
             number("dla_slope", "slope of the same"),
-            number("rank", "by `erased_by_reading`, 1 for the most erased; null where that was not measured", "rank"),
+            number("rank", "by `erased`, 1 for the most erased; null where that was not measured", "rank"),
         ),
     ),
 )

@@ -1,6 +1,7 @@
 """What is erased in a model: which writers most, by which heads, and how many stand out of chance.
 
-It is read off the table ``writers``, but for the pairs that were tested, which stand in ``v_composition``.
+It is read off the table ``writers``: what is erased of a writer is what later heads take out of it over all attention paths.
+The pairs that were tested stand in ``v_composition``.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def erased_writers(tables: Tables, *, heads: bool = False) -> pd.DataFrame:
         heads: attention heads alone.
     """
     writers = table_of(tables, "writers")
-    shares = numeric(writers, "erased_by_reading")
+    shares = numeric(writers, "erased")
     order = np.argsort(-shares, kind="stable")
     rows = writers.iloc[order[np.isfinite(shares[order])]]
     wanted = [is_head(writer) or not heads for writer in rows["writer"].astype(str)]
@@ -83,7 +84,7 @@ def erased_shares(tables: Tables, *, centred: bool = False) -> dict[str, float]:
         centred: with what is the same at every token left out.
     """
     writers = table_of(tables, "writers")
-    shares = numeric(writers, "erased_by_reading_centred" if centred else "erased_by_reading")
+    shares = numeric(writers, "erased_centred" if centred else "erased")
     labels = writers["writer"].astype(str)
     return {label: float(x) for label, x in zip(labels, shares, strict=True) if np.isfinite(x)}
 

@@ -118,7 +118,7 @@ class TestGrowth:
         for layers, share, centred, remaining in ((2, 0.2, 0.3, 0.1), (3, 0.4, 0.1, 0.9)):
             one = sized(f"toy-{layers}l", {"L0H0": share}, layers, 64)
             one.tables["writers"] = one.tables["writers"].assign(
-                erased_by_reading_centred=centred, written=1.0, remaining=remaining
+                erased_centred=centred, written=1.0, remaining=remaining
             )
             models.append(one)
         (line,) = growths(models, "layers")
@@ -146,7 +146,7 @@ class TestErased:
     def test_erasers_stand_strongest_first(self) -> None:
         model = point("m", {"L0H0": 0.6})
         model.tables["writers"] = model.tables["writers"].assign(
-            erasers="L1H0+L1H1+L2H0", erased_by_reading_centred=0.41, rank=1, written=1.25, remaining=1.5
+            erasers="L1H0+L1H1+L2H0", erased_centred=0.41, rank=1, written=1.25, remaining=1.5
         )
         rows = {"L1H0": -0.1, "L1H1": -0.4, "L2H0": -0.2, "later": -0.9}
         model.tables["v_composition"] = pd.DataFrame({"writer": "L0H0", "eraser": list(rows), "beta": rows.values()})
@@ -260,7 +260,7 @@ class TestTraining:
         assert "reached between 0 and 2 million tokens, more on the way (1.90 at 2 million)" in text
         assert "significant pairs of a writer and a later head: 0 → 12" in text
         # a tenth more is no overshoot to speak of
-        models[1].tables["writers"]["erased_by_reading"] = 1.05
+        models[1].tables["writers"]["erased"] = 1.05
         assert "on the way" not in said(models)
 
     def test_what_was_there_from_the_start_and_what_never_comes(self) -> None:

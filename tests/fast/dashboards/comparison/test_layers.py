@@ -41,8 +41,8 @@ def model(name: str = "toy-3l", layers: int = 3, width: int = 8, **about: object
     rows = pd.DataFrame([(*pair, beta, beta / 2) for pair, beta in read.items()])
     rows.columns = pd.Index(["writer", "eraser", "beta", "beta_centred"])
     shares = {"embed": -0.4, "pos_embed": 0.9, "L0H0": 0.2, "L0H1": 0.1, "MLP1": 0.05, "L1H0": 0.6, "L2H0": np.nan}
-    writers = pd.DataFrame({"writer": list(shares), "erased_by_reading": list(shares.values())})
-    writers["erased_by_reading_centred"] = writers["erased_by_reading"] / 2
+    writers = pd.DataFrame({"writer": list(shares), "erased": list(shares.values())})
+    writers["erased_centred"] = writers["erased"] / 2
     known = {"name": name, "n_layers": layers, "d_model": width, **about}
     return model_tables(known, {"writers": writers, "v_composition": rows})
 

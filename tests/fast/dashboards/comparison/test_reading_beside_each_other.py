@@ -50,16 +50,16 @@ class TestCompare:
     def test_models_without_the_table_have_no_map(self, model: ModelTables, older: ModelTables) -> None:
         assert {name for _, name in causal_maps([older, model])} == {"four"}
 
-    def test_overview_ranks_by_what_is_erased_by_reading(self, model: ModelTables) -> None:
+    def test_overview_ranks_by_what_is_erased(self, model: ModelTables) -> None:
         table = overview(comparison_view([model]))
         assert [column.heading for column in table.columns[5:]] == [
             "most erased by reading: share (written → remaining)"
         ]
         first = row_of(model, top_writers(model.tables, 1)[0])
-        said = f"{first['writer']}\u00a0{number(first['erased_by_reading'])} ("
+        said = f"{first['writer']}\u00a0{number(first['erased'])} ("
         assert table.rows[0][5].markup.startswith(said)
         # sorted by the number and not by the name
-        assert table.rows[0][5].value == first["erased_by_reading"]
+        assert table.rows[0][5].value == first["erased"]
 
     def test_overview_of_older_runs_beside_newer_ones(self, model: ModelTables, older: ModelTables) -> None:
         table = overview(comparison_view([model, older]))
@@ -71,7 +71,7 @@ class TestCompare:
         assert table.rows[1][6].startswith(top_writers(older.tables, 1)[0])
 
     def test_overview_says_none_where_nothing_is_erased(self) -> None:
-        writers = pd.DataFrame({"writer": ["embed"], "erased_by_reading": [-0.2], "rank": [1], "opposed": [-0.1]})
+        writers = pd.DataFrame({"writer": ["embed"], "erased": [-0.2], "rank": [1], "opposed": [-0.1]})
         assert (
             overview(comparison_view([model_tables({"name": "m"}, {"writers": writers})])).rows[0][5].markup == "none"
         )

@@ -21,7 +21,7 @@ def ranked(name: str, shares: dict[str, float]) -> ModelTables:
     one = point(name, shares)
     order = pd.Series(shares).rank(ascending=False).to_numpy()
     one.tables["writers"] = one.tables["writers"].assign(
-        rank=order, erased_by_reading_centred=0.25, written=1.5, remaining=0.5, dla_slope=-0.75, dla_r=-0.5, erasers=""
+        rank=order, erased_centred=0.25, written=1.5, remaining=0.5, dla_slope=-0.75, dla_r=-0.5, erasers=""
     )
     return one
 

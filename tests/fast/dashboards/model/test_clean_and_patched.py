@@ -46,7 +46,7 @@ class TestCleanAndPatched:
         table, at = model.tables["v_composition"], shown.labels.index("L3H4")
         assert shown.clean.q75[at] == cell(table, "eraser", "L1H2", "L3H4", "clean_q75")
         assert shown.patched.median[at] == cell(table, "eraser", "L1H2", "L3H4", "patched_median")
-        assert shown.removed == row_of(model, "L1H2")["erased_by_reading"]
+        assert shown.removed == row_of(model, "L1H2")["erased"]
 
     def test_whole_layers_end_with_all_later_heads(self, model: ModelTables) -> None:
         shown = clean_and_patched(reading_of(model), "embed", None, "layers")

@@ -34,25 +34,25 @@ class TestErasedByLayer:
         points = strip_points(strips, ERASED)
         assert points.groupby("group").size().to_dict() == {"embeddings": 2, "layer 0": 9, "layer 1": 8, "layer 2": 9}
         first = points[points["group"] == "layer 0"].iloc[0]
-        assert first["value"] == row_of(model, first["writer"])["erased_by_reading"]
+        assert first["value"] == row_of(model, first["writer"])["erased"]
         assert first["writer"] == top_writers(model.tables, 1)[0]
 
     def test_sentence_names_the_strongest_and_what_was_not_measured(self, model: ModelTables) -> None:
         figure = plot_erased_by_layer(writers_by_rank(model.tables))
         first = row_of(model, top_writers(model.tables, 1)[0])
-        start = f"Most erased by reading: {first['writer']}\u00a0{number(first['erased_by_reading'])}"
+        start = f"Most erased by reading: {first['writer']}\u00a0{number(first['erased'])}"
         assert figure.layout.meta["sentence"].startswith(start)
         assert figure.layout.meta["sentence"].endswith("No later heads, or not measured: layer 3.")
 
     def test_only_noticeable_writers_are_named(self) -> None:
-        rows = pd.DataFrame({"writer": ["L0H0", "L0H1", "L0H2"], "erased_by_reading": [0.001, 0.6, -0.4]})
+        rows = pd.DataFrame({"writer": ["L0H0", "L0H1", "L0H2"], "erased": [0.001, 0.6, -0.4]})
         points = strip_points([("layer 0", rows)], ERASED)
         assert strongest_points(points, ERASED, 5)["writer"].tolist() == ["L0H1"]
         figure = plot_strips(points, ["layer 0"], ERASED, named=5)
         assert sorted(name for trace in figure.data[1:] for name in trace.text) == ["", "", "L0H1"]
 
     def test_names_too_close_to_be_read_are_left_out(self) -> None:
-        rows = pd.DataFrame({"writer": [f"L0H{i}" for i in range(4)], "erased_by_reading": [0.8, 0.8, 0.8, 0.8]})
+        rows = pd.DataFrame({"writer": [f"L0H{i}" for i in range(4)], "erased": [0.8, 0.8, 0.8, 0.8]})
         figure = plot_strips(strip_points([("layer 0", rows)], ERASED), ["layer 0"], ERASED, named=4)
         strip = figure.data[1]
         assert [name for name in strip.text if name] == ["L0H0", "L0H1"]

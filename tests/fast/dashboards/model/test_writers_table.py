@@ -49,7 +49,7 @@ class TestOrder:
 
 
 class TestWritersTable:
-    def test_holds_what_is_erased_by_reading(self, model: ModelTables) -> None:
+    def test_holds_what_is_erased(self, model: ModelTables) -> None:
         table = writers_in_numbers(ModelView(model))
         headings = [column.heading for column in table.columns]
         assert headings[:7] == [
@@ -57,7 +57,7 @@ class TestWritersTable:
             *("DLA r", "DLA slope"),
         ]
         first, expected = table.rows[0], row_of(model, top_writers(model.tables, 1)[0])
-        names = ["erased_by_reading", "erased_by_reading_centred", "v_composition_share", "dla_r", "dla_slope"]
+        names = ["erased", "erased_centred", "v_composition_share", "dla_r", "dla_slope"]
         assert [first[i] for i in (1, 2, 4, 5, 6)] == [expected[name] for name in names]
         betas = model.tables["v_composition"].query("writer == @first[0]").set_index("eraser")["beta"]
         strongest_first = sorted(expected["erasers"].split("+"), key=lambda head: betas[head])

@@ -44,7 +44,7 @@ class TestMaps:
     def test_means_removed_and_whole_layers(self, model: ModelTables) -> None:
         shown = causal_map(reading_of(model), top_writers(model.tables), "layers", centred=True)
         assert shown.columns == ["attn0", "attn1", "attn2", "attn3", "later"]
-        assert shown.values[shown.rows.index("L0H4"), -1] == -row_of(model, "L0H4")["erased_by_reading_centred"]
+        assert shown.values[shown.rows.index("L0H4"), -1] == -row_of(model, "L0H4")["erased_centred"]
 
     def test_rows_by_rank_are_the_most_erased(self, model: ModelTables) -> None:
         top = top_writers(model.tables)

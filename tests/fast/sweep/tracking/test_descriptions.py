@@ -31,13 +31,13 @@ def writers(**changes: Any) -> pd.DataFrame:
         "written": [1.0, 1.0, 0.8, None],
         "remaining": [0.4, 0.6, 0.1, None],
         "opposed": [-0.7, -0.4, -0.9, None],
-        "erased_by_reading": [1.25, 0.2, 0.9, None],
-        "erased_by_reading_centred": [1.5, 0.1, 0.6, None],
+        "erased": [1.25, 0.2, 0.9, None],
+        "erased_centred": [1.5, 0.1, 0.6, None],
         "erasers": ["L1H0+L1H1", "", "L1H0+L2H0+L2H1+L3H0+L3H1", None],
         "dla_slope": [-0.3, None, -0.7, None],
     }
     table |= changes
-    clear = [share is not None and share > 0.05 for share in table["erased_by_reading"]]
+    clear = [share is not None and share > 0.05 for share in table["erased"]]
     return pd.DataFrame({"clearly_erased": clear, **table})
 
 
@@ -73,23 +73,23 @@ class TestAModel:
         assert "| L0H1 | 0.90 | 0.60 | 0.80 | 0.10 | L3H1, L2H1, L1H0, L2H0 and 1 more |" in note
 
     def test_of_one_layer_no_head_could_be_erased(self) -> None:
-        table = writers(erased_by_reading=[0.5, None, None, None])
+        table = writers(erased=[0.5, None, None, None])
         assert "; no head has later heads that could read it." in lines({"writers": table})[0]
 
     def test_names_a_head_once(self) -> None:
-        first = lines({"writers": writers(erased_by_reading=[0.1, 0.2, 0.9, None])})[0]
+        first = lines({"writers": writers(erased=[0.1, 0.2, 0.9, None])})[0]
         assert first.startswith("Most erased: **L0H1**, of which later heads (")
         assert "most erased head" not in first
 
     def test_of_which_no_head_is_erased(self) -> None:
-        first = lines({"writers": writers(erased_by_reading=[0.1, -0.2, 0.0, None])})[0]
+        first = lines({"writers": writers(erased=[0.1, -0.2, 0.0, None])})[0]
         assert (
             "**embed**, of which later heads (L1H0 and L1H1) take out 0.10 because they read it" in first
             and "; no head clearly is." in first
         )
 
     def test_in_which_nothing_is_erased(self) -> None:
-        table = writers(erased_by_reading=[-0.1, -0.2, 0.004, None])
+        table = writers(erased=[-0.1, -0.2, 0.004, None])
         assert (
             lines({"writers": table})[0]
             == "Erased by reading: nothing clear of chance: the most is 0.00, of L0H1. 2 of 3 writers end with less than "

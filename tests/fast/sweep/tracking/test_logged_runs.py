@@ -418,8 +418,8 @@ class TestWhatIsSaidOfASweep:
     def test_a_models_results_are_its_files_and_numbers(self, runs, log, store, folder):
         tables = folder.tables("a")
         tables.mkdir(parents=True)
-        row = {"writer": "L0H1", "written": 1.0, "remaining": 0.25, "opposed": -0.8, "erased_by_reading": 0.75}
-        twins = {"erased_by_reading_centred": 0.5, "clearly_erased": True, "erasers": "L1H0", "dla_slope": -0.5}
+        row = {"writer": "L0H1", "written": 1.0, "remaining": 0.25, "opposed": -0.8, "erased": 0.75}
+        twins = {"erased_centred": 0.5, "clearly_erased": True, "erasers": "L1H0", "dla_slope": -0.5}
         write_frame(pd.DataFrame([row | twins]), tables / "writers.parquet")
         log("a")
         wait_until(lambda: "end a FINISHED" in store.told)

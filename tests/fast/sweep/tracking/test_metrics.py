@@ -19,8 +19,8 @@ LEDGER = {
     "opposed": [-0.7, -0.4, -0.9, np.nan],
 }
 READING = {
-    "erased_by_reading": [0.2, np.nan, 0.9, np.nan],
-    "erased_by_reading_centred": [0.1, np.nan, 0.6, np.nan],
+    "erased": [0.2, np.nan, 0.9, np.nan],
+    "erased_centred": [0.1, np.nan, 0.6, np.nan],
     "erasers": ["L1H0", "", "L1H0+L1H1", None],
     "dla_slope": [-0.3, np.nan, -0.7, np.nan],
     "rank": [2.0, np.nan, 1.0, np.nan],
@@ -41,7 +41,7 @@ def test_metrics_by_hand():
     }
 
 
-def test_metrics_of_what_is_erased_by_reading():
+def test_metrics_of_what_is_erased():
     found = model_metrics({"writers": writers_table(**READING)})
     assert {name: value for name, value in found.items() if name.startswith("reading")} == {
         "reading/most_erased": 0.9,
@@ -54,7 +54,7 @@ def test_metrics_of_what_is_erased_by_reading():
 
 
 def test_heads_are_told_apart_from_embeddings_and_mlps():
-    reading = {**READING, "erased_by_reading": [1.6, 0.3, 0.2, 0.7]}
+    reading = {**READING, "erased": [1.6, 0.3, 0.2, 0.7]}
     writers = writers_table(**reading)
     found = model_metrics({"writers": writers})
     assert (found["reading/most_erased"], found["reading/most_erased_head"]) == (1.6, 0.2)

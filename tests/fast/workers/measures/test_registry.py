@@ -59,7 +59,7 @@ class Other(Named):
 
 def test_what_lies_in_the_folders_is_found() -> None:
     assert [measure.name for measure in measures("scan")] == ["dla", "erasers", "projection", "v_composition"]
-    assert [table.name for table in derived_tables("scan")] == ["writers"]
+    assert [table.name for table in derived_tables("paths")] == ["writers"]
     assert [measure.name for measure in measures("trust")] == ["trust"]
     assert [measure.name for measure in measures("adversarial")] == ["adversarial", "adversarial_tokens"]
     group = [measure.name for measure in measures("group")]
@@ -102,7 +102,7 @@ def test_a_measure_is_added_by_its_file_alone(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_tables_of_measures_are_those_that_are_declared() -> None:
-    assert set(table_names("scan")) == set(tables_of("scan"))
+    assert set(table_names("scan", "paths")) == set(tables_of("scan"))
     assert set(table_names("covariance", "placebo", "group", "trust", "adversarial")) == set(tables_of("verify"))
 
 

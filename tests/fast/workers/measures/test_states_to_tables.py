@@ -16,7 +16,7 @@ from erasure_sweep.workers.measures.scan.erasers import N_DIRECTIONS
 from erasure_sweep.workers.measures.scan.v_composition import KINDS
 from erasure_sweep.workers.measures.states_to_tables import merge_states, stage_tables
 from erasure_sweep.workers.measures.statistics.sketch_bins import N_BINS
-from erasure_sweep.workers.records import Group, ScanOptions, ScanWork, State, WriterBlock
+from erasure_sweep.workers.records import Group, PathsWork, ScanOptions, ScanWork, State, WriterBlock
 from erasure_sweep.workers.tables.columns import Columns
 from tests.support.models.random_models import RandomLean, random_lean
 
@@ -96,18 +96,40 @@ def invented_states(lean: RandomLean, block: Block[ScanWork], seed: int) -> dict
     }
 
 
+def invented_paths(lean: RandomLean, block: Block[ScanWork], seed: int) -> dict[str, State]:
+    """What a shard of all attention paths of this block of writers might hold."""
+    draw, layout = np.random.default_rng(seed), lean.config.layout
+    n_rows, n_writers = len(PairRows(layout, block.work.writers)), len(block.work.writers.labels(layout))
+    shares = {
+        "along": draw.normal(size=(2, 3, n_rows)),
+        "power": draw.uniform(1, 2, (2, 3, n_writers)),
+        "n_valid": np.full((2, n_writers), TOKENS),
+    }
+    return {"erasure_shares": shares, "net_dla": {"line": draw.uniform(1, 2, (2, 6, n_writers))}}
+
+
 def tables_of(lean: RandomLean, size: int) -> Callable[[], dict[str, Columns]]:
     """A call that merges the states of a whole scan, ``size`` writers in a block, and makes its tables."""
     states = [
         (block, [invented_states(lean, block, seed) for seed in range(N_SHARDS)]) for block in blocks_of(lean, size)
     ]
+    paths = [
+        (
+            Block(block.model, PathsWork(block.work.writers, True)),
+            [invented_paths(lean, block, s) for s in range(N_SHARDS)],
+        )
+        for block, _ in states
+    ]
 
     def make() -> dict[str, Columns]:
-        merged = (
-            (block, merge_states("scan", block, lambda name: (each[name] for each in shards)))  # noqa: B023 used at once
-            for block, shards in states
-        )
-        return stage_tables("scan", merged, Setting())
+        tables: dict[str, Columns] = {}
+        for stage, measured in (("scan", states), ("paths", paths)):
+            merged = (
+                (block, merge_states(stage, block, lambda name: (each[name] for each in shards)))  # noqa: B023 used at once
+                for block, shards in measured
+            )
+            tables |= stage_tables(stage, merged, Setting(), tables)
+        return tables
 
     return make
 

@@ -32,7 +32,7 @@ def tables(erased: dict[str, float], pairs: dict[tuple[str, str], float] | None 
         pairs: β of the pairs that are significant.
         broad: the sum of β of broad erasers.
     """
-    writers = [{"writer": w, "erased_by_reading": erased.get(w, 0.0), "clearly_erased": w in erased} for w in SHARES]
+    writers = [{"writer": w, "erased": erased.get(w, 0.0), "clearly_erased": w in erased} for w in SHARES]
     shares = [{"writer": w, "eraser": e, "share": share} for w, own in SHARES.items() for e, share in own.items()]
     tested = [{"writer": w, "eraser": e, "beta": beta, "significant": True} for (w, e), beta in (pairs or {}).items()]
     others: list[dict[str, Any]] = [

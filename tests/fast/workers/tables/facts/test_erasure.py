@@ -36,8 +36,8 @@ def tables(**changes: Any) -> Tables:
         "written": [1.0, 1.0, 0.8, NAN],
         "remaining": [0.4, 0.6, 0.1, NAN],
         "opposed": [-0.7, -0.4, -0.9, NAN],
-        "erased_by_reading": [0.2, NAN, 0.9, NAN],
-        "erased_by_reading_centred": [0.1, NAN, 0.95, NAN],
+        "erased": [0.2, NAN, 0.9, NAN],
+        "erased_centred": [0.1, NAN, 0.95, NAN],
         "clearly_erased": [True, None, True, None],
         "erasers": ["L1H0", "", "L1H0+L1H1", None],
         "rank": [2.0, NAN, 1.0, NAN],
@@ -73,8 +73,8 @@ class TestOrder:
 class TestErased:
     def test_the_most_erased_is_first_and_the_unmeasured_are_left_out(self) -> None:
         assert writers(erased_writers(tables())) == ["L0H1", "embed"]
-        assert writers(erased_writers(tables(erased_by_reading=[1.0, 0.1, 0.2, 0.3]), heads=True)) == ["L0H1", "L0H0"]
-        assert len(erased_writers({})) == len(erased_writers(tables(erased_by_reading=None))) == 0
+        assert writers(erased_writers(tables(erased=[1.0, 0.1, 0.2, 0.3]), heads=True)) == ["L0H1", "L0H0"]
+        assert len(erased_writers({})) == len(erased_writers(tables(erased=None))) == 0
 
     def test_the_order_is_that_of_the_ranks(self) -> None:
         ranked = writers_by_rank(tables())
@@ -87,7 +87,7 @@ class TestErased:
 
     def test_the_writer_and_the_head(self) -> None:
         assert most_erased(tables()) == {"most_erased": "L0H1", "most_erased_head": "L0H1"}
-        found = most_erased(tables(erased_by_reading=[1.6, 0.2, 0.1, 0.7], clearly_erased=[True] * 4))
+        found = most_erased(tables(erased=[1.6, 0.2, 0.1, 0.7], clearly_erased=[True] * 4))
         assert found == {"most_erased": "embed", "most_erased_head": "L0H0"}
 
     def test_who_is_not_clearly_erased_is_not_named(self) -> None:
@@ -146,12 +146,10 @@ class TestClear:
 
     def test_a_large_share_alone_is_not_enough_nor_are_listed_erasers(self) -> None:
         shares = [0.9, 0.9, 0.9, 0.02]
-        assert writers(clearly_erased(tables(erased_by_reading=shares, clearly_erased=[False, None, False, True]))) == [
-            "MLP0"
-        ]
+        assert writers(clearly_erased(tables(erased=shares, clearly_erased=[False, None, False, True]))) == ["MLP0"]
 
     def test_the_largest_is_told_all_the_same(self) -> None:
-        assert largest_share(tables(erased_by_reading=[0.001, NAN, -0.5, NAN])) == ("embed", 0.001)
+        assert largest_share(tables(erased=[0.001, NAN, -0.5, NAN])) == ("embed", 0.001)
         assert largest_share({}) is None
 
     def test_shares_of_heads(self) -> None:

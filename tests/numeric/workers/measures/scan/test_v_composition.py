@@ -175,15 +175,13 @@ def test_however_the_work_is_split_the_numbers_stay(split: dict[str, int], ln: s
 def test_the_parts_of_heads_add_up(attn_only: bool, ln: str) -> None:
     config, _, model = random_lean(76, n_layers=4, n_heads=3, attn_only=attn_only)
     tables = measure_tables(model, draw(config), ln=ln)
-    for writer, rows in tables["v_composition"].groupby("writer"):
+    for _, rows in tables["v_composition"].groupby("writer"):
         is_head = rows["eraser"].str.contains("H")
         later = rows[rows["eraser"] == "later"].iloc[0]
-        ledger = tables["writers"].set_index("writer").loc[writer]
-        for column, erased in (("beta", "erased_by_reading"), ("beta_centred", "erased_by_reading_centred")):
+        for column in ("beta", "beta_centred"):
             assert rows[is_head][column].sum() == pytest.approx(later[column], abs=1e-6)
             attention = rows[rows["eraser"].str.startswith("attn")][column]
             assert attention.sum() == pytest.approx(later[column], abs=1e-6)
-            assert ledger[erased] == pytest.approx(-later[column], abs=1e-9)
 
 
 @pytest.mark.parametrize("attend", ATTENDS)
@@ -208,7 +206,7 @@ def test_several_plants_at_random_places_are_all_found_and_nothing_else(seed: in
     for planted in garden.plants:
         erased = -planted.expected(tokens).beta("later")
         assert writers.loc[planted.writer, "erasers"] == planted.eraser
-        assert writers.loc[planted.writer, "erased_by_reading"] == pytest.approx(erased, rel=0.02)
+        assert writers.loc[planted.writer, "erased"] == pytest.approx(erased, rel=0.02)
         assert writers.loc[planted.writer, "v_composition_share"] == pytest.approx(1.0, rel=0.02)
     assert writers["erasers"].to_dict() == garden.erasers(tokens)
     first = writers["rank"].sort_values().index[: len(garden.plants)]
@@ -221,7 +219,7 @@ def test_with_none_planted_none_is_found(attn_only: bool, ln: str) -> None:
     garden = plant_several(7, n_plants=0, attn_only=attn_only)
     tables = measure_tables(LeanModel(garden.config, garden.weights), draw(garden.config, (5, 16)), ln=ln)
     assert set(tables["writers"]["erasers"]) == {""}
-    assert tables["writers"]["erased_by_reading"].abs().max() < 5e-3
+    assert tables["writers"]["erased"].abs().max() < 5e-3
 
 
 @pytest.mark.parametrize("kind", DECOYS)
@@ -232,7 +230,7 @@ def test_decoys_are_no_erasers(kind: str, seed: int, ln: str) -> None:
     tables = measure_tables(LeanModel(decoy.config, decoy.weights), draw(decoy.config, (5, 16)), ln=ln)
     ledger = tables["writers"].set_index("writer").loc[decoy.writer]
     assert (ledger["erasers"], ledger["opposing"]) == (decoy.erasers, decoy.opposing)
-    assert ledger["erased_by_reading"] == pytest.approx(decoy.erased_by_reading, abs=5e-3)
+    assert ledger["erased"] == pytest.approx(decoy.erased, abs=5e-3)
 
 
 @pytest.mark.parametrize("seed", seeds(1, nightly=2))
@@ -261,6 +259,6 @@ def test_ranks_order_by_what_is_erased() -> None:
     writers: pd.DataFrame = measure_tables(model, draw(config))["writers"]
     ranked = writers.dropna(subset="rank").sort_values("rank")
     assert list(ranked["rank"]) == list(range(1, len(ranked) + 1))
-    assert ranked["erased_by_reading"].is_monotonic_decreasing
-    assert writers[writers["erased_by_reading"].isna()]["rank"].isna().all()
+    assert ranked["erased"].is_monotonic_decreasing
+    assert writers[writers["erased"].isna()]["rank"].isna().all()
     assert set(writers[writers["rank"].isna()]["writer"]) == {"L2H0", "L2H1", "L2H2", "L2H3", "MLP2"}

@@ -170,7 +170,7 @@ def test_decoys_have_no_verdict_of_erasure(kind: str, seed: int) -> None:
     group = measure(decoy.config, decoy.weights, Target(decoy.writer, (decoy.head,), "named"))["eraser_group"]
     row = group.iloc[-1]
     assert row["verdict"] == ("erased" if decoy.erasers else "not found")
-    assert -row["beta"] == pytest.approx(decoy.erased_by_reading, abs=2e-3)
+    assert -row["beta"] == pytest.approx(decoy.erased, abs=2e-3)
 
 
 @pytest.mark.parametrize("attn_only", [False, True])

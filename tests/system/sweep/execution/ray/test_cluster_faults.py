@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("helper")]
 LONGER = {"prompts": 24, "block_prompts": 1, "attempts": 10}
 """More shards, so that there is time to kill something, and patience with one that is killed again and again."""
 N_SHARDS = 3 * 24
-SCANNED = tuple(table_names("scan"))
+SCANNED = tuple(table_names("scan", "paths"))
 
 
 class Trials:
