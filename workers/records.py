@@ -261,6 +261,8 @@ class Resolved(NamedTuple):
     verify_prompts: tuple[int, int] = (0, 0)
     """First and one past the last of the prompts on which verify measures: behind the scanned ones, or among them where
     the corpus holds no more; empty where verify is not asked for."""
+    held_out: bool = False
+    """Whether none of verify's prompts is among the scanned ones, by their tokens."""
     verify_fingerprint: str = ""
     """Of all prompts of the token array."""
     given: tuple[tuple[int, ...], ...] = ()
@@ -276,11 +278,6 @@ class Resolved(NamedTuple):
     """Name of the corpus that it reads."""
     notes: tuple[str, ...] = ()
     """What the user should hear before anything is measured, a line each."""
-
-    @property
-    def held_out(self) -> bool:
-        """Whether verify measures on prompts that the scan has not seen."""
-        return self.verify_prompts[0] >= self.n_prompts
 
 
 class StagedMeans(NamedTuple):

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
+from jaxtyping import Integer
 
 from erasure_sweep.workers.corpora.resolve_corpus import (
     OWN,
@@ -106,8 +108,11 @@ def _prepare_verify(
     resolved: Resolved, model: ResolvedModel, corpus: ResolvedCorpus, verify: VerifyRequest
 ) -> Resolved:
     """Add which prompts verify measures on, what the user gave, and a tokenizer that can be read."""
+    span = verify_span(resolved.n_prompts, corpus.n_prompts, verify.prompts)
+    tokens = load_tokens(corpus.tokens)
     resolved = resolved._replace(
-        verify_prompts=verify_span(resolved.n_prompts, corpus.n_prompts, verify.prompts),
+        verify_prompts=span,
+        held_out=none_among(tokens[slice(*span)], tokens[: resolved.n_prompts]),
         verify_fingerprint=corpus.fingerprint,
         given=tokenize_given(verify, model.tokenizer, model.config.d_vocab, resolved.seq_len),
     )
@@ -134,6 +139,12 @@ def _prepare_verify(
 
 def _noting(resolved: Resolved, line: str) -> Resolved:
     return resolved._replace(notes=(*resolved.notes, f"{resolved.name}: {line}"))
+
+
+def none_among(prompts: Integer[np.ndarray, "prompt pos"], scanned: Integer[np.ndarray, "scanned pos"]) -> bool:
+    """Whether no prompt is among the scanned ones, by its tokens."""
+    seen = {prompt.tobytes() for prompt in scanned}
+    return not any(prompt.tobytes() in seen for prompt in prompts)
 
 
 def verify_span(n_scanned: int, n_prompts: int, wanted: int) -> tuple[int, int]:

@@ -39,7 +39,7 @@ class TestRepeatedDocuments:
         """
         distinct = np.random.default_rng(0).integers(0, D_VOCAB, (6, SEQ_LEN))
         np.save(tmp_path / "repeated.npy", np.tile(distinct, (20, 1)))
-        ran = bench.run(out, corpus=tmp_path / "repeated.npy", prompts=32)
+        ran = bench.run(out, corpus=tmp_path / "repeated.npy", prompts=32, writer="L0H0")
         assert_finished(ran, "good")
         entry = json.loads((out / "manifest.json").read_text())["models"][0]
         assert (entry["n_prompts"], entry["held_out"]) == (6, False)
@@ -49,6 +49,10 @@ class TestRepeatedDocuments:
         assert "Measured on 6 prompts" in words and "that repeat others were left out" in words
         table = pd.read_parquet(out / "good" / "tables" / "eraser_group.parquet")
         assert not table["held_out"].any()
+        pairs = pd.read_parquet(out / "good" / "tables" / "v_composition.parquet")
+        assert (
+            pairs[["p", "significant", "beta_low"]].isna().all(axis=None)
+        )  # one block of six prompts says nothing of chance
 
     def test_others_are_left_for_verify(self, bench: Bench, out: Path, tmp_path: Path):
         """A corpus with repeated documents, and different ones left for verify
@@ -57,7 +61,7 @@ class TestRepeatedDocuments:
         """
         distinct = np.random.default_rng(0).integers(0, D_VOCAB, (12, SEQ_LEN))
         np.save(tmp_path / "repeated.npy", distinct[[0, 0, 1, 2, 3, 1, 4, 5, 6, 7, 0, 1, 2, 3, 8, 9, 10, 11, 11]])
-        ran = bench.run(out, corpus=tmp_path / "repeated.npy", prompts=8)
+        ran = bench.run(out, corpus=tmp_path / "repeated.npy", prompts=8, writer="L0H0")
         assert_finished(ran, "good")
         entry = json.loads((out / "manifest.json").read_text())["models"][0]
         assert (entry["n_prompts"], entry["n_verify_prompts"], entry["held_out"]) == (8, 4, True)

@@ -11,7 +11,7 @@ import pytest
 from erasure_sweep.workers.corpora.resolve_corpus import CorpusRequest, fingerprint_tokens, load_tokens
 from erasure_sweep.workers.errors import DataError, UsageError
 from erasure_sweep.workers.records import Group, Resolved, VerifyRequest
-from erasure_sweep.workers.resolve import resolve, tokenize_given, verify_span
+from erasure_sweep.workers.resolve import none_among, resolve, tokenize_given, verify_span
 from tests.support.corpus_requests import write_tokenizer
 from tests.support.models.random_models import write_tl_directory
 
@@ -48,6 +48,26 @@ def test_prompts_behind_the_scan_or_else_scanned_ones(
     scanned: int, held: int, wanted: int, expected: tuple[int, int]
 ) -> None:
     assert verify_span(scanned, held, wanted) == expected
+
+
+def test_held_out_is_told_by_what_prompts_hold() -> None:
+    scanned = np.arange(12, dtype=np.uint16).reshape(3, 4)
+    assert none_among(scanned + 1, scanned)
+    assert not none_among(np.concatenate([scanned + 1, scanned[2:]]), scanned)
+
+
+@pytest.mark.parametrize(("copies", "prompts", "expected"), [(20, 32, (6, (0, 6), False)), (20, 3, (3, (3, 6), True))])
+def test_of_six_documents_twenty_times_six_are_measured(
+    place: Path, tmp_path: Path, copies: int, prompts: int, expected: tuple[int, tuple[int, int], bool]
+) -> None:
+    """A prompt that was scanned is not taken for one that was held out, wherever its copies stand."""
+    documents = np.random.default_rng(1).integers(0, 97, (6, SEQ_LEN))
+    np.save(tmp_path / "tokens.npy", np.tile(documents, (copies, 1)))
+    request = CorpusRequest(str(tmp_path / "tokens.npy"), prompts, SEQ_LEN, 0)
+    found = resolve(str(place / "model"), request, str(tmp_path / "staging"), verify=VerifyRequest(32))
+    assert (found.n_prompts, found.verify_prompts, found.held_out) == expected
+    tokens = load_tokens(Path(found.tokens))
+    assert len({prompt.tobytes() for prompt in tokens}) == len(tokens) == 6
 
 
 def test_a_single_prompt_cannot_be_verified() -> None:
