@@ -23,6 +23,8 @@ _MISSING = "—"
 _SPELLED_OUT = 6
 _NAMED_HEADS = 6
 _MOST_LISTED = 8
+_WORTH_EXPLAINING = 0.05
+"""From this difference on it is said why two shares of a writer differ."""
 _LARGE = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
 
 
@@ -115,6 +117,27 @@ def erased_all_the_same(tables: Tables) -> str:
     if broad:
         sentences.append(f"Broad erasers, which take out of most earlier heads: {first_of(broad)}.")
     return " ".join(sentences)
+
+
+def taken_out_and_written_back(written: float, remaining: float, erased: float) -> str:
+    """Why a writer does not end as what later heads take out would leave it; nothing where it nearly does.
+
+    Args:
+        written, remaining: in the stream where it writes and at the end.
+        erased: what later heads take out over all attention paths.
+    """
+    back = remaining - written + erased
+    if not abs(back) >= _WORTH_EXPLAINING:  # NaN neither
+        return ""
+    by_reading = (
+        f"{number(erased)} of it is taken out" if erased >= 0 else f"Heads that read it add {number(-erased)} of it"
+    )
+    others = (
+        f"{number(back)} is written {'back' if erased > 0 else 'along it'}"
+        if back > 0
+        else f"{number(-back)} is written against it by components that do not take it from reading"
+    )
+    return f"{by_reading} and {others}: {number(written)} where it writes, {number(remaining)} at the end."
 
 
 def eraser_name(label: str) -> str:

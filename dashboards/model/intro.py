@@ -16,6 +16,7 @@ from erasure_sweep.dashboards.wording import (
     model_line,
     nothing_erased,
     number,
+    taken_out_and_written_back,
     unfinished,
 )
 from erasure_sweep.workers.manifest import Manifest
@@ -57,10 +58,11 @@ def _most_erased_words(tables: Tables, erased: pd.DataFrame) -> str:
     writer = str(erased["writer"].iloc[0])
     named = erasers_of(tables, writer)
     by = f" (erasers: {first_of(named)})" if named else ""
-    ends = f"in the stream it is at {number(written)} where it writes and at {number(remaining)} at the end"
+    explained = taken_out_and_written_back(written, remaining, shares)
+    ends = f"It goes from {number(written)} where it writes to {number(remaining)} at the end."
     return (
         f"Most erased by reading: {writer}. Later heads take out {number(shares)} of it because they read it{by}. "
-        f"That is not the net change: {ends}. Other components, and the same heads for other reasons, can write it back."
+        f"{explained or ends}"
     )
 
 

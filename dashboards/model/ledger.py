@@ -18,7 +18,7 @@ from erasure_sweep.dashboards.grids import Grid
 from erasure_sweep.dashboards.html.parts import Card, Control
 from erasure_sweep.dashboards.model.view import GLANCE, MODEL, ModelView
 from erasure_sweep.dashboards.plots.theme import BLUE, GREY, VERMILLION, figure, single, text
-from erasure_sweep.dashboards.wording import number
+from erasure_sweep.dashboards.wording import number, taken_out_and_written_back
 from erasure_sweep.workers.labels import StreamPlace, kind_of, place_of
 from erasure_sweep.workers.tables.values import Floats, numeric
 
@@ -44,16 +44,20 @@ class Ledger(NamedTuple):
     steps: list[LedgerStep]
     remaining: float
     gap: float
+    erased: float
+    """What later heads take out of it over all attention paths."""
 
 
 def ledger(components: Grid, writers: pd.DataFrame, writer: str, centred: bool = False) -> Ledger:
     """The ledger of one writer from its component projection and its row in ``writers``."""
     suffix = "_centred" if centred else ""
     rows = writers[writers["writer"].astype(str) == writer] if "writer" in writers else writers.iloc[:0]
-    written, remaining = (_first(numeric(rows, f"{name}{suffix}")) for name in ("written", "remaining"))
+    written, remaining, erased = (
+        _first(numeric(rows, f"{name}{suffix}")) for name in ("written", "remaining", "erased")
+    )
     steps = _steps(components, writer, components.row(writer, f"beta{suffix}"))
     gap = remaining - written - sum(step.value for step in steps)
-    return Ledger(writer, centred, written, steps, remaining, gap)
+    return Ledger(writer, centred, written, steps, remaining, gap, erased)
 
 
 def _first(values: Floats) -> float:
@@ -132,6 +136,8 @@ def _sentence(shown: Ledger, measured: bool) -> str:
         f"{shown.writer}: {number(shown.written)} in the stream where it writes, {number(up)} reinforced and "
         f"{number(down)} opposed by later components, {number(shown.remaining)} at the end (pooled β)."
     ]
+    if explained := taken_out_and_written_back(shown.written, shown.remaining, shown.erased):
+        sentences.append(explained)
     if abs(shown.gap) > GAP_TOLERANCE:
         sentences.append(
             f"The table lacks terms: {number(shown.gap)} between written and remaining is not in these bars."
@@ -155,7 +161,7 @@ def ledger_card(view: ModelView) -> Card:
         "earlier ones hold along it), plus what later sublayers reinforced (+, blue), minus what they opposed (−, "
         "red), is what remains. Attention is counted head by head and bias, so a layer can have both. 'Means "
         "removed' takes each component's average over tokens out first: what is then still opposed is information, "
-        "not a constant.",
+        "not a constant. Where written → remaining and what is erased of it differ, both numbers are given.",
         figures,
         [Control("Writer", names), Control("Outputs", ["as they are", "means removed"])] if names else [],
         min_width=min(800, 24 * max((len(plot.data[0].x) for plot in figures.values()), default=0)),

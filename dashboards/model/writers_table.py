@@ -13,7 +13,7 @@ from erasure_sweep.dashboards.grids import Grid
 from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable, NumberColumn
 from erasure_sweep.dashboards.model.view import ALL_WRITERS, MODEL, ModelView
 from erasure_sweep.dashboards.wording import first_of
-from erasure_sweep.workers.tables.facts.erasure import is_ranked, strongest_first
+from erasure_sweep.workers.tables.facts.erasure import is_ranked, strongest_first, written_back
 from erasure_sweep.workers.tables.values import numeric
 
 _Cells = tuple[HtmlColumn, Sequence[Any]]
@@ -28,6 +28,14 @@ _ERASED = (
         "share that all later heads together take out because they read it or what others left of it, over all attention paths",
     ),
     NumberColumn("erased_centred", "erased, means removed", f"the same, {_CENTRED}"),
+)
+
+
+_WRITTEN_BACK = NumberColumn(
+    "written_back",
+    "written back",
+    "remaining − written + erased: what others write back of what is taken out; below 0 more goes than later heads take out "
+    "by reading it",
 )
 
 
@@ -82,7 +90,8 @@ def writers_in_numbers(view: ModelView) -> HtmlTable:
         erasers = _heads(view.reading, writers, "beta", "erasers")
         read = (HtmlColumn("erasers", f"later heads whose V-composed part has {_RULE}"), erasers)
         tested = _counts(writers, _SIGNIFICANT) if "significant_erasers" in writers else []
-        cells = [*_numbers(writers, _ERASED), read, *tested, *_numbers(writers, _ERASERS), *cells]
+        back = (_WRITTEN_BACK.html, written_back(writers).tolist())
+        cells = [*_numbers(writers, _ERASED), back, read, *tested, *_numbers(writers, _ERASERS), *cells]
     columns = [HtmlColumn("writer"), *(column for column, _ in cells)]
     rows = [[label, *(values[row] for _, values in cells)] for row, label in enumerate(labels)]
     return HtmlTable(
@@ -108,7 +117,7 @@ def _caption(ranked: bool) -> str:
         )
     return (
         f"{ledger}Erased by reading is what all later heads together take out because they read the writer, or what earlier "
-        "ones left of it; it is no net change. Two tests find erasers, and a head can pass one alone: those listed, "
+        "ones left of it; others can write it back. Two tests find erasers, and a head can pass one alone: those listed, "
         "strongest first, take out at most "
         f"tokens (their V-composed part has {_RULE}); significant ones take out more than τ pooled over tokens, beyond "
         "chance. Opposing heads write against it at most tokens without being listed as erasers. DLA r and slope hold "

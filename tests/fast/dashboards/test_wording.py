@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 from erasure_sweep.dashboards.plots.theme import robust_range, text
-from erasure_sweep.dashboards.wording import amount, measured_line, number, protocol_warnings
+from erasure_sweep.dashboards.wording import (
+    amount,
+    measured_line,
+    number,
+    protocol_warnings,
+    taken_out_and_written_back,
+)
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.tables import fake_manifest, fake_model, fake_sweep, model_tables
 
@@ -71,3 +79,32 @@ class TestWords:
         assert high == pytest.approx(1.2 + 0.04 * 1.7)
         assert robust_range(np.array([99.0]), np.array([99.0]), limit=4.0)[1] == pytest.approx(4 + 0.04 * 4)
         assert robust_range(np.array([]), np.array([]))[0] < 0
+
+
+class TestTakenOutAndWrittenBack:
+    """Where written → remaining and what is erased differ, both numbers and the difference are told."""
+
+    @pytest.mark.parametrize(
+        ("written", "remaining", "erased", "words"),
+        [
+            (
+                1.0,
+                0.95,
+                0.6,
+                "0.60 of it is taken out and 0.55 is written back: 1.00 where it writes, 0.95 at the end.",
+            ),
+            (
+                1.0,
+                0.2,
+                0.3,
+                "0.30 of it is taken out and 0.50 is written against it by components that do not take it from reading",
+            ),
+            (1.0, 2.0, -0.2, "Heads that read it add 0.20 of it and 0.80 is written along it: 1.00"),
+        ],
+    )
+    def test_both_numbers(self, written: float, remaining: float, erased: float, words: str) -> None:
+        assert taken_out_and_written_back(written, remaining, erased).startswith(words)
+
+    @pytest.mark.parametrize(("remaining", "erased"), [(0.4, 0.6), (0.44, 0.6), (math.nan, 0.6), (0.4, math.nan)])
+    def test_where_they_agree_or_are_not_known_there_is_nothing_to_say(self, remaining: float, erased: float) -> None:
+        assert taken_out_and_written_back(1.0, remaining, erased) == ""

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from erasure_sweep.workers.labels import is_head
-from erasure_sweep.workers.tables.values import Tables, numeric, rows_where, strings, table_of
+from erasure_sweep.workers.tables.values import Floats, Tables, numeric, rows_where, strings, table_of
 
 NOTICEABLE = 0.01
 """Below this share of its output nothing noteworthy happens to a writer."""
@@ -100,12 +100,19 @@ def most_erased(tables: Tables) -> dict[str, str]:
 
 
 def shares_of_heads(tables: Tables, writer: str) -> dict[str, float]:
-    """What each later head takes out of a writer because it reads it, as a share of the writer's output."""
-    name, sign = ("erasure_shares", 1) if "erasure_shares" in tables else ("v_composition", -1)
-    rows = rows_where(table_of(tables, name), writer=writer)
-    column = numeric(rows, "share" if sign == 1 else "beta")
-    shares = zip(strings(rows, "eraser"), (sign * column).tolist(), strict=True)
+    """What each later head takes out of a writer over all attention paths, as a share of the writer's output."""
+    rows = rows_where(table_of(tables, "erasure_shares"), writer=writer)
+    shares = zip(strings(rows, "eraser"), numeric(rows, "share").tolist(), strict=True)
     return {str(eraser): share for eraser, share in shares if is_head(str(eraser)) and np.isfinite(share)}
+
+
+def written_back(writers: pd.DataFrame) -> Floats:
+    """What others write back of what later heads take out: all three of ``writers``, remaining − written + erased.
+
+    Below 0 more goes than later heads take out because they read it.
+    """
+    remaining, written, erased = (numeric(writers, name) for name in ("remaining", "written", "erased"))
+    return remaining - written + erased
 
 
 def half_erased(tables: Tables) -> Counted:

@@ -63,6 +63,15 @@ class TestLedger:
         assert abs(shown.gap) > 0.01
         assert "lacks terms" in plot_ledger(shown).layout.meta["sentence"]
 
+    @pytest.mark.parametrize("centred", [False, True])
+    def test_what_is_taken_out_and_written_back_is_told(self, model: ModelTables, centred: bool) -> None:
+        suffix = "_centred" if centred else ""
+        writers = model.tables["writers"].assign(
+            **{f"erased{suffix}": 0.75, f"remaining{suffix}": 1.0, f"written{suffix}": 1.0}
+        )
+        shown = ledger(components(model), writers, "L0H1", centred)
+        assert "0.75 of it is taken out and 0.75 is written back" in plot_ledger(shown).layout.meta["sentence"]
+
     def test_a_zero_writer_has_an_empty_ledger_that_says_so(self, model: ModelTables) -> None:
         shown = ledger(components(model), model.tables["writers"], ZERO)
         assert np.isnan(shown.written)

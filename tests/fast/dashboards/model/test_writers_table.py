@@ -52,20 +52,21 @@ class TestWritersTable:
     def test_holds_what_is_erased(self, model: ModelTables) -> None:
         table = writers_in_numbers(ModelView(model))
         headings = [column.heading for column in table.columns]
-        assert headings[:7] == [
-            *("writer", "erased by reading", "erased, means removed", "erasers", "V-composition share"),
+        assert headings[:8] == [
+            *("writer", "erased by reading", "erased, means removed", "written back", "erasers", "V-composition share"),
             *("DLA r", "DLA slope"),
         ]
         first, expected = table.rows[0], row_of(model, top_writers(model.tables, 1)[0])
         names = ["erased", "erased_centred", "v_composition_share", "dla_r", "dla_slope"]
-        assert [first[i] for i in (1, 2, 4, 5, 6)] == [expected[name] for name in names]
+        assert [first[i] for i in (1, 2, 5, 6, 7)] == [expected[name] for name in names]
+        assert first[3] == expected["remaining"] - expected["written"] + expected["erased"]
         betas = model.tables["v_composition"].query("writer == @first[0]").set_index("eraser")["beta"]
         strongest_first = sorted(expected["erasers"].split("+"), key=lambda head: betas[head])
-        assert first[3].startswith(", ".join(strongest_first[:6]))
+        assert first[4].startswith(", ".join(strongest_first[:6]))
 
     def test_none_and_not_measured_are_told_apart(self, model: ModelTables) -> None:
         table = writers_in_numbers(ModelView(model))
-        erasers = {row[0]: row[3] for row in table.rows}
+        erasers = {row[0]: row[4] for row in table.rows}
         assert erasers["L0H0"] == "none"
         assert erasers[ZERO] is None
 

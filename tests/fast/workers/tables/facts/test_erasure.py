@@ -22,6 +22,7 @@ from erasure_sweep.workers.tables.facts.erasure import (
     strongest_first,
     top_writers,
     writers_by_rank,
+    written_back,
 )
 from erasure_sweep.workers.tables.values import Tables
 from tests.support.fakes.tables import fake_model
@@ -152,8 +153,12 @@ class TestClear:
         assert largest_share(tables(erased=[0.001, NAN, -0.5, NAN])) == ("embed", 0.001)
         assert largest_share({}) is None
 
+    def test_what_is_written_back(self) -> None:
+        back = written_back(tables()["writers"])
+        np.testing.assert_allclose(back, [0.4 - 1.0 + 0.2, NAN, 0.1 - 0.8 + 0.9, NAN], atol=1e-12)
+
     def test_shares_of_heads(self) -> None:
         pairs = pd.DataFrame({"writer": ["L0H1"] * 3 + ["embed"], "eraser": ["L1H0", "later", "L1H1", "L1H0"]})
-        measured = {"v_composition": pairs.assign(beta=[-0.1, -0.3, NAN, -0.9])}
+        measured = {"erasure_shares": pairs.assign(share=[0.1, 0.3, NAN, 0.9])}
         assert shares_of_heads(measured, "L0H1") == {"L1H0": 0.1}
         assert shares_of_heads({}, "L0H1") == {}
