@@ -28,8 +28,8 @@ from erasure_sweep.workers.records import State
 SAMPLE = 1000
 RANK_GROUPS = 64
 """Into how many groups the prompts of the sampled points are dealt for the intervals of rank correlations, at most."""
-STORED_BYTES_PER_LINE = 64
-"""Of one row of a shard on disk, without its points."""
+STORED_BYTES_PER_LINE = 400
+"""Of one row of a shard of 8 prompts on disk, without its points: digits of moments do not compress."""
 STORED_BYTES_PER_POINT = 6
 """Of one row at one sampled token."""
 

@@ -36,8 +36,10 @@ from erasure_sweep.workers.measures.statistics.sketch_bins import N_BINS
 from erasure_sweep.workers.records import State
 from erasure_sweep.workers.tables.columns import QUANTILES
 
-STORED_BYTES_PER_RATIO = 150
-"""Of one row of a shard on disk, compressed, seen on the bundled models."""
+STORED_BYTES_PER_RATIO = 200
+"""Of one row of a shard of 8 prompts on disk, compressed."""
+STORED_BYTES_PER_MEDIAN = 600
+"""Of the sketches of its prompts beside that, where its median has an interval."""
 
 
 class RatioRecorder(Generic[RowT]):

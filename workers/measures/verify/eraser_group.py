@@ -31,6 +31,7 @@ from erasure_sweep.workers.measures.interventions.verified_prompt import (
 )
 from erasure_sweep.workers.measures.measure import Block, Measure, Row, Setting, columns_of
 from erasure_sweep.workers.measures.statistics.ratios import (
+    STORED_BYTES_PER_MEDIAN,
     STORED_BYTES_PER_RATIO,
     RatioRecorder,
     Ratios,
@@ -152,7 +153,8 @@ class EraserGroup(Measure[GroupWork, Block[GroupWork], WriterPrompt]):
             + 2 * (len(PARTNER) + group_work(size).draws + len(siblings(size.layout, target.writer)))
             for target in targets_of(size)
         )
-        return Cost(stored_bytes=STORED_BYTES_PER_RATIO * n_rows)
+        n_medians = sum(len(WITH_MEDIANS) * (len(target.erasers) + 1) for target in targets_of(size))
+        return Cost(stored_bytes=STORED_BYTES_PER_RATIO * n_rows + STORED_BYTES_PER_MEDIAN * n_medians)
 
 
 def _erasers(ratios: Ratios[GroupRow], work: GroupWork, index: int, setting: Setting) -> Iterator[Row]:
