@@ -1,7 +1,8 @@
 """Which models stand beside each other: their names, their order, their families, and whose training they are part of.
 
 A checkpoint is named ``BASE@POINT`` and says its ``base``; final weights have their base's name. Where models of one
-name come from several sweeps, the name ends with `` · `` and the sweep.
+name come from several sweeps, the name ends with `` · `` and the sweep. Models whose names differ in ``-seed3`` alone are
+training runs of one model that differ in their seed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ _POINT = re.compile(r"@\S*")
 _SIZE = re.compile(
     r"[-_](?:\d+l|w\d+|\d+l\d+w|\d+(?:\.\d+)?[mb]|small|medium|large|xl)(?=[-_\s]|$)", flags=re.IGNORECASE
 )
+_SEED = re.compile(r"[-_]seed[-_]?\d+(?=[-_\s@]|$)", flags=re.IGNORECASE)
 
 
 def display_names(models: Sequence[ModelTables]) -> list[str]:
@@ -37,9 +39,14 @@ def name_of(about: ManifestEntry) -> str:
 
 
 def family_of(name: str) -> str:
-    """A name without depth, width, size and checkpoint: ``toy-gelu-4l-w128@65536`` is of the family ``toy-gelu``."""
-    whole = _POINT.sub("", name)
+    """A name without depth, width, size, seed and checkpoint: ``toy-gelu-4l-w128@65536`` is of the family ``toy-gelu``."""
+    whole = _POINT.sub("", seedless(name))
     return _SIZE.sub("", whole) or whole or name
+
+
+def seedless(name: str) -> str:
+    """A name without its seed: ``toy-2l-seed3@65536`` and ``toy-2l-seed4@65536`` are both ``toy-2l@65536``."""
+    return _SEED.sub("", name) or name
 
 
 def series_of(about: ManifestEntry) -> str:

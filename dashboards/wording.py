@@ -9,8 +9,9 @@ import numpy as np
 
 from erasure_sweep.dashboards.model_names import is_checkpoint, series_of
 from erasure_sweep.workers.manifest import Manifest, ManifestEntry
+from erasure_sweep.workers.tables.facts.erased_writers import ErasedWriter
 from erasure_sweep.workers.tables.facts.erasers import broad_erasers, significant_erasures
-from erasure_sweep.workers.tables.facts.erasure import largest_share
+from erasure_sweep.workers.tables.facts.erasure import NOTICEABLE, largest_share
 from erasure_sweep.workers.tables.facts.verified import LATER
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from erasure_sweep.workers.tables.values import Tables
@@ -19,6 +20,7 @@ OWN = "own"
 """The value of the config's ``corpus`` by which each model reads the mix that it was trained on."""
 LATER_NAME = "all later"
 """What the sum of all heads of later layers is called."""
+GROWS_TO = "\u00a0→\u00a0"
 _MISSING = "—"
 _SPELLED_OUT = 6
 _NAMED_HEADS = 6
@@ -138,6 +140,23 @@ def taken_out_and_written_back(written: float, remaining: float, erased: float) 
         else f"{number(-back)} is written against it by components that do not take it from reading"
     )
     return f"{by_reading} and {others}: {number(written)} where it writes, {number(remaining)} at the end."
+
+
+def means_kept(one: ErasedWriter) -> str:
+    """What is erased of a writer with means kept, in brackets, where that is another number."""
+    return f" ({number(one.kept)} with means kept)" if abs(one.kept - one.share.value) >= NOTICEABLE else ""
+
+
+def written_and_remaining(one: ErasedWriter) -> str:
+    """What was written of a writer and what remains; why that is not the difference that erasing makes; what is diluted."""
+    if not np.isfinite([one.written, one.remaining]).any():
+        return "written → remaining: not measured"
+    said = f"written → remaining: {number(one.written)}{GROWS_TO}{number(one.remaining)}"
+    if one.written_back >= _WORTH_EXPLAINING:
+        said += f" ({number(one.share.value)} taken out and {number(one.written_back)} written back)"
+    if one.written_back <= -_WORTH_EXPLAINING:
+        said += f" ({number(-one.written_back)} of it lost for other reasons)"
+    return said + (f"; diluted {number(one.diluted)}" if np.isfinite(one.diluted) else "")
 
 
 def eraser_name(label: str) -> str:

@@ -69,7 +69,8 @@ def causal_card(view: ComparisonView) -> Card:
     return Card(
         "The causal maps of erasure",
         "What each later attention layer, or head, (column) writes along each writer (row) because it read it: β of "
-        "its V-composed part, a share of the writer's output. Red removes, blue adds; all maps share their colours. "
+        "its V-composed part, a share of the writer's output. Layers do not add up to what is erased: what one took out the "
+        "next no longer reads. Red removes, blue adds; all maps share their colours. "
         "Grey: it is not later than the writer, or the writer was not measured."
         + (f" No later heads, or not measured: {first_of(absent)}." if absent else "")
         + (

@@ -38,7 +38,7 @@ _MOST_PANELS = 24
 class DepthLine(NamedTuple):
     """Median presence of one writer through relative depth.
 
-    ``role``: ``most erased``, or ``most opposed`` where reading was not measured, ``pos_embed`` or ``embed``.
+    ``role``: ``most erased``, or ``most opposed`` where erasure was not measured, ``pos_embed`` or ``embed``.
     """
 
     writer: str
@@ -103,7 +103,7 @@ def depth_card(view: ComparisonView) -> Card:
     return Card(
         "What is left through depth",
         f"Median {RATIO_TITLE}, through each model's depth: 0 is the first state, 1 the last. Each model's most "
-        "erased writer (the most opposed one where erasing by reading was not measured) beside its embeddings; all "
+        "erased writer (the most opposed one where erasure was not measured) beside its embeddings; all "
         f"panels share one axis, which ends at ±4: a line that leaves it goes on beyond.{left_out}{view.note}",
         {str(index): plot_depth(lines, y_range) for index, lines in enumerate(panels.values())},
         panels=list(panels),

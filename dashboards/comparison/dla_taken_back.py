@@ -1,4 +1,4 @@
-"""How much of writers' DLA later heads take back, model by model."""
+"""How much of writers' DLA later heads leave, model by model."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ def dla_card(view: ComparisonView) -> Card:
     absent = [name for name in names if name not in with_points]
     left_out = f" Not measured: {first_of(absent)}." if absent else ""
     return Card(
-        "How much of writers' DLA later heads take back",
-        "Each point is a writer. Its direct logit attribution (DLA) is its own part of the difference of the logits of the "
-        "two most likely next tokens; beside it stands the part of what all later heads write because they read it. Slope: "
-        "how much of the latter there is per unit of the former; 0 leaves its DLA as it is, −1 takes all of it back, below "
-        "−1 more. r: how well that line fits, from −1 to 1; where it is near 0 the slope says little. "
+        "How much of writers' DLA later heads leave",
+        "Each point is a writer. Its direct logit attribution (DLA) is its own part of the difference of the logits of the two "
+        "most likely next tokens; its net DLA is that of what later heads leave of it, as they, or heads between, read it, "
+        "along all paths through attention with patterns, scales and MLPs as they were. Slope: how much of the latter there is "
+        "per unit of the former; 1 leaves its DLA as it is, 0 takes all of it back, below 0 more. r: how well that line fits, "
+        "from −1 to 1; where it is near 0 the slope says little. "
         f"{what_is_drawn(most, DLA_SLOPE)}{left_out}{view.note}",
         {str(at): plot_strips(points, names, measure) for at, (measure, points) in enumerate(shown)},
         [Control("Shown", [measure.name for measure, _ in shown])] if shown else [],
         min_width=strips_width(len(names)),
         empty="This was not measured in any model, or none has a writer with a later attention layer.",
-        tables=("writers", "dla_correlation"),
+        tables=("writers", "net_dla"),
     )

@@ -1,4 +1,4 @@
-"""How much of the writers is erased by reading, model by model."""
+"""How much of the writers is erased, model by model."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ def erased_card(view: ComparisonView) -> Card:
     return strip_card(
         view,
         ERASED,
-        "How much of the writers is erased by reading",
-        "Each point is a writer: how much all later heads together write against it because they read it, or what earlier "
-        "ones left of it, as a share of its output, pooled over all tokens (1 is all of it, above 1 more than it wrote; below "
-        "0 they add to it).",
+        "How much of the writers is erased",
+        "Each point is a writer: the share of its output that later heads take out because they, or heads between, read it, "
+        "along all paths through attention, pooled over tokens (1 is all of it; below 0 they add to it).",
         "Without a writer for which this was measured",
         "This was not measured in any model, or none has a writer with a later attention layer.",
     )

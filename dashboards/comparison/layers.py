@@ -1,7 +1,7 @@
 """Erasure layer by layer: where erased writers write, and where it is that later heads erase them.
 
 A model is a line over its layers. Of the writers of a layer, or of the writers that a layer's heads erase, a point is
-the strongest one's share or the mean over those of which anything is erased. Embeddings write before layer 0 and stand there.
+the strongest one's share or the median. Embeddings write before layer 0 and stand there.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from erasure_sweep.workers.tables.values import Floats, numeric, table_of
 
 Side = Literal["writers", "erasers"]
 SIDES: tuple[tuple[Side, str], ...] = (("writers", "where erased writers write"), ("erasers", "where it is erased"))
-STATISTICS = ("the strongest writer", "mean of the erased writers")
+STATISTICS = ("the strongest writer", "the median writer")
 EMBEDDINGS = -1
 """The place of embeddings: before layer 0."""
 MOST_LINES = 24
@@ -58,7 +58,7 @@ class LayerLine(NamedTuple):
         depth: how many layers the model has.
         layers: where something was measured, ascending; ``EMBEDDINGS`` before all.
         strongest: the greatest share erased of any writer, one for each of ``layers``; ``names`` says whose.
-        mean: the mean over the writers of which anything is erased, 0 where there are none; ``counts`` says of how many.
+        median: over the measured writers; ``counts`` says of how many.
     """
 
     model: str
@@ -68,7 +68,7 @@ class LayerLine(NamedTuple):
     layers: list[int]
     strongest: Floats
     names: list[str]
-    mean: Floats
+    median: Floats
     counts: list[int]
 
 
@@ -84,12 +84,12 @@ def shares_by_layer(model: ModelTables, side: Side, centred: bool = False) -> pd
         at = [place_of(str(writer)) for writer in table["writer"]]
         share = numeric(table, f"erased{suffix}")
     else:
-        table = table_of(model.tables, "v_composition")
+        table = table_of(model.tables, "erasure_shares")
         erasers = table["eraser"].astype(str) if "eraser" in table else pd.Series("", index=table.index)
         # single heads are left out: a layer's sum holds them
         known = {eraser: place_of(eraser) if kind_of(eraser) == "attention" else None for eraser in erasers.unique()}
         at = [known[eraser] for eraser in erasers]
-        share = -numeric(table, f"beta{suffix}")
+        share = numeric(table, f"share{suffix}")
     layer = np.array([np.nan if place is None else place.layer for place in at], dtype=np.float64)
     rows = pd.DataFrame({"layer": layer, "writer": table["writer"].astype(str).to_numpy(), "share": share})
     rows = rows[np.isfinite(rows["layer"]) & np.isfinite(rows["share"])]
@@ -115,22 +115,21 @@ def _deepest(model: ModelTables) -> int:
     """The last layer that has a writer, measured or not."""
     found = [
         place_of(str(writer))
-        for name in ("writers", "v_composition")
+        for name in ("writers", "erasure_shares")
         for writer in table_of(model.tables, name)["writer"]
     ]
     return max(place.layer for place in found if place)
 
 
 def _summed(parts: Sequence[pd.DataFrame]) -> tuple[Floats, list[str], Floats, list[int]]:
-    """Of each layer the strongest share and whose it is, the mean of the positive ones and how many they are."""
+    """Of each layer the strongest share and whose it is, the median and of how many writers."""
     shares = [part["share"].to_numpy(dtype=np.float64) for part in parts]
     strongest = [int(np.argmax(values)) for values in shares]
-    positive = [values[values > 0] for values in shares]
     return (
         np.array([values[at] for values, at in zip(shares, strongest, strict=True)]),
         [str(part["writer"].iloc[at]) for part, at in zip(parts, strongest, strict=True)],
-        np.array([float(values.mean()) if len(values) else 0.0 for values in positive]),
-        [len(values) for values in positive],
+        np.array([np.median(values) for values in shares]),
+        [len(values) for values in shares],
     )
 
 
@@ -143,21 +142,21 @@ def places(line: LayerLine, relative: bool) -> Floats:
 
 
 def plot_layers(
-    lines: Sequence[LayerLine], looks: dict[str, dict[str, Any]], side: Side, mean: bool, relative: bool
+    lines: Sequence[LayerLine], looks: dict[str, dict[str, Any]], side: Side, median: bool, relative: bool
 ) -> go.Figure:
     """A line per model; embeddings apart from it, left of a dotted line."""
-    values = np.concatenate([np.zeros(1), *(line.mean if mean else line.strongest for line in lines)])
+    values = np.concatenate([np.zeros(1), *(line.median if median else line.strongest for line in lines)])
     embedded = any(EMBEDDINGS in line.layers for line in lines)
     at = -_GAP / 2 if relative else -0.5
     dotted = {"color": shade(GREY, 0.8), "width": 1, "dash": "dot"}
     before_layer_0 = {"type": "line", "y0": 0, "y1": 1, "yref": "paper", "line": dotted}
     whose = "of the writers of a layer" if side == "writers" else "by a layer's heads"
     return figure(
-        [_trace(line, looks[line.model], side, mean, relative) for line in lines],
+        [_trace(line, looks[line.model], side, median, relative) for line in lines],
         x_title="",
         y_title=f"erased {whose}<br>(share of the writer's output)",
         height=440,
-        sentence=_sentence(lines, side, mean),
+        sentence=_sentence(lines, side, median),
         xaxis=_axis(lines, side, relative, embedded),
         yaxis={"range": robust_range(values, np.array([]), keep=_KEPT, limit=LIMIT)},
         shapes=[{**before_layer_0, "x0": at, "x1": at}] if embedded else [],
@@ -165,9 +164,9 @@ def plot_layers(
     )
 
 
-def _trace(line: LayerLine, look: dict[str, Any], side: Side, mean: bool, relative: bool) -> go.Scatter:
-    at, values = places(line, relative), line.mean if mean else line.strongest
-    hover_texts = [_hover(line, index, side, mean) for index in range(len(at))]
+def _trace(line: LayerLine, look: dict[str, Any], side: Side, median: bool, relative: bool) -> go.Scatter:
+    at, values = places(line, relative), line.median if median else line.strongest
+    hover_texts = [_hover(line, index, side, median) for index in range(len(at))]
     if line.layers[0] == EMBEDDINGS:
         # a gap, so that no line leads from embeddings to layer 0
         at, values = np.insert(at, 1, np.nan), np.insert(values, 1, np.nan)
@@ -184,11 +183,11 @@ def _trace(line: LayerLine, look: dict[str, Any], side: Side, mean: bool, relati
     )
 
 
-def _hover(line: LayerLine, at: int, side: Side, mean: bool) -> str:
+def _hover(line: LayerLine, at: int, side: Side, median: bool) -> str:
     layer = line.layers[at]
     where = "embeddings" if layer == EMBEDDINGS else f"{'layer' if side == 'writers' else 'heads of layer'} {layer}"
-    if mean:
-        return f"{where}<br>mean {number(line.mean[at], 3)} of {line.counts[at]} erased writers"
+    if median:
+        return f"{where}<br>median {number(line.median[at], 3)} of {line.counts[at]} writers"
     return f"{where}<br>{text(line.names[at])} {number(line.strongest[at], 3)}"
 
 
@@ -214,34 +213,34 @@ def _axis(lines: Sequence[LayerLine], side: Side, relative: bool, embedded: bool
     }
 
 
-def peaks(lines: Sequence[LayerLine], mean: bool) -> dict[int, int]:
+def peaks(lines: Sequence[LayerLine], median: bool) -> dict[int, int]:
     """By layer, ``EMBEDDINGS`` first, in how many models most is erased there.
 
     Models in which nothing noticeable is erased are counted nowhere.
     """
     found: Counter[int] = Counter()
     for line in lines:
-        values = line.mean if mean else line.strongest
+        values = line.median if median else line.strongest
         at = int(np.argmax(values))
         if values[at] >= NOTICEABLE:
             found[line.layers[at]] += 1
     return dict(sorted(found.items()))
 
 
-def _sentence(lines: Sequence[LayerLine], side: Side, mean: bool) -> str:
+def _sentence(lines: Sequence[LayerLine], side: Side, median: bool) -> str:
     if not lines:
         return "This was not measured."
-    counted = peaks(lines, mean)
+    counted = peaks(lines, median)
     if not counted:
         return "No layer stands out: next to nothing is erased."
     if len(lines) == 1:
-        return _alone(lines[0], side, mean)
+        return _alone(lines[0], side, median)
     beginning = {
         ("writers", False): "The most erased writer is in",
-        ("writers", True): "The mean share erased of writers is greatest in",
+        ("writers", True): "The median share erased of writers is greatest in",
         ("erasers", False): "The heads that erase most of a writer are in",
-        ("erasers", True): "The mean share erased is greatest for the heads of",
-    }[side, mean]
+        ("erasers", True): "The median share erased is greatest for the heads of",
+    }[side, median]
     common = sorted(counted, key=lambda layer: -counted[layer])[:_MOST_PLACES]
     places_of = [f"{_place(layer)} in {counted[layer]}" for layer in sorted(common)]
     others = sum(counted.values()) - sum(counted[layer] for layer in common)
@@ -253,8 +252,8 @@ def _place(layer: int) -> str:
     return "the embeddings" if layer == EMBEDDINGS else f"layer {layer}"
 
 
-def _alone(line: LayerLine, side: Side, mean: bool) -> str:
-    values = line.mean if mean else line.strongest
+def _alone(line: LayerLine, side: Side, median: bool) -> str:
+    values = line.median if median else line.strongest
     at = int(np.argmax(values))
     layer = line.layers[at]
     verb = "is erased of writers of" if side == "writers" else "is erased by heads of"
@@ -315,11 +314,13 @@ def layers_card(view: ComparisonView) -> Card:
     views = [("relative", True)] if several else []
     views += [("absolute layer", False)]
     figures = {
-        f"{view}.{at}.{int(mean)}.{centred}"[0 if several else 2 :]: plot_layers(lines, looks, one.side, mean, relative)
+        f"{view}.{at}.{int(median)}.{centred}"[0 if several else 2 :]: plot_layers(
+            lines, looks, one.side, median, relative
+        )
         for view, (_, relative) in enumerate(views)
         for at, one in enumerate(measured)
         for centred, lines in enumerate(one.lines)
-        for mean in (False, True)
+        for median in (False, True)
     }
     controls = [
         *([Control("Depth", [name for name, _ in views])] if several else []),
@@ -334,8 +335,8 @@ def layers_card(view: ComparisonView) -> Card:
         controls if figures else [],
         # a legend of many lines leaves a narrow figure no room
         min_width=640 if len(shown) > _FEW_LINES else 0,
-        empty="Erasing by reading was measured in no model with a later attention layer.",
-        tables=("writers", "v_composition"),
+        empty="Erasure was measured in no model with a later attention layer.",
+        tables=("writers", "erasure_shares"),
     )
 
 
@@ -355,10 +356,10 @@ def _caption(models: Sequence[ModelTables], shown: set[str], several_depths: boo
     relative = " Relative depth runs from 0, a model's first layer, to 1, its last." if several_depths else ""
     left_out = f" Not drawn, since it was not measured or {MOST_LINES} others are erased more: {first_of(absent)}."
     return (
-        "A line per model. 'Where erased writers write': of each layer's writers, how much all later heads together write "
-        "against them because they read them, as a share of their output; embeddings write before layer 0. 'Where it is "
-        "erased': the same of the heads of one later attention layer, for any earlier writer. Drawn is the strongest "
-        "writer, or the mean over writers of which anything is erased. 1 is all that the writer wrote; above 1 more is "
-        f"written against it than it wrote, below 0 it is added to. {look}{relative} 'Means removed' leaves out what is "
-        f"the same at every token. Shares beyond ±{LIMIT:g} are outside the axis.{left_out if absent else ''}"
+        "A line per model. 'Where erased writers write': of each layer's writers, the share of their output that later heads "
+        "take out because they, or heads between, read it; embeddings write before layer 0. 'Where it is erased': the part of "
+        "that which the heads of one later attention layer take out, of any earlier writer; over layers the parts add up. "
+        "Drawn is the strongest writer, whose share is larger the more heads a layer has, or the median writer. 1 is all that "
+        f"the writer wrote; below 0 it is added to. {look}{relative} 'Means removed' leaves out what is the same at every "
+        f"token. Shares beyond ±{LIMIT:g} are outside the axis.{left_out if absent else ''}"
     )

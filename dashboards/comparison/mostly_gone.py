@@ -34,12 +34,14 @@ class MostlyGone(NamedTuple):
 def mostly_gone(models: Sequence[ModelTables]) -> list[MostlyGone]:
     """Per model, of how many of its writers more than half of what they wrote is gone at the end.
 
-    Writers with nothing positive written (others outweigh them along it) have no half to lose and are left out.
+    Writers with nothing positive written (others outweigh them along it) have no half to lose and are left out. Means are
+    removed where that was measured.
     """
     found = []
     for name, model in zip(display_names(models), models, strict=True):
         table = writers_by_rank(model.tables)
-        written, remaining = numeric(table, "written"), numeric(table, "remaining")
+        suffix = "_centred" if np.isfinite(numeric(table, "remaining_centred")).any() else ""
+        written, remaining = numeric(table, f"written{suffix}"), numeric(table, f"remaining{suffix}")
         counted = np.isfinite(written) & np.isfinite(remaining) & (written > 0)
         share = float((remaining[counted] < KEPT_SHARE * written[counted]).mean()) if counted.any() else float("nan")
         layers = model.about.n_layers
@@ -109,7 +111,8 @@ def removed_card(view: ComparisonView) -> Card:
     counts = first_of([f"{one.model} {amount(one.n_writers)}" for one in shown])
     return Card(
         "How many writers are mostly gone at the end",
-        "Share of a model's writers of which less than half of what was written remains in the last state. Counted are "
+        "Share of a model's writers of which less than half of what was written remains in the last state, with what is the "
+        "same at every token left out, whoever took it out and for whatever reason. Counted are "
         f"writers with a positive share written: {counts}.{checkpoints}{view.note}",
         {"0": plot_removed(shown, widths)} if shown else {},
         empty="No model has writers with written and remaining measured, checkpoints aside.",

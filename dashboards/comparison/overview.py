@@ -30,12 +30,12 @@ def overview(view: ComparisonView) -> HtmlTable:
 
     Checkpoints stand after the models, but for those of one training alone, which stay in its order.
 
-    Top writers are the most erased by reading; where a model lacks that, all have their most opposed too. Training and
+    Top writers are the most erased; where a model lacks that, all have their most opposed too. Training and
     corpus are there where models differ in them.
     """
     models, homes = view.models, view.homes
     ranked = [is_ranked(writers_by_rank(model.tables)) for model in models]
-    tops = [(ERASED, "most erased by reading: share (written → remaining)")] if any(ranked) else []
+    tops = [(ERASED, "most erased: share (written → remaining)")] if any(ranked) else []
     tops += [] if ranked and all(ranked) else [(OPPOSED, "most opposed: written → remaining")]
     counted = {**_SIZES, **_training(models), "n_tokens": "tokens measured"}
     names = display_names(models)
@@ -83,9 +83,11 @@ def _training(models: Sequence[ModelTables]) -> dict[str, str]:
 def _top_three(model: ModelTables, measure: StripColumn) -> str | SortedCell | None:
     """The model's strongest writers by one measure, in words; None where it was not measured.
 
-    What is erased sorts by the share of the most erased.
+    What is erased stands with means removed where that was measured, and sorts by the share of the most erased.
     """
-    points = strip_points([("", writers_by_rank(model.tables))], measure)
+    writers = [("", writers_by_rank(model.tables))]
+    points = strip_points(writers, measure, centred=measure is ERASED)
+    points = points if len(points) else strip_points(writers, measure)
     strongest = []
     for row in strongest_points(points, measure, _NAMED_WRITERS).itertuples():
         kept = f"{number(row.written)}\u00a0→\u00a0{number(row.remaining)}"

@@ -31,9 +31,7 @@ def strip_card(
     names = [name for name, _ in strips]
     most = most_points(len(strips))
     both = [strip_points(strips, measure, centred, most) for centred in (False, True)]
-    figures = {}
-    if len(both[0]):
-        figures = {str(index): plot_strips(points, names, measure) for index, points in enumerate(both)}
+    figures = {str(index): plot_strips(points, names, measure) for index, points in enumerate(both) if len(points)}
     absent = [name for name in names if name not in set(both[0]["group"])]
     left_out = f" {unmeasured}: {first_of(absent)}." if absent else ""
     return Card(
@@ -41,7 +39,7 @@ def strip_card(
         f"{caption} {what_is_drawn(most, measure)} 'Means removed' leaves out what is the same at every token."
         f"{left_out}{view.note}",
         figures,
-        [OUTPUTS] if figures else [],
+        [OUTPUTS] if len(figures) > 1 else [],
         min_width=strips_width(len(names)),
         empty=empty,
         tables=("writers",),

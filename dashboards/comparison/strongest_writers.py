@@ -27,21 +27,26 @@ PER_MODEL = 5
 _LOWEST, _HIGHEST = -1.0, 2.0
 _NUMBERS = (
     (
-        "erased",
-        "erased by reading",
-        "how much later heads together write against it because they read it, as a share of its output",
+        "erased_centred",
+        "erased, means removed",
+        "the share of its output that later heads take out because they read it, what is the same at every token left out",
     ),
-    ("erased_centred", "means removed", "the same with what is the same at every token left out"),
-    ("written", "written", "share of it in the stream where it writes, with what was there already"),
-    ("remaining", "remaining", "share of it in the last state of the stream"),
+    ("erased", "erased", "the same with means kept"),
+    ("diluted", "diluted", "what growth of the stream takes from it in the eyes of a reader behind a norm"),
+    (
+        "written_centred",
+        "written",
+        "share of it in the stream where it writes, with what was there already, means removed",
+    ),
+    ("remaining_centred", "remaining", "share of it in the last state of the stream, means removed"),
 )
 _DLA = (
     (
-        "dla_slope",
-        "taken back by later heads (slope)",
-        "of what later heads write because they read it on its own DLA: −1 takes all of it back",
+        "net_slope",
+        "left by later heads (slope)",
+        "of what all attention paths leave of its DLA on its own: 1 where nothing is taken back, 0 where all is",
     ),
-    ("dla_r", "r of that", "correlation of the same two over tokens"),
+    ("net_r", "r of that", "correlation of the same two over tokens"),
 )
 
 
@@ -68,16 +73,22 @@ class StrongWriter(NamedTuple):
 
 
 def strongest_writers(models: Sequence[ModelTables], per_model: int = PER_MODEL) -> list[StrongWriter]:
-    """Of every model the writers of which most is erased by reading, over all models the most erased first.
+    """Of every model the writers of which most is erased, over all models the most erased first.
 
-    Of a model in which reading was not measured they are the most opposed, and stand last.
+    Of a model in which that was not measured they are the most opposed, and stand last.
     """
     found = [
         one
         for name, model in zip(display_names(models), models, strict=True)
         for one in _strong(name, model, top_writers(model.tables, per_model))
     ]
-    return sorted(found, key=lambda one: -np.nan_to_num(one.numbers["erased"], nan=-np.inf))
+    return sorted(found, key=_least_erased)
+
+
+def _least_erased(one: StrongWriter) -> float:
+    """What orders writers, the most erased first: with means removed where that was measured."""
+    centred, plain = one.numbers["erased_centred"], one.numbers["erased"]
+    return -float(np.nan_to_num(centred if np.isfinite(centred) else plain, nan=-np.inf))
 
 
 def _strong(name: str, model: ModelTables, top: Sequence[str]) -> list[StrongWriter]:
@@ -125,34 +136,34 @@ def strongest_table(view: ComparisonView) -> HtmlTable:
         rows.append(
             [
                 *(link(home.at_writer(one.writer), one.writer), link(home.page, one.model)),
-                *numbers[:2],
+                *numbers[:3],
                 *(_spark(one, low, high), erasers, badge(one.trust, one.settled), _share(one.arrives)),
                 *(one.numbers[column] for column, *_ in _DLA),
-                *numbers[2:],
+                *numbers[3:],
             ]
         )
     numbers_of = [HtmlColumn(heading, title, True) for _, heading, title in _NUMBERS]
     return HtmlTable(
         "The strongest writers of each model",
-        f"The {PER_MODEL} writers of each model of which most is erased by reading, fewer where nothing is erased of the "
-        "others; of models in which that was not measured the most opposed. Erased by reading is how much later heads write "
-        "against it because they read it, as a share of its output, pooled over all tokens; other components can write it "
+        f"The {PER_MODEL} writers of each model of which most is erased, fewer where nothing is erased of the "
+        "others; of models in which that was not measured the most opposed. Erased is the share of its output that later heads "
+        "take out because they, or heads between, read it, along all paths through attention; other components can write it "
         "back, so what remains can be more than the rest. Means removed leaves out what is the same at every token. "
         "Presence: the median share of it in the stream from where it writes to the last state, faint lines are 0 and 1. "
         "Erasers stand strongest first. Its DLA (a word with ? is not settled) and the share that arrives are from a rerun "
-        "with the writer replaced by its mean, in which MLPs, patterns and all that is later answer; taken back by later heads "
-        "is, without a rerun, only what these write because they read it (near −1 with r near −1: all of its direct effect): "
-        f"the two differ.{view.note}",
+        "with the writer replaced by its mean, in which MLPs, patterns and all that is later answer; left by later heads is, "
+        "without a rerun, what these leave because they read it, patterns and MLPs as they were: the two differ."
+        f"{view.note}",
         [
             HtmlColumn("writer", width="narrow"),
             HtmlColumn("model", width="narrow"),
-            *numbers_of[:2],
+            *numbers_of[:3],
             HtmlColumn("presence", "median share of it in the stream, state by state; sorted by the last", True),
             HtmlColumn("erasers", "later heads that remove it at most tokens, strongest first"),
             HtmlColumn("its DLA", "what replacing it by its mean says of its DLA", width="narrow"),
             HtmlColumn("share that arrives", "of its DLA, with its 95\u00a0% interval", True),
             *(HtmlColumn(heading, title, True) for _, heading, title in _DLA),
-            *numbers_of[2:],
+            *numbers_of[3:],
         ],
         rows,
         empty="No model has a measured writer.",

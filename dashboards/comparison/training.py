@@ -1,7 +1,7 @@
 """How erasure arises in training: checkpoints of one model side by side, against the tokens that they were trained on.
 
-What is drawn of a model: the writers that are most erased by reading at its last point, each through training; the mean
-over all writers of which anything is erased; and how many pairs of a writer and a later head are significant.
+What is drawn of a model: the writers that are most erased at its last point, each through training; the median over its heads;
+and how many pairs of a writer and a later head are significant. Means are removed where that was measured at every point.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from erasure_sweep.dashboards.html.parts import Card, Control
 from erasure_sweep.dashboards.model_names import display_names, is_checkpoint, series_of
 from erasure_sweep.dashboards.plots.size_axis import Axis, axis_for
 from erasure_sweep.dashboards.plots.theme import BLUE, CYCLE, DASHES, GREEN, SYMBOLS, figure, robust_range, single, text
-from erasure_sweep.dashboards.wording import amount, first_of, number
+from erasure_sweep.dashboards.wording import amount, first_of, number, with_interval
 from erasure_sweep.workers.labels import is_head
 from erasure_sweep.workers.tables.facts.erasure import NOTICEABLE, erased_shares, significant_pairs
+from erasure_sweep.workers.tables.facts.heads import head_shares, quantile_of
+from erasure_sweep.workers.tables.facts.verified import Interval
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from erasure_sweep.workers.tables.values import Floats
 
@@ -34,7 +36,7 @@ Unit = Literal["tokens", "steps"]
 
 
 class ErasedShares(NamedTuple):
-    """What is erased by reading of each measured writer, as a share of its output."""
+    """What is erased of each measured writer, as a share of its output."""
 
     by_writer: dict[str, float]
 
@@ -48,16 +50,6 @@ class ErasedShares(NamedTuple):
         """The attention heads among them."""
         return ErasedShares({writer: share for writer, share in self.by_writer.items() if is_head(writer)})
 
-    @property
-    def positive(self) -> list[float]:
-        """The shares of writers of which later heads remove anything at all."""
-        return [share for share in self.by_writer.values() if share > 0]
-
-    @property
-    def mean(self) -> float:
-        """The mean of the positive shares, 0 where there are none; NaN where none was measured."""
-        return float(np.mean(self.positive)) if self.positive else 0.0 if self.by_writer else float("nan")
-
 
 def erased_of(model: ModelTables, centred: bool = False) -> ErasedShares:
     """The finite ``erased`` of a model's ``writers``; ``centred``: with means removed."""
@@ -67,12 +59,17 @@ def erased_of(model: ModelTables, centred: bool = False) -> ErasedShares:
 class TrainingPoint(NamedTuple):
     """A model at one point of its training: after ``at`` tokens or steps.
 
-    ``significant``: pairs of a writer and a head that are significant, NaN where that was not tested.
+    Attributes:
+        median: over its heads; NaN where none was measured.
+        n_heads: how many these are.
+        significant: pairs of a writer and a head that are significant, NaN where that was not tested.
     """
 
     model: str
     at: int
     erased: ErasedShares
+    median: Interval
+    n_heads: int
     significant: float
 
 
@@ -102,19 +99,26 @@ def trained(models: Sequence[ModelTables]) -> list[TrainedModel]:
     units: tuple[Unit, ...] = ("tokens", "steps")
     found = []
     for series, named in members.items():
-        candidates = [TrainedModel(series, unit, _points(named, unit)) for unit in units]
+        candidates = [TrainedModel(series, unit, _points(named, unit, _has_centred(named))) for unit in units]
         found += [one for one in candidates if len(one.points) > 1][:1]
     return found
 
 
-def _points(named: Sequence[tuple[str, ModelTables]], unit: Unit) -> list[TrainingPoint]:
+def _has_centred(named: Sequence[tuple[str, ModelTables]]) -> bool:
+    """Whether all points that were measured were measured with means removed."""
+    return all(erased_of(model, centred=True).by_writer for _, model in named if erased_of(model).by_writer)
+
+
+def _points(named: Sequence[tuple[str, ModelTables]], unit: Unit, centred: bool) -> list[TrainingPoint]:
     points: dict[int, TrainingPoint] = {}
     for name, model in named:
-        at, erased = getattr(model.about, f"training_{unit}"), erased_of(model)
+        at, erased = getattr(model.about, f"training_{unit}"), erased_of(model, centred)
         if at is not None and at >= 0 and erased.by_writer:
             pairs = significant_pairs(model.tables)
             significant = float("nan") if pairs is None else float(pairs.n)
-            points.setdefault(at, TrainingPoint(name, at, erased, significant))
+            heads = head_shares(model.tables, centred=centred)
+            median = quantile_of(heads, 0.5)
+            points.setdefault(at, TrainingPoint(name, at, erased, median, len(heads.labels), significant))
     return [points[at] for at in sorted(points)]
 
 
@@ -133,28 +137,28 @@ def plot_writers(one: TrainedModel, y_range: list[float]) -> go.Figure:
     axis = _axis(one)
     lines = writer_lines(one)
     data = [
-        _line(one, axis, line.shares, line.writer, (CYCLE[at % len(CYCLE)], at), "%{y:.3f} erased by reading")
+        _line(one, axis, line.shares, line.writer, (CYCLE[at % len(CYCLE)], at), "%{y:.3f} erased")
         for at, line in enumerate(lines)
     ]
     listed = [f"{line.writer}\u00a0{number(line.shares[0])}\u00a0→\u00a0{number(line.shares[-1])}" for line in lines]
-    beginning = f"Most erased by reading at the end, with their shares after {when(one, 0)} → {when(one, -1)}: "
-    sentence = (
-        f"{beginning}{', '.join(listed)}." if lines else f"No writer is erased by reading in {one.points[-1].model}."
-    )
-    return _plot(axis, data, {"range": y_range}, "erased by reading<br>(share of the writer's output)", sentence)
+    beginning = f"Most erased at the end, with their shares after {when(one, 0)} → {when(one, -1)}: "
+    sentence = f"{beginning}{', '.join(listed)}." if lines else f"No writer is erased in {one.points[-1].model}."
+    return _plot(axis, data, {"range": y_range}, "erased<br>(share of the writer's output)", sentence)
 
 
-def plot_mean(one: TrainedModel, y_range: list[float]) -> go.Figure:
-    """The mean share over the writers of which anything is erased, with how many they are under the pointer."""
+def plot_median(one: TrainedModel, y_range: list[float]) -> go.Figure:
+    """The median over heads, with its interval over prompts."""
     axis = _axis(one)
-    means = np.array([point.erased.mean for point in one.points])
-    counts = [f"{len(point.erased.positive)} of {len(point.erased.by_writer)}" for point in one.points]
-    data = [_line(one, axis, means, "mean", (BLUE, 0), "%{y:.3f}, mean of %{customdata} writers", counts)]
-    sentence = (
-        f"Mean share erased: {number(means[0])} after {when(one, 0)} ({counts[0]} measured writers), "
-        f"{number(means[-1])} after {when(one, -1)} ({counts[-1]})."
+    medians = np.array([point.median for point in one.points])
+    counts = [amount(point.n_heads) for point in one.points]
+    line = _line(one, axis, medians[:, 0], "median", (BLUE, 0), "%{y:.3f}, median over %{customdata} heads", counts)
+    up, down = medians[:, 2] - medians[:, 0], medians[:, 0] - medians[:, 1]
+    line.error_y = {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1, "width": 3}
+    ends = [f"{with_interval(*one.points[at].median)} after {when(one, at)}" for at in (0, -1)]
+    sentence = f"Erased, the median over {counts[-1]} heads: {', '.join(ends)}."
+    return _plot(
+        axis, [line], {"range": y_range}, "erased, median over heads<br>(share of the head's output)", sentence
     )
-    return _plot(axis, data, {"range": y_range}, "mean share erased<br>(of writers with any)", sentence)
 
 
 def plot_significant(one: TrainedModel, y_range: list[float]) -> go.Figure:
@@ -229,14 +233,13 @@ def _choices(found: Sequence[TrainedModel]) -> list[_TrainingFigure]:
     """What was measured of any model; all models share an axis."""
     lines = [line.shares for one in found for line in writer_lines(one)]
     points = [point for one in found for point in one.points]
-    means = np.array([point.erased.mean for point in points])
+    medians = np.array([point.median for point in points]).ravel()
     counts = np.array([point.significant for point in points])
     shares = robust_range(np.concatenate(lines) if lines else np.array([]), np.array([]), keep=_KEPT, limit=LIMIT)
-    mean_range = robust_range(means, np.array([]), keep=(0.0, 0.1), limit=LIMIT)
-    choices = [
-        _TrainingFigure("most erased writers", shares, plot_writers),
-        _TrainingFigure("all writers: mean share erased", mean_range, plot_mean),
-    ]
+    choices = [_TrainingFigure("most erased writers", shares, plot_writers)]
+    if np.isfinite(medians).any():
+        median_range = robust_range(medians, np.array([]), keep=(0.0, 0.1), limit=LIMIT)
+        choices.append(_TrainingFigure("all heads: median share erased", median_range, plot_median))
     if np.isfinite(counts).any():
         high = 1.06 * max(1.0, float(np.nanmax(counts)))
         choices.append(_TrainingFigure("significant erasers", [-0.04 * high, high], plot_significant))
@@ -266,10 +269,11 @@ def training_card(view: ComparisonView) -> Card:
     return Card(
         "How erasure arises in training",
         f"{', '.join(names[:1]) if len(names) == 1 else 'Each model'} at points of its training, from the checkpoints "
-        "measured here. Erased by reading is how much all later heads together write against a writer because they read "
-        "it, or what earlier ones left of it, as a share of its output, not the net change. Drawn are the "
-        f"{_LINES} writers most erased at the last point; the mean share is over the writers of which anything is erased; "
-        "significant erasers are pairs of a writer and a later head that pass the test for chance."
+        "measured here. Erased is the share of a writer's output that later heads take out because they read it, along all "
+        "paths through attention, with means removed where that was measured at every point. Drawn are the "
+        f"{_LINES} writers most erased at the last point; the median is over all heads that later heads could erase, with its "
+        "95\u00a0% interval over prompts; significant erasers are pairs of a writer and a later head that pass the test for "
+        "chance. Each is one training run: another seed may differ."
         f"{_untrained(found)} Shares beyond ±{LIMIT:g} are outside the axis."
         f"{_without_significance(choices)}{_left_out(models, found)}",
         figures,
@@ -304,7 +308,7 @@ def _left_out(models: Sequence[ModelTables], found: Sequence[TrainedModel]) -> s
         if name not in drawn and (is_checkpoint(model.about) or series_of(model.about) in series)
     ]
     return (
-        f" Not drawn, since reading was not measured, their training is not known, or another model stands at the same "
+        f" Not drawn, since erasure was not measured, their training is not known, or another model stands at the same "
         f"point: {first_of(absent)}."
         if absent
         else ""
@@ -315,6 +319,6 @@ def _why_empty(models: Sequence[ModelTables]) -> str:
     if not any(is_checkpoint(model.about) for model in models):
         return "There are no checkpoints of a model's training among these models: NAME@all names those of a model."
     return (
-        "That takes two points of one model's training or more at which erasing by reading was measured, and of which "
+        "That takes two points of one model's training or more at which erasure was measured, and of which "
         "the tokens or steps are known."
     )

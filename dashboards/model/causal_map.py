@@ -36,7 +36,8 @@ def causal_card(view: ModelView) -> Card:
         "What each later head (column) writes along each writer (row) because it read it: β of its V-composed part, a "
         "share of the writer's output. Red removes, blue adds, the background's colour is 0; the exact numbers are "
         "under the pointer, with the median ratios as it is and without reading. Grey: the head is not later than the "
-        "writer, or the writer was not measured. 'Whole layers' adds up each layer's heads, and all later heads. "
+        "writer, or the writer was not measured. 'Whole layers' adds up each layer's heads. Layers do not add up to what is "
+        "erased: what one took out the next no longer reads. "
         f"'Means removed' takes each component's average over tokens out first.{if_many_writers(view.reading)}",
         figures,
         map_controls(OUTPUTS, view.reading) if figures else [],

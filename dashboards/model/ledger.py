@@ -16,6 +16,7 @@ import plotly.graph_objects as go
 from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.grids import Grid
 from erasure_sweep.dashboards.html.parts import Card, Control
+from erasure_sweep.dashboards.model.map_choices import OUTPUTS
 from erasure_sweep.dashboards.model.view import GLANCE, MODEL, ModelView
 from erasure_sweep.dashboards.plots.theme import BLUE, GREY, VERMILLION, figure, single, text
 from erasure_sweep.dashboards.wording import number, taken_out_and_written_back
@@ -163,7 +164,7 @@ def ledger_card(view: ModelView) -> Card:
         "removed' takes each component's average over tokens out first: what is then still opposed is information, "
         "not a constant. Where written → remaining and what is erased of it differ, both numbers are given.",
         figures,
-        [Control("Writer", names), Control("Outputs", ["as they are", "means removed"])] if names else [],
+        [Control("Writer", names), OUTPUTS] if names else [],
         min_width=min(800, 24 * max((len(plot.data[0].x) for plot in figures.values()), default=0)),
         empty="The ledger needs the tables component_projection and writers with a measured writer.",
         tables=("component_projection", "writers"),

@@ -17,9 +17,7 @@ from erasure_sweep.dashboards.grids import Grid
 from erasure_sweep.dashboards.plots.layer_axis import layer_dividers, layer_spans
 from erasure_sweep.dashboards.plots.layer_rows import MAX_WRITERS, TOP_ROWS, column_medians, layer_groups
 from erasure_sweep.dashboards.plots.theme import figure, single, text
-from erasure_sweep.dashboards.wording import LATER_NAME
 from erasure_sweep.workers.labels import is_head, kind_of, place_of
-from erasure_sweep.workers.tables.facts.verified import LATER
 from erasure_sweep.workers.tables.values import Floats
 
 MapColumns = Literal["heads", "layers"]
@@ -103,7 +101,8 @@ def writer_map(
 
 
 def _is_among(eraser: str, columns: MapColumns) -> bool:
-    return is_head(eraser) if columns == "heads" else kind_of(eraser) == "attention" or eraser == LATER
+    """Whether a map has a column for it; the sum of all later heads has none, since it counts erasers in series again."""
+    return is_head(eraser) if columns == "heads" else kind_of(eraser) == "attention"
 
 
 def _rows(grid: Grid, top: Sequence[str], aggregated: bool, by_rank: bool) -> dict[str, list[int]]:
@@ -123,12 +122,12 @@ def colour_limit(maps: Sequence[WriterMap]) -> float:
 
 def x_title(columns: Sequence[str]) -> str:
     """What the erasers of a map are."""
-    return "later attention layer" if LATER in columns else "later head, in stream order"
+    return "later head, in stream order" if _all_heads(columns) else "later attention layer"
 
 
 def plot_map(shown: WriterMap, style: MapStyle, *, x_title: str, least_height: int = 320) -> go.Figure:
     """Diverging colours around 0 that end at ±limit; blank is what cannot be or was not measured."""
-    names = [LATER_NAME if name == LATER else text(name) for name in shown.columns]
+    names = [text(name) for name in shown.columns]
     rows = [text(name) for name in shown.rows]
     limit = style.limit
     cells = go.Heatmap(

@@ -51,9 +51,10 @@ class StripColumn(NamedTuple):
 
 
 OPPOSED = StripColumn("opposed", "opposed", -1)
-ERASED = StripColumn("erased", "erased by reading", 1)
-DLA_SLOPE = StripColumn("dla_slope", "DLA slope", -1, "later heads' part per unit of the writer's own")
-DLA_R = StripColumn("dla_r", "DLA r", -1, "correlation of the two over tokens")
+ERASED = StripColumn("erased", "erased", 1)
+DILUTED = StripColumn("diluted", "diluted", 1)
+DLA_SLOPE = StripColumn("net_slope", "net DLA, slope", -1, "what is left per unit of the writer's own DLA")
+DLA_R = StripColumn("net_r", "net DLA, r", -1, "correlation of the two over tokens")
 
 
 def most_points(n_groups: int) -> int:

@@ -8,28 +8,30 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
-
-import pandas as pd
+from typing import NamedTuple
 
 from erasure_sweep.dashboards.wording import (
     amount,
     erased_all_the_same,
     listed,
+    means_kept,
     measured_line,
     model_line,
     nothing_erased,
     number,
     percent,
     with_interval,
+    written_and_remaining,
 )
 from erasure_sweep.sweep.tracking.saved_view import VIEW_NAME, runs_page
-from erasure_sweep.workers.labels import is_head
 from erasure_sweep.workers.manifest import Manifest, ManifestEntry
 from erasure_sweep.workers.printable import printable_line
-from erasure_sweep.workers.tables.facts.erasure import clearly_erased, erased_writers, erasers_of, half_erased
-from erasure_sweep.workers.tables.facts.trust import HOLDS, MISLEADING, trust_counts, trust_of
+from erasure_sweep.workers.tables.facts.erased_writers import ErasedWriter, erased_writers_of
+from erasure_sweep.workers.tables.facts.erasure import erased_shares, half_erased
+from erasure_sweep.workers.tables.facts.heads import head_shares, quantile_of
+from erasure_sweep.workers.tables.facts.trust import HOLDS, MISLEADING, WORDS, settled_words, trust_of
 from erasure_sweep.workers.tables.facts.verified import LATER, VerifiedGroup, verdicts
 from erasure_sweep.workers.tables.values import Tables
 
@@ -40,6 +42,7 @@ MAX_EXPERIMENT_NOTE = 4_900
 _TOP = 5
 _NAMED_HEADS = 4
 _NAMED_WRITERS = 6
+_MEDIAN = "erased/heads_median"
 _RUNNING = "RUNNING"
 
 
@@ -81,29 +84,38 @@ def model_note(entry: ManifestEntry, sweep: Manifest | None, tables: Tables) -> 
 
 def _erased_line(tables: Tables) -> str:
     """The most erased writer, and the most erased head where that is another; else what the ledger says."""
-    measured = erased_writers(tables)
-    if measured.empty:
+    if not erased_shares(tables):
         return _ledger_line(tables)
-    erased, heads = clearly_erased(tables), clearly_erased(tables, heads=True)
-    if erased.empty:
-        said = [f"Erased by reading: {nothing_erased([tables])}", erased_all_the_same(tables), _ledger_line(tables)]
+    erased, heads = erased_writers_of(tables), erased_writers_of(tables, heads=True)
+    every = head_shares(tables, centred=True).labels or head_shares(tables).labels
+    if not erased:
+        said = [f"Erased: {nothing_erased([tables])}", erased_all_the_same(tables), _ledger_line(tables)]
         return " ".join(part for part in said if part)
-    said = [f"Most erased: {_erasure(tables, erased.iloc[0])}"]
-    if heads.empty:
-        no_head = not measured["writer"].astype(str).map(is_head).any()
-        said.append("no head has later heads that could read it" if no_head else "no head clearly is")
-    elif heads["writer"].iloc[0] != erased["writer"].iloc[0]:
-        said.append(f"most erased head: {_erasure(tables, heads.iloc[0])}")
-    return f"{'; '.join(said)}. 1 is all that the writer wrote. {_ledger_line(tables)}".rstrip()
+    said = [f"Most erased: {_erasure(erased[0])}"]
+    if not heads:
+        said.append("no head clearly is" if every else "no head has later heads that could read it")
+    elif heads[0].writer != erased[0].writer:
+        said.append(f"most erased head: {_erasure(heads[0])}")
+    return f"{'; '.join(said)}. {_heads_line(tables)} {_ledger_line(tables)}".strip()
 
 
-def _erasure(tables: Tables, row: pd.Series[Any]) -> str:
-    erasers = erasers_of(tables, str(row["writer"]))
-    by = f" ({listed(erasers, _NAMED_HEADS)})" if erasers else ""
-    share = number(row["erased"])
-    at = " in the stream where it writes, ".join(number(row.get(name)) for name in ("written", "remaining"))
+def _erasure(one: ErasedWriter) -> str:
+    by = f" ({listed(one.erasers, _NAMED_HEADS)})" if one.erasers else ""
     return (
-        f"**{row['writer']}**, of which later heads{by} take out {share} because they read it (of it {at} at the end)"
+        f"**{one.writer}**, of which later heads{by} take out {with_interval(*one.share)}{means_kept(one)}; "
+        f"{written_and_remaining(one)}"
+    )
+
+
+def _heads_line(tables: Tables) -> str:
+    """The median over heads, with what is said of no single one."""
+    centred = head_shares(tables, centred=True)
+    heads = centred if centred.labels else head_shares(tables)
+    if not heads.labels:
+        return "1 is all that the writer wrote."
+    return (
+        f"The median over {amount(len(heads.labels))} heads is {with_interval(*quantile_of(heads, 0.5))}; 1 is all that the "
+        "writer wrote, below 0 later heads add to it."
     )
 
 
@@ -115,15 +127,18 @@ def _ledger_line(tables: Tables) -> str:
 
 
 def _trust_line(tables: Tables) -> str:
-    counts = trust_counts(tables)
-    known = sum(counts.values())
-    if not known:
+    told, settled = trust_of(tables), settled_words(tables)
+    if not told:
         return ""
-    words = [f"{amount(n)} {word}" for word, n in counts.items() if word != HOLDS and n]
-    line = f"The direct logit attribution of {amount(counts[HOLDS])} of {amount(known)} components holds"
-    least = [writer for writer, word in trust_of(tables).items() if word in MISLEADING]
-    named = f" Not to be trusted: {listed(least, _NAMED_WRITERS)}." if least else ""
-    return f"{line}{f' ({listed(words)})' if words else ''}.{named}"
+    counts = Counter(settled.values())
+    words = [f"{amount(counts[word])} {word}" for word in WORDS if counts[word]]
+    unsettled = f"; {amount(len(told) - len(settled))} unsettled" if len(settled) < len(told) else ""
+    line = (
+        f"The direct logit attribution of {amount(counts[HOLDS])} of {amount(len(told))} components holds"
+        f" ({listed(words) if words else 'no word is settled'}{unsettled})."
+    )
+    least = [writer for writer, word in settled.items() if word in MISLEADING]
+    return f"{line} It misleads for {listed(least, _NAMED_WRITERS)}." if least else line
 
 
 def _verdicts(tables: Tables) -> str:
@@ -144,18 +159,17 @@ def _heads(group: VerifiedGroup) -> str:
 
 
 def _top_writers(tables: Tables) -> str:
-    measured = clearly_erased(tables).head(_TOP)
-    if measured.empty:
+    measured = erased_writers_of(tables)[:_TOP]
+    if not measured:
         return ""
     rows = [
-        "| writer | erased by reading | means removed | written | remaining | erasers |",
-        "| --- | ---: | ---: | ---: | ---: | --- |",
+        "| writer | erased | means kept | diluted | written | remaining | erasers |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
-    columns = ("erased", "erased_centred", "written", "remaining")
-    for row in measured.to_dict("records"):
-        erasers = erasers_of(tables, str(row["writer"]))
-        numbers = " | ".join(number(row.get(name)) for name in columns)
-        rows.append(f"| {row['writer']} | {numbers} | {listed(erasers, _NAMED_HEADS) if erasers else 'none'} |")
+    for one in measured:
+        numbers = " | ".join(number(value) for value in (one.kept, one.diluted, one.written, one.remaining))
+        erasers = listed(one.erasers, _NAMED_HEADS) if one.erasers else "none"
+        rows.append(f"| {one.writer} | {with_interval(*one.share)} | {numbers} | {erasers} |")
     return "\n".join(rows)
 
 
@@ -197,16 +211,15 @@ def _opening(rows: Sequence[Row]) -> str:
     notes = [f"{amount(running)} of which still measured"] if running else []
     notes += [f"{amount(unfinished)} of which not measured whole"] if unfinished else []
     said = [f"{', '.join([count, *notes])}."]
-    erased = [row for row in finished if "reading/most_erased_head" in row.metrics]
-    if erased:
-        most = max(erased, key=lambda row: row.metrics["reading/most_erased_head"])
-        head, share = most.tags.get("most_erased_head"), number(most.metrics["reading/most_erased_head"])
+    medians = {row.name: row.metrics[_MEDIAN] for row in finished if _MEDIAN in row.metrics}
+    if medians:
+        ends = [
+            f"{number(medians[name])} of {plain(name)}"
+            for name in (min(medians, key=medians.__getitem__), max(medians, key=medians.__getitem__))
+        ]
         said.append(
-            f"The most erased head is {head} of {plain(most.name)}: later heads take out {share} of it because they "
-            "read it."
-            if head
-            else f"What later heads take out of any head because they read it is not clear of chance: the most is {share}, "
-            f"in {plain(most.name)}."
+            f"What later heads take out of a head, the median over a model's heads: {' to '.join(dict.fromkeys(ends))}; each "
+            "model is one training run."
         )
     return " ".join(said)
 
@@ -216,8 +229,8 @@ def _protocol(manifest: Manifest) -> str:
 
 
 _HEADINGS = (
-    *("model", "layers", "width", "parameters", "most erased", "erased by reading"),
-    *("most erased head", "erased by reading", "DLA holds"),
+    *("model", "layers", "width", "parameters", "erased, median over heads", "largest of 8 heads"),
+    *("most erased", "most erased head", "DLA that holds, of settled"),
 )
 _LEFT = ("model", "most erased", "most erased head")
 
@@ -246,10 +259,10 @@ def _table_row(row: Row) -> str:
     cells: Iterable[str] = (
         f"[{plain(row.name)}]({row.page}){_standing(row)}",
         *(said(f"model/{size}") for size in ("n_layers", "d_model", "n_params")),
+        said(_MEDIAN, 2),
+        said("erased/heads_most_of_8", 2),
         row.tags.get("most_erased", "—"),
-        said("reading/most_erased", 2),
         row.tags.get("most_erased_head", "—"),
-        said("reading/most_erased_head", 2),
         percent(row.metrics.get("trust/holds_share", math.nan)),
     )
     return f"| {' | '.join(cells)} |"

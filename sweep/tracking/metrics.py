@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-
-import numpy as np
+import re
+from collections import Counter
 
 from erasure_sweep.workers.manifest import ManifestEntry
 from erasure_sweep.workers.tables.facts.adversarial import fooled
 from erasure_sweep.workers.tables.facts.erasers import broad_erasers
-from erasure_sweep.workers.tables.facts.erasure import erased_writers, half_erased, significant_pairs
-from erasure_sweep.workers.tables.facts.trust import HOLDS, trust_counts, unsettled_of
-from erasure_sweep.workers.tables.facts.verdict import FOUND
+from erasure_sweep.workers.tables.facts.erasure import erased_shares, half_erased, significant_pairs
+from erasure_sweep.workers.tables.facts.heads import diluted_of, head_shares, largest_of, quantile_of
+from erasure_sweep.workers.tables.facts.trust import WORDS, settled_words, trust_of
+from erasure_sweep.workers.tables.facts.verdict import ERASED, NOT_FOUND, SHRINKS, WITH_SIBLINGS
 from erasure_sweep.workers.tables.facts.verified import verdicts
-from erasure_sweep.workers.tables.values import Floats, Tables, numeric, rows_where, strings, table_of
+from erasure_sweep.workers.tables.values import Tables, numeric, rows_where, table_of
 
+_FEW_HEADS = 8
+"""Of as many heads the largest is comparable: all but the smallest models have them."""
+_VERDICTS = (ERASED, WITH_SIBLINGS, SHRINKS, NOT_FOUND)
 _SIZES = ("n_layers", "n_heads", "d_model", "n_params", "training_tokens")
 
 
@@ -30,81 +34,57 @@ def size_metrics(entry: ManifestEntry) -> dict[str, float]:
 def model_metrics(tables: Tables) -> dict[str, float]:
     """The few numbers of a scan that can be held against another model's; what was not measured is left out.
 
-    From what later heads take because they read a writer, ``reading/`` and ``reading_centred/``: ``most_erased``, the
-    largest ``erased`` of all writers, and the ``erased_median``; of heads alone ``most_erased_head``; the
-    ``median_dla_slope`` of writers that have erasers; ``significant_share``, of every writer with every later head, the
-    share of false ones among the significant held at 5 %; and the number of heads that are ``broad_erasers``. From the
-    ledger, pooled coefficients β in ``erasure/``: ``writers_measured``, ``most_opposed`` (the smallest),
-    ``remaining_median`` and ``writers_half_erased`` (the share that ends with less than half of what it wrote).
+    Of heads, in ``erased/``, with means removed where that was measured: the ``heads_median`` of what later heads take out;
+    ``heads_most``, the largest, which grows with the number of heads alone; so beside it ``heads_most_of_8``, what the
+    largest of eight of them drawn at random would be, which does not; ``heads_diluted``, the median of what growth of the
+    stream takes; and ``heads_median_plain``, with means kept. Of all writers ``most``, and of every writer with every later
+    head the ``significant_share``, the share of false ones among them held at 5 %; and the number of heads that are
+    ``broad_erasers``. ``ledger/half_gone`` is the share of writers that end with less than half of what they wrote.
     """
-    writers = tables.get("writers")
-    if writers is None:
+    if tables.get("writers") is None:
         return {}
-    remaining, half = numeric(writers, "remaining"), half_erased(tables)
-    found = {
-        "erasure/writers_measured": float(half.of),
-        "erasure/most_opposed": -_most(-numeric(writers, "opposed")),
-        "erasure/remaining_median": _median(remaining),
-        "erasure/writers_half_erased": half.n / half.of if half.of else math.nan,
+    half, pairs = half_erased(tables), significant_pairs(tables)
+    found = {"ledger/half_gone": half.n / half.of if half.of else math.nan}
+    plain, centred = (head_shares(tables, centred=centred) for centred in (False, True))
+    heads = centred if centred.labels else plain
+    shares = erased_shares(tables, centred=True) or erased_shares(tables)
+    found |= {
+        "erased/heads_median": quantile_of(heads, 0.5).value,
+        "erased/heads_most": heads.largest[1],
+        "erased/heads_most_of_8": largest_of(heads.shares, _FEW_HEADS).value,
+        "erased/heads_diluted": diluted_of(tables, heads.labels),
+        "erased/heads_median_plain": quantile_of(plain, 0.5).value,
+        "erased/most": max(shares.values(), default=math.nan),
+        "erased/significant_share": pairs.n / pairs.of if pairs else math.nan,
+        "erased/broad_erasers": float(len(broad_erasers(tables))) if "erasers" in tables else math.nan,
     }
-    found |= _reading_metrics(tables)
-    if "erasers" in tables:
-        found["reading/broad_erasers"] = float(len(broad_erasers(tables)))
-    if pairs := significant_pairs(tables):
-        found["reading/significant_share"] = pairs.n / pairs.of
     return {name: value for name, value in found.items() if math.isfinite(value)}
-
-
-def _reading_metrics(tables: Tables) -> dict[str, float]:
-    measured = erased_writers(tables)
-    found = {}
-    for suffix in ("", "_centred"):
-        shares = numeric(measured, f"erased{suffix}")
-        found[f"reading{suffix}/most_erased"] = _most(shares)
-        found[f"reading{suffix}/erased_median"] = _median(shares)
-    found["reading/most_erased_head"] = _most(numeric(erased_writers(tables, heads=True), "erased"))
-    has_erasers = [bool(erasers) for erasers in strings(measured, "erasers")]
-    found["reading/median_dla_slope"] = _median(numeric(measured, "dla_slope")[has_erasers])
-    return found
-
-
-def _most(values: Floats) -> float:
-    return float(np.nanmax(values)) if np.isfinite(values).any() else math.nan
-
-
-def _median(values: Floats) -> float:
-    return float(np.nanmedian(values)) if np.isfinite(values).any() else math.nan
 
 
 def verify_metrics(tables: Tables) -> dict[str, float]:
     """The few numbers of verify that can be held against another model's; what was not measured is left out.
 
-    Of the verified writers, in ``verify/``: the number of ``erased_writers``, found ``erased``;
-    ``group_beta_most``, the most negative coefficient of a group's V-composed part; ``presence_restored``, by how much the
-    median presence of the writer behind its erasers rises when they do not read it, the most of all groups;
-    ``erasing_worth_most``, the largest mean increase of the loss when a group does not read its writer, of those whose whole
-    interval lies above 0; ``fooled_share``, of the places of high DLA that count, those at which less than a quarter of it
-    arrives; and ``loss_increase_most``, the largest mean increase of the loss when a writer's output is replaced by another
-    prompt's. Of all writers, in ``trust/``: how many attributions have each word (``holds``, ``amplified``,
-    ``partly_cancelled``, ``cancelled``, ``reversed``, ``unrelated``, ``constant``), how many of these are ``unsettled``; and
-    ``holds_share``, of those of which it could be told.
+    In ``verify/`` how many groups have each verdict; ``erasing_worth_most``, the largest mean increase of the loss when a group
+    does not read its writer, of those whose whole interval lies above 0; and ``fooled_share``, of the places of high DLA that
+    count, those at which less than a quarter of it arrives. In ``trust/`` the ``settled_share`` of components of which a word
+    was told, and of the settled ones the share that has each word.
     """
-    found: dict[str, float] = {}
-    if verified := verdicts(tables):
-        found["verify/erased_writers"] = float(
-            len({verdict.group.writer for verdict in verified if verdict.word in FOUND})
-        )
-        found["verify/group_beta_most"] = -_most(np.array([-verdict.beta.value for verdict in verified]))
-        restored = [verdict.presence.patched - verdict.presence.clean for verdict in verified]
-        found["verify/presence_restored"] = _most(np.array(restored))
+    verdict_counts = Counter(verdict.word for verdict in verdicts(tables) if verdict.word)
+    found = {f"verify/{_key(word)}": float(verdict_counts[word]) for word in _VERDICTS if verdict_counts}
     patched = rows_where(table_of(tables, "patched_loss"), patch="group")
-    surely = numeric(patched, "increase_mean_low") > 0
-    found["verify/erasing_worth_most"] = _most(numeric(patched, "increase_mean")[surely])
-    tested = fooled(tables, "shown")
-    found["verify/fooled_share"] = tested.n / tested.of if tested.of else math.nan
-    found["verify/loss_increase_most"] = _most(numeric(table_of(tables, "ablation_loss"), "increase_mean"))
-    counts = trust_counts(tables)
-    found |= {f"trust/{word.replace(' ', '_')}": float(n) for word, n in counts.items()}
-    if known := sum(counts.values()):
-        found |= {"trust/unsettled": float(len(unsettled_of(tables))), "trust/holds_share": counts[HOLDS] / known}
-    return {name: value for name, value in found.items() if math.isfinite(value)}
+    worth = numeric(patched, "increase_mean")[numeric(patched, "increase_mean_low") > 0]
+    if len(worth):
+        found["verify/erasing_worth_most"] = float(worth.max())
+    if (tested := fooled(tables, "shown")).of:
+        found["verify/fooled_share"] = tested.n / tested.of
+    words, settled = trust_of(tables), settled_words(tables)
+    if words:
+        found["trust/settled_share"] = len(settled) / len(words)
+    counts = Counter(settled.values())
+    found |= {f"trust/{_key(word)}_share": counts[word] / len(settled) for word in WORDS if settled}
+    return found
+
+
+def _key(word: str) -> str:
+    """A word as part of a metric's name: ``partly cancelled`` as ``partly_cancelled``."""
+    return re.sub(r"\W+", "_", word)

@@ -33,20 +33,20 @@ KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"
 _SAVED_MS = 1_760_000_000_000
 """When the view was saved, always the same: only people change that."""
 _MODEL = ("model/n_layers", "model/d_model", "model/n_params")
-_METRICS = ("reading/most_erased", "reading/most_erased_head", "trust/holds_share")
+_METRICS = ("erased/heads_median", "erased/heads_most_of_8", "trust/settled_share", "trust/holds_share")
 _PARAMS = ("n_layers", "d_model", "n_params", "training_tokens")
 _TAGS = ("most_erased", "most_erased_head")
 _FIRST_COLUMNS = ("attributes.`Run Name`", "runDateAndNestInfo", "duration")
 """That the table shows whatever is chosen."""
 _LETTER_PX, _MARGIN_PX = 6, 34
 _SCATTERED = (
-    ("model/n_layers", "reading/most_erased_head"),
-    ("model/d_model", "reading/most_erased_head"),
-    ("model/n_params", "reading/erased_median"),
-    ("model/training_tokens", "reading/most_erased_head"),
+    ("model/n_layers", "erased/heads_median"),
+    ("model/d_model", "erased/heads_median"),
+    ("model/n_params", "erased/heads_most_of_8"),
+    ("model/training_tokens", "erased/heads_median"),
 )
 _CLOSED = ("model", "Model metrics", "System metrics")
-_SECTIONS = ("reading", "trust", "verify", "erasure", "reading_centred", *_CLOSED)
+_SECTIONS = ("erased", "trust", "verify", "ledger", *_CLOSED)
 """MLflow's own, a bar chart for each metric; those of sizes and of the driver's machine are closed at first."""
 
 
@@ -99,7 +99,7 @@ def _state() -> dict[str, Any]:
     columns = {f"{kind}.`{name}`": name for kind, names in kinds.items() for name in names}
     return {
         # by anything but the date, since by that MLflow puts models below their sweeps, and closes these
-        "orderByKey": "metrics.`reading/most_erased`",
+        "orderByKey": "metrics.`erased/heads_median`",
         "orderByAsc": False,
         "searchFilter": "",
         "startTime": "ALL",
@@ -115,10 +115,8 @@ def _state() -> dict[str, Any]:
         "compareRunSections": _sections(),
         "compareRunCharts": [
             # lines take their colour from the last
-            _parallel(
-                "erased", (*_MODEL, "erasure/writers_half_erased", "reading/erased_median", "reading/most_erased")
-            ),
-            _parallel("holds", (*_MODEL, "reading/most_erased", "trust/reversed", "trust/holds_share")),
+            _parallel("erased", (*_MODEL, "erased/heads_diluted", "erased/heads_most_of_8", "erased/heads_median")),
+            _parallel("trusted", (*_MODEL, "erased/heads_median", "trust/settled_share", "trust/holds_share")),
             *(_scatter(index, across, up) for index, (across, up) in enumerate(_SCATTERED)),
         ],
     }

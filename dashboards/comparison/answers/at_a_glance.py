@@ -14,31 +14,47 @@ from markupsafe import Markup, escape
 from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.comparison.answers.findings import (
     ArisenErasure,
-    Distrust,
-    DistrustedWriter,
-    ErasedWriter,
+    JudgedWriter,
+    Trust,
     arisen,
-    distrust,
     halved,
-    least_trusted_heads,
+    least_arriving_heads,
     most_erased_writers,
+    trust_in,
 )
 from erasure_sweep.dashboards.comparison.answers.growth import (
-    GROWS_TO,
     GrownSize,
     Growth,
+    GrowthWords,
     growths,
     in_words,
-    trend,
+    larger,
+    largest_trend,
+    median_trend,
+    training_runs_in_words,
     verdict,
 )
-from erasure_sweep.dashboards.comparison.training import TrainedModel, TrainingPoint, erased_of, trained, when
+from erasure_sweep.dashboards.comparison.sized_models import has_centred, sized
+from erasure_sweep.dashboards.comparison.training import TrainedModel, trained, when
 from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
 from erasure_sweep.dashboards.html.links import Home, link
 from erasure_sweep.dashboards.html.parts import Prose
 from erasure_sweep.dashboards.model_names import display_names, final_models, is_one_training
-from erasure_sweep.dashboards.wording import amount, between, listed, nothing_erased, number, rough, with_interval
+from erasure_sweep.dashboards.wording import (
+    GROWS_TO,
+    amount,
+    between,
+    listed,
+    means_kept,
+    nothing_erased,
+    number,
+    rough,
+    with_interval,
+    written_and_remaining,
+)
 from erasure_sweep.workers.labels import is_head
+from erasure_sweep.workers.tables.facts.erased_writers import ErasedWriter
+from erasure_sweep.workers.tables.facts.trust import MISLEADING
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
 
 _MOST_LINES = 4
@@ -52,15 +68,16 @@ _CARDS = {
     "strongest": "the strongest writers",
     "causal": "the causal maps",
     "trust": "trust in DLA",
-    "dla": "DLA taken back",
+    "dla": "net DLA",
     "training": "erasure in training",
-    "removed": "writers mostly gone",
 }
 _ERASED = (
-    "Erased by reading is how much all later heads together write against a writer because they read it, or what earlier "
-    "ones left of it, as a share of its output: 1 is all of it, above 1 more than it wrote. It is what they do for that one "
-    "reason and not the net change: other components, and the same heads for other reasons, can write it back. So beside it "
-    "stands written → remaining, the share of its output in the stream where it writes and at the end."
+    "Erased is the share of a writer's output that later heads have taken out of the stream by its end because they, or heads "
+    "between, read it: along all paths through attention, with patterns, scales and MLPs as they were. 1 is all of it; below 0 "
+    "they add to it. It says nothing of what MLPs, or the same heads for other reasons, write along the writer: so beside it "
+    "stands written → remaining, the share of its output in the stream where it writes and at the end. Diluted is what a "
+    "growing stream makes of it in the eyes of a reader behind a norm, without anyone erasing it. Numbers are with means "
+    "removed, what is the same at every token left out, unless it says that means are kept."
 )
 
 
@@ -93,17 +110,15 @@ def answers(view: ComparisonView) -> Prose:
 def _of_size(shown: Sequence[ModelTables], one_training: bool) -> list[Markup]:
     if one_training:
         return [_paragraph("These are points of one model's training: depth and width are the same in all.")]
-    if not any(erased_of(model).by_writer for model in shown):
-        return [_paragraph("Erasing by reading was not measured in any of these models.")]
+    if not sized(shown):
+        return [_paragraph("Erasure of heads was not measured in any of these models.")]
     if len(shown) == 1:
         return [_paragraph("One model alone cannot say; compare it with models of its family.")]
     found = {size: growths(shown, size) for size in ("layers", "width")}
     answers = [_grown("Depth", found["layers"], "layers"), _grown("Width", found["width"], "width")]
     if not any(found.values()) and (whole := growths(shown, "parameters")):
         answers.append(_grown("Parameters", whole, "parameters"))
-    several = any(found.values()) or len(answers) > 2
-    heads = "Larger models mostly have more heads to choose the most erased from; each number is of one model. "
-    return [*answers, Markup("<p>{}{}</p>").format(heads if several else "", _see("size", "layers", "removed"))]
+    return [*answers, Markup("<p>{}</p>").format(_see("size", "layers"))]
 
 
 def _grown(title: str, lines: Sequence[Growth], size: GrownSize) -> Markup:
@@ -114,130 +129,115 @@ def _grown(title: str, lines: Sequence[Growth], size: GrownSize) -> Markup:
             "else that is known of them (family, kind, tokens of training).",
             title,
         )
-    items = [
-        Markup("{}: <strong>{}</strong>{}").format(
-            growth.models, growth.shares, f" (means removed {growth.centred})" if growth.centred else ""
-        )
-        for growth in (in_words(line, size) for line in lines[:_MOST_LINES])
-    ]
-    items += [escape(f"{amount(len(lines) - len(items))} more comparisons")] if len(lines) > len(items) else []
+    centred = all(has_centred(runs) for line in lines for runs in line.runs)
+    of_medians, of_largest = (
+        verdict(lines, lambda line, trend=trend: trend(line, centred)) for trend in (median_trend, largest_trend)
+    )
+    kept = verdict(lines, lambda line: median_trend(line, False))
     alike = {"layers": "alike but for their layers", "width": "alike but for their width", "parameters": "of a family"}
-    means = verdict(lines, lambda line: line.means)
+    items = [_grown_line(in_words(line, size)) for line in lines[:_MOST_LINES]]
+    items += [escape(f"{amount(len(lines) - len(items))} more comparisons")] if len(lines) > len(items) else []
     return Markup(
-        "<p><strong>{title}.</strong> The most erased head: <strong>{heads}</strong>{centred}. The mean over erased heads: "
-        "{means}.{gone} What is erased of the most erased head, in models {alike}:</p>\n{items}"
+        "<p><strong>{title}.</strong> What is erased of a model's heads, the median over them: <strong>{medians}, "
+        "{runs}</strong>{kept}. The most erased head's share is larger in {larger} of {n}, as more heads alone can make it; by "
+        "more than chance it {largest}. In models {alike}:</p>\n{items}"
     ).format(
         title=title,
-        heads=verdict(lines),
-        centred=_centred(lines),
-        means=_short(means),
-        gone=_gone(lines) if size == "layers" else "",
+        medians=of_medians,
+        runs=training_runs_in_words(lines),
+        kept=f" (with means kept it {kept})" if kept != of_medians else "",
+        larger=amount(larger(lines, centred)),
+        n=amount(len(lines)),
+        largest=of_largest,
         alike=alike[size],
         items=_list(items),
     )
 
 
-def _centred(lines: Sequence[Growth]) -> str:
-    """The verdict with means removed, in brackets; nothing where that was not measured."""
-    found = verdict(lines, lambda line: line.centred)
-    return f" (with means removed: {_short(found)})" if found else ""
-
-
-def _gone(lines: Sequence[Growth]) -> str:
-    """How many writers are mostly gone at the end as models grow; nothing where that was not measured."""
-    found = verdict(lines, lambda line: line.gone)
-    against = any(trend(line.heads) == "grows" for line in lines) and not any(
-        trend(line.gone) == "grows" for line in lines
+def _grown_line(growth: GrowthWords) -> Markup:
+    diluted = f"; diluted {growth.diluted}" if growth.diluted else ""
+    kept = f" (with means kept {growth.kept})" if growth.kept else ""
+    return Markup("{}: median <strong>{}</strong>{}; {}{}").format(
+        growth.models, growth.medians, kept, growth.largest, diluted
     )
-    follows = " does not follow" if against else ""
-    return f" The share of writers mostly gone at the end{follows}: {_short(found)}." if found else ""
-
-
-def _short(found: str) -> str:
-    return found.removesuffix(" comparisons")
 
 
 def _of_erased(shown: Sequence[ModelTables], homes: Mapping[str, Home]) -> list[Markup]:
     found = most_erased_writers(shown)
     if not found:
         return [_paragraph(nothing_erased(model.tables for model in shown) or "not measured.", "Erased")]
-    heads = [one for one in found if is_head(one.writer)]
+    heads = [pair for pair in found if is_head(pair[1].writer)]
     answers = [
-        Markup("<p><strong>Most erased:</strong> {}.</p>").format(_erased(writer, homes))
-        for writer in found
-        if writer not in heads
+        Markup("<p><strong>Most erased:</strong> {}.</p>").format(_erased(*pair, homes))
+        for pair in found
+        if pair not in heads
     ]
     if heads:
-        items = _list([_erased(head, homes) for head in heads])
+        items = _list([_erased(*pair, homes) for pair in heads])
         answers.append(Markup("<p><strong>Most erased heads:</strong></p>\n{}").format(items))
     n, of = halved(shown)
     counted = (
-        f"In {amount(n)} of {amount(of)} models some head has half of its output or more taken out by reading. "
-        if of > 1
-        else ""
+        f"In {amount(n)} of {amount(of)} models some head has half of its output or more taken out. " if of > 1 else ""
     )
     return [*answers, Markup("<p>{}{}</p>").format(counted, _see("strongest", "causal"))]
 
 
-def _erased(one: ErasedWriter, homes: Mapping[str, Home]) -> Markup:
-    centred = f" ({number(one.centred)} with means removed)" if np.isfinite(one.centred) else ""
-    by = listed(one.erasers, _MOST_ERASERS) if one.erasers else "no head at most tokens"
-    kept = "written → remaining: not measured"
-    if np.isfinite([one.written, one.remaining]).any():
-        kept = f"written → remaining: {number(one.written)}{GROWS_TO}{number(one.remaining)}"
-    return Markup(
-        "{writer}: later heads take out <strong>{share}</strong> of it because they read it{centred}; {kept}; erasers: {by}"
-    ).format(writer=_writer(one.model, one.writer, homes), share=number(one.share), centred=centred, kept=kept, by=by)
+def _erased(model: str, one: ErasedWriter, homes: Mapping[str, Home]) -> Markup:
+    return Markup("{writer}: later heads take out <strong>{share}</strong> of it{means}; {kept}; erasers: {by}").format(
+        writer=_writer(model, one.writer, homes),
+        share=with_interval(*one.share),
+        means=means_kept(one),
+        kept=written_and_remaining(one),
+        by=listed(one.erasers, _MOST_ERASERS) if one.erasers else "no head at most tokens",
+    )
 
 
 def _of_trust(shown: Sequence[ModelTables], homes: Mapping[str, Home]) -> list[Markup]:
-    heads, others = distrust(shown, heads=True), distrust(shown, heads=False)
-    if not heads.n and not others.n:
+    kinds = [("Heads", trust_in(shown, heads=True)), ("Embeddings and MLPs", trust_in(shown, heads=False))]
+    absent = kinds[0][1].absent
+    kinds = [(kind, found) for kind, found in kinds if found.n]
+    if not kinds:
         return [_paragraph("which to trust was not measured, since no model was verified.", "DLA")]
-    least = [
-        Markup("{} ({})").format(_component(head, homes), with_interval(head.arrives, head.low, head.high))
-        for head in least_trusted_heads(shown)
-    ]
-    items = []
-    if heads.n:
-        arrives = Markup(" Least of it arrives from {}.").format(_listed(least)) if least else ""
-        items.append(Markup("Heads: {}.{}").format(_counted(heads, homes), arrives))
-    if others.n:
-        items.append(Markup("Embeddings and MLPs: {}.").format(_counted(others, homes)))
-    lacking = "1 model" if len(heads.absent) == 1 else f"{amount(len(heads.absent))} models"
-    absent = f"Not measured in {lacking}. " if heads.absent else ""
+    items = [Markup("{}: {}.").format(kind, _counted(found, homes)) for kind, found in kinds]
+    if least := least_arriving_heads(shown):
+        arriving = [Markup("{} ({})").format(_component(head, homes), with_interval(*head.arrives)) for head in least]
+        items.append(Markup("Of the DLA of heads least arrives of {}.").format(_listed(arriving)))
+    lacking = "1 model" if len(absent) == 1 else f"{amount(len(absent))} models"
+    not_measured = f"Not measured in {lacking}. " if absent else ""
     return [
         Markup(
-            "<p><strong>DLA not to trust</strong>, since what comes later cancels or reverses its effect, does much that is "
-            "unrelated to it, or lets only a part arrive (unsettled: its intervals, or another way to replace it, say "
-            "different things):</p>\n{}"
-            "<p>{}{}</p>"
-        ).format(_list(items), absent, _see("trust", "strongest", "dla"))
+            "<p><strong>DLA not to trust</strong>: what comes later takes its effect back (cancelled) or turns it around "
+            "(reversed), or so much else happens that DLA does not say what (unrelated). Only settled words are counted: the "
+            "same all over the 95\u00a0% intervals, whatever the component is replaced by.</p>\n{}<p>{}{}</p>"
+        ).format(_list(items), not_measured, _see("trust", "strongest", "dla"))
     ]
 
 
-def _counted(found: Distrust, homes: Mapping[str, Home]) -> Markup:
-    """Of how many components of a kind DLA is not to be trusted, and which these are."""
-    which = Markup(" ({})").format(_listed(_together(found.bad, homes))) if found.bad else ""
+def _counted(found: Trust, homes: Mapping[str, Home]) -> Markup:
+    """Of how many components of a kind DLA is not to be trusted, which these are, and how many are unsettled."""
+    bad = found.misleading
+    which = Markup(" ({})").format(_listed(_together(bad, homes))) if bad else ""
+    others = [f"{amount(len(ones))} {word}" for word, ones in found.settled.items() if word not in MISLEADING]
     named = _listed([_component(component, homes) for component in found.unsettled], _MOST_UNSETTLED)
-    unsettled = Markup("; {} unsettled ({})").format(amount(len(found.unsettled)), named) if found.unsettled else ""
+    unsettled = Markup(" ({})").format(named) if found.unsettled else ""
     return Markup(
-        "of {n}, <strong>{bad}</strong> cancelled, reversed or unrelated{which}, <strong>{partly}</strong> partly cancelled"
-        "{unsettled}"
+        "of {n}, <strong>{bad}</strong> {words}{which}{others}; <strong>{m}</strong> unsettled{unsettled}"
     ).format(
         n=amount(found.n),
-        bad=amount(len(found.bad)),
+        bad=amount(len(bad)),
+        words=" or ".join([", ".join(MISLEADING[:-1]), MISLEADING[-1]]),
         which=which,
-        partly=amount(len(found.partly)),
+        others=f"; {', '.join(others)}" if others else "",
+        m=amount(len(found.unsettled)),
         unsettled=unsettled,
     )
 
 
-def _component(one: DistrustedWriter, homes: Mapping[str, Home]) -> Markup:
+def _component(one: JudgedWriter, homes: Mapping[str, Home]) -> Markup:
     return _writer(one.model, one.component, homes)
 
 
-def _together(components: Sequence[DistrustedWriter], homes: Mapping[str, Home]) -> list[Markup]:
+def _together(components: Sequence[JudgedWriter], homes: Mapping[str, Home]) -> list[Markup]:
     """Models and components, those of one name together: ``pos_embed of a, b``; last how many more components there are."""
     models: dict[str, list[str]] = {}
     for one in components:
@@ -271,7 +271,11 @@ def _of_training(models: Sequence[ModelTables]) -> list[Markup]:
 def _trained(one: TrainedModel, models: Mapping[str, ModelTables]) -> Markup:
     first, last = one.points[0], one.points[-1]
     items = [_arose(one, writer) for writer in arisen(one)] or [escape(f"no writer is erased after {when(one, -1)}")]
-    items.append(Markup("mean over erased writers: {}{}{}").format(_mean(first), GROWS_TO, _mean(last)))
+    if np.isfinite([first.median.value, last.median.value]).all():
+        ends = (with_interval(*point.median) for point in (first, last))
+        items.append(
+            Markup("median over {} heads: <strong>{}</strong>").format(amount(last.n_heads), GROWS_TO.join(ends))
+        )
     if np.isfinite([first.significant, last.significant]).all():
         pairs = f"{amount(first.significant)}{GROWS_TO}{amount(last.significant)}"
         items.append(Markup("significant pairs of a writer and a later head: <strong>{}</strong>").format(pairs))
@@ -280,25 +284,17 @@ def _trained(one: TrainedModel, models: Mapping[str, ModelTables]) -> Markup:
     return Markup("<p><strong>{}</strong></p>\n{}").format(title, _list(items))
 
 
-def _mean(point: TrainingPoint) -> Markup:
-    erased = point.erased
-    return Markup("<strong>{}</strong> ({} of {} writers)").format(
-        number(erased.mean), amount(len(erased.positive)), amount(len(erased.by_writer))
-    )
-
-
 def _trusted(ends: Sequence[ModelTables]) -> list[Markup]:
-    """How many components' DLA is not to be trusted at the first point and the last, and how many heads' of these."""
-    every, heads = ([distrust([end], heads=only) for end in ends] for only in (None, True))
+    """How many components' DLA misleads at the first point and the last, how many heads' of these, and what is unsettled."""
+    every, heads = ([trust_in([end], heads=only) for end in ends] for only in (None, True))
     if not all(found.n for found in every):
         return []
-    bad, bad_heads = (GROWS_TO.join(amount(len(found.bad)) for found in of) for of in (every, heads))
-    partly, partly_heads = (GROWS_TO.join(amount(len(found.partly)) for found in of) for of in (every, heads))
+    bad, bad_heads = (GROWS_TO.join(amount(len(found.misleading)) for found in of) for of in (every, heads))
+    unsettled = GROWS_TO.join(amount(len(found.unsettled)) for found in every)
     return [
         Markup(
-            "components with DLA cancelled, reversed or unrelated: <strong>{}</strong> (heads {}), partly cancelled: {} "
-            "(heads {})"
-        ).format(bad, bad_heads, partly, partly_heads)
+            "components with DLA cancelled, reversed or unrelated: <strong>{}</strong> (heads {}), unsettled: {}"
+        ).format(bad, bad_heads, unsettled)
     ]
 
 

@@ -5,72 +5,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from erasure_sweep.dashboards.comparison.training import TrainedModel, erased_of
+from erasure_sweep.dashboards.comparison.sized_models import sized
+from erasure_sweep.dashboards.comparison.training import TrainedModel
 from erasure_sweep.dashboards.model_names import display_names
 from erasure_sweep.workers.labels import is_head
-from erasure_sweep.workers.tables.facts.erasure import NOTICEABLE, clearly_erased, erasers_of
+from erasure_sweep.workers.tables.facts.erased_writers import ErasedWriter, erased_writers_of
+from erasure_sweep.workers.tables.facts.erasure import NOTICEABLE
 from erasure_sweep.workers.tables.facts.trust import (
-    DEFAULT,
+    CANCELLED,
     MISLEADING,
     PARTLY,
+    REVERSED,
+    WORDS,
     arriving_of,
+    settled_words,
     trust_of,
-    unsettled_of,
 )
+from erasure_sweep.workers.tables.facts.verified import Interval
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
-from erasure_sweep.workers.tables.values import numeric
 
 HALF = 0.5
 _MOST_HEADS = 3
 _OVERSHOOT = 0.1
 
 
-class ErasedWriter(NamedTuple):
-    """A writer of which something is erased, and the heads that do it, the strongest first.
-
-    Attributes:
-        share: what later heads take out of it because they read it; ``centred`` the same with means removed.
-        written: the share of it in the stream where it writes; ``remaining`` that at the end.
-    """
-
-    model: str
-    writer: str
-    share: float
-    centred: float
-    written: float
-    remaining: float
-    erasers: list[str]
-
-
-class DistrustedWriter(NamedTuple):
+class JudgedWriter(NamedTuple):
     """A component and the share of its DLA that arrives at the logits, with its interval."""
 
     model: str
     component: str
-    arrives: float
-    low: float
-    high: float
+    arrives: Interval
 
 
-class Distrust(NamedTuple):
-    """What DLA is worth: of ``n`` components, ``bad`` are those where it says what does not happen.
+class Trust(NamedTuple):
+    """What taking components out says of their DLA, of ``n`` of which a word was told.
 
     Attributes:
-        partly: those of which a part arrives.
-        unsettled: those whose word is not settled.
+        settled: by word those of which it is settled, those first of which the least arrives.
+        unsettled: those whose interval holds more than one word, or for which two replacements give different ones.
         absent: models in which this was not measured.
     """
 
     n: int
-    bad: list[DistrustedWriter]
-    partly: list[DistrustedWriter]
-    unsettled: list[DistrustedWriter]
+    settled: dict[str, list[JudgedWriter]]
+    unsettled: list[JudgedWriter]
     absent: list[str]
+
+    @property
+    def misleading(self) -> list[JudgedWriter]:
+        """Those whose DLA says what does not happen, and it is settled."""
+        return [one for word in MISLEADING for one in self.settled.get(word, [])]
 
 
 class ArisenErasure(NamedTuple):
@@ -88,64 +77,54 @@ class ArisenErasure(NamedTuple):
     peak: tuple[int, float] | None
 
 
-def most_erased_writers(models: Sequence[ModelTables], heads: int = _MOST_HEADS) -> list[ErasedWriter]:
-    """The most erased writer of all models, then their most erased heads; none that is not clearly erased."""
+def most_erased_writers(models: Sequence[ModelTables], heads: int = _MOST_HEADS) -> list[tuple[str, ErasedWriter]]:
+    """The most erased writer of all models, then their most erased heads, each with its model's name; all clearly erased."""
     found = [
-        (model, writer)
+        (name, writer)
         for name, model in zip(display_names(models), models, strict=True)
-        for writer in _erased_writers(name, model)
+        for writer in erased_writers_of(model.tables)
     ]
-    found.sort(key=lambda pair: -pair[1].share)
+    found.sort(key=lambda pair: -pair[1].share.value)
     of_heads = [pair for pair in found if is_head(pair[1].writer)][:heads]
-    chosen = [*found[:1], *(pair for pair in of_heads if pair is not found[0])]
-    return [writer._replace(erasers=erasers_of(model.tables, writer.writer) or []) for model, writer in chosen]
-
-
-def _erased_writers(name: str, model: ModelTables) -> Iterator[ErasedWriter]:
-    """A model's, without their erasers."""
-    rows = clearly_erased(model.tables)
-    columns = ("erased", "erased_centred", "written", "remaining")
-    numbers = zip(*(numeric(rows, column).tolist() for column in columns), strict=True)
-    for writer, values in zip(rows["writer"].astype(str), numbers, strict=True):
-        yield ErasedWriter(name, writer, *values, erasers=[])
+    return [*found[:1], *(pair for pair in of_heads if pair is not found[0])]
 
 
 def halved(models: Sequence[ModelTables]) -> tuple[int, int]:
     """In how many models later heads take out half of some head's output or more, and in how many heads were measured."""
-    heads = [found for model in models if (found := erased_of(model).heads).by_writer]
-    return sum(one.strongest[1] >= HALF for one in heads), len(heads)
+    heads = [one.heads(bool(one.centred.labels)) for one in sized(models)]
+    return sum(one.largest[1] >= HALF for one in heads), len(heads)
 
 
-def distrust(models: Sequence[ModelTables], heads: bool | None = None) -> Distrust:
-    """The components of all models in which it was measured, those first of whose DLA the least arrives.
+def trust_in(models: Sequence[ModelTables], heads: bool | None = None) -> Trust:
+    """The components of all models of whose DLA a word was told.
 
-    ``heads``: attention heads alone, or all others alone; None for all.
+    Args:
+        heads: attention heads alone, or all others alone; None for all.
     """
-    judged: list[tuple[DistrustedWriter, str, bool]] = []
+    judged: list[tuple[JudgedWriter, str]] = []
     absent = []
     for name, model in zip(display_names(models), models, strict=True):
-        words, unsettled = trust_of(model.tables), set(unsettled_of(model.tables))
-        absent += [] if words else [name]
+        told, settled, arriving = trust_of(model.tables), settled_words(model.tables), arriving_of(model.tables)
+        absent += [] if told else [name]
         judged += [
-            (DistrustedWriter(name, label, *arriving), words[label], label in unsettled)
-            for label, arriving in arriving_of(model.tables).items()
-            if label in words and heads in (None, is_head(label))
+            (JudgedWriter(name, label, Interval(*arriving[label])), settled.get(label, ""))
+            for label in told
+            if heads in (None, is_head(label))
         ]
-    judged.sort(key=lambda of: _least(of[0]))
-    bad = [one for one, word, _ in judged if word in MISLEADING]
-    partly = [one for one, word, _ in judged if word == PARTLY]
-    return Distrust(len(judged), bad, partly, [one for one, _, unsettled in judged if unsettled], absent)
+    judged.sort(key=lambda pair: _least(pair[0]))
+    by_word = {word: found for word in WORDS if (found := [one for one, said in judged if said == word])}
+    return Trust(len(judged), by_word, [one for one, word in judged if not word], absent)
 
 
-def _least(one: DistrustedWriter) -> float:
-    return one.arrives if np.isfinite(one.arrives) else np.inf
+def _least(one: JudgedWriter) -> float:
+    return one.arrives.value if np.isfinite(one.arrives.value) else np.inf
 
 
-def least_trusted_heads(models: Sequence[ModelTables], n: int = _MOST_HEADS) -> list[DistrustedWriter]:
-    """The heads of all models of whose DLA least arrives, the least first; none of which most does."""
-    found = distrust(models, heads=True)
-    known = [one for one in (*found.bad, *found.partly) if one.arrives < DEFAULT.holds]
-    return sorted(known, key=_least)[:n]
+def least_arriving_heads(models: Sequence[ModelTables], n: int = _MOST_HEADS) -> list[JudgedWriter]:
+    """The heads of all models of whose DLA least arrives, and that is settled, the least first."""
+    settled = trust_in(models, heads=True).settled
+    found = [one for word in (CANCELLED, REVERSED, PARTLY) for one in settled.get(word, [])]
+    return sorted((one for one in found if np.isfinite(one.arrives.value)), key=_least)[:n]
 
 
 def arisen(one: TrainedModel) -> list[ArisenErasure]:

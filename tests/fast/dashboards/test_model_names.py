@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from erasure_sweep.dashboards.comparison.overview import overview, texts_line
-from erasure_sweep.dashboards.model_names import counted, display_names, family_of, in_order, is_checkpoint, series_of
+from erasure_sweep.dashboards.model_names import (
+    counted,
+    display_names,
+    family_of,
+    in_order,
+    is_checkpoint,
+    seedless,
+    series_of,
+)
 from erasure_sweep.dashboards.wording import between, measured_line, model_line, protocol_warnings
 from erasure_sweep.workers.manifest import ManifestEntry
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
@@ -46,10 +54,19 @@ class TestLineup:
             ("gelu-4l@65536 · one", "gelu · one"),
             ("@3", "@3"),
             ("mixed-bag", "mixed-bag"),
+            ("toy-2l-seed3@5", "toy"),
+            ("toy_seed-12_w128", "toy"),
+            ("poppy-seeds-2l", "poppy-seeds"),
+            ("-seed1", "-seed1"),
         ],
     )
     def test_a_family_is_a_name_without_its_sizes(self, name: str, family: str) -> None:
         assert family_of(name) == family
+
+    def test_training_runs_that_differ_in_their_seed_have_one_name_without_it(self) -> None:
+        names = ["toy-2l", "toy-2l-seed1", "toy-SEED2-2l", "toy-2l_seed_30", "toy-2l-seed", "toy-2l-reseed1"]
+        assert [seedless(name) for name in names] == [*["toy-2l"] * 4, "toy-2l-seed", "toy-2l-reseed1"]
+        assert seedless("toy-2l-seed3@65536 · one") == "toy-2l@65536 · one"
 
     def test_a_checkpoint_is_known_by_its_base(self) -> None:
         assert is_checkpoint(entry({"name": "m@5", "base": "m"}))

@@ -38,7 +38,7 @@ from tests.support.fakes.terms import (
 )
 from tests.support.fakes.verify import add_verify
 
-NULL_WRITER_COLUMNS = ["v_composition_share", "dla_r", "dla_slope", "rank"]
+NULL_WRITER_COLUMNS = ["v_composition_share", "dla_r", "dla_slope", "net_r", "net_slope", "rank"]
 TAU = 0.05
 
 Sums = Callable[[np.ndarray], dict[str, np.ndarray]]
@@ -118,7 +118,8 @@ def fake_model(
         frames["component_projection"].append(_frame(name, writer, "component", list(others), by_part))
         writers.append(_writer_row(name, layout, writer, by_state, by_part, list(others)))
     tables = {key: pd.concat(parts, ignore_index=True) for key, parts in frames.items()}
-    tables["writers"] = pd.DataFrame(writers)
+    final = tables["residual_projection"].groupby("writer")["diluted"].last()
+    tables["writers"] = pd.DataFrame(writers).assign(diluted=lambda rows: rows["writer"].map(final))
     if reading or verify:
         invented = Invented(name, layout, terms, {}, np.empty(0), min(seq_len, n_tokens))
         invented = add_reading(invented, removals, tables, np.random.default_rng([seed, 1]), groups or {})
@@ -266,6 +267,8 @@ def add_reading(
     completed["opposing"] = completed["opposing"].astype(object).where(completed["opposing"].notna(), None)
     tables["writers"] = completed[tables["writers"].columns]
     tables["v_composition"] = pd.concat(composition, ignore_index=True) if composition else pd.DataFrame()
+    if composition:
+        tables["erasure_shares"] = _shares_frame(tables["v_composition"])
     tables["dla_correlation"] = pd.concat(correlation, ignore_index=True) if correlation else pd.DataFrame()
     return invented._replace(parts=read, unembedding=unembedding)
 
@@ -321,6 +324,13 @@ def _composition_frame(
     return pd.DataFrame({**columns, "beta": rows["beta"], "beta_centred": rows["beta_centred"], "n": rows["n"]})
 
 
+def _shares_frame(composition: pd.DataFrame) -> pd.DataFrame:
+    """Shares of all attention paths, of which invented models have the direct ones alone."""
+    rows = composition[~composition["eraser"].str.contains("+", regex=False)]
+    shares = {"share": -rows["beta"], "share_centred": -rows["beta_centred"]}
+    return rows[["model", "writer", "eraser"]].assign(**shares).reset_index(drop=True)
+
+
 def _null_frame(model: str, layout: Layout, writer: str, heads: list[str]) -> pd.DataFrame:
     labels = list(_with_sums(layout, heads, np.zeros(len(heads))))
     names = [f"{run}_{quantile}" for run in ("clean", "patched", "v_composed") for quantile in QUANTILES]
@@ -373,6 +383,8 @@ def _reading_row(
         "v_composition_share": rows.loc[erasers, "beta"].sum() / full[erasers].sum() if erasers else np.nan,
         "dla_r": against["r"],
         "dla_slope": against["slope"],
+        "net_r": against["r"],
+        "net_slope": 1.0 + against["slope"],
     }
 
 

@@ -83,12 +83,11 @@ def of_child(bench: Bench, experiment: str, table: str) -> dict[str, object]:
 def test_what_is_verified_is_logged(bench: Verifying, measured: Ran) -> None:
     tags, metrics = (of_child(bench, measured.out.parent.name, table) for table in ("tags", "latest_metrics"))
     assert (tags["stage"], tags["state"]) == ("scan+verify", "finished")
-    trust = {"holds", "amplified", "partly_cancelled", "cancelled", "reversed", "unrelated", "constant"}
-    assert {key for key in metrics if key.startswith("trust/")} == {
-        f"trust/{word}" for word in (*trust, "unsettled", "holds_share")
-    }
-    assert {"verify/erased_writers", "verify/group_beta_most", "verify/presence_restored"} < set(metrics)
-    assert sum(metrics[f"trust/{word}"] for word in trust) == 8  # type: ignore[misc]
+    assert "trust/settled_share" in metrics
+    verdict_counts = [
+        value for key, value in metrics.items() if key.startswith("verify/") and key != "verify/erasing_worth_most"
+    ]
+    assert sum(verdict_counts) > 0  # type: ignore[arg-type]
 
 
 def test_a_scan_alone_and_then_the_rest(bench: Verifying, out: Path, measured: Ran) -> None:
@@ -307,7 +306,7 @@ def test_a_model_with_nothing_to_verify_is_finished(bench: Verifying, out: Path,
     ran = bench.run(out, "--model", str(silent))
     assert ran.code == 0, ran.stderr
     tables = {Path(path).stem for path in ran.tables() if path.startswith("silent/")}
-    assert tables == SCAN_ONLY | {"dla_correlation", "dla_trust", "dla_mediation"}
+    assert tables == SCAN_ONLY | {"dla_correlation", "dla_trust"}
 
 
 def test_the_dry_run_counts_verify(bench: Verifying, out: Path) -> None:

@@ -105,6 +105,13 @@ def unsettled_of(tables: Tables) -> list[str]:
     return [writer for writer, word, sure in rows if word and not pd.isna(sure) and not sure]
 
 
+def settled_words(tables: Tables) -> dict[str, str]:
+    """The word of each component of which it is settled; without intervals it is not."""
+    table = table_of(tables, "dla_trust")
+    rows = zip(table["writer"].astype(str), strings(table, "trust"), strings(table, "settled"), strict=True)
+    return {writer: word for writer, word, settled in rows if word and settled == "True"}
+
+
 def trust_counts(tables: Tables) -> dict[str, int]:
     """How many components have each word, in the order of ``WORDS``; empty where trust was not measured."""
     if not len(table_of(tables, "dla_trust")):

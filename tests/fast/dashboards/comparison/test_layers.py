@@ -36,15 +36,14 @@ def model(name: str = "toy-3l", layers: int = 3, width: int = 8, **about: object
         ("MLP1", "attn2"): -0.05,
         ("L1H0", "attn2"): -0.6,
         ("L0H0", "L1H0"): -0.9,
-        ("L0H0", "later"): -0.9,
     }
-    rows = pd.DataFrame([(*pair, beta, beta / 2) for pair, beta in read.items()])
-    rows.columns = pd.Index(["writer", "eraser", "beta", "beta_centred"])
+    rows = pd.DataFrame([(*pair, -beta, -beta / 2) for pair, beta in read.items()])
+    rows.columns = pd.Index(["writer", "eraser", "share", "share_centred"])
     shares = {"embed": -0.4, "pos_embed": 0.9, "L0H0": 0.2, "L0H1": 0.1, "MLP1": 0.05, "L1H0": 0.6, "L2H0": np.nan}
     writers = pd.DataFrame({"writer": list(shares), "erased": list(shares.values())})
     writers["erased_centred"] = writers["erased"] / 2
     known = {"name": name, "n_layers": layers, "d_model": width, **about}
-    return model_tables(known, {"writers": writers, "v_composition": rows})
+    return model_tables(known, {"writers": writers, "erasure_shares": rows})
 
 
 class TestShares:
@@ -53,25 +52,28 @@ class TestShares:
         assert line.layers == [-1, 0, 1]
         np.testing.assert_allclose(line.strongest, [0.9, 0.2, 0.6])
         assert line.names == ["pos_embed", "L0H0", "L1H0"]
-        # of the embeddings one loses anything
-        np.testing.assert_allclose(line.mean, [0.9, (0.2 + 0.1) / 2, (0.05 + 0.6) / 2])
-        assert line.counts == [1, 2, 2]
+        np.testing.assert_allclose(line.median, [(0.9 - 0.4) / 2, (0.2 + 0.1) / 2, (0.05 + 0.6) / 2])
+        assert line.counts == [2, 2, 2]
 
     def test_erasers_are_whole_layers(self) -> None:
         (line,) = layer_lines([model()], "erasers")
         assert line.layers == [0, 1, 2]
         np.testing.assert_allclose(line.strongest, [0.7, 0.3, 0.6])
         assert line.names == ["pos_embed", "L0H0", "L1H0"]
-        np.testing.assert_allclose(line.mean, [0.7, (0.1 + 0.3 + 0.1) / 3, (0.2 + 0.05 + 0.6) / 3])
+        np.testing.assert_allclose(line.median, [0.1, 0.1, (0.05 + 0.2) / 2])
 
     @pytest.mark.parametrize("side", ["writers", "erasers"])
     def test_means_removed(self, side: str) -> None:
         plain, centred = (layer_lines([model()], side, centred)[0] for centred in (False, True))
         np.testing.assert_allclose(centred.strongest, plain.strongest / 2)
 
-    def test_a_layer_of_which_nothing_is_erased_has_the_mean_0(self) -> None:
+    def test_writers_that_are_added_to_count_in_the_median(self) -> None:
         (line,) = layer_lines([point("m", {"L0H0": -0.2, "L0H1": -0.1, "L1H0": 0.3})], "writers")
-        assert (list(line.strongest), list(line.mean), line.counts) == ([-0.1, 0.3], [0.0, 0.3], [0, 1])
+        assert (list(line.strongest), list(line.median), line.counts) == (
+            [-0.1, 0.3],
+            [pytest.approx(-0.15), 0.3],
+            [2, 1],
+        )
 
     def test_what_adds_up_over_layers_is_what_all_later_heads_remove(self) -> None:
         fake = fake_model("f", 3, 2, n_tokens=24, d_model=24, reading=True)
@@ -90,12 +92,12 @@ class TestFigure:
 
     def test_no_line_leads_from_embeddings_to_layer_0(self) -> None:
         lines = layer_lines([model()], "writers")
-        trace = plot_layers(lines, looks_of([model()]), "writers", mean=False, relative=False).data[0]
+        trace = plot_layers(lines, looks_of([model()]), "writers", median=False, relative=False).data[0]
         np.testing.assert_allclose(np.array(trace.y, dtype=float), [0.9, np.nan, 0.2, 0.6], rtol=1e-6)
         np.testing.assert_allclose(np.array(trace.x, dtype=float), [-1, np.nan, 0, 1])
         assert trace.hovertext[2] == "layer 0<br>L0H0 0.200"
-        mean = plot_layers(lines, looks_of([model()]), "writers", mean=True, relative=False).data[0]
-        assert mean.hovertext[0] == "embeddings<br>mean 0.900 of 1 erased writers"
+        medians = plot_layers(lines, looks_of([model()]), "writers", median=True, relative=False).data[0]
+        assert medians.hovertext[0] == "embeddings<br>median 0.250 of 2 writers"
 
     def test_peaks_are_counted_by_model(self) -> None:
         models = [
@@ -105,8 +107,8 @@ class TestFigure:
             point("d", {"L0H0": 0.001}, n_layers=4),
         ]
         lines = layer_lines(models, "writers")
-        assert list(peaks(lines, mean=False).items()) == [(-1, 1), (0, 1), (2, 1)]
-        figure = plot_layers(lines, looks_of(models), "writers", mean=False, relative=True)
+        assert list(peaks(lines, median=False).items()) == [(-1, 1), (0, 1), (2, 1)]
+        figure = plot_layers(lines, looks_of(models), "writers", median=False, relative=True)
         assert figure.layout.meta["sentence"] == (
             "The most erased writer is in the embeddings in 1, layer 0 in 1 and layer 2 in 1 of 4 models."
         )
@@ -115,7 +117,7 @@ class TestFigure:
         models = [
             point(f"m{at}", {f"L{layer}H0": 0.5}, n_layers=9) for at, layer in enumerate((0, 1, 2, 3, 4, 4, 5, 5))
         ]
-        figure = plot_layers(layer_lines(models, "writers"), looks_of(models), "writers", mean=False, relative=False)
+        figure = plot_layers(layer_lines(models, "writers"), looks_of(models), "writers", median=False, relative=False)
         said = "layer 0 in 1, layer 1 in 1, layer 4 in 2, layer 5 in 2 and other layers in 2 of 8 models."
         assert figure.layout.meta["sentence"] == f"The most erased writer is in {said}"
 

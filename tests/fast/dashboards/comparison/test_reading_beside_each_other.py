@@ -1,4 +1,4 @@
-"""Models beside each other in what is erased by reading; models without it beside those with it."""
+"""Models beside each other in what is erased; models without it beside those with it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from erasure_sweep.dashboards.plots.writer_strips import (
 from erasure_sweep.dashboards.wording import number, protocol_warnings
 from erasure_sweep.workers.tables.facts.erasure import top_writers
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
-from tests.support.fakes.tables import fake_model, model_tables, row_of
+from tests.support.fakes.tables import fake_model, model_tables
 from tests.support.fakes.views import comparison_view
 
 ZERO = "L1H3"
@@ -45,26 +45,25 @@ class TestCompare:
         assert not np.array_equal(plain.values, centred.values, equal_nan=True)
         layers = ["embeddings", *(f"layer {layer} (median)" for layer in range(3))]
         assert maps["heads", "large"][0].rows == [*layers, *top_writers(large.tables, 10)]
-        assert maps["heads", "large"][0].columns == ["attn0", "attn1", "attn2", "attn3", "later"]
+        assert maps["heads", "large"][0].columns == ["attn0", "attn1", "attn2", "attn3"]
 
     def test_models_without_the_table_have_no_map(self, model: ModelTables, older: ModelTables) -> None:
         assert {name for _, name in causal_maps([older, model])} == {"four"}
 
     def test_overview_ranks_by_what_is_erased(self, model: ModelTables) -> None:
         table = overview(comparison_view([model]))
-        assert [column.heading for column in table.columns[5:]] == [
-            "most erased by reading: share (written → remaining)"
-        ]
-        first = row_of(model, top_writers(model.tables, 1)[0])
-        said = f"{first['writer']}\u00a0{number(first['erased'])} ("
-        assert table.rows[0][5].markup.startswith(said)
+        assert [column.heading for column in table.columns[5:]] == ["most erased: share (written → remaining)"]
+        writers = model.tables["writers"]
+        first = writers.loc[writers["erased_centred"].idxmax()]
+        ends = "\u00a0→\u00a0".join(number(first[f"{end}_centred"]) for end in ("written", "remaining"))
+        assert table.rows[0][5].markup.startswith(f"{first['writer']}\u00a0{number(first['erased_centred'])} ({ends})")
         # sorted by the number and not by the name
-        assert table.rows[0][5].value == first["erased"]
+        assert table.rows[0][5].value == first["erased_centred"]
 
     def test_overview_of_older_runs_beside_newer_ones(self, model: ModelTables, older: ModelTables) -> None:
         table = overview(comparison_view([model, older]))
         assert [column.heading.split(":")[0] for column in table.columns[5:]] == [
-            "most erased by reading",
+            "most erased",
             "most opposed",
         ]
         assert table.rows[1][5] is None

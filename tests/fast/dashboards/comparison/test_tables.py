@@ -21,14 +21,14 @@ def ranked(name: str, shares: dict[str, float]) -> ModelTables:
     one = point(name, shares)
     order = pd.Series(shares).rank(ascending=False).to_numpy()
     one.tables["writers"] = one.tables["writers"].assign(
-        rank=order, erased_centred=0.25, written=1.5, remaining=0.5, dla_slope=-0.75, dla_r=-0.5, erasers=""
+        rank=order, diluted=0.125, written_centred=1.5, remaining_centred=0.5, net_slope=-0.75, net_r=-0.5, erasers=""
     )
     return one
 
 
 def full() -> ModelTables:
     one = ranked("m", {"L0H0": 0.5})
-    one.tables["writers"]["erasers"] = "L1H0+L1H1"
+    one.tables["writers"] = one.tables["writers"].assign(erasers="L1H0+L1H1", erased_centred=0.25)
     beta = {"L1H0": -0.1, "L1H1": -0.4, "attn1": -0.5}
     one.tables["v_composition"] = pd.DataFrame({"writer": "L0H0", "eraser": list(beta), "beta": beta.values()})
     trust = {"writer": ["L0H0"], "trust": ["reversed"], "share": [-0.5], "share_low": [-0.625], "share_high": [-0.375]}
@@ -62,9 +62,9 @@ class TestStrongest:
         table = strongest_table(comparison_view([full()], {"m": Home(page="m/index.html")}))
         headings = [column.heading for column in table.columns]
         row = dict(zip(headings, table.rows[0], strict=True))
-        numbers = {"erased by reading": 0.5, "means removed": 0.25, "written": 1.5, "remaining": 0.5}
+        numbers = {"erased": 0.5, "erased, means removed": 0.25, "diluted": 0.125, "written": 1.5, "remaining": 0.5}
         assert {key: row[key] for key in numbers} == numbers
-        assert (row["taken back by later heads (slope)"], row["r of that"], row["erasers"]) == (
+        assert (row["left by later heads (slope)"], row["r of that"], row["erasers"]) == (
             -0.75,
             -0.5,
             "L1H1, L1H0",

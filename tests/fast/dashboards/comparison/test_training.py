@@ -1,4 +1,4 @@
-"""Erasure through training and against size, and the axes that they stand on."""
+"""Erasure through training, and the axes on which it and sizes stand."""
 
 from __future__ import annotations
 
@@ -7,20 +7,9 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from erasure_sweep.dashboards.comparison.sizes import (
-    LAYERS,
-    PARAMETERS,
-    TOKENS,
-    WIDTH,
-    against,
-    plot_sizes,
-    size_card,
-    sized,
-    strands,
-)
 from erasure_sweep.dashboards.comparison.training import (
     erased_of,
-    plot_mean,
+    plot_median,
     plot_writers,
     trained,
     training_card,
@@ -102,15 +91,33 @@ class TestTraining:
         line = writer_lines(trained(models)[0])[1]
         np.testing.assert_array_equal(line.shares, [0.0, np.nan, 0.4])
 
-    def test_mean_of_the_positive_by_hand(self) -> None:
-        first, second, last = (p.erased for p in trained(grown())[0].points)
-        assert first.mean == pytest.approx(0.2)
-        assert second.mean == pytest.approx((0.3 + 0.5 + 0.1) / 3)
-        assert (len(last.positive), len(last.by_writer)) == (3, 4)
-        assert last.mean == pytest.approx((0.9 + 0.4 + 0.001) / 3)
-        assert last.strongest == ("a", 0.9)
-        assert erased_of(point("m", {"a": -0.1})).mean == 0
-        assert np.isnan(erased_of(point("m", {"a": np.nan})).mean)
+    def test_the_median_is_over_heads_alone(self) -> None:
+        shares = {"embed": 0.9, "L0H0": 0.4, "L0H1": -0.2, "L1H0": np.nan}
+        models = [point(f"m@{at}", {**shares, "L0H1": at / 10}, training_tokens=at) for at in (1, 2)]
+        for model in models:
+            model.tables["writers"] = model.tables["writers"].assign(erased_low=0.0, erased_high=0.5)
+        (one,) = trained(models)
+        assert [point.median for point in one.points] == [
+            pytest.approx((0.25, 0.0, 0.5)),
+            pytest.approx((0.3, 0.0, 0.5)),
+        ]
+        assert [point.n_heads for point in one.points] == [2, 2]
+        median = plot_median(one, [0, 1])
+        np.testing.assert_allclose(median.data[0].y, [0.25, 0.3], rtol=1e-6)
+        np.testing.assert_allclose(median.data[0].error_y.arrayminus, [0.25, 0.3])
+        assert (
+            "median over 2 heads: 0.25 [0.00, 0.50] after 1 tokens, 0.30 [0.00, 0.50] after 2 tokens."
+            in (median.layout.meta["sentence"])
+        )
+        assert erased_of(models[0]).strongest == ("embed", 0.9)
+
+    def test_means_are_removed_where_that_was_measured_at_every_point(self) -> None:
+        models = grown()
+        for model in models:
+            model.tables["writers"]["erased_centred"] = model.tables["writers"]["erased"] / 2
+        assert trained(models)[0].points[-1].erased.strongest == ("a", 0.45)
+        del models[1].tables["writers"]["erased_centred"]
+        assert trained(models)[0].points[-1].erased.strongest == ("a", 0.9)
 
     def test_figure_says_numbers_under_the_pointer_and_in_a_sentence(self) -> None:
         (one,) = trained(grown())
@@ -122,9 +129,6 @@ class TestTraining:
         np.testing.assert_allclose(line.y, [-0.1, 0.3, 0.9], rtol=1e-6)
         assert line.hovertext[-1] == "m<br>after 4,096 tokens"
         assert "a\u00a0−0.10\u00a0→\u00a00.90, b\u00a00.00\u00a0→\u00a00.40." in figure.layout.meta["sentence"]
-        mean = plot_mean(one, [0, 1])
-        assert list(mean.data[0].customdata) == ["1 of 3", "3 of 3", "3 of 4"]
-        assert "0.43 after 4,096 tokens (3 of 4)" in mean.layout.meta["sentence"]
 
     def test_no_two_lines_look_alike(self) -> None:
         shares = {f"L0H{head}": 0.5 + head / 10 for head in range(9)}
@@ -157,23 +161,22 @@ class TestTraining:
         card = training_card(comparison_view(models))
         assert list(card.controls[0].options) == [
             "most erased writers",
-            "all writers: mean share erased",
             "significant erasers",
         ]
-        np.testing.assert_array_equal(card.figures["2"].data[0].y, [1, np.nan, 5])
+        np.testing.assert_array_equal(card.figures["1"].data[0].y, [1, np.nan, 5])
         assert (
-            card.figures["2"].layout.meta["sentence"] == "Significant erasers: 1 after 0 tokens, 5 after 4,096 tokens."
+            card.figures["1"].layout.meta["sentence"] == "Significant erasers: 1 after 0 tokens, 5 after 4,096 tokens."
         )
 
     def test_a_choice_of_which_nothing_was_measured_is_not_offered(self) -> None:
         card = training_card(comparison_view(grown()))
-        assert len(card.controls[0].options) == len(card.figures) == 2
+        assert len(card.controls[0].options) == len(card.figures) == 1
         assert "Significant erasers were not counted" in card.caption
 
     @pytest.mark.parametrize(("n", "panels"), [(1, 0), (2, 2), (3, 2)])
     def test_several_models_stand_in_panels(self, n: int, panels: int) -> None:
         models = [
-            point(name.replace("m", f"m{at}"), {"a": 0.5 / (at + 1)}, training_tokens=tokens)
+            point(name.replace("m", f"m{at}"), {"L0H0": 0.5 / (at + 1)}, training_tokens=tokens)
             for at in range(n)
             for name, tokens in (("m@0", 0), ("m", 10))
         ]
@@ -219,112 +222,8 @@ class TestTraining:
     def test_nothing_erased_is_said(self) -> None:
         models = [point("m@1", {"a": 0.5}, training_tokens=1), point("m", {"a": -0.5}, training_tokens=2)]
         figure = training_card(comparison_view(models)).figures["0"]
-        assert figure.layout.meta["sentence"] == "No writer is erased by reading in m."
+        assert figure.layout.meta["sentence"] == "No writer is erased in m."
 
 
 def _at(line: go.Scatter, look: str) -> str:
     return str(line[look])
-
-
-class TestSizes:
-    def test_strongest_is_filled_and_the_mean_is_hollow(self) -> None:
-        models = sized([point("m-2l", {"a": 0.8, "b": 0.2, "c": -0.4}, n_layers=2)])
-        hollow, filled = plot_sizes(models, LAYERS, ["m"]).data[:2]
-        assert (filled.marker.symbol, hollow.marker.symbol) == ("circle", "circle-open")
-        assert list(filled.y) == [0.8]
-        assert list(hollow.y) == [pytest.approx(0.5)]
-        assert filled.hovertext[0] == "<b>m-2l</b><br>most erased: a, 0.800<br>2 layers"
-        assert "2 of 3 measured writers" in hollow.hovertext[0]
-
-    def test_checkpoints_stand_against_training_tokens_alone(self) -> None:
-        models = sized(
-            [model_tables({**model.about.to_json(), "n_layers": 2, "d_model": 8}, model.tables) for model in grown()]
-        )
-        assert [one.model for one in against(models, LAYERS)] == ["m"]
-        assert [one.model for one in against(models, WIDTH)] == ["m"]
-        assert against(models, PARAMETERS) == []
-        assert len(against(models, TOKENS)) == 3
-        (line,) = strands(models, TOKENS)
-        assert [one.model for one in line] == ["m@0", "m@64", "m"]
-
-    def test_lines_join_models_that_differ_in_what_is_on_the_axis(self) -> None:
-        models = sized(
-            [
-                point(f"toy-{n}l-w{width}", {"a": 0.5}, n_layers=n, d_model=width, n_params=n * width**2)
-                for width in (128, 64)
-                for n in (1, 2)
-            ]
-        )
-        assert _names(strands(models, LAYERS)) == [["toy-1l-w128", "toy-2l-w128"], ["toy-1l-w64", "toy-2l-w64"]]
-        assert _names(strands(models, WIDTH)) == [["toy-1l-w64", "toy-1l-w128"], ["toy-2l-w64", "toy-2l-w128"]]
-        assert _names(strands(models, PARAMETERS)) == [["toy-1l-w64", "toy-2l-w64"], ["toy-1l-w128", "toy-2l-w128"]]
-        filled = [trace for trace in plot_sizes(models, PARAMETERS, ["toy"]).data if trace.showlegend]
-        assert [trace.name for trace in filled] == ["toy, width 64", "toy, width 128"]
-        assert len({trace.marker.color for trace in filled}) == 2
-        gpt2 = sized(
-            [point(name, {"a": 0.5}, n_layers=n, d_model=64 * n) for name, n in (("gpt2-xl", 48), ("gpt2", 12))]
-        )
-        assert _names(strands(gpt2, LAYERS)) == [["gpt2", "gpt2-xl"]]
-        # sizes that grow together are one line against parameters too
-        whole = [one._replace(parameters=n) for one, n in zip(gpt2, (48, 12), strict=True)]
-        assert _names(strands(whole, PARAMETERS)) == [["gpt2", "gpt2-xl"]]
-
-    def test_a_family_may_have_nothing_on_an_axis(self) -> None:
-        models = sized([point("a", {"x": 0.5}, n_layers=2), point("b", {"x": 0.5}, n_layers=None)])
-        assert strands([], LAYERS) == []
-        assert {trace.name for trace in plot_sizes(models, LAYERS, ["a", "b"]).data if trace.showlegend} == {"a"}
-
-    def test_models_that_nothing_tells_apart_stand_alone(self) -> None:
-        models = sized([point(f"m-{size}", {"a": 0.5}, n_layers=2, d_model=8) for size in ("small", "large")])
-        assert _names(strands(models, LAYERS)) == [["m-small"], ["m-large"]]
-
-    def test_families_have_a_colour_a_symbol_and_one_entry_in_the_legend(self) -> None:
-        names = ["gelu-1l", "gelu-2l", "solu-1l", "gpt2"]
-        models = sized([point(name, {"a": 0.5}, n_layers=1 + at) for at, name in enumerate(names)])
-        families = list(dict.fromkeys(one.family for one in models))
-        assert families == ["gelu", "solu", "gpt2"]
-        figure = plot_sizes(models, LAYERS, families)
-        entries = [trace.name for trace in figure.data if trace.showlegend is not False]
-        assert entries == ["gelu", "solu", "gpt2", "most erased writer", "mean of the erased writers"]
-        filled = [trace for trace in figure.data if trace.showlegend]
-        assert len({(trace.marker.color, trace.marker.symbol) for trace in filled}) == 3
-
-    def test_the_axis_begins_with_what_differs(self) -> None:
-        card = size_card(
-            comparison_view(
-                [point(f"m-w{width}", {"a": 0.5}, n_layers=2, d_model=width, n_params=width) for width in (64, 1024)]
-            )
-        )
-        assert list(card.controls[0].options) == ["layers", "width", "parameters"]
-        assert card.controls[0].chosen == 1
-        assert card.figures["1"].layout.xaxis.type == "log"
-
-    @pytest.mark.parametrize(
-        "models",
-        [
-            [],
-            [model_tables({}, {})],
-            [point("m", {"a": 0.5})],
-            [point("m", {"a": np.nan}, n_layers=2)],
-            [point("m@1", {"a": 0.5}, n_layers=2)],
-        ],
-    )
-    def test_without_a_model_of_known_size_the_card_says_so(self, models: list[ModelTables]) -> None:
-        card = size_card(comparison_view(models))
-        assert card.figures == {}
-        assert "measured in no model of known size" in card.empty
-
-    def test_what_is_not_known_is_said(self) -> None:
-        models = [
-            point("a", {"x": 0.5}, n_layers=2, d_model=4, n_params=9, training_tokens=7),
-            point("b", {"x": 0.5}, n_layers=2, d_model=4, n_params=9),
-            model_tables({"name": "c", "n_layers": 2}, {}),
-        ]
-        caption = size_card(comparison_view(models)).caption
-        assert "not measured: c." in caption
-        assert "not drawn against training tokens: b." in caption
-        assert "against layers" not in caption
-
-
-def _names(lines: list) -> list[list[str]]:
-    return [[one.model for one in line] for line in lines]

@@ -103,7 +103,7 @@ class TestCleanAndPatched:
         assert f"The group {group}: {moved}." in figure.layout.meta["sentence"]
         # of other writers the group is not measured, and no map has a column for it
         assert clean_and_patched(grid, "L0H0", "", "layers").labels == ["attn1", "attn2", "later"]
-        assert causal_map(grid, [], "layers").columns == ["attn0", "attn1", "attn2", "later"]
+        assert causal_map(grid, [], "layers").columns == ["attn0", "attn1", "attn2"]
         assert causal_map(grid, []).columns == list(Layout(3, 2).heads)
 
     def test_an_unmeasured_writer_has_nothing_to_show(self, model: ModelTables) -> None:

@@ -12,7 +12,7 @@ from erasure_sweep.dashboards.plots.writer_maps import MapSize, MapStyle, Writer
 from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.tables.facts.erasure import top_writers
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
-from tests.support.fakes.tables import cell, fake_model, row_of
+from tests.support.fakes.tables import cell, fake_model
 
 ZERO = "L1H3"
 
@@ -43,8 +43,9 @@ class TestMaps:
 
     def test_means_removed_and_whole_layers(self, model: ModelTables) -> None:
         shown = causal_map(reading_of(model), top_writers(model.tables), "layers", centred=True)
-        assert shown.columns == ["attn0", "attn1", "attn2", "attn3", "later"]
-        assert shown.values[shown.rows.index("L0H4"), -1] == -row_of(model, "L0H4")["erased_centred"]
+        assert shown.columns == ["attn0", "attn1", "attn2", "attn3"]
+        table = model.tables["v_composition"]
+        assert shown.values[shown.rows.index("L0H4"), -1] == cell(table, "eraser", "L0H4", "attn3", "beta_centred")
 
     def test_rows_by_rank_are_the_most_erased(self, model: ModelTables) -> None:
         top = top_writers(model.tables)
@@ -59,7 +60,7 @@ class TestMaps:
         layers = [f"layer {layer} (median)" for layer in range(3)]
         ranked = [writer for writer in top[:TOP_ROWS] if writer in grid.row_index]
         assert shown.rows == ["embeddings", *layers, *ranked]
-        assert shown.columns == ["attn0", "attn1", "attn2", "attn3", "later"]
+        assert shown.columns == ["attn0", "attn1", "attn2", "attn3"]
         layer_1 = [
             grid.row(writer, "beta")[grid.column_index["attn3"]] for writer in grid.writers if writer[:2] == "L1"
         ]
@@ -76,10 +77,6 @@ class TestMaps:
         assert shown.hover[at].tolist() == [
             cell(table, "eraser", "L0H4", "L1H5", name) for name in ("slope", "low", "high")
         ]
-
-    def test_dla_against_what_reads_it_is_in_the_writers_table(self, model: ModelTables) -> None:
-        shown = dla_map(dla_of(model, "v_composition"), top_writers(model.tables), "layers")
-        assert shown.values[shown.rows.index("L0H4"), -1] == row_of(model, "L0H4")["dla_r"]
 
     def test_colours_are_centred_and_end_at_a_round_number(self) -> None:
         values = np.array([[-0.15, 0.01, np.nan], [0.0, 0.02, -0.1]])

@@ -31,18 +31,24 @@ def writers(**changes: Any) -> pd.DataFrame:
         "written": [1.0, 1.0, 0.8, None],
         "remaining": [0.4, 0.6, 0.1, None],
         "opposed": [-0.7, -0.4, -0.9, None],
-        "erased": [1.25, 0.2, 0.9, None],
-        "erased_centred": [1.5, 0.1, 0.6, None],
+        "erased": [1.5, 0.2, 0.9, None],
+        "erased_centred": [1.25, 0.1, 0.75, None],
+        "erased_centred_low": [1.125, 0.0, 0.5, None],
+        "erased_centred_high": [1.375, 0.2, 1.0, None],
+        "written_centred": [1.0, 1.0, 0.75, None],
+        "remaining_centred": [0.0, 0.875, 0.0, None],
+        "diluted": [0.5, 0.25, 0.0, None],
         "erasers": ["L1H0+L1H1", "", "L1H0+L2H0+L2H1+L3H0+L3H1", None],
-        "dla_slope": [-0.3, None, -0.7, None],
     }
     table |= changes
     clear = [share is not None and share > 0.05 for share in table["erased"]]
     return pd.DataFrame({"clearly_erased": clear, **table})
 
 
-def trust(*words: str | None) -> pd.DataFrame:
-    return pd.DataFrame({"writer": [f"L0H{index}" for index in range(len(words))], "trust": words})
+def trust(*words: str | None, settled: bool | None = True) -> pd.DataFrame:
+    """Components with these words; of the first it is not known whether it is settled, or it is not."""
+    said = pd.Series([settled, *[True] * (len(words) - 1)], dtype=object)
+    return pd.DataFrame({"writer": [f"L0H{index}" for index in range(len(words))], "trust": words, "settled": said})
 
 
 def verified(verdict: str | None = "erased", group: str = "L1H0+L1H1") -> dict[str, pd.DataFrame]:
@@ -58,11 +64,12 @@ def lines(tables: dict[str, pd.DataFrame], model: ManifestEntry = MODEL) -> list
 class TestAModel:
     def test_begins_with_the_most_erased_writer_and_head(self) -> None:
         assert lines({"writers": writers()})[0] == (
-            "Most erased: **embed**, of which later heads (L1H0 and L1H1) take out 1.25 because they read it (of it 1.00 "
-            "in the stream where it writes, 0.40 at the end); most erased head: **L0H1**, of which later heads (L1H0, L2H0, "
-            "L2H1, L3H0 and 1 more) take out 0.90 because they read it (of it 0.80 in the stream where it "
-            "writes, 0.10 at the end). 1 is all that the writer wrote. 2 of 3 writers end with less than half of what they "
-            "wrote."
+            "Most erased: **embed**, of which later heads (L1H0 and L1H1) take out 1.25 [1.12, 1.38] (1.50 with means kept); "
+            "written → remaining: 1.00\u00a0→\u00a00.00 (1.25 taken out and 0.25 written back); diluted 0.50; most erased "
+            "head: **L0H1**, of which later heads (L1H0, L2H0, L2H1, L3H0 and 1 more) take out 0.75 [0.50, 1.00] (0.90 with "
+            "means kept); written → remaining: 0.75\u00a0→\u00a00.00; diluted 0.00. The median over 2 heads is 0.42 [0.25, "
+            "0.60]; 1 is all that the writer wrote, below 0 later heads add to it. 2 of 3 writers end with less than half of "
+            "what they wrote."
         )
 
     def test_erasers_that_take_out_most_come_first(self) -> None:
@@ -70,48 +77,56 @@ class TestAModel:
         pairs = pd.DataFrame({"writer": "L0H1", "eraser": list(betas), "beta": list(betas.values())})
         note = lines({"writers": writers(), "v_composition": pairs})
         assert "**L0H1**, of which later heads (L3H1, L2H1, L1H0, L2H0 and 1 more)" in note[0]
-        assert "| L0H1 | 0.90 | 0.60 | 0.80 | 0.10 | L3H1, L2H1, L1H0, L2H0 and 1 more |" in note
+        assert "| L0H1 | 0.75 [0.50, 1.00] | 0.90 | 0.00 | 0.75 | 0.00 | L3H1, L2H1, L1H0, L2H0 and 1 more |" in note
 
     def test_of_one_layer_no_head_could_be_erased(self) -> None:
-        table = writers(erased=[0.5, None, None, None])
+        table = writers(erased=[0.5, None, None, None], erased_centred=None)
         assert "; no head has later heads that could read it." in lines({"writers": table})[0]
 
     def test_names_a_head_once(self) -> None:
-        first = lines({"writers": writers(erased=[0.1, 0.2, 0.9, None])})[0]
+        first = lines({"writers": writers(erased=[0.1, 0.2, 0.9, None], erased_centred=None)})[0]
         assert first.startswith("Most erased: **L0H1**, of which later heads (")
         assert "most erased head" not in first
 
     def test_of_which_no_head_is_erased(self) -> None:
-        first = lines({"writers": writers(erased=[0.1, -0.2, 0.0, None])})[0]
+        first = lines({"writers": writers(erased=[0.1, -0.2, 0.0, None], erased_centred=None)})[0]
         assert (
-            "**embed**, of which later heads (L1H0 and L1H1) take out 0.10 because they read it" in first
+            "**embed**, of which later heads (L1H0 and L1H1) take out 0.10; written" in first
             and "; no head clearly is." in first
         )
 
     def test_in_which_nothing_is_erased(self) -> None:
-        table = writers(erased=[-0.1, -0.2, 0.004, None])
+        table = writers(erased=[-0.1, -0.2, 0.004, None], erased_centred=None)
         assert (
             lines({"writers": table})[0]
-            == "Erased by reading: nothing clear of chance: the most is 0.00, of L0H1. 2 of 3 writers end with less than "
-            "half of what they wrote."
+            == "Erased: nothing clear of chance: the most is 0.00, of L0H1. 2 of 3 writers end with less than half of what "
+            "they wrote."
         )
 
     def test_lists_writers_with_the_most_erased_first(self) -> None:
         rows = [line for line in lines({"writers": writers()}) if line.startswith("| ")][2:]
         assert rows == [
-            "| embed | 1.25 | 1.50 | 1.00 | 0.40 | L1H0 and L1H1 |",
-            "| L0H1 | 0.90 | 0.60 | 0.80 | 0.10 | L1H0, L2H0, L2H1, L3H0 and 1 more |",
-            "| L0H0 | 0.20 | 0.10 | 1.00 | 0.60 | none |",
+            "| embed | 1.25 [1.12, 1.38] | 1.50 | 0.50 | 1.00 | 0.00 | L1H0 and L1H1 |",
+            "| L0H1 | 0.75 [0.50, 1.00] | 0.90 | 0.00 | 0.75 | 0.00 | L1H0, L2H0, L2H1, L3H0 and 1 more |",
+            "| L0H0 | 0.10 [0.00, 0.20] | 0.20 | 0.25 | 1.00 | 0.88 | none |",
         ]
 
-    def test_says_whose_attribution_not_to_trust(self) -> None:
+    def test_says_whose_attribution_misleads(self) -> None:
         note = lines({"writers": writers(), "dla_trust": trust("holds", "reversed", "holds", None, "cancelled")})
         assert note[2] == (
-            "The direct logit attribution of 2 of 4 components holds (1 cancelled and 1 reversed). "
-            "Not to be trusted: L0H1 and L0H4."
+            "The direct logit attribution of 2 of 4 components holds (2 holds, 1 cancelled and 1 reversed). It misleads for "
+            "L0H1 and L0H4."
         )
-        assert "Not to be trusted" not in "".join(lines({"dla_trust": trust("holds", "partly cancelled")}))
+        assert "misleads" not in "".join(lines({"dla_trust": trust("holds", "partly cancelled")}))
         assert "attribution" not in "".join(lines({"dla_trust": trust(None)}))
+
+    @pytest.mark.parametrize("settled", [False, None])
+    def test_words_that_are_not_settled_count_for_nothing(self, settled: bool | None) -> None:
+        note = "".join(lines({"dla_trust": trust("reversed", "holds", settled=settled)}))
+        assert "attribution of 1 of 2 components holds (1 holds; 1 unsettled)." in note
+        assert "misleads" not in note
+        alone = "".join(lines({"dla_trust": trust("reversed", settled=settled)}))
+        assert "attribution of 0 of 1 components holds (no word is settled; 1 unsettled)." in alone
 
     def test_says_what_verify_found(self) -> None:
         note = lines(verified())
@@ -133,7 +148,7 @@ class TestAModel:
 
 def row(name: str = "toy", status: str = "FINISHED", **metrics: float) -> Row:
     sizes = {"model/n_layers": 2.0, "model/d_model": 64.0, "model/n_params": 98304.0}
-    head = {"reading/most_erased_head": 0.5, "reading/most_erased": 1.25, "trust/holds_share": 0.75}
+    head = {"erased/heads_median": 0.25, "erased/heads_most_of_8": 0.5, "trust/holds_share": 0.75}
     tags = {"most_erased": "embed", "most_erased_head": "L0H1"}
     run_id = "".join(filter(str.isalnum, name))
     return Row(name, f"#/experiments/1/runs/{run_id}", status, {**sizes, **head, **metrics}, tags)
@@ -141,11 +156,12 @@ def row(name: str = "toy", status: str = "FINISHED", **metrics: float) -> Row:
 
 class TestASweep:
     def test_is_a_table_of_its_models(self) -> None:
-        note = sweep_note(SWEEP, [row("one"), row("two", **{"reading/most_erased_head": 0.75})])
+        note = sweep_note(SWEEP, [row("one"), row("two", **{"erased/heads_median": 0.75})])
         assert note.startswith(
-            "2 models. The most erased head is L0H1 of two: later heads take out 0.75 of it because they read it."
+            "2 models. What later heads take out of a head, the median over a model's heads: 0.25 of one to 0.75 of two; each "
+            "model is one training run."
         )
-        cells = "2 | 64 | 98,304 | embed | 1.25 | L0H1 | 0.50 | 75\u00a0% |"
+        cells = "2 | 64 | 98,304 | 0.25 | 0.50 | embed | L0H1 | 75\u00a0% |"
         assert f"| [one](#/experiments/1/runs/one) | {cells}" in note.splitlines()
         assert "compare.html" in note
 
@@ -158,6 +174,13 @@ class TestASweep:
         note = sweep_note(SWEEP, rows)
         assert note.startswith("4 models, 1 of which still measured, 2 of which not measured whole. ")
         assert "/two) (killed) |" in note and "/three) (failed) |" in note
+
+    def test_numbers_that_another_version_logged_are_not_taken_for_these(self) -> None:
+        older = Row("old", "#/old", "FINISHED", {"reading/most_erased_head": 2.5, "trust/trusted_share": 1.0}, {})
+        note = sweep_note(SWEEP, [older, row("new")])
+        assert "0.25 of new; each model is one training run." in note
+        assert "| [old](#/old) | — | — | — | — | — | — | — | — |" in note
+        assert "2.50" not in note
 
     @pytest.mark.parametrize(
         ("note", "most"),
@@ -179,7 +202,7 @@ class TestASweep:
 
 def test_an_experiment_begins_with_its_result_and_leads_to_the_view() -> None:
     note = experiment_note("family", "7", SWEEP, [row()])
-    assert "The most erased head is L0H1 of toy" in note.splitlines()[0]
+    assert "the median over a model's heads: 0.25 of toy; each model" in note.splitlines()[0]
     assert "(#/experiments/7/runs?viewStateShareKey=erasure&workflowType=machine_learning)" in note
     assert "From the newest sweep, family." in note
 

@@ -428,9 +428,9 @@ class TestWhatIsSaidOfASweep:
             folder.out / "a" / "index.html", folder.out / "a" / "tables", folder.out / "a" / "figures",
         )  # fmt: skip
         assert results.tags == {"stage": "scan", "most_erased": "L0H1", "most_erased_head": "L0H1"}
-        assert results.metrics["reading/most_erased"] == 0.75
+        assert results.metrics["erased/most"] == 0.5
         assert results.note.startswith(
-            "Most erased: **L0H1**, of which later heads (L1H0) take out 0.75 because they read it"
+            "Most erased: **L0H1**, of which later heads (L1H0) take out 0.50 (0.75 with means kept)"
         )
         assert results.dataset == {"name": "c", "digest": "f", "source": "d", "prompts": 4, "seq_len": 8}
 

@@ -18,52 +18,64 @@ LEDGER = {
     "reinforced": [0.1, 0.0, 0.0, np.nan],
     "opposed": [-0.7, -0.4, -0.9, np.nan],
 }
-READING = {
-    "erased": [0.2, np.nan, 0.9, np.nan],
-    "erased_centred": [0.1, np.nan, 0.6, np.nan],
-    "erasers": ["L1H0", "", "L1H0+L1H1", None],
-    "dla_slope": [-0.3, np.nan, -0.7, np.nan],
-    "rank": [2.0, np.nan, 1.0, np.nan],
-}
-UNREAD = {name: [None] * 4 for name in READING}
+HEADS = [f"L0H{head}" for head in range(9)]
 
 
 def writers_table(**changes: list) -> pd.DataFrame:
-    return pd.DataFrame({"model": "toy", **LEDGER, **UNREAD, **changes})
+    return pd.DataFrame({"model": "toy", **LEDGER, **changes})
 
 
-def test_metrics_by_hand():
-    assert model_metrics({"writers": writers_table()}) == {
-        "erasure/writers_measured": 3.0,
-        "erasure/most_opposed": -0.9,
-        "erasure/remaining_median": 0.4,
-        "erasure/writers_half_erased": pytest.approx(2 / 3),
+def heads_table(**changes: object) -> pd.DataFrame:
+    """Nine heads, the first of which is erased whole, an embedding, and a head of the last layer."""
+    columns = {
+        **{"writer": ["embed", *HEADS, "L1H0"], "erased": [1.5, *[0.75] * 9, NAN]},
+        **{"erased_centred": [1.25, 1.0, *[0.25] * 4, *[0.125] * 4, NAN], "diluted": [0.9, 0.5, *[0.0] * 8, NAN]},
+    }
+    return pd.DataFrame({**columns, **changes})
+
+
+def test_metrics_of_a_ledger_by_hand():
+    assert model_metrics({"writers": writers_table()}) == {"ledger/half_gone": pytest.approx(2 / 3)}
+
+
+def test_metrics_of_what_is_erased_are_with_means_removed():
+    assert model_metrics({"writers": heads_table()}) == {
+        "erased/heads_median": 0.25,
+        "erased/heads_most": 1.0,
+        # of nine ways to leave one out, one leaves the largest out
+        "erased/heads_most_of_8": pytest.approx((8 * 1.0 + 0.25) / 9),
+        "erased/heads_diluted": 0.0,
+        "erased/heads_median_plain": 0.75,
+        "erased/most": 1.25,
     }
 
 
-def test_metrics_of_what_is_erased():
-    found = model_metrics({"writers": writers_table(**READING)})
-    assert {name: value for name, value in found.items() if name.startswith("reading")} == {
-        "reading/most_erased": 0.9,
-        "reading/most_erased_head": 0.9,
-        "reading/erased_median": pytest.approx(0.55),
-        "reading_centred/most_erased": 0.6,
-        "reading_centred/erased_median": pytest.approx(0.35),
-        "reading/median_dla_slope": pytest.approx(-0.5),
-    }
+def test_metrics_without_means_removed_and_of_few_heads():
+    found = model_metrics({"writers": heads_table(erased_centred=NAN, diluted=NAN)})
+    assert (found["erased/heads_median"], found["erased/most"]) == (0.75, 1.5)
+    assert "erased/heads_diluted" not in found
+    few = model_metrics({"writers": heads_table().iloc[:8]})
+    assert few["erased/heads_most"] == 1.0 and "erased/heads_most_of_8" not in few
 
 
-def test_heads_are_told_apart_from_embeddings_and_mlps():
-    reading = {**READING, "erased": [1.6, 0.3, 0.2, 0.7]}
-    writers = writers_table(**reading)
-    found = model_metrics({"writers": writers})
-    assert (found["reading/most_erased"], found["reading/most_erased_head"]) == (1.6, 0.2)
+def test_the_largest_of_eight_does_not_grow_with_the_number_of_heads_alone():
+    def metrics(n: int, seed: int) -> dict[str, float]:
+        shares = np.random.default_rng([n, seed]).gumbel(0.1, 0.12, size=n)
+        return model_metrics({"writers": pd.DataFrame({"writer": [f"L0H{at}" for at in range(n)], "erased": shares})})
+
+    few, many = ([metrics(n, seed) for seed in range(200)] for n in (8, 64))
+
+    def mean(found: list[dict[str, float]], name: str) -> float:
+        return float(np.mean([one[name] for one in found]))
+
+    assert mean(many, "erased/heads_most") > mean(few, "erased/heads_most") + 0.15
+    assert mean(many, "erased/heads_most_of_8") == pytest.approx(mean(few, "erased/heads_most_of_8"), abs=0.03)
 
 
 def test_metrics_of_broad_erasers():
     tables = {"writers": writers_table(), "erasers": erasers_table(L1H0=(2, -0.2, False), L1H1=(4, -0.9, True))}
-    assert model_metrics(tables)["reading/broad_erasers"] == 1.0
-    assert model_metrics(tables | {"erasers": erasers_table()})["reading/broad_erasers"] == 0.0
+    assert model_metrics(tables)["erased/broad_erasers"] == 1.0
+    assert model_metrics(tables | {"erasers": erasers_table()})["erased/broad_erasers"] == 0.0
 
 
 def test_sizes_are_metrics_where_they_are_known():
@@ -83,9 +95,9 @@ def pairs_table(*significant: bool | None) -> pd.DataFrame:
 
 def test_metrics_of_significant_pairs():
     found = model_metrics({"writers": writers_table(), "v_composition": pairs_table(True, False, None, True, False)})
-    assert found["reading/significant_share"] == 0.5
+    assert found["erased/significant_share"] == 0.5
     none = model_metrics({"writers": writers_table(), "v_composition": pairs_table(False, None)})
-    assert none["reading/significant_share"] == 0.0
+    assert none["erased/significant_share"] == 0.0
 
 
 @pytest.mark.parametrize(
@@ -99,13 +111,13 @@ def test_pairs_that_were_not_tested_are_left_out(pairs: pd.DataFrame):
 
 def test_metrics_of_what_was_not_measured_are_left_out():
     unmeasured = writers_table(remaining=[None] * 4, opposed=[np.nan] * 4)
-    assert model_metrics({"writers": unmeasured}) == {"erasure/writers_measured": 0.0}
+    assert model_metrics({"writers": unmeasured}) == {}
     assert model_metrics({}) == {}
 
 
 def test_nothing_written_is_not_erased():
     negative = writers_table(written=[-1.0, 0.0, 0.0, 0.0], remaining=[-2.0, -1.0, -0.5, -0.1], opposed=[-1.0] * 4)
-    assert model_metrics({"writers": negative})["erasure/writers_half_erased"] == 0.0
+    assert model_metrics({"writers": negative})["ledger/half_gone"] == 0.0
 
 
 def verify_tables() -> dict[str, pd.DataFrame]:
@@ -119,20 +131,8 @@ def verify_tables() -> dict[str, pd.DataFrame]:
             "verdict": ["erased", "not found", "not found"],
         }
     )
-    states = pd.DataFrame(
-        {
-            "writer": ["L0H2", "L0H2"],
-            "eraser": ["L2H3", "L1H0"],
-            "patch": "group",
-            "state": ["resid_mid2", "resid_mid1"],
-            "clean_median": [0.1, 0.5],
-            "patched_median": [0.9, 0.7],
-        }
-    )
     return {
         "eraser_group": groups,
-        "patched_residual_projection": states,
-        "ablation_loss": pd.DataFrame({"writer": ["L0H2", "MLP1"], "increase_mean": [0.4, NAN]}),
         "adversarial": pd.DataFrame(
             {
                 **{"writer": "L0H2", "source": "found", "half": ["shown", "shown", "found"], "role": "writer"},
@@ -147,37 +147,34 @@ def verify_tables() -> dict[str, pd.DataFrame]:
                 "increase_mean_low": [0.1, -0.1, 0.3],
             }
         ),
-        "dla_trust": trust_table("holds", "cancelled", None, "holds", "partly cancelled"),
+        "dla_trust": trust_table("holds", "cancelled", None, "holds", "partly cancelled", unsettled=1),
     }
 
 
-def trust_table(*words: str | None) -> pd.DataFrame:
-    settled = [word != "cancelled" if word else None for word in words]
-    return pd.DataFrame({"writer": [f"L0H{index}" for index in range(len(words))], "trust": words, "settled": settled})
+def trust_table(*words: str | None, unsettled: int = 0) -> pd.DataFrame:
+    """Components with these words, the first few of which are not settled."""
+    settled = pd.Series([at >= unsettled for at in range(len(words))], dtype=object)
+    return pd.DataFrame({"writer": [f"L0H{at}" for at in range(len(words))], "trust": words, "settled": settled})
 
 
 def test_metrics_of_verify():
-    assert verify_metrics(verify_tables()) == {
-        "verify/erased_writers": 1.0,
-        "verify/group_beta_most": -0.5,
-        "verify/presence_restored": pytest.approx(0.8),
-        "verify/loss_increase_most": 0.4,
+    found = verify_metrics(verify_tables())
+    assert {name: value for name, value in found.items() if value} == {
+        "verify/erased": 1.0,
+        "verify/not_found": 2.0,
         "verify/erasing_worth_most": 0.2,
         "verify/fooled_share": 0.5,
-        "trust/holds": 2.0,
-        "trust/partly_cancelled": 1.0,
-        "trust/cancelled": 1.0,
-        **dict.fromkeys(("trust/amplified", "trust/reversed", "trust/unrelated", "trust/constant"), 0.0),
-        "trust/unsettled": 1.0,
-        "trust/holds_share": 0.5,
+        "trust/settled_share": 0.75,
+        "trust/holds_share": pytest.approx(1 / 3),
+        "trust/cancelled_share": pytest.approx(1 / 3),
+        "trust/partly_cancelled_share": pytest.approx(1 / 3),
     }
+    words = {f"trust/{word}_share" for word in ("amplified", "reversed", "unrelated", "constant")}
+    none = {"verify/erased_with_its_siblings", "verify/shrinks_everything"}
+    assert words | none == {name for name, value in found.items() if not value}
 
 
 def test_metrics_of_verify_where_little_was_measured():
-    untold = verify_metrics({"dla_trust": trust_table(None, None)})
-    assert untold["trust/holds"] == 0.0 and "trust/holds_share" not in untold
+    assert verify_metrics({"dla_trust": trust_table(None, None)}) == {}
     assert verify_metrics({}) == {} == verify_metrics({"writers": pd.DataFrame()})
-    assert set(verify_metrics({"dla_trust": trust_table("holds", "cancelled")})) == {
-        *("trust/holds", "trust/amplified", "trust/partly_cancelled", "trust/cancelled", "trust/reversed"),
-        *("trust/unrelated", "trust/constant", "trust/unsettled", "trust/holds_share"),
-    }
+    assert verify_metrics({"dla_trust": trust_table("holds", "cancelled", unsettled=2)}) == {"trust/settled_share": 0.0}

@@ -46,7 +46,8 @@ def test_a_view_of_another_version_is_replaced() -> None:
 
 
 def test_shows_only_metrics_that_are_logged(state: dict[str, Any]) -> None:
-    model = fake_model("toy-2l", 2, 2, n_tokens=24, reading=True, verify=True)
+    model = fake_model("toy-2l", 2, 8, n_tokens=24, d_model=40, reading=True, verify=True)
+    model.tables["dla_trust"]["settled"] = True
     entry = model.about.model_copy(update={"training_tokens": 1})
     logged = set(model_metrics(model.tables) | verify_metrics(model.tables) | size_metrics(entry))
     axes = [

@@ -154,10 +154,10 @@ def test_opens_in_the_users_browser_on_the_models(shown: Shown, environment: dic
     for name in MODELS:
         page.get_by_role("link", name=name, exact=True).first.wait_for()
     header = page.locator(".ag-header")
-    for column in ("reading/most_erased", "trust/holds_share", "n_layers", "n_params"):
+    for column in ("erased/heads_median", "trust/settled_share", "n_layers", "n_params"):
         header.get_by_text(column, exact=True).first.wait_for()
     # the values of the columns, which a run that was not measured would not have
-    cells = page.locator('.ag-cell[col-id="metrics.`reading/most_erased`"]')
+    cells = page.locator('.ag-cell[col-id="metrics.`erased/heads_median`"]')
     values = [text.strip() for text in cells.all_inner_texts()]
     assert len(values) == len(MODELS) + 1 and values.count("-") == 1
     measured = [float(text) for text in values if text != "-"]
