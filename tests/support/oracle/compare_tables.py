@@ -16,7 +16,7 @@ import pandas as pd
 from scipy import stats
 
 from tests.support.oracle.dla import INTERVALS, OF_RANKS
-from tests.support.oracle.scan import EFFECTIVE, QUANTILES, TAU
+from tests.support.oracle.scan import EFFECTIVE, GROWTH, QUANTILES, TAU
 from tests.support.oracle.v_composition import significant
 
 PROJECTION = ("residual_projection", "component_projection", "writers")
@@ -50,7 +50,7 @@ def assert_tables_agree(fast: Mapping[str, pd.DataFrame], oracle: Mapping[str, p
     """
     for name in PROJECTION:
         _assert_same_keys(name, fast[name], oracle[name])
-        numbers = LEDGER if name == "writers" else [*QUANTILES, "mean", "beta", "beta_centred", "n"]
+        numbers = [*LEDGER, *GROWTH] if name == "writers" else [*QUANTILES, "mean", "beta", "beta_centred", "n"]
         numbers = [*numbers, *EFFECTIVE] if name == "residual_projection" else numbers
         for column in numbers:
             _assert_column_agrees(name, column, fast[name], oracle[name])

@@ -28,7 +28,8 @@ from erasure_sweep.workers.models.forward import ModelConfig
 
 QUANTILES = {"q12_5": 0.125, "q25": 0.25, "median": 0.5, "q75": 0.75, "q87_5": 0.875}
 STATISTICS = (*QUANTILES, "mean", "beta", "beta_centred")
-EFFECTIVE = (*(f"effective_{name}" for name in QUANTILES), "effective_beta", "diluted", "constant_share")
+GROWTH = ("diluted", "constant_share")
+EFFECTIVE = (*(f"effective_{name}" for name in QUANTILES), "effective_beta", *GROWTH)
 NEGLIGIBLE = 1e-10
 CONSTANT = 1e-6
 """Share of a writer's power that must vary over tokens for it to have a centred coefficient."""
@@ -262,7 +263,7 @@ def scan_tables(
     """The tables of the scan by definition, without their ``model`` column.
 
     ``residual_projection`` and ``component_projection`` carry ``mean_abs``, the mean |PR|, beside the contract's
-    columns: tolerances are stated in it. ``writers`` has the ledger's columns alone.
+    columns: tolerances are stated in it. ``writers`` has the columns of the ledger and of growth alone.
 
     Args:
         config, weights, tokens, positions, first_position: as ``measure`` takes them.
@@ -280,7 +281,8 @@ def scan_tables(
             if component != writer
         }
         by_component += rows.values()
-        ledgers.append({"writer": writer} | ledger(measured, writer) | opposing(rows, writer, tau))
+        final = {name: by_state[-1][name] for name in GROWTH}
+        ledgers.append({"writer": writer} | ledger(measured, writer) | opposing(rows, writer, tau) | final)
     return {
         "residual_projection": pd.DataFrame(by_state),
         "component_projection": pd.DataFrame(by_component),

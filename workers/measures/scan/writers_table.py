@@ -58,6 +58,8 @@ NO_READING = Reading("", "", np.nan, np.nan, np.nan)
 
 ERASED = {f"erased{suffix}{end}": f"share{suffix}{end}" for suffix in ("", "_centred") for end in ("", "_low", "_high")}
 """Columns that are those of the row ``later`` of ``erasure_shares``."""
+GROWTH = ("diluted", "constant_share")
+"""Columns that are those of the final state in ``residual_projection``."""
 NET = {"net_r": "r", "net_slope": "slope"}
 """Columns that are those of ``net_dla``."""
 
@@ -74,6 +76,7 @@ class WritersTable(DerivedTable):
         readings = [_reading(writer, setting.tau) for writer in writers]
         columns: Columns = {"writer": np.array(layout.writers, dtype=object), **plain}
         columns |= {f"{name}_centred": values for name, values in centred.items()}
+        columns |= {name: _last(writers, "states", name) for name in GROWTH}
         columns |= {name: _last(writers, "shares", of) for name, of in ERASED.items()}
         columns |= {name: _last(writers, "net", of) for name, of in NET.items()}
         low = columns["erased_low"].tolist()

@@ -34,6 +34,12 @@ TABLES = (
             WRITER,
             *(number(name, meaning) for name, meaning in _LEDGER.items()),
             *_centred(),
+            number(
+                "diluted",
+                "`diluted` of the final state in `residual_projection`: by how much less a reader behind a norm sees of it at "
+                "the end because the stream has grown, whatever was written against it",
+            ),
+            number("constant_share", "share of its power that its mean vector over all tokens holds"),
             *with_interval("erased", _ERASED),
             *with_interval("erased_centred", "the same of what varies: `share_centred` of `later`"),
             number(
