@@ -167,7 +167,7 @@ def test_where_nothing_is_erased_nothing_is_verified_and_that_is_said(
     noted = entry(ran)
     assert (noted["targets"], noted["stages"]) == ([], ["scan", "verify"])
     assert str(noted["targets_reason"]).startswith("nothing, for")
-    assert names(ran) == SCAN_ONLY | {"dla_correlation", "dla_trust"}
+    assert names(ran) == SCAN_ONLY | {"dla_correlation", "dla_trust", "dla_mediation"}
     assert not [key for key in of_child(bench, ran.out.parent.name, "tags") if key.startswith("most_erased")]
     page = (out / "quiet" / "index.html").read_text()
     assert "nothing clear of chance: the most is 0.0" in page and "This run verified nothing, for" in page
