@@ -18,6 +18,7 @@ from tests.benchmarks.literal import measure_literal
 from tests.benchmarks.memory import measure_memory
 from tests.benchmarks.overhead import measure_overhead
 from tests.benchmarks.pages import measure_pages
+from tests.benchmarks.paths import measure_paths
 from tests.benchmarks.positions import measure_positions
 from tests.benchmarks.report import machine_info, tables, write_json
 from tests.benchmarks.scan import measure_scans
@@ -29,6 +30,7 @@ from tests.benchmarks.verify import measure_verify
 
 SUBJECTS: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "scan": measure_scans,
+    "paths": measure_paths,
     "literal": measure_literal,
     "verify": measure_verify,
     "memory": measure_memory,
