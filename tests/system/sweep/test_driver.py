@@ -95,7 +95,9 @@ OF_MLPS = ("mlp_erasure", "later_use")
 
 QUANTILES = ["q12_5", "q25", "median", "q75", "q87_5"]
 CONTRACT = {
-    "residual_projection": ["state", *QUANTILES, "mean", "beta", "beta_centred", "n"],
+    "residual_projection": [
+        "state", *QUANTILES, "mean", "beta", "beta_centred", "n", "effective_*", "effective_beta", "diluted", "constant_share",
+    ],
     "component_projection": ["component", *QUANTILES, "mean", "beta", "beta_centred", "n"],
     "v_composition": [
         "eraser", "clean_*", "patched_*", "v_composed_*", "beta", "beta_low", "beta_high", "beta_centred", "beta_first", "p",
@@ -106,10 +108,16 @@ CONTRACT = {
         "slope_low", "slope_high", "n", "stage",
     ],
     "writers": [
-        "written", "remaining", "reinforced", "opposed", "erased", "written_centred", "remaining_centred",
-        "reinforced_centred", "opposed_centred", "erased_centred", "clearly_erased", "erasers", "opposing",
+        "written", "remaining", "reinforced", "opposed", "written_centred", "remaining_centred", "reinforced_centred",
+        "opposed_centred", "diluted", "constant_share", "erased", "erased_low", "erased_high", "erased_centred",
+        "erased_centred_low", "erased_centred_high", "net_r", "net_slope", "clearly_erased", "erasers", "opposing",
         "significant_erasers", "v_composition_share", "dla_r", "dla_slope", "rank",
     ],
+    "erasure_shares": [
+        "eraser", "share", "share_low", "share_high", "share_centred", "share_centred_low", "share_centred_high",
+        "share_first", "share_first_low", "share_first_high", "prompts", "prompts_centred",
+    ],
+    "net_dla": ["r", "r_low", "r_high", "slope", "slope_low", "slope_high", "n"],
     "erasers": [
         "eraser", "writers", "writers_taken", "heads", "heads_taken", "beta_sum", "beta_mean", "head_median", "random_mean",
         "random_low", "random_taken", "broad",
@@ -119,7 +127,7 @@ CONTRACT = {
         "clean_median_low", "clean_median_high", "patched_median_low", "patched_median_high",
         "beta", "beta_low", "beta_high", "position_share", "verdict", "n",
     ],
-    "nulls": ["eraser", "null", "direction", "of", *QUANTILES, "beta", "beta_low", "beta_high", "n"],
+    "nulls": ["eraser", "null", "direction", "of", "heads", *QUANTILES, "beta", "beta_low", "beta_high", "n"],
     "patched_residual_projection": [
         "eraser", "patch", "state", "clean_*", "patched_*", "clean_beta", "patched_beta", "n",
     ],
@@ -143,7 +151,7 @@ CONTRACT = {
         "eraser", "patch", "clean_loss", "increase_mean", "increase_mean_low", "increase_mean_high", *QUANTILES, "n",
     ],
     "carries": [
-        "eraser", "part", "power_share", "variance", "position_share", "token_share", "erased", "n",
+        "eraser", "part", "power_share", "variance", "position_share", "token_share", "erased_by_reading", "n",
     ],
     "position_profile": ["eraser", "first_position", "last_position", "clean_*", "patched_*", "writer_norm", "n"],
     "later_use": [
@@ -168,9 +176,9 @@ def test_tables_hold_what_the_contract_says(undisturbed: dict[str, pd.DataFrame]
 
 def test_tables_are_of_the_prompts_they_should_be(undisturbed: dict[str, pd.DataFrame]) -> None:
     assert set(undisturbed) == set(TABLES) == set(CONTRACT)
-    assert (undisturbed["residual_projection"]["n"] == 40 * 32).all()
-    assert (undisturbed["eraser_group"]["n"] == 8 * 32).all() and undisturbed["eraser_group"]["held_out"].all()
-    assert (undisturbed["dla_trust"]["n"] == 4 * 32).all()
+    assert (undisturbed["residual_projection"]["n"] == 40 * 31).all()
+    assert (undisturbed["eraser_group"]["n"] == 8 * 31).all() and undisturbed["eraser_group"]["held_out"].all()
+    assert (undisturbed["dla_trust"]["n"] == 4 * 31).all()
     assert set(undisturbed["dla_points"]["prompt"]) <= set(range(40, 48))
     for name, stages in undisturbed["dla_correlation"].groupby("model")["stage"]:
         assert list(dict.fromkeys(stages)) == ["scan", "verify"], name
