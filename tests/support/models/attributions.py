@@ -23,7 +23,7 @@ from erasure_sweep.workers.models.forward import ModelConfig
 from tests.support.models.planting import CARRIER, CODE_DIM, STORE_DIM, Attend, Builder, Source, small_config
 
 WRITER, READER = "L0H0", "L1H0"
-FAINT = 0.05
+FAINT = 0.015
 """Size of what a writer writes that should decide no token, beside a code of about one."""
 
 
