@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 
-import pandas as pd
 from rich.markup import escape
 from rich.table import Table
 
@@ -18,9 +17,9 @@ from erasure_sweep.sweep.progress import count
 from erasure_sweep.sweep.run_folder import MODEL_PAGE
 from erasure_sweep.sweep.tracking.store_address import named_uri, ui_command
 from erasure_sweep.workers.errors import DataError
-from erasure_sweep.workers.tables.facts.erasure import clearly_erased
+from erasure_sweep.workers.tables.facts.erased_writers import ErasedWriter, erased_writers_of
 from erasure_sweep.workers.tables.facts.trust import trust_counts
-from erasure_sweep.workers.tables.facts.verified import LATER, Verdict, verdicts
+from erasure_sweep.workers.tables.facts.verified import LATER, Interval, Verdict, verdicts
 from erasure_sweep.workers.tables.files import read_tables
 
 _SHOWN_TABLES = ("writers", "erasers", "eraser_group", "patched_residual_projection", "dla_correlation", "dla_trust")
@@ -37,8 +36,8 @@ def print_outcome(config: SweepConfig, outcome: SweepOutcome) -> None:
             if entry.is_finished:
                 finished[entry.name] = read_tables(outcome.folder.tables(entry.folder), _SHOWN_TABLES)
     scanned = {name: tables for name, tables in finished.items() if "writers" in tables}
-    erased = {name: clearly_erased(tables).head(config.top) for name, tables in scanned.items()}
-    if found := {name: writers for name, writers in erased.items() if len(writers)}:
+    erased = {name: erased_writers_of(tables)[: config.top] for name, tables in scanned.items()}
+    if found := {name: writers for name, writers in erased.items() if writers}:
         console.print(_writers_table(found))
     for name, tables in scanned.items():
         if name not in found:
@@ -67,19 +66,24 @@ def _print_places(config: SweepConfig, outcome: SweepOutcome) -> None:
         print_line(f"{kind:<14} {place}")
 
 
-def _writers_table(models: dict[str, pd.DataFrame]) -> Table:
+def _writers_table(models: dict[str, list[ErasedWriter]]) -> Table:
     """What the scan says of the most erased writers."""
-    numbers = ("written", "remaining", "erased by reading", "DLA r", "DLA slope")
+    numbers = ("erased", "means kept", "diluted", "written", "remaining")
     table = table_of(
         "Writers whose output later heads read and take back out",
         {"model": "name", "writer": "name", **dict.fromkeys(numbers, "number"), "erasers": "text"},
     )
     for model, writers in models.items():
-        for index, row in enumerate(writers.to_dict("records")):
-            values = (row[name] for name in ("written", "remaining", "erased", "dla_r", "dla_slope"))
-            heads = str(row["erasers"] or "–").replace("+", " ")
-            table.add_row(escape(model) if index == 0 else "", row["writer"], *map(_number, values), heads)
+        for index, one in enumerate(writers):
+            values = (one.kept, one.diluted, one.written, one.remaining)
+            numbers_of = (_with_interval(one.share), *map(_number, values))
+            table.add_row(escape(model) if index == 0 else "", one.writer, *numbers_of, " ".join(one.erasers) or "–")
         table.add_section()
+    table.caption = (
+        "Shares of the writer's output, means removed. Erased: what later heads take out because they read it. Diluted: what a "
+        "growing stream makes of it."
+    )
+    table.caption_justify = "left"
     return table
 
 
@@ -103,7 +107,7 @@ def _verified_table(models: dict[str, list[Verdict]]) -> Table:
             table.add_row(
                 escape(model) if index == 0 else "",
                 verdict.group.writer,
-                _number(beta.value) + ("" if math.isnan(beta.low) else f" ({beta.low:.2f}, {beta.high:.2f})"),
+                _with_interval(beta),
                 _number(verdict.dla_slope),
                 f"{_number(presence.clean)} → {_number(presence.patched)}",
                 verdict.word or "–",
@@ -111,6 +115,10 @@ def _verified_table(models: dict[str, list[Verdict]]) -> Table:
             )
         table.add_section()
     return table
+
+
+def _with_interval(value: Interval) -> str:
+    return _number(value.value) + ("" if math.isnan(value.low) else f" ({value.low:.2f}, {value.high:.2f})")
 
 
 def _number(value: float) -> str:

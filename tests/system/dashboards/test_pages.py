@@ -289,7 +289,7 @@ class TestComparison:
         assert sorted(embedded(page, "causal")) == [f"{centred}.{choice}.0" for centred in "01" for choice in "01"]
         assert "No later heads, or not measured: small." in page
         assert "Without a writer for which this was measured: small." in page
-        assert "most erased by reading: share (written → remaining)" in page
+        assert "most erased: share (written → remaining)" in page
         assert "most opposed: written → remaining" in page
 
     def test_of_more_than_two_models_two_maps_are_chosen(self, reading: ModelTables, tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ class TestComparison:
         parts = {part.key: part for part in comparison_page_parts([small], fake_manifest([small]))}
         for key in ("size", "erased", "causal", "dla", "significant", "trust"):
             assert not parts[key].figures, key
-        assert "most erased by reading" not in [column.heading for column in parts["models"].columns]
+        assert "most erased: share (written → remaining)" not in [column.heading for column in parts["models"].columns]
         assert "This was not measured in any model" in comparison([small], tmp_path)
 
     def test_twelve_models_stay_below_ten_megabytes(self, tmp_path: Path) -> None:
