@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from erasure_sweep.workers.tables.facts.erasure import clearly_erased, erasers_of
+from erasure_sweep.workers.tables.facts.erasure import NOTICEABLE, clearly_erased, erasers_of
 from erasure_sweep.workers.tables.facts.verified import Interval
 from erasure_sweep.workers.tables.values import Tables, numeric
 
@@ -42,6 +42,8 @@ class ErasedWriter(NamedTuple):
 def erased_writers_of(tables: Tables, *, heads: bool = False) -> list[ErasedWriter]:
     """The clearly erased writers of a model, those of which most is taken out first.
 
+    One of which nothing is taken out but a constant, what is the same at every token, is left out.
+
     Args:
         heads: attention heads alone.
     """
@@ -56,4 +58,4 @@ def erased_writers_of(tables: Tables, *, heads: bool = False) -> list[ErasedWrit
         share, low, high, written, remaining = shown[:, at].tolist()
         numbers = (float(plain[0, at]), written, remaining, float(diluted[at]))
         found.append(ErasedWriter(writer, Interval(share, low, high), *numbers, erasers_of(tables, writer) or []))
-    return sorted(found, key=lambda one: -one.share.value)
+    return sorted((one for one in found if one.share.value >= NOTICEABLE), key=lambda one: -one.share.value)

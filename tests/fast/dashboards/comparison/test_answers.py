@@ -89,6 +89,9 @@ class TestErased:
             [self.erased(**unknown)]
         )
 
+    def test_a_constant_alone_that_is_taken_out_is_not_listed(self) -> None:
+        assert most_erased_writers([self.erased(erased_centred=-0.24)]) == []
+
     def test_what_is_taken_out_and_written_back_has_both_numbers(self) -> None:
         text = said([self.erased(remaining_centred=1.5)])
         assert "written → remaining: 1.25 → 1.50 (0.41 taken out and 0.66 written back)" in text
