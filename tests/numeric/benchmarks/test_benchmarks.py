@@ -36,6 +36,7 @@ from tests.benchmarks.literal import (
 )
 from tests.benchmarks.memory import memory_request, scan_task, shard_tasks, stage
 from tests.benchmarks.overhead import Found, overhead_rows, prepare
+from tests.benchmarks.paths import measure_paths
 from tests.benchmarks.positions import compare, measure_positions
 from tests.benchmarks.probe import (
     PairedReporter,
@@ -167,6 +168,20 @@ def test_scans_are_set_beside_the_bare_forward(settings: Settings) -> None:
     assert {row.beside for row in rows} == {BARE}
     assert [row.target for row in rows] == [2.0, None, None, None]
     assert all(row.spread.low > 0 for row in rows)
+
+
+def test_following_every_writer_is_set_beside_the_bare_forward(settings: Settings) -> None:
+    rows = list(measure_paths(settings))
+    assert [row.measured for row in rows] == [
+        f"{what}, {measured}{behind}"
+        for measured in ("all positions", "4 positions")
+        for what, behind in (
+            ("every writer", ", its trace included"),
+            ("the same with what varies and position 0", ""),
+            ("the trace of these", ""),
+        )
+    ]
+    assert [row.target for row in rows] == [2.0, None, None] * 2 and {row.beside for row in rows} == {BARE}
 
 
 def test_composition_matrices_are_those_that_a_scan_needs(settings: Settings) -> None:
