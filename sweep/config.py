@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from erasure_sweep.sweep.model_names import ListedModel
@@ -122,7 +122,9 @@ class SweepConfig(BaseModel):
     rotated_prompts: Literal[0] | Several = 8
     """On how many of them, the first, a writer is also replaced by its rotated output on another prompt, to see whether the
     word is the same; 0 leaves that out, and no word is held against another."""
-    trust_thresholds: dict[Literal["constant", "cancelled", "faint", "related", "holds", "amplified"], Number] = {}
+    trust_thresholds: dict[Literal["constant", "cancelled", "faint", "related", "holds", "amplified"], Number] = (
+        TrustThresholds()._asdict()
+    )
     """Where one word of trust ends and another begins, in place of {constant: 0.01, cancelled: 0.25, faint: 0.5, related: 0.5,
     holds: 0.75, amplified: 1.33}: DLA is `constant` below such a varying share of its power, `cancelled` below such a size of
     the effect (faint, where r² is below related), `unrelated` with r² below related, `partly cancelled` below holds and
@@ -198,6 +200,11 @@ class SweepConfig(BaseModel):
         self._check_thresholds()
         return self
 
+    @field_validator("trust_thresholds")
+    @classmethod
+    def _with_the_others(cls, given: dict[str, float]) -> dict[str, float]:
+        return TrustThresholds()._replace(**given)._asdict()
+
     def _check_thresholds(self) -> None:
         limits = self.trust_limits
         most = {"constant": 1.0, "cancelled": limits.faint, "related": 1.0, "holds": limits.amplified}
@@ -243,7 +250,7 @@ class SweepConfig(BaseModel):
     @property
     def trust_limits(self) -> TrustThresholds:
         """Where one word of trust ends and another begins."""
-        return TrustThresholds()._replace(**self.trust_thresholds)
+        return TrustThresholds(**self.trust_thresholds)
 
     @property
     def n_positions(self) -> int | None:
@@ -266,12 +273,11 @@ class SweepConfig(BaseModel):
         keys = (
             *("corpus", "own_corpora", "prompts", "seq_len", "seed", "tau", "block_prompts", "dtype", "ln"),
             *("first_position", "paths_prompts", "paths_centred_prompts", "verify_prompts"),
-            *("trust_prompts", "trust_tokens", "rotated_prompts", "placebos", "donors", "places"),
+            *("trust_prompts", "trust_tokens", "rotated_prompts", "trust_thresholds", "placebos", "donors", "places"),
             "adversarial_prompts",
         )
         groups = ", ".join(f"{group.writer}: {group.label}" for group in self.groups) or "none"
-        same: dict[str, Any] = {"trust_thresholds": self.trust_limits._asdict()}
-        same |= {"positions": self.n_positions or "all", "groups": groups, "results_version": RESULTS_VERSION}
+        same = {"positions": self.n_positions or "all", "groups": groups, "results_version": RESULTS_VERSION}
         return {**{key: getattr(self, key) for key in keys}, **same}
 
 

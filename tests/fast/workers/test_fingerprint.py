@@ -65,7 +65,7 @@ def test_of_states():
     """The shard's id is in what is hashed, and stands nowhere beside it."""
     sealed = encode_states({"dla": {"sums": np.arange(3.0)}}, "ab" * 16)
     head, rest = sealed[:22], sealed[22:]
-    assert head == b"erasure-sweep state 6\n"
+    assert head == b"erasure-sweep state 7\n"
     assert rest[:16] == blake2b(head + b"ab" * 16 + rest[16:], digest_size=16).digest()
 
 

@@ -46,7 +46,7 @@ def test_help_is_the_docstring_of_the_field():
         "Models to measure: bundled or hub names (`erasure-sweep models` lists them) or directories; `mine=DIR` is called "
         "`mine`; again for more."
     )
-    assert "in place of the --top most erased" in (options["writers"].help or "")
+    assert "in place of those that the scan finds" in (options["writers"].help or "")
     assert all((option.help or "").endswith(".") for option in options.values())
 
 

@@ -67,7 +67,7 @@ def test_other_versions_are_told_from_damage():
 
 def test_the_state_of_another_version_is_not_whole():
     encoded = encode_states({"m": {"x": np.zeros(1)}}, ID)
-    assert not is_whole(encoded.replace(b"state 6\n", b"state 7\n"), ID)
+    assert not is_whole(encoded.replace(b"state 7\n", b"state 6\n"), ID)
 
 
 DAMAGES = [
@@ -240,7 +240,7 @@ def test_a_batch_that_memory_did_not_hold_is_not_tried_again(monkeypatch: pytest
     tried: list[tuple[str, int]] = []
 
     def measure(
-        model: object, task: ShardTask, prompts: object, batch: int, means: object
+        model: object, task: ShardTask, prompts: object, batch: int, means: object, covariance: object
     ) -> dict[str, dict[str, np.ndarray]]:
         tried.append((task.id, batch))
         if task.model_hash == "large" and batch > 2:
