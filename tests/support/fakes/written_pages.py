@@ -66,9 +66,10 @@ def broken(model: ModelTables) -> dict[str, dict[str, pd.DataFrame]]:
     """Ways in which tables can be less than the contract says."""
     tables = model.tables
     stats = ["q12_5", "q25", "median", "q75", "q87_5", "mean", "beta", "beta_centred"]
+    seen = [name for name in tables["residual_projection"] if name.startswith("effective_") or name == "diluted"]
     numbers = ["written", "remaining", "reinforced", "opposed", "opposed_centred", "written_centred"]
     nulls = {
-        "residual_projection": tables["residual_projection"].assign(**dict.fromkeys(stats, None), n=0),
+        "residual_projection": tables["residual_projection"].assign(**dict.fromkeys([*stats, *seen], None), n=0),
         "component_projection": tables["component_projection"].assign(**dict.fromkeys(stats, None), n=0),
         "writers": tables["writers"].assign(**dict.fromkeys(numbers, None), opposing=None),
     }
