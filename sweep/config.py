@@ -68,6 +68,9 @@ class Flag:
     """The flag; by default the key's name, ``--seq-len`` for ``seq_len``."""
 
 
+_THRESHOLDS: dict[Any, float] = TrustThresholds()._asdict()
+
+
 class SweepConfig(BaseModel):
     """Everything that a sweep can be told."""
 
@@ -122,8 +125,8 @@ class SweepConfig(BaseModel):
     rotated_prompts: Literal[0] | Several = 8
     """On how many of them, the first, a writer is also replaced by its rotated output on another prompt, to see whether the
     word is the same; 0 leaves that out, and no word is held against another."""
-    trust_thresholds: dict[Literal["constant", "cancelled", "faint", "related", "holds", "amplified"], Number] = Field(
-        default_factory=TrustThresholds()._asdict
+    trust_thresholds: dict[Literal["constant", "cancelled", "faint", "related", "holds", "amplified"], Number] = (
+        _THRESHOLDS
     )
     """Where one word of trust ends and another begins, in place of {constant: 0.01, cancelled: 0.25, faint: 0.5, related: 0.5,
     holds: 0.75, amplified: 1.33}: DLA is `constant` below such a varying share of its power, `cancelled` below such a size of
