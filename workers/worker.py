@@ -16,6 +16,8 @@ from typing import Any
 import torch
 
 from erasure_sweep.workers.corpora.resolve_corpus import load_tokens
+from erasure_sweep.workers.measures.interventions.placebos import Draws, Placebos
+from erasure_sweep.workers.measures.interventions.verified_prompt import draws_of
 from erasure_sweep.workers.measures.stages import measure_shard
 from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.models.resolve_model import load_model
@@ -40,6 +42,8 @@ class ShardWorker:
     def __init__(self, threads: int) -> None:
         torch.set_num_threads(threads)
         self._held: tuple[tuple[str, str, str], LeanModel] | None = None
+        self._drawn: tuple[tuple[Draws, str], Placebos] | None = None
+        """Placebos of the model that is held, for as long as shards ask for them, and what they were drawn from."""
         self._fits: dict[tuple[str, str], int] = {}
         """Prompts in one forward pass for which memory sufficed where it did not for more, by model and stage."""
 
@@ -52,14 +56,13 @@ class ShardWorker:
         """
         model = self._model(task, contents.get(task.weights))
         prompts = load_tokens(contents.get(task.tokens) or Path(task.tokens))
-        means, covariance = (
-            load_means(Path(path), contents.get(path)) if path else None for path in (task.means, task.covariance)
-        )
+        means = load_means(Path(task.means), contents.get(task.means)) if task.means else None
+        placebos = self._placebos(model, task, contents)
         kind = (task.model_hash, task.stage)
         batch = min(task.batch, self._fits.get(kind, task.batch))
         while True:
             try:
-                states = measure_shard(model, task, prompts, batch, means, covariance)
+                states = measure_shard(model, task, prompts, batch, means, placebos)
                 return ShardResult(task.id, encode_states(states, task.id), batch)
             except torch.cuda.OutOfMemoryError:
                 torch.cuda.empty_cache()
@@ -71,10 +74,21 @@ class ShardWorker:
     def _model(self, task: ShardTask, weights: bytes | None) -> LeanModel:
         key = (task.model_hash, task.device, task.dtype)
         if self._held is None or self._held[0] != key:
-            self._held = None  # frees the model before the next one is loaded
+            self._held = self._drawn = None  # frees the model before the next one is loaded
             source = Path(task.weights) if weights is None else weights
             self._held = (key, load_model(source, task.device, DTYPES[task.dtype])[1])
         return self._held[1]
+
+    def _placebos(self, model: LeanModel, task: ShardTask, contents: Mapping[str, bytes]) -> Placebos | None:
+        """Those of the verified writers, drawn once for all shards: each draw decomposes a matrix, which takes seconds."""
+        if task.covariance is None:
+            self._drawn = None
+            return None
+        source = (draws_of(task), task.covariance)  # the path holds the hash of the content
+        if self._drawn is None or self._drawn[0] != source:
+            covariance = load_means(Path(task.covariance), contents.get(task.covariance))
+            self._drawn = (source, Placebos(model, source[0], covariance))
+        return self._drawn[1]
 
 
 class RemoteShardWorker(ShardWorker):

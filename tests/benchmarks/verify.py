@@ -24,6 +24,7 @@ from transformer_lens.model_bridge.exceptions import StopAtLayerException
 from erasure_sweep.sweep.config import SweepConfig, build_config
 from erasure_sweep.sweep.plan import DONORS, NULL_PROMPTS, blocks, draw_donors, given_places
 from erasure_sweep.workers.labels import Layout, layer_of
+from erasure_sweep.workers.measures.interventions.placebos import Draws, Placebos
 from erasure_sweep.workers.measures.interventions.prompt_view import PromptView
 from erasure_sweep.workers.measures.interventions.verified_prompt import WriterPrompt, writers_of
 from erasure_sweep.workers.measures.scan.composition import head_of
@@ -124,12 +125,13 @@ class Shards:
 
     def __init__(self, model: LeanModel, seq_len: int, n_prompts: int) -> None:
         self._model, self._n_prompts = model, n_prompts
-        self._covariance: np.ndarray | None = None
+        self._placebos: Placebos | None = None
         self._tokens = random_prompts(model.config, n_prompts, seq_len).numpy()
         self.config = build_config({"models": ["random"], "seq_len": seq_len, "block_prompts": n_prompts})
         self.targets = verified_targets(model.config.layout)
         states = self._measure("covariance", CovarianceWork(writers_of(self.targets)), None)
-        self._covariance = stream_covariance([states[StreamCovariance.name]])
+        draws = Draws(writers_of(self.targets), self.config.seed, self.config.placebos)
+        self._placebos = Placebos(model, draws, stream_covariance([states[StreamCovariance.name]]))
         found = self.placebo(min(16, seq_len))
         self._nulls = null_erasers(model.config.layout, self.targets, self.config.placebos, [found])
 
@@ -168,7 +170,7 @@ class Shards:
         )
         layout, d_model = self._model.config.layout, self._model.config.d_model
         means = np.zeros((len(layout.terms), d_model))
-        return measure_shard(self._model, task, self._tokens, batch, means, self._covariance)
+        return measure_shard(self._model, task, self._tokens, batch, means, self._placebos)
 
 
 def measure_verify(settings: Settings) -> Iterator[Row]:

@@ -18,7 +18,7 @@ from erasure_sweep.workers.errors import DataError
 from erasure_sweep.workers.measures.interventions.place_runs import place_runs
 from erasure_sweep.workers.measures.interventions.placebos import Placebos
 from erasure_sweep.workers.measures.interventions.prompt_view import first_source, lone_views, positions_of, views
-from erasure_sweep.workers.measures.interventions.verified_prompt import by_writer, writers_of
+from erasure_sweep.workers.measures.interventions.verified_prompt import by_writer
 from erasure_sweep.workers.measures.measure import Block
 from erasure_sweep.workers.measures.registry import measures
 from erasure_sweep.workers.measures.scan.paths import PathReader
@@ -51,7 +51,6 @@ class OpenShard(NamedTuple):
 Tokens = Integer[np.ndarray, "corpus_prompt pos"]
 """Of the whole corpus."""
 Means = Float[np.ndarray, "term d_model"]
-Covariance = Float[np.ndarray, "state d_model d_model"]
 
 
 class Staged(NamedTuple):
@@ -59,8 +58,8 @@ class Staged(NamedTuple):
 
     means: Float[Tensor, "term d_model"] | None = None
     """Of the model's terms over the scan, on the model's device."""
-    covariance: Covariance | None = None
-    """Of the stream where verified writers write."""
+    placebos: Placebos | None = None
+    """Of the verified writers."""
 
 
 @torch.inference_mode()
@@ -70,17 +69,17 @@ def measure_shard(
     tokens: Tokens,
     batch: int,
     means: Means | None = None,
-    covariance: Covariance | None = None,
+    placebos: Placebos | None = None,
 ) -> dict[str, State]:
     """States of one shard, by measure.
 
     Args:
         batch: how many prompts go through a forward pass at once.
         means: of the model's terms over the scan; none in the scan itself.
-        covariance: of the stream in the states that first hold the verified writers, for the stages that draw placebos.
+        placebos: of the verified writers, for the stages that have nulls.
     """
     on_device = None if means is None else torch.from_numpy(means).to(model.device, model.dtype)
-    opened = STAGES[task.stage](model, task, tokens, batch, Staged(on_device, covariance))
+    opened = STAGES[task.stage](model, task, tokens, batch, Staged(on_device, placebos))
     accumulators = {measure.name: measure.start(opened.shard) for measure in measures(task.stage)}
     for products in opened.products:
         for accumulator in accumulators.values():
@@ -137,19 +136,17 @@ def open_covariance(model: LeanModel, task: ShardTask, tokens: Tokens, batch: in
 def open_placebo(model: LeanModel, task: ShardTask, tokens: Tokens, batch: int, staged: Staged) -> OpenShard:
     """Prompts of the scan, verified writer by verified writer, with what stands in its place."""
     work = task.work
-    assert isinstance(work, PlaceboWork) and staged.covariance is not None
-    placebos = Placebos(model, work.writers, staged.covariance, task.seed, work.draws)
+    assert isinstance(work, PlaceboWork) and staged.placebos is not None
     prompts = lone_views(model, task, own_prompts(task, tokens), batch)
-    return OpenShard(Block(model, work), null_prompts(prompts, work, placebos))
+    return OpenShard(Block(model, work), null_prompts(prompts, work, staged.placebos))
 
 
 def open_group(model: LeanModel, task: ShardTask, tokens: Tokens, batch: int, staged: Staged) -> OpenShard:
     """Every prompt, verified writer by verified writer."""
     work = task.work
-    assert isinstance(work, GroupWork) and staged.covariance is not None
-    placebos = Placebos(model, writers_of(work.targets), staged.covariance, task.seed, work.draws)
+    assert isinstance(work, GroupWork) and staged.placebos is not None
     prompts = views(model, task, own_prompts(task, tokens), batch)
-    return OpenShard(Block(model, work, staged.means), by_writer(prompts, work, placebos))
+    return OpenShard(Block(model, work, staged.means), by_writer(prompts, work, staged.placebos))
 
 
 def open_trust(model: LeanModel, task: ShardTask, tokens: Tokens, batch: int, staged: Staged) -> OpenShard:

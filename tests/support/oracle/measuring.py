@@ -10,7 +10,8 @@ import torch
 
 from erasure_sweep.workers.corpora.token_texts import TokenTexts
 from erasure_sweep.workers.measures import stages
-from erasure_sweep.workers.measures.interventions.verified_prompt import writers_of
+from erasure_sweep.workers.measures.interventions.placebos import Placebos
+from erasure_sweep.workers.measures.interventions.verified_prompt import draws_of, writers_of
 from erasure_sweep.workers.measures.measure import Block, Setting
 from erasure_sweep.workers.measures.registry import measures
 from erasure_sweep.workers.measures.scan.paths import PathReader
@@ -211,7 +212,8 @@ def measure_verify(
         span = (prompts.start, len(prompts))
         task = ShardTask("id", stage, "", "", "", *span, positions, seed, work, batch, "cpu", "float32")
         task = task._replace(first_position=first_position)
-        return stages.measure_shard(model, task, tokens, batch, means, covariance)
+        placebos = None if covariance is None or stage == "adversarial" else Placebos(model, draws_of(task), covariance)
+        return stages.measure_shard(model, task, tokens, batch, means, placebos)
 
     def scanned(work: Work, stage: str, measure: str) -> list[State]:
         spans = (range(i, min(i + block, scanned_prompts)) for i in range(0, min(scanned_prompts, len(tokens)), block))

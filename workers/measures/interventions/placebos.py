@@ -62,25 +62,26 @@ def _roots(matrix: Float[Tensor, "d d"], rank: float) -> _Roots:
     return _Roots(root, inverse_root, span, len(values))
 
 
+class Draws(NamedTuple):
+    """Which placebos are drawn."""
+
+    writers: tuple[str, ...]
+    seed: int
+    n: int
+    """How many each writer has."""
+
+
 class Placebos:
-    """The placebos of some writers of a model.
+    """The placebos of some writers of a model; a writer's are drawn when they are first asked for.
 
     Args:
         covariance: of the stream in the states that first hold the writers, as ``states_holding`` orders them.
-        draws: how many placebos each writer has.
     """
 
-    def __init__(
-        self,
-        model: LeanModel,
-        writers: Sequence[str],
-        covariance: Float[np.ndarray, "state d_model d_model"],
-        seed: int,
-        draws: int,
-    ) -> None:
-        layout = model.config.layout
-        self._model, self._seed, self.draws = model, seed, draws
-        self._covariance = dict(zip(states_holding(layout, writers), torch.from_numpy(covariance), strict=True))
+    def __init__(self, model: LeanModel, draws: Draws, covariance: Float[np.ndarray, "state d_model d_model"]) -> None:
+        states = states_holding(model.config.layout, draws.writers)
+        self._model, self._draws = model, draws
+        self._covariance = dict(zip(states, torch.from_numpy(covariance), strict=True))
         self._of_state = cache(lambda state: _roots(self._covariance[state], RANK))
         self._turns: dict[str, Float[Tensor, "draw own d_model"]] = {}
 
@@ -103,8 +104,8 @@ class Placebos:
         inside = stream.inverse_root @ rows.T
         own = _roots(inside.T @ inside, OWN_RANK)
         turns = []
-        for draw in range(self.draws):
-            gauss = torch.from_numpy(gaussian(self._seed, layout, writer, draw, (d_model, len(rows))))
+        for draw in range(self._draws.n):
+            gauss = torch.from_numpy(gaussian(self._draws.seed, layout, writer, draw, (d_model, len(rows))))
             isometry = _isometry(stream.span @ gauss @ own.span, own.rank)
             turns.append(own.root @ isometry.T @ stream.root)
         return torch.stack(turns)

@@ -16,11 +16,11 @@ from torch import Tensor
 from erasure_sweep.workers.labels import Layout, layer_of
 from erasure_sweep.workers.measures.cost import Cost, ShardSize, SharedProduct
 from erasure_sweep.workers.measures.interventions.ablation import AblatedRun, ablate
-from erasure_sweep.workers.measures.interventions.placebos import Placebos
+from erasure_sweep.workers.measures.interventions.placebos import Draws, Placebos
 from erasure_sweep.workers.measures.interventions.prompt_view import PromptView
 from erasure_sweep.workers.measures.interventions.value_reading import GroupReader, head_reading_flops, read_by_groups
 from erasure_sweep.workers.measures.verify.group_rule import null_group
-from erasure_sweep.workers.records import GroupWork, Target
+from erasure_sweep.workers.records import GroupWork, PlaceboWork, ShardTask, Target
 
 SIBLINGS, PLACEBO = "siblings", "placebo"
 """What stands in a writer's place as a null."""
@@ -139,6 +139,14 @@ def by_writer(views: Iterator[PromptView], work: GroupWork, placebos: Placebos) 
 def writers_of(targets: Sequence[Target]) -> tuple[str, ...]:
     """The writers of some targets, once each, in their order."""
     return tuple(dict.fromkeys(target.writer for target in targets))
+
+
+def draws_of(task: ShardTask) -> Draws:
+    """The placebos that a shard of the stages ``placebo`` and ``group`` needs."""
+    work = task.work
+    assert isinstance(work, PlaceboWork | GroupWork), "only these have nulls"
+    writers = work.writers if isinstance(work, PlaceboWork) else writers_of(work.targets)
+    return Draws(writers, task.seed, work.draws)
 
 
 def siblings(layout: Layout, writer: str) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from erasure_sweep.workers.storage.shard_storage import FolderStorage, Storage, 
 from erasure_sweep.workers.storage.states import decode_state, encode_states, is_of_another_version, is_whole
 from erasure_sweep.workers.version import RESULTS_VERSION
 from erasure_sweep.workers.worker import RemoteShardWorker, ShardWorker
+from tests.support.models.random_models import random_lean
 
 ID, OTHER = "ab" * 16, "cd" * 16
 KEY = f"ab/{ID}.state"
@@ -240,7 +241,7 @@ def test_a_batch_that_memory_did_not_hold_is_not_tried_again(monkeypatch: pytest
     tried: list[tuple[str, int]] = []
 
     def measure(
-        model: object, task: ShardTask, prompts: object, batch: int, means: object, covariance: object
+        model: object, task: ShardTask, prompts: object, batch: int, means: object, placebos: object
     ) -> dict[str, dict[str, np.ndarray]]:
         tried.append((task.id, batch))
         if task.model_hash == "large" and batch > 2:
@@ -249,7 +250,8 @@ def test_a_batch_that_memory_did_not_hold_is_not_tried_again(monkeypatch: pytest
 
     monkeypatch.setattr(actor, "measure_shard", measure)
     monkeypatch.setattr(actor, "load_tokens", lambda source: None)
-    monkeypatch.setattr(ShardWorker, "_model", lambda *_: None)
+    model = random_lean(0, 1, 1, 4).model
+    monkeypatch.setattr(ShardWorker, "_model", lambda *_: model)
     worker = ShardWorker(threads=1)
     tasks = [task_of(ID, model="large", batch=8), task_of(OTHER, model="large", batch=8)]
     small = task_of("ef" * 16, model="small", batch=8)
