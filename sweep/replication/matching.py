@@ -1,9 +1,9 @@
 """Published against measured: finds in a model's tables what stands beside each published number.
 
 A publication's number can have several counterparts: on the prompts of the scan, which under the published protocol are the
-published ones, and on prompts held out from it; for the six published erasers, and for those that the scan's rule finds;
-of DLA, under each ablation that the text allows. All are kept, and the one nearest to the published protocol counts. What
-has no counterpart is kept too, with the reason.
+published ones, and on prompts held out from it; for the six published erasers, and for the group that verify's rule chooses
+beside them; of DLA, under each ablation that the text allows. All are kept, and the one nearest to the published protocol
+counts. What has no counterpart is kept too, with the reason.
 """
 
 from __future__ import annotations
@@ -119,16 +119,17 @@ class Results:
         return AGAIN if len(rows) and not bool(rows["held_out"].iloc[0]) else HELD_OUT
 
     @cached_property
-    def rule(self) -> str | None:
-        """What the scan's rule finds as erasers of the writer, joined by ``+``."""
+    def readers(self) -> str | None:
+        """The heads that read the writer and write against it, as the scan's rule finds them, joined by ``+``."""
         rows = self.rows("writers")
         found = None if rows.empty else rows["erasers"].iloc[0]
         return found if isinstance(found, str) else None
 
     @cached_property
     def groups(self) -> dict[str, str]:
-        """The groups of erasers by what the report calls them: label in the tables."""
-        other = {RULES_HEADS: self.rule} if self.rule and self.rule != self.heads else {}
+        """The verified groups of erasers by what the report calls them: label in the tables."""
+        by_rule = self.rows("eraser_group", chosen="rule") if "eraser_group" in self.tables else pd.DataFrame()
+        other = {} if by_rule.empty else {RULES_HEADS: str(by_rule["group"].iloc[0])}
         return {PAPERS_HEADS: self.heads, **other}
 
 
@@ -193,7 +194,7 @@ def _eraser_list(results: Results, of: Number) -> Iterator[Measured]:
         yield Measured(variant, SCAN, why_not=results.why_not("component_projection"))
     else:
         yield Measured(variant, SCAN, " ".join(opposed["component"]) or NONE)
-    found = None if results.rule is None else results.rule.replace("+", " ") or NONE
+    found = None if results.readers is None else results.readers.replace("+", " ") or NONE
     why = results.why_not("writers") if found is None else None
     yield Measured(f"rule, V-composed ≤ −{results.config.get('tau')}", SCAN, found, why_not=why)
 

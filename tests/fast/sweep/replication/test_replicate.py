@@ -134,6 +134,8 @@ class TestComparison:
         rule = next(c for c in found if c.found.variant == "rule's heads")
         assert rule.found.measured == -1.128
         assert (rule.difference, rule.agrees, rule.counts) == (None, None, False)
+        rules = [c.found for c in compare(results(published_tables(RULE))) if "rule's heads" in c.found.variant]
+        assert len(rules) > 10 and all(found.measured is not None for found in rules)
 
     def test_the_same_group_is_not_shown_twice(self):
         assert not [c for c in compare(results(published_tables(GROUP))) if "rule's heads" in c.found.variant]
@@ -162,7 +164,7 @@ class TestComparison:
         assert found.found.why_not == "undefined: nothing is taken away between the two states"
 
     def test_erasers_are_a_list(self):
-        tables = published_tables("L2H2+L3H1")
+        tables = published_tables(readers="L2H2+L3H1")
         component = tables["component_projection"]
         component.loc[component["component"] == "L2H7", "q75"] = 0.01
         by_paper, by_rule = of(compare(results(tables)), "heads that erase")
@@ -171,7 +173,7 @@ class TestComparison:
         assert by_rule.found.measured == "L2H2 L3H1"
 
     def test_no_eraser_is_a_finding(self):
-        by_rule = of(compare(results(published_tables(""))), "heads that erase")[1]
+        by_rule = of(compare(results(published_tables(readers=""))), "heads that erase")[1]
         assert (by_rule.found.measured, by_rule.agrees, by_rule.found.why_not) == ("none", False, None)
 
     def test_other_tokens_and_heads_disagree(self):
@@ -241,6 +243,10 @@ class TestReport:
     def test_another_protocol_is_said_to_be_one(self):
         text = " ".join(printed(report_of(results(prompts=8, corpus="stdlib"))).split())
         assert "Not the published protocol: corpus stdlib (published: gelu-mix); prompts 8 (published: 300)." in text
+
+    def test_leaving_out_the_first_position_is_another_protocol(self):
+        text = " ".join(printed(report_of(results(first_position=False))).split())
+        assert "Not the published protocol: first_position False (published: True)." in text
 
     def test_worst_entries_are_those_that_differ_most(self):
         tables = published_tables()
