@@ -21,7 +21,7 @@ from erasure_sweep.sweep.yaml_text import MOST_BYTES, load_yaml
 from erasure_sweep.workers.credentials import note
 from erasure_sweep.workers.errors import UsageError, nearest
 from erasure_sweep.workers.models.catalog import find_entry
-from erasure_sweep.workers.positions import check_n_positions, count_positions
+from erasure_sweep.workers.positions import count_positions
 from erasure_sweep.workers.printed_commands import quoted
 from erasure_sweep.workers.records import Group, TrustThresholds, VerifyRequest
 from erasure_sweep.workers.storage.small_files import read_small_file
@@ -94,7 +94,7 @@ class SweepConfig(BaseModel):
     """Tokens of each prompt, the BOS included."""
     positions: Annotated[Literal["all"] | Positive, Flag()] = 128
     """Measured positions of each prompt: `all`, the paper's protocol, or how many, drawn by a hash of seed, prompt and
-    position; all where prompts are too short for the default."""
+    position; all where prompts have no more."""
     first_position: bool = False
     """Whether position 0 is one of them, as in the paper. It often carries far more than all others (an attention sink), and
     would lead every sum: by default it is not measured, and what a writer sends from there stands in columns of its own."""
@@ -195,11 +195,6 @@ class SweepConfig(BaseModel):
         if self.erasers is not None and not self.writers:
             raise ValueError(f"erasers = {self.erasers!r}: needs writers, the components (L0H2) that these heads erase")
         self._check_own_corpora()
-        if "positions" in self.model_fields_set and self.positions != "all":
-            try:
-                check_n_positions(self.positions, self.seq_len, self.first_position)
-            except UsageError as error:
-                raise ValueError(str(error)) from error
         self._check_thresholds()
         return self
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -229,16 +228,14 @@ def test_position_0_is_measured_where_that_is_asked_for():
     assert [load_config(name).first_position for name in ("paper", "authors-repo", "demo")] == [True, True, False]
 
 
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ({"positions": 64}, r"--positions 64 .* 1 to 63 \(prompts have 64 tokens, and position 0 is left out unless"),
-        ({"positions": 65, "first_position": True}, r"--positions 65 .* 1 to 64 \(prompts have 64 tokens\)"),
-    ],
-)
-def test_more_positions_than_there_are_are_refused(values: dict[str, Any], said: str):
-    with pytest.raises(UsageError, match=said):
-        build_config({"models": ["a"], "seq_len": 64, **values})
+@pytest.mark.parametrize("n", [63, 64, 128])
+def test_more_positions_than_there_are_are_all_of_them(n: int):
+    """However the number came about: a config that is written out whole, as for a job, holds the default as a number."""
+    config = build_config({"models": ["a"], "seq_len": 64, "positions": n})
+    assert (config.n_positions, config.measured_positions) == (None, 63)
+    whole = build_config({"models": ["a"], "seq_len": 64})
+    assert build_config(whole.model_dump(exclude_none=True)) == whole
+    assert build_config({"models": ["a"], "seq_len": 64, "positions": 62}).measured_positions == 62
 
 
 def test_the_reference_explains_every_key():

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from erasure_sweep.sweep import model_steps
@@ -210,8 +211,6 @@ def test_given_prompts_need_a_tokenizer(bench: Verifying, out: Path, tmp_path: P
 
 
 def test_given_prompts_are_tested(bench: Verifying, out: Path, tmp_path: Path) -> None:
-    import pandas as pd
-
     config = tmp_path / "given.yaml"
     config.write_text('models: [none]\ntop: 1\nplaces: 0\nadversarial_prompts: [the cat, "def f(x):\\n\\treturn"]\n')
     changes = {"model": "toy-gelu-2l", "corpus": "stdlib", "prompts": 4}
@@ -306,7 +305,9 @@ def test_a_model_with_nothing_to_verify_is_finished(bench: Verifying, out: Path,
     ran = bench.run(out, "--model", str(silent))
     assert ran.code == 0, ran.stderr
     tables = {Path(path).stem for path in ran.tables() if path.startswith("silent/")}
-    assert tables == SCAN_ONLY | {"dla_correlation", "dla_trust"}
+    assert tables == SCAN_ONLY | {"dla_correlation", "dla_trust", "dla_mediation"}
+    taken_back = pd.read_parquet(out / "silent" / "tables" / "dla_mediation.parquet")
+    assert taken_back["share"].isna().all()  # of no DLA there is nothing to take back
 
 
 def test_the_dry_run_counts_verify(bench: Verifying, out: Path) -> None:

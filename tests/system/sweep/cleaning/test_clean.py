@@ -92,7 +92,7 @@ class TestOut:
         assert_finished(bench.run(out, store=tmp_path / "store"), "good")
         said = cleaned(out)
         assert said[0].startswith(f"{out} has no finished shards of its own: they are in {tmp_path}/store")
-        assert len(list((tmp_path / "store").rglob("*.state"))) == 7
+        assert len(list((tmp_path / "store").rglob("*.state"))) == 14
 
     def test_by_age(self, cleaned, out: Path):
         state = out / ".store" / STATE
