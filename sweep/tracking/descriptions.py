@@ -221,6 +221,10 @@ def _opening(rows: Sequence[Row]) -> str:
             f"What later heads take out of a head, the median over a model's heads: {' to '.join(dict.fromkeys(ends))}; each "
             "model is one training run."
         )
+        nothing = sum("most_erased" not in row.tags for row in finished if row.name in medians)
+        if nothing:
+            where = f"In {amount(nothing)} of {amount(len(medians))} models n" if len(rows) > 1 else "N"
+            said.append(f"{where}othing is taken out clear of chance.")
     return " ".join(said)
 
 

@@ -42,7 +42,7 @@ _NAMES = ("hash", "act_fn", "corpus_fingerprint", "base", "corpus_name")
 _PROTOCOL = (
     *("prompts", "seq_len", "positions", "first_position", "seed", "tau", "block_prompts", "results_version"),
     *("paths_prompts", "paths_centred_prompts", "verify_prompts", "trust_prompts", "trust_tokens", "rotated_prompts"),
-    *("trust_thresholds", "donors", "places", "adversarial_prompts", "own_corpora"),
+    *("trust_thresholds", "placebos", "donors", "places", "adversarial_prompts", "own_corpora"),
 )
 _PROTOCOL_NAMES = ("corpus", "dtype", "ln", "groups")
 

@@ -103,6 +103,9 @@ def test_maps_follow_all_their_controls(opened: Any, card: str) -> None:
     for index in range(3):
         page.page.select_option(f"#{card} select >> nth={index}", index=1)
     page.wait_drawn(card, "1.1.1")
+    # and the first of them back, which may have begun with its second choice
+    page.page.select_option(f"#{card} select >> nth=0", index=0)
+    page.wait_drawn(card, "0.1.1")
     assert page.complaints == []
 
 
@@ -110,13 +113,16 @@ def test_two_of_several_causal_maps_are_chosen(opened: Any) -> None:
     page = opened("deeper")
     maps = "#causal .plot"
     drawn = f"[...document.querySelectorAll('{maps}')].map((plot) => plot.dataset.drawn)"
-    # outputs, erasers, then the panel's model
-    assert page.page.evaluate(drawn) == ["0.0.1", "0.0.2"]
+    # outputs, which begin with means removed, erasers, then the panel's model
+    assert page.page.evaluate(drawn) == ["1.0.1", "1.0.2"]
     page.page.select_option("#causal [data-panel='0']", label="toy-6l")
     page.page.select_option("#causal select >> nth=1", label="heads")
-    page.page.wait_for_selector(f"{maps}[data-panel='0'][data-drawn='0.1.2']")
-    page.page.wait_for_selector(f"{maps}[data-panel='1'][data-drawn='0.1.2']")
+    page.page.wait_for_selector(f"{maps}[data-panel='0'][data-drawn='1.1.2']")
+    page.page.wait_for_selector(f"{maps}[data-panel='1'][data-drawn='1.1.2']")
     page.page.select_option("#causal [data-panel='1']", label="toy-1l")
+    page.page.wait_for_selector(f"{maps}[data-panel='1'][data-drawn='1.1.0']")
+    assert page.page.evaluate(drawn) == ["1.1.2", "1.1.0"]
+    page.page.select_option("#causal select >> nth=0", label="as they are")
     page.page.wait_for_selector(f"{maps}[data-panel='1'][data-drawn='0.1.0']")
     assert page.page.evaluate(drawn) == ["0.1.2", "0.1.0"]
     assert page.complaints == []
@@ -135,7 +141,7 @@ def test_the_layer_slider_answers_the_keyboard(opened: Any) -> None:
 
 def test_the_table_sorts_by_keyboard_and_filters(opened: Any) -> None:
     page = opened("model")
-    written = "#writers thead th:has-text('written')"
+    written = "#writers thead th:has(button:text-is('written'))"
     place = page.page.eval_on_selector(written, "(heading) => heading.cellIndex + 1")
     column = f"[...document.querySelectorAll('#writers tbody td:nth-child({place})')].map((cell) => cell.dataset.value)"
     page.page.focus(f"{written} button")

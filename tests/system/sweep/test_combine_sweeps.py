@@ -340,7 +340,7 @@ class TestExperiments:
             assert manifest[key] == original[key]
         assert manifest["config"] == config(swept.root, "one", ["a", "b"]).protocol()
         missing = {"batch", "d_head", "eps", "attn_scale", "stages", "targets", "n_verify_prompts", "held_out"}
-        missing |= {"numerics", "weights_file", "tokens_file", "tables"}
+        missing |= {"targets_reason", "numerics", "weights_file", "tokens_file", "tables"}
         missing |= {"stage", "shards", "shards_done"}  # how far it was, while it was measured
         for entry, expected in zip(manifest["models"], original["models"], strict=True):
             shared = set(entry) - {"spec", "home"}

@@ -182,6 +182,13 @@ class TestASweep:
         assert "| [old](#/old) | — | — | — | — | — | — | — | — |" in note
         assert "2.50" not in note
 
+    def test_says_where_nothing_is_erased(self) -> None:
+        still = row("still")._replace(tags={})
+        assert "one training run. Nothing is taken out clear of chance.\n" in sweep_note(SWEEP, [still])
+        assert "In 1 of 2 models nothing is taken out clear of chance." in sweep_note(SWEEP, [still, row("one")])
+        # of a model without a head that could be read nothing is known
+        assert "clear of chance" not in sweep_note(SWEEP, [row("one"), still._replace(metrics={})])
+
     @pytest.mark.parametrize(
         ("note", "most"),
         [(sweep_note, MAX_RUN_NOTE), (lambda sweep, rows: experiment_note("x", "1", sweep, rows), MAX_EXPERIMENT_NOTE)],
