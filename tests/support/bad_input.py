@@ -153,13 +153,21 @@ def assert_nothing_finished(ran: Ran) -> None:
 
 
 def assert_finished(ran: Ran, *models: str) -> None:
-    """Everything measured, logged and there, and nothing half-written."""
+    """Everything measured, logged and there, and nothing half-written.
+
+    A model of which nothing clears its null has no verified groups, which its manifest says, and no tables of them.
+    """
     assert ran.code == 0, ran.stderr
     assert ran.states == dict.fromkeys(models, "FINISHED")
     assert set(models) <= set(ran.runs) and set(ran.runs.values()) == {"FINISHED"}
-    tables = {*table_names("scan", "paths"), *table_names("group", "trust", "adversarial")}
-    assert {path.stem for path in map(Path, ran.tables())} == tables
-    assert len(ran.tables()) == len(tables) * len(models)
+    expected = set()
+    for model in Manifest.model_validate_json((ran.out / "manifest.json").read_bytes()).models:
+        verified = ("group", "adversarial") if model.targets else ()
+        assert verified or str(model.targets_reason).startswith("nothing, for"), model.targets_reason
+        expected |= {
+            f"{model.folder}/tables/{name}.parquet" for name in table_names("scan", "paths", "trust", *verified)
+        }
+    assert set(ran.tables()) == expected
     assert (ran.out / "compare.html").exists()
     assert not [path for path in _files(ran.out) if path.suffix == ".tmp"]
 
