@@ -278,11 +278,11 @@ def test_a_poisoned_shard_is_set_aside_and_the_rest_finishes(
 
     measure, calls = ShardWorker.measure, []
 
-    def poisoned(self, task, weights=None, tokens=None):
+    def poisoned(self, task, *contents):
         if "attn" in task.weights or (task.first_prompt == 8 and task.model_hash == poison):
             calls.append(task.id)
             raise RuntimeError("poison")
-        return measure(self, task, weights, tokens)
+        return measure(self, task, *contents)
 
     measured = json.loads((place.root / "undisturbed" / "manifest.json").read_text())
     poison = next(entry["hash"] for entry in measured["models"] if entry["name"] == "attn")
