@@ -264,13 +264,25 @@ def loss(ids: np.ndarray, logits: np.ndarray, at: np.ndarray) -> np.ndarray:
 def carries(s: Setting, target: Target) -> Iterator[Row]:
     """How the writer's variance divides, and that of what it takes from the first position and from all others."""
     whole = s.tokens(s.term(target.writer))
-    cells = {"position_share": s.positions(), "token_share": s.tokens(list(s.ids))}
+    every, once = np.arange(len(whole)), one_of_each(s)
+    cells = {"position_share": (s.positions(), every), "token_share": (s.tokens(list(s.ids)), once)}
     for part, field in parts_of(s, target.writer).items():
         x, read = s.tokens(field), s.tokens(s.v_composed(target.erasers, field))
         row: Row = {"writer": target.writer, "eraser": target.label, "part": part, "power_share": beta(x, whole)}
         row["variance"] = float(((x - x.mean(axis=0)) ** 2).sum(axis=1).mean())
-        row |= {name: explained(x, s.block_of(), cell) for name, cell in cells.items()}
+        row |= {name: explained(x[of], s.block_of()[of], cell[of]) for name, (cell, of) in cells.items()}
         yield row | {"erased_by_reading": -beta(read, x), "n": len(x)}
+
+
+def one_of_each(s: Setting) -> np.ndarray:
+    """Measured tokens: of each token in a prompt the measured occurrence with the lowest hash."""
+    found: list[int] = []
+    for row in s.rows:
+        before, hashes = sum(len(s.kept[r]) for r in s.rows if r < row), s.hashes(row)
+        for token in sorted(set(s.ids[row][s.kept[row]].tolist())):
+            same = [i for i, position in enumerate(s.kept[row]) if s.ids[row][position] == token]
+            found.append(before + min(same, key=lambda i: int(hashes[s.kept[row][i]])))
+    return np.array(sorted(found))
 
 
 def parts_of(s: Setting, writer: str) -> dict[str, Field]:

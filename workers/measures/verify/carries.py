@@ -2,8 +2,9 @@
 
 Shares are by analysis of variance within a shard: 1 − (SSW/dof) / (SST/(N − 1)), with SSW the squares about the means of
 cells of equal position (or equal token) in one shard. Dividing by the degrees of freedom keeps many small cells from
-explaining what is chance (ε², Kelley 1935). A head's output is also split by its source: what it writes from the first
-position (BOS) and from all others, as the paper's authors did.
+explaining what is chance (ε², Kelley 1935). Of each token one occurrence in a prompt takes part, drawn by a hash: occurrences
+of a rare token are mostly in one prompt, and what varies by prompt would seem to vary by token. A head's output is also split
+by its source: what it writes from the first position (BOS) and from all others, as the paper's authors did.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from erasure_sweep.workers.labels import layer_of
@@ -34,11 +35,14 @@ from erasure_sweep.workers.measures.statistics.ratios import (
     Ratios,
     merge_ratios,
 )
+from erasure_sweep.workers.positions import hash_u64
 from erasure_sweep.workers.records import GroupWork, State
 from erasure_sweep.workers.tables.columns import Columns
 
 ROUNDING = 1e-12
 """Share of the squares below which nothing varies."""
+KINDS = ("position", "token")
+"""What cells have in common; of tokens, one occurrence in a prompt takes part."""
 WHOLE, BOS, NON_BOS = "all", "bos", "non_bos"
 
 
@@ -85,7 +89,8 @@ class CarriesAccumulator:
         view, writer = products.view, products.writer
         parts = writer_parts(view, writer)
         at = view.positions
-        self._outputs.setdefault(writer, []).append(_Output(at, view.tokens[at], parts[:, at]))
+        output = _Output(at.cpu(), view.tokens[at].cpu(), _once(view), parts[:, at].cpu())
+        self._outputs.setdefault(writer, []).append(output)
         for target in products.targets:
             self._record_parts(target, parts)
 
@@ -101,17 +106,20 @@ class CarriesAccumulator:
             self._ratios.add(reading, read[row], norm_sq[row], everywhere)
 
     def export(self) -> State:
-        """Ratios of parts, and sums of squares [writer_part, …] in the order of writers and their parts."""
-        rows, means = [], []
+        """Ratios of parts, and sums [kind, writer_part, …] in the order of writers and their parts."""
+        rows: dict[str, list[list[float]]] = {kind: [] for kind in KINDS}
+        means: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
         for outputs in self._outputs.values():
             # On the CPU, where sums have one order.
-            positions, tokens = (torch.cat(labels).cpu() for labels in list(zip(*outputs, strict=True))[:2])
-            for part in torch.cat([output.parts for output in outputs], dim=1).cpu().double():
-                mean = part.mean(dim=0)
-                means.append(mean)
-                cells = [number for labels in (positions, tokens) for number in _within(part, labels)]
-                rows.append([float(len(part)), float((part - mean).square().sum()), float(part.square().sum()), *cells])
-        return {**self._ratios.export(), "sums": np.array(rows), "mean": torch.stack(means).cpu().numpy()}
+            positions, tokens, once = (torch.cat(labels) for labels in list(zip(*outputs, strict=True))[:3])
+            for part in torch.cat([output.parts for output in outputs], dim=1).double():
+                for kind, of, labels in zip(KINDS, (part, part[once]), (positions, tokens[once]), strict=True):
+                    mean = of.mean(dim=0)
+                    means[kind].append(mean)
+                    squares = float((of - mean).square().sum()), float(of.square().sum())
+                    rows[kind].append([float(len(of)), *squares, *_within(of, labels)])
+        stacked = torch.stack([torch.stack(means[kind]) for kind in KINDS])
+        return {**self._ratios.export(), "sums": np.array([rows[kind] for kind in KINDS]), "mean": stacked.numpy()}
 
 
 class _Output(NamedTuple):
@@ -119,7 +127,19 @@ class _Output(NamedTuple):
 
     positions: Int[Tensor, "token"]
     tokens: Int[Tensor, "token"]
+    once: Bool[Tensor, "token"]
+    """One occurrence of each token."""
     parts: Float[Tensor, "part token d_model"]
+
+
+def _once(view: PromptView) -> Bool[Tensor, "token"]:
+    """Of each token that is measured the occurrence with the lowest hash."""
+    at = view.positions.cpu().numpy()
+    order = np.argsort(hash_u64(view.seed, view.corpus_prompt, at), kind="stable")
+    first = np.unique(view.tokens.cpu().numpy()[at][order], return_index=True)[1]
+    chosen = torch.zeros(len(at), dtype=torch.bool)
+    chosen[order[first]] = True
+    return chosen
 
 
 def _within(vectors: Float[Tensor, "token d_model"], labels: Int[Tensor, "token"]) -> tuple[float, float]:
@@ -144,12 +164,14 @@ class Carries(Measure[GroupWork, Block[GroupWork], WriterPrompt]):
     def merge(self, block: Block[GroupWork], states: Iterable[State]) -> State:
         """Ratios of all shards, and the sums of squares about the mean of all."""
         parts = list(states)
-        n, mean, squares = 0.0, np.zeros(1), np.zeros(1)
-        for state in parts:
-            union = MergedSizes.of(n, state["sums"][0, 0])
-            between = ((state["mean"] - mean) ** 2).sum(axis=1) * union.weight
-            squares = squares + state["sums"][:, 1] + between
-            mean, n = union.mean(mean, state["mean"]), union.n
+        first, *others = parts
+        n, mean, squares = first["sums"][..., 0], first["mean"], first["sums"][..., 1]
+        for state in others:
+            union = MergedSizes.of(n, state["sums"][..., 0])
+            between = ((state["mean"] - mean) ** 2).sum(axis=-1) * union.weight
+            squares = squares + state["sums"][..., 1] + between
+            mean = mean + (state["mean"] - mean) * union.share[..., None]
+            n = union.n
         sums = np.sum([state["sums"] for state in parts], axis=0)
         return {"squares": squares, "sums": sums, **{f"part_{k}": v for k, v in merge_ratios(parts).items()}}
 
@@ -165,13 +187,13 @@ class Carries(Measure[GroupWork, Block[GroupWork], WriterPrompt]):
                 power, read = (PartRow(index, part, kind) for kind in ("power", "read"))
                 row = {"writer": target.writer, "eraser": target.label, "part": part, "power_share": ratios.beta(power)}
                 row |= variances[target.writer, part] | {"erased_by_reading": -ratios.beta(read)}
-                rows.append(row | {"n": int(state["sums"][0, 0])})
+                rows.append(row | {"n": int(state["sums"][0, 0, 0])})
         return columns_of({self.name: rows})
 
     def cost(self, size: ShardSize) -> Cost:
         """Next to nothing."""
         parts = [parts_of(target.writer) for target in targets_of(size)]
-        values = 4 * size.shape["d_model"] + 2 * STORED_BYTES_PER_RATIO
+        values = 8 * size.shape["d_model"] + 2 * STORED_BYTES_PER_RATIO
         return Cost(stored_bytes=values * sum(map(len, parts)))
 
 
@@ -183,17 +205,16 @@ def _writer_parts(writers: Iterable[str]) -> Iterator[tuple[str, str]]:
 def _variances(state: State) -> list[Row]:
     """Variance of each part of each writer, and shares of it."""
     sums, squares = state["sums"], state["squares"]
-    n = float(sums[0, 0])
-    varies = squares > ROUNDING * sums[:, 2]
-    by_position, by_token = (
-        _share(sums[:, 3 + 2 * kind], sums[:, 4 + 2 * kind], np.where(varies, squares, np.nan), n) for kind in (0, 1)
-    )
+    varies = squares > ROUNDING * sums[..., 2]
+    by_position, by_token = _share(sums, np.where(varies, squares, np.nan))
     names = ("variance", "position_share", "token_share")
-    return [
-        dict(zip(names, map(float, row), strict=True)) for row in zip(squares / n, by_position, by_token, strict=True)
-    ]
+    variance = squares[0] / sums[0, :, 0]
+    return [dict(zip(names, map(float, row), strict=True)) for row in zip(variance, by_position, by_token, strict=True)]
 
 
-def _share(within: np.ndarray, dof: np.ndarray, total: np.ndarray, n: float) -> np.ndarray:
+def _share(
+    sums: Float[np.ndarray, "kind part five"], total: Float[np.ndarray, "kind part"]
+) -> Float[np.ndarray, "kind part"]:
+    n, _, _, within, dof = np.moveaxis(sums, -1, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(dof > 0, 1.0 - (within / dof) / (total / (n - 1)), np.nan)

@@ -21,7 +21,10 @@ TABLES = (
             number("power_share", "pooled coefficient β of the part onto the whole output"),
             number("variance", "of the part over tokens", "squared norm of the stream"),
             number("position_share", "share of the variance that the position explains"),
-            number("token_share", "share of the variance that the token explains"),
+            number(
+                "token_share",
+                "share of the variance that the token explains, of one occurrence of each token in a prompt",
+            ),
             number(
                 "erased_by_reading",
                 "−β of the group's V-composed part of this part: the share of it that is taken back",

@@ -130,6 +130,17 @@ def test_what_writers_carry() -> None:
     assert positional.loc["all", "token_share"] == pytest.approx(0.0, abs=0.2)
 
 
+def test_what_varies_by_document_is_not_taken_for_the_token() -> None:
+    """A head writes the mean of a prompt's tokens, of which each prompt has six: one says a sixth of what the head writes."""
+    planted = plant(58, "uniform", 1.0, eraser="L1H0", n_ctx=64)
+    rng = np.random.default_rng(0)
+    tokens = np.stack([rng.choice(rng.choice(planted.config.d_vocab, 6, replace=False), 64) for _ in range(24)])
+    model, target = LeanModel(planted.config, planted.weights), Target("L1H0", ("L2H0",), "named")
+    rows = measure_verify(model, tokens, [target], block=8, batch=8, places=0, seed=1)["carries"].set_index("part")
+    assert -0.05 < rows.loc["all", "token_share"] < 1 / 6 + 0.05  # of all occurrences, most in few prompts, 0.62
+    assert rows.loc["all", "position_share"] == pytest.approx(0.0, abs=0.1)
+
+
 @pytest.mark.parametrize("attend", ATTENDS)
 def test_nothing_else_is_erased_as_the_writer_is(attend: Attend) -> None:
     planted = plant(57, attend, 0.9, reinforcement=0.0)
