@@ -132,6 +132,7 @@ def plant(
     writer: str = "L0H0",
     eraser: str | None = None,
     reinforcement: float = 0.25,
+    varied: bool = False,
 ) -> Planted:
     """Build a planted model.
 
@@ -142,6 +143,7 @@ def plant(
         writer: a head, an MLP, ``embed`` or ``pos_embed``.
         eraser: a head of a later layer; by default the last layer's first.
         reinforcement: what the head behind the eraser (cyclically) adds; there is none where layers have one head.
+        varied: most of what varies in the stream is none of the writer's.
 
     Raises:
         ValueError: the eraser is not later than the writer, or the widths leave no room for the subspaces.
@@ -153,6 +155,8 @@ def plant(
         raise ValueError(f"eraser {eraser} is not in a layer behind writer {writer}")
     builder = Builder(config, np.random.default_rng(seed))
     table = builder.plant_writer(writer)
+    if varied:
+        builder.vary_elsewhere()
     builder.plant_reader(eraser, attend, -fraction)
     layer, head = head_index(eraser)
     reinforcer = f"L{layer}H{(head + 1) % n_heads}" if n_heads > 1 else None

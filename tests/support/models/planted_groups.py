@@ -24,7 +24,7 @@ def plant_distributed(seed: int, n_erasers: int = 16, share: float = 0.045) -> P
     """A writer that many heads of later layers each take a little of: (1 − share) ** n_erasers is left."""
     config = small_config(1 + n_erasers // 2, 2, attn_only=True, n_ctx=12)
     builder = Builder(config, np.random.default_rng(seed), quiet=True)
-    _vary_elsewhere(builder)
+    builder.vary_elsewhere()
     builder.plant_writer("L0H0")
     erasers = tuple(head for head in config.layout.heads if not head.startswith("L0"))
     for head in erasers:
@@ -56,14 +56,8 @@ def plant_broad(seed: int, amount: float = 0.8) -> PlantedGroup:
     writers = tuple(f"L0H{head}" for head in range(3))
     for store, writer in enumerate(writers):
         builder.plant_writer(writer, store)
-    _vary_elsewhere(builder)
+    builder.vary_elsewhere()
     builder.plant_head("L2H0", "self", [])
     stores = np.concatenate(builder.bases.stores)
     builder.weights["W_V"][2, 0], builder.weights["W_O"][2, 0] = builder.scale * stores.T, -amount * stores
     return PlantedGroup(config, builder.tensors(), writers, ("L2H0",))
-
-
-def _vary_elsewhere(builder: Builder) -> None:
-    """Let most of what varies in the stream be outside of the stores, so that random directions hold little of these."""
-    rest, tokens = builder.bases.rest, builder.config.d_vocab
-    builder.weights["W_E"] = builder.weights["W_E"] + builder.normal(tokens, len(rest), std=1.0) @ rest

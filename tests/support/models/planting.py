@@ -127,6 +127,11 @@ class Builder:
         self.scale = math.sqrt(CARRIER**2 / config.d_model + config.eps)
         self.weights = self._background()
 
+    def vary_elsewhere(self) -> None:
+        """Let most of what varies in the stream be outside of the stores, so that random directions hold little of these."""
+        rest, tokens = self.bases.rest, self.config.d_vocab
+        self.weights["W_E"] = self.weights["W_E"] + self.normal(tokens, len(rest), std=1.0) @ rest
+
     def normal(self, *shape: int, std: float) -> np.ndarray:
         return std * self.rng.standard_normal(shape)
 
