@@ -112,7 +112,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
         subprocess.run(["umount", "-l", folder], check=True)
 
 
-@pytest.mark.parametrize(("kib", "what"), [(12, ""), (32, ".state"), (400, ".parquet"), (4_700, "index.html")])
+@pytest.mark.parametrize(("kib", "what"), [(12, ""), (32, ".state"), (600, ".parquet"), (4_700, "index.html")])
 def test_a_full_disk(
     bench: Bench,
     small_disk: Callable[[int], Path],
