@@ -181,12 +181,12 @@ class TestFiles:
     def test_choices_have_files_of_their_own(self, swept: Path, tmp_path: Path) -> None:
         arguments = ("--figure", "ledger", "--writer", "embed", "--to", tmp_path, "--model", "first")
         assert export(swept, *arguments) == 0
-        assert export(swept, *arguments, "--choose", "Outputs=means removed") == 0
+        assert export(swept, *arguments, "--choose", "Outputs=as they are") == 0
         first, second = (
             (tmp_path / f"first/figures/{name}.svg").read_text(encoding="utf-8")
-            for name in ("ledger-embed", "ledger-embed-means_removed")
+            for name in ("ledger-embed", "ledger-embed-as_they_are")
         )
-        assert files(tmp_path) == ["first/figures/ledger-embed-means_removed.svg", "first/figures/ledger-embed.svg"]
+        assert files(tmp_path) == ["first/figures/ledger-embed-as_they_are.svg", "first/figures/ledger-embed.svg"]
         assert first != second
 
     def test_pixels_are_white_behind_and_as_many_as_asked(self, swept: Path, tmp_path: Path) -> None:

@@ -260,8 +260,9 @@ def test_staged_files_are_noted_while_they_are_used(
 
     staging, seen = tmp_path / "staging", []
     assert_finished(bench.run(out, staging=staging), "good")
-    files = [path for path in staging.rglob("*") if path.suffix in (".safetensors", ".npy", ".json")]
-    assert len(files) == 3
+    staged = [path for path in staging.rglob("*") if path.suffix in (".safetensors", ".npy", ".json")]
+    files = [path for path in staged if path.parent.name != "means"]  # these are in use while their model is
+    assert (len(files), len(staged)) == (3, 5)
     for path in files:
         os.utime(path, (1e9, 1e9))
     put = ShardStore.put

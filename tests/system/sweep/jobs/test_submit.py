@@ -107,7 +107,7 @@ def test_a_finished_one_goes_on_from_its_store(desk: Desk):
     again = end(desk.submit("twice", *SHORT))
     assert again[0] == 0, again
     assert "good: 8 shards of scan, 8 already measured" in again[1]
-    assert "0 already measured" not in again[1] and again[1].count("preparing good") == 1
+    assert ", 0 already measured" not in again[1] and again[1].count("preparing good") == 1
 
 
 def test_what_a_job_ends_with_is_what_submit_ends_with(desk: Desk):
