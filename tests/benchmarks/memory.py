@@ -144,7 +144,7 @@ def _nulls(model: Resolved, targets: tuple[Target, ...]) -> Nulls:
 def memory_request(task: ShardTask, threads: int) -> dict[str, Any]:
     """What the memory probe is asked for: a shard, and how a tiny scan differs from it, which loads the model."""
     work = ScanWork(WriterBlock(0, 1), ScanOptions())
-    first = {"stage": "scan", "n_prompts": 1, "positions": 1, "work": work}
+    first = {"stage": "scan", "n_prompts": 1, "positions": 1, "work": work, "covariance": None}
     return {"task": task._asdict(), "first": first, "threads": threads}
 
 

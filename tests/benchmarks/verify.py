@@ -32,7 +32,9 @@ from erasure_sweep.workers.measures.stages import measure_shard
 from erasure_sweep.workers.measures.verify.null_shares import NullShares, null_erasers
 from erasure_sweep.workers.measures.verify.patched_residual import (
     CLEAN,
+    LOSS,
     PATCHES,
+    RESPONSE,
     PatchedResidualAccumulator,
     WrittenRow,
     later_components,
@@ -132,7 +134,7 @@ class Shards:
         states = self._measure("covariance", CovarianceWork(writers_of(self.targets)), None)
         draws = Draws(writers_of(self.targets), self.config.seed, self.config.placebos)
         self._placebos = Placebos(model, draws, stream_covariance([states[StreamCovariance.name]]))
-        found = self.placebo(min(16, seq_len))
+        found = self.placebo(min(16, seq_len - 1))  # position 0 is left out
         self._nulls = null_erasers(model.config.layout, self.targets, self.config.placebos, [found])
 
     def group(self, positions: int | None) -> None:
@@ -255,18 +257,32 @@ def patched_pass(model: LeanModel, prompt: Tensor, target: Target) -> State:
 
 @torch.no_grad()
 def literal_patched_pass(bridge: Any, layout: Layout, prompt: Tensor, target: Target) -> dict[WrittenRow, Tensor]:
-    """Projection ratios onto a writer at every token [batch, pos]: of every state, clean and under each patch, and of every
-    component behind the erasers, clean and with the group patched.
+    """What the patched passes of a target are measured by, at every token [batch, pos].
+
+    Projection ratios onto the writer: of every state, clean and under each patch; of every component behind the erasers, clean,
+    with the group patched, and the difference. And the loss of the next token, of which there is one less: clean, and by how
+    much it rises under each patch.
     """
     clean = literal_clean(bridge, layout, prompt)
     writer = clean.vectors[target.writer]
     runs = {patch: _patched_vectors(bridge, layout, clean, prompt, target, patch) for patch in PATCHES}
     found = {WrittenRow(0, CLEAN, state): clean.vectors[state] for state in layout.states}
     found |= {WrittenRow(0, patch, state): run[state] for patch, run in runs.items() for state in layout.states}
-    for name, run in ((CLEAN, clean.vectors), (PATCHES[0], runs[PATCHES[0]])):
-        found |= {WrittenRow(0, name, label): run[label] for label in later_components(layout, target)}
-    norm_sq = writer.square().sum(dim=-1)
-    return {row: (vector * writer).sum(dim=-1) / norm_sq for row, vector in found.items()}
+    for label in later_components(layout, target):
+        vector, patched = clean.vectors[label], runs[PATCHES[0]][label]
+        found |= {WrittenRow(0, CLEAN, label): vector, WrittenRow(0, PATCHES[0], label): patched}
+        found[WrittenRow(0, RESPONSE, label)] = vector - patched
+    norm_sq, final = writer.square().sum(dim=-1), layout.states[-1]
+    losses = {WrittenRow(0, CLEAN, LOSS): _loss(bridge, clean.vectors[final], prompt)}
+    for patch, run in runs.items():
+        losses[WrittenRow(0, patch, LOSS)] = _loss(bridge, run[final], prompt) - losses[WrittenRow(0, CLEAN, LOSS)]
+    return {row: (vector * writer).sum(dim=-1) / norm_sq for row, vector in found.items()} | losses
+
+
+def _loss(bridge: Any, final: Tensor, prompt: Tensor) -> Tensor:
+    """Of the next token at every position that has one, in nats."""
+    likely = bridge.unembed(bridge.ln_final(final)).log_softmax(dim=-1)
+    return -likely[:, :-1].gather(-1, prompt[:, 1:, None]).squeeze(-1)
 
 
 def _patched_vectors(

@@ -19,7 +19,7 @@ from erasure_sweep.sweep.config import build_config
 from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.measures.scan.products import PromptProducts
 from erasure_sweep.workers.measures.statistics.ratios import Ratios, merge_ratios
-from erasure_sweep.workers.measures.verify.patched_residual import WrittenRow
+from erasure_sweep.workers.measures.verify.patched_residual import LOSS, WrittenRow
 from erasure_sweep.workers.models.forward import LeanModel
 from tests.benchmarks import __main__ as command
 from tests.benchmarks import probe, timing
@@ -217,8 +217,10 @@ def test_three_writers_are_verified_in_a_model_of_any_size() -> None:
 def test_verify_is_set_beside_the_bare_forward(settings: Settings) -> None:
     *rows, literal = measure_verify(settings)
     assert [row.measured for row in rows] == [
+        "placebos and siblings of 3 writers, all positions: for each prompt",
         "group of 3 writers, all positions: for each prompt",
         "all of verify at the defaults, for each verified prompt, all positions",
+        "placebos and siblings of 3 writers, 4 positions: for each prompt",
         "group of 3 writers, 4 positions: for each prompt",
         "all of verify at the defaults, for each verified prompt, 4 positions",
         "trust: every writer replaced by its mean, with who mediates, 128 tokens of each prompt",
@@ -228,11 +230,12 @@ def test_verify_is_set_beside_the_bare_forward(settings: Settings) -> None:
         "adversarial: tokens of the places, once",
     ]
     assert {row.beside for row in rows} == {BARE}
-    assert [row.target for row in rows] == [None, 12.0, *[None] * 7]
+    assert [row.target for row in rows] == [None, None, 12.0, *[None] * 8]
     *_, trust, rotated, shard, donor, tokens = rows
-    for group, together in (rows[:2], rows[2:4]):
+    for placebo, group, together in (rows[:3], rows[3:6]):
         shares = together.details
-        parts = (group, 1.0), (trust, shares["trust"]), (rotated, shares["rotated"]), (shard, shares["shards"])
+        parts = (placebo, shares["nulls"]), (group, 1.0), (trust, shares["trust"]), (rotated, shares["rotated"])
+        parts = *parts, (shard, shares["shards"])
         parts = *parts, (donor, shares["donors"]), (tokens, shares["tokens"])
         assert together.cpu == pytest.approx(sum(row.cpu * share for row, share in parts))
     assert literal.spread.low > 0
@@ -240,9 +243,9 @@ def test_verify_is_set_beside_the_bare_forward(settings: Settings) -> None:
 
 def test_shares_of_a_verified_prompt_follow_from_the_config() -> None:
     values = {"models": ["m"], "prompts": 100, "verify_prompts": 50, "trust_prompts": 20, "donors": 200}
-    assert default_shares(build_config(values)) == (20 / 50, 8 / 50, 3 / 50, 150 / 50, 1 / 50)
+    assert default_shares(build_config(values)) == (20 / 50, 8 / 50, 16 / 50, 3 / 50, 150 / 50, 1 / 50)
     more = {**values, "donors": 40, "trust_prompts": 60, "rotated_prompts": 70}
-    assert default_shares(build_config(more)) == (1.0, 1.0, 1 / 50, 40 / 50, 1 / 50)
+    assert default_shares(build_config(more)) == (1.0, 1.0, 16 / 50, 1 / 50, 40 / 50, 1 / 50)
 
 
 def test_hooks_and_verify_record_the_same_patched_passes() -> None:
@@ -256,7 +259,7 @@ def test_hooks_and_verify_record_the_same_patched_passes() -> None:
         norm_sq = vectors[target.writer].square().sum(-1)
         assert set(ours.rows) == set(literal)
         for row, ratios in literal.items():
-            pooled = float((ratios * norm_sq).sum() / norm_sq.sum())
+            pooled = float(ratios.mean() if row.label == LOSS else (ratios * norm_sq).sum() / norm_sq.sum())
             assert ours.beta(row) == pytest.approx(pooled, rel=1e-3, abs=1e-4)
         group, layer, clean = (literal[WrittenRow(0, run, "resid_post2")] for run in ("group", "layer", "clean"))
         assert not torch.allclose(group, clean, atol=1e-3)
