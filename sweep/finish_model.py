@@ -17,7 +17,6 @@ import pandas as pd
 from erasure_sweep.dashboards.pages import model_parts, write_comparison, write_figures, write_model_page
 from erasure_sweep.sweep.combine_sweeps import home_of
 from erasure_sweep.sweep.helper_tasks import (
-    CovarianceMerge,
     MeansMerge,
     NullMerge,
     PageRequest,
@@ -68,7 +67,7 @@ def stage_means(request: MeansMerge) -> StagedMeans:
     return write_means(Path(request.weights), means)
 
 
-def stage_covariance(request: CovarianceMerge) -> StagedMeans:
+def stage_covariance(request: MeansMerge) -> StagedMeans:
     """Merge the stream's covariance where verified writers write, in plan order, and stage it for the stages behind."""
     with open_storage(request.store).local(request.keys) as paths, _as_sealed("covariance"):
         covariance = stream_covariance(_of_measure(request.keys, paths, StreamCovariance.name))

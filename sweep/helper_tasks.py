@@ -105,7 +105,7 @@ def own_numerics(device: str) -> Numerics:
 
 
 class MeansMerge(NamedTuple):
-    """The finished scan of a model, as seen by its first block of writers: every block holds the means of all terms."""
+    """Finished shards of a model that hold means, of terms or of products, to be staged for the stages behind."""
 
     weights: str
     """Path of the model's own, beside which the means are staged."""
@@ -115,7 +115,7 @@ class MeansMerge(NamedTuple):
 
 
 def stage_means(request: MeansMerge) -> StagedMeans:
-    """Merge the means of a model's terms over its scan, and stage them for the stages behind it."""
+    """Merge the means of a model's terms over its scan, of which every block of writers holds all, and stage them."""
     from erasure_sweep.sweep import finish_model
 
     return finish_model.stage_means(request)
@@ -127,7 +127,7 @@ class NamedTargets(NamedTuple):
     writers: tuple[str, ...]
     groups: tuple[Group, ...]
     top: int
-    """How many writers to take where none is named."""
+    """How many writers of each family to take where none is named."""
 
 
 class ScanMerge(NamedTuple):
@@ -153,17 +153,7 @@ def finish_scan(request: ScanMerge) -> ChosenTargets:
     return finish_model.finish_scan(request)
 
 
-class CovarianceMerge(NamedTuple):
-    """The finished shards of a model's stage ``covariance``."""
-
-    weights: str
-    """Path of the model's own, beside which the covariance is staged."""
-    store: str
-    """Location of the finished shards."""
-    keys: list[str]
-
-
-def stage_covariance(request: CovarianceMerge) -> StagedMeans:
+def stage_covariance(request: MeansMerge) -> StagedMeans:
     """Merge how the stream varies where the verified writers write, and stage it for the stages behind."""
     from erasure_sweep.sweep import finish_model
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from erasure_sweep.sweep.helper_tasks import (
-    CovarianceMerge,
     MeansMerge,
     NamedTargets,
     NullMerge,
@@ -155,7 +154,7 @@ class ModelStages:
         config, model, store = self._run.config, self.model, self._store.location
         plan = plan_covariance(config, model, self._numerics, targets)
         yield plan
-        merge = CovarianceMerge(model.weights, store, keys_of(plan.tasks))
+        merge = MeansMerge(model.weights, store, keys_of(plan.tasks))
         covariance = yield from in_helper(stage_covariance, merge)
         plan = plan_placebo(config, model, self._numerics, targets, covariance)
         yield plan
