@@ -55,6 +55,24 @@ _PLAINLY = {
 _NAMED_MODELS = 3
 _SUFFIXES = re.compile(r"(?:\.(?:npy|txt|md|jsonl?|parquet|gz|zst|bz2|gguf|safetensors|pth?))+$")
 _HEAD = re.compile(r"L(\d+)H(\d+)")
+PROTOCOL_TEXTS = ("corpus", "dtype", "ln", "groups")
+"""What of a sweep's protocol is text."""
+PROTOCOL_VALUES = (
+    *(
+        "own_corpora",
+        "prompts",
+        "seq_len",
+        "positions",
+        "first_position",
+        "seed",
+        "tau",
+        "block_prompts",
+        "results_version",
+    ),
+    *("paths_prompts", "paths_centred_prompts", "verify_prompts", "trust_prompts", "trust_tokens", "rotated_prompts"),
+    *("trust_thresholds", "placebos", "donors", "places", "adversarial_prompts"),
+)
+"""What of it is not, though it may be written as text."""
 _NAME_RULE = "should be up to 100 letters, digits, '.', '_' or '-', the first a letter or digit"
 
 
@@ -195,20 +213,17 @@ class SweepConfig(BaseModel):
         if self.erasers is not None and not self.writers:
             raise ValueError(f"erasers = {self.erasers!r}: needs writers, the components (L0H2) that these heads erase")
         self._check_own_corpora()
-        self._check_thresholds()
         return self
 
     @field_validator("trust_thresholds")
     @classmethod
     def _with_the_others(cls, given: dict[str, float]) -> dict[str, float]:
-        return TrustThresholds()._replace(**given)._asdict()
-
-    def _check_thresholds(self) -> None:
-        limits = self.trust_limits
+        limits = TrustThresholds()._replace(**given)
         most = {"constant": 1.0, "cancelled": limits.faint, "related": 1.0, "holds": limits.amplified}
         for name, end in most.items():
             if not 0.0 <= (value := getattr(limits, name)) <= end:
                 raise ValueError(f"trust_thresholds: {name} = {value:g}: should be from 0 to {end:g}")
+        return limits._asdict()
 
     def _check_own_corpora(self) -> None:
         if not self.own_corpora:
@@ -268,15 +283,9 @@ class SweepConfig(BaseModel):
 
     def protocol(self) -> dict[str, Any]:
         """What determines the numbers, whatever the models and the machines."""
-        keys = (
-            *("corpus", "own_corpora", "prompts", "seq_len", "seed", "tau", "block_prompts", "dtype", "ln"),
-            *("first_position", "paths_prompts", "paths_centred_prompts", "verify_prompts"),
-            *("trust_prompts", "trust_tokens", "rotated_prompts", "trust_thresholds", "placebos", "donors", "places"),
-            "adversarial_prompts",
-        )
         groups = ", ".join(f"{group.writer}: {group.label}" for group in self.groups) or "none"
-        same = {"positions": self.n_positions or "all", "groups": groups, "results_version": RESULTS_VERSION}
-        return {**{key: getattr(self, key) for key in keys}, **same}
+        own = {"positions": self.n_positions or "all", "groups": groups, "results_version": RESULTS_VERSION}
+        return {key: own[key] if key in own else getattr(self, key) for key in (*PROTOCOL_TEXTS, *PROTOCOL_VALUES)}
 
 
 def flags() -> dict[str, Flag]:
@@ -392,12 +401,3 @@ def _read_text(source: str) -> str:
         raise UsageError(line) from error
     except OSError as error:
         raise UsageError(f"{source} cannot be read as a config: {error.strerror}") from error
-
-
-def reference() -> str:
-    """The reference of keys, in Markdown: name, type, default and meaning of each."""
-    lines = ["| key | default | meaning |", "| --- | --- | --- |"]
-    for name, field in SweepConfig.model_fields.items():
-        default = "required" if field.is_required() else repr(field.default)
-        lines.append(f"| `{name}` | `{default}` | {' '.join((field.description or '').split())} |")
-    return "\n".join(lines)

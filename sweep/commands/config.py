@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from erasure_sweep.sweep.commands.options import ConfigCommand, load
+from erasure_sweep.sweep.config import SweepConfig
 
 
 @click.command(cls=ConfigCommand)
@@ -16,10 +17,18 @@ def config(source: str, reference: bool, **flags: Any) -> None:
     """Print the resolved config as YAML, or the reference of its keys."""
     import yaml
 
-    from erasure_sweep.sweep.config import reference as reference_page
     from erasure_sweep.sweep.printing import echo
 
     if reference:
-        echo(reference_page())
+        echo(reference_of_keys())
     else:
         echo(yaml.safe_dump(load(source, flags).model_dump(exclude_none=True), sort_keys=False).rstrip())
+
+
+def reference_of_keys() -> str:
+    """The reference of keys, in Markdown: name, type, default and meaning of each."""
+    lines = ["| key | default | meaning |", "| --- | --- | --- |"]
+    for name, field in SweepConfig.model_fields.items():
+        default = "required" if field.is_required() else repr(field.default)
+        lines.append(f"| `{name}` | `{default}` | {' '.join((field.description or '').split())} |")
+    return "\n".join(lines)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from erasure_sweep.sweep.config import PROTOCOL_TEXTS, PROTOCOL_VALUES
 from erasure_sweep.sweep.run_folder import MODEL_PAGE, folder_names
 from erasure_sweep.sweep.tracking.artifact_places import found_beside, local_folder
 from erasure_sweep.sweep.tracking.mlflow_store import TrackingStore
@@ -39,12 +40,6 @@ _MEASURED = ("n_prompts", "n_tokens")
 _TRAINING = ("training_tokens", "training_steps")
 """Not logged where they are not known."""
 _NAMES = ("hash", "act_fn", "corpus_fingerprint", "base", "corpus_name")
-_PROTOCOL = (
-    *("prompts", "seq_len", "positions", "first_position", "seed", "tau", "block_prompts", "results_version"),
-    *("paths_prompts", "paths_centred_prompts", "verify_prompts", "trust_prompts", "trust_tokens", "rotated_prompts"),
-    *("trust_thresholds", "placebos", "donors", "places", "adversarial_prompts", "own_corpora"),
-)
-_PROTOCOL_NAMES = ("corpus", "dtype", "ln", "groups")
 
 
 def download_experiment(uri: str, experiment: str, to: Path, say: Callable[[str], object] = log.info) -> list[Path]:
@@ -213,7 +208,7 @@ def _manifest(logged: _Experiment, sweeps: list[Run], model: Run, folder: Path) 
         **{key: run.data.tags.get(key) for key in tags},
         name=logged.name,
         schema_version=SCHEMA_VERSION,
-        config=ManifestConfig(**_params(run, _PROTOCOL, _PROTOCOL_NAMES)),
+        config=ManifestConfig(**_params(run, PROTOCOL_VALUES, PROTOCOL_TEXTS)),
         models=(),
     )
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from erasure_sweep.sweep.config import SweepConfig, build_config, load_config, preset_names, reference
+from erasure_sweep.sweep.commands.config import reference_of_keys
+from erasure_sweep.sweep.config import SweepConfig, build_config, load_config, preset_names
 from erasure_sweep.workers.corpora.resolve_corpus import KNOWN_CORPORA, OWN
 from erasure_sweep.workers.errors import UsageError
 from erasure_sweep.workers.models.catalog import find_entry
@@ -239,7 +240,7 @@ def test_more_positions_than_there_are_are_all_of_them(n: int):
 
 
 def test_the_reference_explains_every_key():
-    lines = {line.split("`")[1]: line for line in reference().splitlines()[2:]}
+    lines = {line.split("`")[1]: line for line in reference_of_keys().splitlines()[2:]}
     assert set(lines) == set(SweepConfig.model_fields)
     assert all(len(line.split("|")[3].strip()) > 10 for line in lines.values())
 
