@@ -11,13 +11,6 @@ from erasure_sweep.workers.labels import is_head
 from erasure_sweep.workers.tables.facts.verdict import FOUND, NOT_FOUND, SHRINKS, WITH_SIBLINGS
 from erasure_sweep.workers.tables.facts.verified import Verdict, VerifiedGroup
 
-VERIFY_TABLES = (
-    *("eraser_group", "nulls", "patched_residual_projection", "dla_points", "mlp_erasure", "aligned_tokens"),
-    *("adversarial", "adversarial_tokens", "ablation_loss", "carries", "position_profile", "later_use"),
-    *("patched_loss", "dla_trust", "dla_mediation"),
-)
-_BY_TARGET = ("nulls", "patched_residual_projection", "position_profile", "later_use", "dla_points", "carries")
-
 
 def group_name(group: VerifiedGroup) -> str:
     """The erasers as figures and tables show them, the strongest first."""

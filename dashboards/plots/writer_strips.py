@@ -52,7 +52,6 @@ class StripColumn(NamedTuple):
 
 OPPOSED = StripColumn("opposed", "opposed", -1)
 ERASED = StripColumn("erased", "erased", 1)
-DILUTED = StripColumn("diluted", "diluted", 1)
 DLA_SLOPE = StripColumn("net_slope", "net DLA, slope", -1, "what is left per unit of the writer's own DLA")
 DLA_R = StripColumn("net_r", "net DLA, r", -1, "correlation of the two over tokens")
 
