@@ -34,18 +34,27 @@ from erasure_sweep.dashboards.html.parts import Card, Control
 from erasure_sweep.dashboards.model.map_choices import OUTPUTS
 from erasure_sweep.dashboards.model_names import display_names
 from erasure_sweep.dashboards.plots.size_axis import Axis, axis_for
-from erasure_sweep.dashboards.plots.theme import DASHES, GREY, PALE, figure, look_of, robust_range, shade, single, text
-from erasure_sweep.dashboards.plots.writer_strips import most_points
+from erasure_sweep.dashboards.plots.theme import (
+    DASHES,
+    GREY,
+    PALE,
+    error_bars,
+    figure,
+    look_of,
+    robust_range,
+    shade,
+    single,
+    text,
+)
+from erasure_sweep.dashboards.plots.writer_strips import drawn_of, most_points, spread
 from erasure_sweep.dashboards.wording import amount, first_of, interval, number
 from erasure_sweep.workers.tables.facts.heads import largest_of
-from erasure_sweep.workers.tables.facts.verified import Interval
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from erasure_sweep.workers.tables.values import Floats
 
 _KEPT = (0.0, 0.2)
 _APART, _SPREAD = 0.03, 0.15
 """How far lines stand apart at one place, and all of them together at most, as shares of the axis."""
-_GOLDEN = 0.6180339887
 
 
 def strands(models: Sequence[SizedModel], choice: SizeAxis) -> list[list[Runs]]:
@@ -156,11 +165,8 @@ def _heads(strand: Strand, axis: Axis, choice: SizeAxis, centred: bool, most: in
         for one in runs:
             heads = one.heads(centred)
             order = np.argsort(-heads.shares, kind="stable")
-            if len(order) > most:
-                rest = np.linspace(most // 2, len(order) - 1, most - most // 2).round().astype(int)
-                order = order[[*range(most // 2), *rest]]
-            spread: Floats = np.arange(len(order), dtype=np.float64) * _GOLDEN % 1 - 0.5
-            x.append(_beside(axis, place, 0.8 * strand.width * spread))
+            order = order[drawn_of(len(order), most)]
+            x.append(_beside(axis, place, 0.8 * strand.width * spread(len(order))))
             y.append(heads.shares[order])
             names += [f"{heads.labels[at]} of {text(one.model)}" for at in order]
     return go.Scatter(
@@ -205,7 +211,7 @@ def _medians(strand: Strand, axis: Axis, choice: SizeAxis, centred: bool) -> go.
     return go.Scatter(
         x=_places(strand, axis, choice),
         y=[median.value for median in medians],
-        error_y=_error(medians),
+        error_y=error_bars(medians),
         name=text(strand.name),
         legendgroup=text(strand.name),
         showlegend=strand.named,
@@ -231,7 +237,7 @@ def _largest(strand: Strand, axis: Axis, choice: SizeAxis, centred: bool) -> go.
     return go.Scatter(
         x=_places(strand, axis, choice),
         y=[one.value for one in found],
-        error_y=_error(found),
+        error_y=error_bars(found),
         name=text(strand.name),
         legendgroup=text(strand.name),
         showlegend=False,
@@ -246,12 +252,6 @@ def _largest(strand: Strand, axis: Axis, choice: SizeAxis, centred: bool) -> go.
         marker={"symbol": f"{symbol}-open", "color": colour, "size": 9},
         hovertemplate="%{hovertext}<extra></extra>",
     )
-
-
-def _error(found: Sequence[Interval]) -> dict[str, object]:
-    ends: Floats = np.array(found, dtype=np.float64).reshape(-1, 3)
-    up, down = ends[:, 2] - ends[:, 0], ends[:, 0] - ends[:, 1]
-    return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1, "width": 3}
 
 
 def _key() -> list[go.Scatter]:

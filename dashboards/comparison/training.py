@@ -17,7 +17,18 @@ from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
 from erasure_sweep.dashboards.html.parts import Card, Control
 from erasure_sweep.dashboards.model_names import display_names, is_checkpoint, series_of
 from erasure_sweep.dashboards.plots.size_axis import Axis, axis_for
-from erasure_sweep.dashboards.plots.theme import BLUE, CYCLE, DASHES, GREEN, SYMBOLS, figure, robust_range, single, text
+from erasure_sweep.dashboards.plots.theme import (
+    BLUE,
+    CYCLE,
+    DASHES,
+    GREEN,
+    SYMBOLS,
+    error_bars,
+    figure,
+    robust_range,
+    single,
+    text,
+)
 from erasure_sweep.dashboards.wording import amount, first_of, number, with_interval
 from erasure_sweep.workers.labels import is_head
 from erasure_sweep.workers.tables.facts.erasure import NOTICEABLE, erased_shares, significant_pairs
@@ -149,11 +160,10 @@ def plot_writers(one: TrainedModel, y_range: list[float]) -> go.Figure:
 def plot_median(one: TrainedModel, y_range: list[float]) -> go.Figure:
     """The median over heads, with its interval over prompts."""
     axis = _axis(one)
-    medians = np.array([point.median for point in one.points])
+    medians = np.array([point.median.value for point in one.points])
     counts = [amount(point.n_heads) for point in one.points]
-    line = _line(one, axis, medians[:, 0], "median", (BLUE, 0), "%{y:.3f}, median over %{customdata} heads", counts)
-    up, down = medians[:, 2] - medians[:, 0], medians[:, 0] - medians[:, 1]
-    line.error_y = {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1, "width": 3}
+    line = _line(one, axis, medians, "median", (BLUE, 0), "%{y:.3f}, median over %{customdata} heads", counts)
+    line.error_y = error_bars([point.median for point in one.points])
     ends = [f"{with_interval(*one.points[at].median)} after {when(one, at)}" for at in (0, -1)]
     sentence = f"Erased, the median over {counts[-1]} heads: {', '.join(ends)}."
     return _plot(

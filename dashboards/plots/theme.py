@@ -148,6 +148,13 @@ def robust_range(
     return [low - margin, high + margin]
 
 
+def error_bars(intervals: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Bars over intervals: of each the number, its lower end and its upper one."""
+    ends: Floats = np.array(intervals, dtype=np.float64).reshape(-1, 3)
+    up, down = ends[:, 2] - ends[:, 0], ends[:, 0] - ends[:, 1]
+    return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1, "width": 3}
+
+
 def shade(colour: str, alpha: float) -> str:
     """``#rrggbb`` with transparency."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))

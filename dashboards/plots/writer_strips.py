@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 
 from erasure_sweep.dashboards.plots.theme import (
     GREY,
@@ -26,7 +27,7 @@ from erasure_sweep.dashboards.plots.theme import (
 )
 from erasure_sweep.workers.labels import kind_of
 from erasure_sweep.workers.tables.facts.erasure import NOTICEABLE
-from erasure_sweep.workers.tables.values import numeric
+from erasure_sweep.workers.tables.values import Floats, numeric
 
 MAX_POINTS = 300
 _FEWEST_POINTS = 20
@@ -61,6 +62,19 @@ def most_points(n_groups: int) -> int:
     return max(_FEWEST_POINTS, min(MAX_POINTS, _ALL_POINTS // max(n_groups, 1)))
 
 
+def drawn_of(n: int, most: int) -> NDArray[np.intp]:
+    """Which of ``n`` writers, strongest first, are drawn: of more than ``most`` half the strongest, half evenly of the rest."""
+    if n <= most:
+        return np.arange(n)
+    rest = np.linspace(most // 2, n - 1, most - most // 2).round().astype(int)
+    return np.array([*range(most // 2), *rest])
+
+
+def spread(n: int) -> Floats:
+    """Where points stand beside their place, from −0.5 to 0.5: steps of the golden ratio spread neighbours without chance."""
+    return np.arange(n, dtype=np.float64) * 0.6180339887 % 1 - 0.5
+
+
 def strip_points(
     groups: Sequence[tuple[str, pd.DataFrame]], measure: StripColumn, centred: bool = False, most: int = MAX_POINTS
 ) -> pd.DataFrame:
@@ -79,9 +93,7 @@ def strip_points(
         strength = measure.sign * rows["value"]
         rows = rows.assign(strength=strength)[np.isfinite(rows["value"])]
         rows = rows.sort_values("strength", kind="stable", ascending=False, ignore_index=True)
-        if len(rows) > most:
-            rest = np.linspace(most // 2, len(rows) - 1, most - most // 2).round().astype(int)
-            rows = rows.iloc[[*range(most // 2), *rest]]
+        rows = rows.iloc[drawn_of(len(rows), most)]
         frames.append(rows.assign(kind=[kind_of(writer) for writer in rows["writer"]]))
     return pd.concat(frames, ignore_index=True)[COLUMNS] if frames else pd.DataFrame(columns=COLUMNS)
 
@@ -169,8 +181,7 @@ def _strip(
     part: pd.DataFrame, position: dict[str, int], measure: StripColumn, ends: tuple[float, float], named: set[str]
 ) -> go.Scatter:
     kind = part["kind"].iloc[0]
-    # steps of the golden ratio spread neighbours evenly without chance
-    jitter = (np.arange(len(part)) * 0.6180339887 % 1 - 0.5) * (0.26 if kind == "head" else 0.12)
+    jitter = spread(len(part)) * (0.26 if kind == "head" else 0.12)
     # among heads names go to the side that a point stands on; embeddings and MLPs have room to their right
     on_left = (jitter < 0) & (kind == "head")
     values = part["value"].to_numpy(dtype=float)

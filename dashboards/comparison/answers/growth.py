@@ -175,13 +175,13 @@ def in_words(line: Growth, size: GrownSize) -> GrowthWords:
     sizes = GROWS_TO.join(amount(line.sizes[at]) for at in shown)
     unit = {"layers": f"{sizes} layers", "width": f"width {sizes}", "parameters": f"{sizes} parameters"}[size]
     centred = all(has_centred(runs) for runs in line.runs)
-    found = medians(line, centred)
+    found, kept = medians(line, centred), medians(line, False)
     another = centred and median_trend(line, True) != median_trend(line, False)
     diluted = [float(np.mean([one.diluted for one in line.runs[at]])) for at in shown]
     return GrowthWords(
         ", ".join(part for part in (line.family, line.held, unit) if part),
         GROWS_TO.join(with_interval(*found[at]) for at in shown),
-        GROWS_TO.join(number(medians(line, False)[at].value) for at in shown) if another else "",
+        GROWS_TO.join(number(kept[at].value) for at in shown) if another else "",
         GROWS_TO.join(map(number, diluted)) if np.isfinite(diluted).any() else "",
         _largest(line, shown, centred),
     )
