@@ -24,7 +24,7 @@ from erasure_sweep.sweep.execution.shard_queue import ShardQueue
 from erasure_sweep.sweep.helper_tasks import compare_models, discard_damaged_tables
 from erasure_sweep.sweep.manifest_writer import ManifestKeeper
 from erasure_sweep.sweep.model_steps import ModelStages, Step
-from erasure_sweep.sweep.plan import StagePlan
+from erasure_sweep.sweep.plan import SCAN_STAGES, StagePlan
 from erasure_sweep.sweep.progress import Reporter, count
 from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.run_folder import RunFolder
@@ -250,7 +250,7 @@ class SweepDriver:
     def _begin(self, model: _Model, plan: StagePlan) -> None:
         """Put the shards of a stage into the queue, but for those that are stored."""
         model.plan, ids = plan, [task.id for task in plan.tasks]
-        anew = self._run.fresh and not (plan.name in ("scan", "paths") and self._run.config.stage == "verify")
+        anew = self._run.fresh and not (plan.name in SCAN_STAGES and self._run.config.stage == "verify")
         done = set() if anew else self._store.finished(ids)  # each is replaced when the new one is whole
         model.missing = set(ids) - done
         gpus = self._room.gpus_for(model.resolved)

@@ -13,7 +13,7 @@ import numpy as np
 from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.execution.helper_process import HelperProcess
 from erasure_sweep.sweep.helper_tasks import total_costs
-from erasure_sweep.sweep.plan import StagePlan, expected_stages, sketch_bytes, writer_blocks
+from erasure_sweep.sweep.plan import SCAN_STAGES, StagePlan, expected_stages, sketch_bytes, writer_blocks
 from erasure_sweep.sweep.progress import Reporter
 from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.staging import ModelStaging
@@ -67,7 +67,7 @@ def estimate(config: SweepConfig, reporter: Reporter) -> list[Estimate]:
 
 def _measured(config: SweepConfig, stages: list[StagePlan]) -> list[ShardTask]:
     """All shards of a model; verify alone stands on a scan that was measured before."""
-    before = ("scan", "paths") if config.stage == "verify" else ()
+    before = SCAN_STAGES if config.stage == "verify" else ()
     return [task for stage in stages for task in stage.tasks if stage.name not in before]
 
 
@@ -86,7 +86,7 @@ def work_of(model: Resolved, tasks: list[ShardTask]) -> list[tuple[str, ShardSiz
 
 def _estimate(config: SweepConfig, scan: StagePlan, tasks: list[ShardTask], cost: Cost, flops_per_s: float) -> Estimate:
     model = scan.model
-    scanned = sum(task.stage in ("scan", "paths") for task in tasks)
+    scanned = sum(task.stage in SCAN_STAGES for task in tasks)
     flops = cost.flops + cost.passes * _forward_flops(model)
     return Estimate(
         model=model.name,

@@ -3,7 +3,8 @@
 A shard is one block of prompts of one model, seen by one block of writers. Blocks of prompts are fixed by the config, so
 the same sweep has the same shards on any number of workers; blocks of writers follow from the model's shape and a budget
 for the dense state of one shard. A stage is planned from what the one before found: ``verify`` from the targets that the
-merged scan gives, ``adversarial`` from the places that verify found. That enters the ids, not where it came from.
+merged scan gives and from their nulls, ``adversarial`` from the places that verify found. That enters the ids, not where it
+came from.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from erasure_sweep.workers.records import (
     TrustWork,
     Work,
     WriterBlock,
+    writers_of,
 )
 from erasure_sweep.workers.version import RESULTS_VERSION
 
@@ -47,8 +49,8 @@ STATE_BYTES = 512 * 2**20
 SAMPLE = 1000
 """Tokens that rank correlations are from, at most; fewer where a model has so many pairs that they would not fit."""
 SAMPLED_VALUES = 2**25
-
-
+SCAN_STAGES = ("scan", "paths")
+"""The stages that see every writer on the scanned prompts, from which its tables are."""
 FAMILIES = 3
 """Writers are chosen for what is erased of them, for strong pairs, and for broad erasers (``verify.targets``)."""
 NULL_PROMPTS = 16
@@ -68,7 +70,8 @@ class StagePlan(NamedTuple):
 
     model: Resolved
     name: str
-    """``scan``, ``paths``, ``verify`` (the substages ``group`` and ``trust``) or ``adversarial``."""
+    """``scan``, ``paths``, ``covariance``, ``placebo``, ``verify`` (the substages ``group`` and ``trust``) or
+    ``adversarial``."""
     tasks: tuple[ShardTask, ...]
     n_prompts: int
     """How many prompts are read."""
@@ -120,17 +123,22 @@ class _Shards:
         identity = {
             **result,
             "work": work,
-            "corpus": model.corpus_fingerprint if stage in ("scan", "paths") else model.verify_fingerprint,
+            "corpus": model.corpus_fingerprint if stage in SCAN_STAGES else model.verify_fingerprint,
             "threads": self._threads,
             "numerics": self._numerics,
             "results_version": RESULTS_VERSION,
             **({"means": means.fingerprint} if means else {}),
             **({"covariance": covariance.fingerprint} if covariance else {}),
         }
-        paths = (staged.path if staged else None for staged in (means, covariance))
-        files: dict[str, Any] = {"weights": model.weights, "tokens": model.tokens}
-        files |= zip(("means", "covariance"), paths, strict=True)
-        return ShardTask(id=digest(identity), work=work, **result, **files)
+        return ShardTask(
+            id=digest(identity),
+            work=work,
+            weights=model.weights,
+            tokens=model.tokens,
+            means=means.path if means else None,
+            covariance=covariance.path if covariance else None,
+            **result,
+        )
 
 
 def plan_scan(config: SweepConfig, model: Resolved, numerics: Numerics) -> StagePlan:
@@ -158,14 +166,14 @@ def plan_paths(config: SweepConfig, model: Resolved, numerics: Numerics, means: 
 
 def plan_covariance(config: SweepConfig, model: Resolved, numerics: Numerics, targets: tuple[Target, ...]) -> StagePlan:
     """Shards of the stage behind the scan that sees how the stream varies where the verified writers write."""
-    return _on_scanned(config, model, numerics, CovarianceWork(verified_writers(targets)))
+    return _on_scanned(config, model, numerics, CovarianceWork(writers_of(targets)))
 
 
 def plan_placebo(
     config: SweepConfig, model: Resolved, numerics: Numerics, targets: tuple[Target, ...], covariance: StagedMeans
 ) -> StagePlan:
     """Shards of the stage that finds who takes out what stands in the verified writers' places."""
-    return _on_scanned(config, model, numerics, PlaceboWork(verified_writers(targets), config.placebos), covariance)
+    return _on_scanned(config, model, numerics, PlaceboWork(writers_of(targets), config.placebos), covariance)
 
 
 def _on_scanned(
@@ -181,11 +189,6 @@ def _on_scanned(
         shards.make(stage, prompts, work, covariance=covariance) for prompts in blocks(n_prompts, config.block_prompts)
     ]
     return StagePlan(model, stage, tuple(tasks), n_prompts)
-
-
-def verified_writers(targets: tuple[Target, ...]) -> tuple[str, ...]:
-    """The writers of some targets, once each, in their order."""
-    return tuple(dict.fromkeys(target.writer for target in targets))
 
 
 def plan_verify(
@@ -261,7 +264,7 @@ def most_targets(config: SweepConfig, layout: Layout) -> tuple[Target, ...]:
 
 def given_places(targets: tuple[Target, ...], given: tuple[tuple[int, ...], ...]) -> tuple[Place, ...]:
     """The last token of every given prompt, for every verified writer."""
-    writers = dict.fromkeys(target.writer for target in targets)
+    writers = writers_of(targets)
     return tuple(Place(w, "given", prompt, len(ids) - 1) for w in writers for prompt, ids in enumerate(given))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy.typing as npt
@@ -105,6 +106,11 @@ class Target(NamedTuple):
     def label(self) -> str:
         """As tables name the group."""
         return "later" if self.chosen == "all" else "+".join(self.erasers)
+
+
+def writers_of(targets: Iterable[Target]) -> tuple[str, ...]:
+    """The writers of some targets, once each, in their order."""
+    return tuple(dict.fromkeys(target.writer for target in targets))
 
 
 class ChosenTargets(NamedTuple):
@@ -300,7 +306,7 @@ class ShardTask(NamedTuple):
 
     id: str
     stage: str
-    """``scan``, ``paths``, ``group``, ``trust`` or ``adversarial``."""
+    """``scan``, ``paths``, ``covariance``, ``placebo``, ``group``, ``trust`` or ``adversarial``."""
     model_hash: str
     weights: str
     tokens: str

@@ -26,7 +26,7 @@ from erasure_sweep.sweep.plan import DONORS, NULL_PROMPTS, blocks, draw_donors, 
 from erasure_sweep.workers.labels import Layout, layer_of
 from erasure_sweep.workers.measures.interventions.placebos import Draws, Placebos
 from erasure_sweep.workers.measures.interventions.prompt_view import PromptView
-from erasure_sweep.workers.measures.interventions.verified_prompt import WriterPrompt, writers_of
+from erasure_sweep.workers.measures.interventions.verified_prompt import WriterPrompt
 from erasure_sweep.workers.measures.scan.composition import head_of
 from erasure_sweep.workers.measures.stages import measure_shard
 from erasure_sweep.workers.measures.verify.null_shares import NullShares, null_erasers
@@ -53,6 +53,7 @@ from erasure_sweep.workers.records import (
     TrustWork,
     Work,
     WriterBlock,
+    writers_of,
 )
 from tests.benchmarks.literal import Clean, bridge_with, literal_clean, vector_names, vectors_of
 from tests.benchmarks.scan import BARE

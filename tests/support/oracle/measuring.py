@@ -11,7 +11,7 @@ import torch
 from erasure_sweep.workers.corpora.token_texts import TokenTexts
 from erasure_sweep.workers.measures import stages
 from erasure_sweep.workers.measures.interventions.placebos import Placebos
-from erasure_sweep.workers.measures.interventions.verified_prompt import draws_of, writers_of
+from erasure_sweep.workers.measures.interventions.verified_prompt import draws_of
 from erasure_sweep.workers.measures.measure import Block, Setting
 from erasure_sweep.workers.measures.registry import measures
 from erasure_sweep.workers.measures.scan.paths import PathReader
@@ -38,6 +38,7 @@ from erasure_sweep.workers.records import (
     TrustWork,
     Work,
     WriterBlock,
+    writers_of,
 )
 
 

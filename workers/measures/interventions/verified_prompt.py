@@ -5,7 +5,7 @@ What several measures need of a writer or of a group is worked out when the firs
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from erasure_sweep.workers.measures.interventions.placebos import Draws, Placebo
 from erasure_sweep.workers.measures.interventions.prompt_view import PromptView
 from erasure_sweep.workers.measures.interventions.value_reading import GroupReader, head_reading_flops, read_by_groups
 from erasure_sweep.workers.measures.verify.group_rule import null_group
-from erasure_sweep.workers.records import GroupWork, PlaceboWork, ShardTask, Target
+from erasure_sweep.workers.records import GroupWork, PlaceboWork, ShardTask, Target, writers_of
 
 SIBLINGS, PLACEBO = "siblings", "placebo"
 """What stands in a writer's place as a null."""
@@ -134,11 +134,6 @@ def by_writer(views: Iterator[PromptView], work: GroupWork, placebos: Placebos) 
     for view in views:
         for writer in writers_of(work.targets):
             yield WriterPrompt(view, writer, work, placebos)
-
-
-def writers_of(targets: Sequence[Target]) -> tuple[str, ...]:
-    """The writers of some targets, once each, in their order."""
-    return tuple(dict.fromkeys(target.writer for target in targets))
 
 
 def draws_of(task: ShardTask) -> Draws:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from erasure_sweep.workers.measures.cost import Cost, ShardSize
 from erasure_sweep.workers.measures.interventions.ablation import RESAMPLED
 from erasure_sweep.workers.measures.interventions.prompt_view import CLEAN_PASS, loss_flops
-from erasure_sweep.workers.measures.interventions.verified_prompt import ABLATED, WriterPrompt, targets_of, writers_of
+from erasure_sweep.workers.measures.interventions.verified_prompt import ABLATED, WriterPrompt, targets_of
 from erasure_sweep.workers.measures.measure import Block, Measure, Row, Setting, columns_of
 from erasure_sweep.workers.measures.statistics.ratios import (
     STORED_BYTES_PER_RATIO,
@@ -20,7 +20,7 @@ from erasure_sweep.workers.measures.statistics.ratios import (
     interval_columns,
     merge_ratios,
 )
-from erasure_sweep.workers.records import GroupWork, State
+from erasure_sweep.workers.records import GroupWork, State, writers_of
 from erasure_sweep.workers.tables.columns import Columns
 
 CLEAN = "clean"

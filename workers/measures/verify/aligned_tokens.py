@@ -16,10 +16,10 @@ from torch import Tensor
 
 from erasure_sweep.workers.measures.cost import Cost, ShardSize
 from erasure_sweep.workers.measures.interventions.prompt_view import CLEAN_PASS
-from erasure_sweep.workers.measures.interventions.verified_prompt import WriterPrompt, targets_of, writers_of
+from erasure_sweep.workers.measures.interventions.verified_prompt import WriterPrompt, targets_of
 from erasure_sweep.workers.measures.measure import Block, Measure, Row, Setting, columns_of
 from erasure_sweep.workers.models.forward import LeanModel
-from erasure_sweep.workers.records import GroupWork, State
+from erasure_sweep.workers.records import GroupWork, State, writers_of
 from erasure_sweep.workers.tables.columns import Columns
 
 SHOWN = 30

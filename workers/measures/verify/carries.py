@@ -24,7 +24,6 @@ from erasure_sweep.workers.measures.interventions.verified_prompt import (
     TargetPrompt,
     WriterPrompt,
     targets_of,
-    writers_of,
 )
 from erasure_sweep.workers.measures.measure import Block, Measure, Row, Setting, columns_of
 from erasure_sweep.workers.measures.scan.composition import head_of, head_output
@@ -36,7 +35,7 @@ from erasure_sweep.workers.measures.statistics.ratios import (
     merge_ratios,
 )
 from erasure_sweep.workers.positions import hash_u64
-from erasure_sweep.workers.records import GroupWork, State
+from erasure_sweep.workers.records import GroupWork, State, writers_of
 from erasure_sweep.workers.tables.columns import Columns
 
 ROUNDING = 1e-12

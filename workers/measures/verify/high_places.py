@@ -19,10 +19,10 @@ from jaxtyping import Bool, Int
 
 from erasure_sweep.workers.measures.cost import Cost, ShardSize
 from erasure_sweep.workers.measures.interventions.prompt_view import CLEAN_PASS, PromptView
-from erasure_sweep.workers.measures.interventions.verified_prompt import WriterPrompt, writers_of
+from erasure_sweep.workers.measures.interventions.verified_prompt import WriterPrompt
 from erasure_sweep.workers.measures.measure import Block, Measure, Setting
 from erasure_sweep.workers.positions import hash_u64
-from erasure_sweep.workers.records import GroupWork, Place, State, Target
+from erasure_sweep.workers.records import GroupWork, Place, State, Target, writers_of
 from erasure_sweep.workers.tables.columns import Columns
 
 CONTEXT = 8

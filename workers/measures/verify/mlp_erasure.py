@@ -28,7 +28,6 @@ from erasure_sweep.workers.measures.interventions.verified_prompt import (
     group_work,
     siblings,
     targets_of,
-    writers_of,
 )
 from erasure_sweep.workers.measures.measure import Block, Measure, Row, Setting, columns_of
 from erasure_sweep.workers.measures.statistics.prompt_sums import (
@@ -45,7 +44,7 @@ from erasure_sweep.workers.measures.statistics.ratios import (
     merge_ratios,
 )
 from erasure_sweep.workers.models.forward import LeanModel
-from erasure_sweep.workers.records import GroupWork, State
+from erasure_sweep.workers.records import GroupWork, State, writers_of
 from erasure_sweep.workers.tables.columns import QUANTILES, Columns
 from erasure_sweep.workers.tables.facts.verdict import verdict
 

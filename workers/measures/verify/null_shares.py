@@ -20,10 +20,10 @@ from erasure_sweep.workers.measures.interventions.attention_paths import propaga
 from erasure_sweep.workers.measures.interventions.placebos import Placebos
 from erasure_sweep.workers.measures.interventions.prompt_view import CLEAN_PASS, PromptView
 from erasure_sweep.workers.measures.interventions.value_reading import head_reading_flops
-from erasure_sweep.workers.measures.interventions.verified_prompt import PLACEBO, SIBLINGS, siblings, writers_of
+from erasure_sweep.workers.measures.interventions.verified_prompt import PLACEBO, SIBLINGS, siblings
 from erasure_sweep.workers.measures.measure import Block, Measure, Setting
 from erasure_sweep.workers.measures.verify.group_rule import later_heads, strongest_erasers
-from erasure_sweep.workers.records import NullErasers, PlaceboWork, State, Target
+from erasure_sweep.workers.records import NullErasers, PlaceboWork, State, Target, writers_of
 from erasure_sweep.workers.tables.columns import Columns
 
 
