@@ -53,8 +53,8 @@ class CleanRun:
                 resid = step.resid
             self._ablated[label] = resid[0]
         clean, ablated = view.final[start:], self._ablated[label][start:]
-        scales = [torch.sqrt(final.var(dim=-1, unbiased=False) + model.config.eps) for final in (clean, ablated)]
-        lost = (clean * direction).sum(dim=-1) - (ablated * direction).sum(dim=-1) * scales[0] / scales[1]
+        left = (ablated * direction).sum(dim=-1) * model.scale(clean) / model.scale(ablated)
+        lost = (clean * direction).sum(dim=-1) - left
         lost[: max(0, view.first - start)] = torch.nan
         return lost
 

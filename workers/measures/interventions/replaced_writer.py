@@ -101,8 +101,7 @@ class Replacer:
         sums = torch.zeros(len(own), len(mediators(self.model.config.layout)), dtype=torch.float64, device=own.device)
         resid = self._rerun(view.input_of(start) + edits, start, direct.double(), sums if mediated else None)
         left = _along(resid, g)
-        scale = torch.sqrt(resid.var(dim=-1, unbiased=False) + self.model.config.eps)
-        by_norm = left * (1.0 - view.final_scale / scale)
+        by_norm = left * (1.0 - view.final_scale / self.model.scale(resid))
         sums[:, -1] = (direct.double() * by_norm.double()).sum(dim=-1)
         effect = _along(view.final[self._at] - resid, g) + by_norm
         return Replacement(_along(own[:, self._at], g), direct, effect, sums)
