@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from erasure_sweep.workers.labels import Layout, layer_of
@@ -73,16 +73,3 @@ def run_on(
             resid = resid + model.attention_out(sublayer.layer, output)
         yield SublayerStep(sublayer, output, resid)
         sublayer = next_sublayer(layout, sublayer)
-
-
-def final_resid(
-    model: LeanModel, resid: Float[Tensor, "batch pos d_model"], start: Sublayer, positions: Int[Tensor, "token"]
-) -> Float[Tensor, "batch token d_model"]:
-    """The final state of a rerun at some positions; that of ``resid`` itself where nothing comes behind it."""
-    layout = model.config.layout
-    last = Sublayer(layout.n_layers - 1, not layout.attn_only)
-    for step in run_on(model, resid, start, stop=last if last.mlp else None):
-        resid = step.resid
-    resid = resid[:, positions]
-    # The last MLP reads every position by itself: it is needed at these alone.
-    return resid + model.mlp(last.layer, resid) if last.mlp and start <= last else resid
