@@ -36,7 +36,6 @@ class _Layer(NamedTuple):
 
     layer: int
     heads: list[int]
-    pattern: Float[Tensor, "head token source"]
 
 
 class GroupReader:
@@ -47,10 +46,7 @@ class GroupReader:
         by_layer: dict[int, list[int]] = {}
         for label in target.erasers:
             by_layer.setdefault(layer_of(label), []).append(head_of(label))
-        self.layers = [
-            _Layer(layer, heads, view.patterns(layer, heads, view.positions))
-            for layer, heads in sorted(by_layer.items())
-        ]
+        self.layers = [_Layer(layer, heads) for layer, heads in sorted(by_layer.items())]
 
     def read(self, fields: Float[Tensor, "field pos d_model"]) -> list[Float[Tensor, "field _ token d_head"]]:
         """V-composed parts of some fields, layer by layer, before W_O."""
@@ -63,17 +59,12 @@ class GroupReader:
     def read_rescaled(self, label: str) -> list[Float[Tensor, "field _ token d_head"]]:
         """The part of a writer if the value input is LN(stream − writer), its scale recomputed."""
         found = []
-        for part in self.layers:
-            stream = self.view.input_of(Sublayer(part.layer, False))
+        for layer, heads in self.layers:
+            stream = self.view.input_of(Sublayer(layer, False))
             difference = self.model.normalize(stream) - self.model.normalize(stream - self.view.source(label))
-            found.append(self._mix(part, difference[None]))
+            values = torch.einsum("npd,dhe->nhpe", difference[None], self.model.w_v(layer)[:, heads])
+            found.append(self.view.patterns(layer, heads, self.view.positions) @ values)
         return found
-
-    def _mix(
-        self, part: _Layer, inputs: Float[Tensor, "field pos d_model"]
-    ) -> Float[Tensor, "field head token d_head"]:
-        values = torch.einsum("npd,dhe->nhpe", inputs, self.model.w_v(part.layer)[:, part.heads])
-        return part.pattern @ values
 
     def outputs(self) -> list[Float[Tensor, "field _ token d_head"]]:
         """The heads' clean outputs, before W_O."""

@@ -28,6 +28,7 @@ from erasure_sweep.workers.measures.interventions.prompt_view import CLEAN_PASS
 from erasure_sweep.workers.measures.interventions.rerun import Sublayer
 from erasure_sweep.workers.measures.interventions.verified_prompt import (
     ABLATED,
+    READING,
     TargetPrompt,
     WriterPrompt,
     targets_of,
@@ -74,10 +75,10 @@ class DlaEffectsAccumulator:
         view, reader, writer = products.view, products.reader, products.target.writer
         direction = view.logit_direction
         x = (view.written(writer) * direction).sum(dim=-1)
-        outputs = reader.outputs()
+        outputs, read = products.reading.outputs, products.reading.parts
         parts = {
             "full": outputs,
-            "v_composition": reader.read(view.source(writer)[None]),
+            "v_composition": read,
             "value_input": reader.read_rescaled(writer),
             "layer_input": _minus(outputs, _without_layer_input(products)),
             "downstream": _minus(
@@ -127,7 +128,7 @@ class DlaEffects(Measure[GroupWork, Block[GroupWork], WriterPrompt]):
     """The erasers' attribution against the writer's."""
 
     stage, name = "group", "dla_effects"
-    needs = (CLEAN_PASS, ABLATED)
+    needs = (CLEAN_PASS, READING, ABLATED)
     tables = ("dla_correlation", "dla_points")
 
     def start(self, shard: Block[GroupWork]) -> DlaEffectsAccumulator:
