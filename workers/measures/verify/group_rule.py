@@ -8,7 +8,7 @@ a group of equal size by the same rule: the best of many heads look like erasers
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from erasure_sweep.workers.labels import Layout, layer_of
 from erasure_sweep.workers.records import NullErasers, Target
@@ -36,12 +36,12 @@ def group_of_shares(layout: Layout, shares: Mapping[str, float]) -> tuple[str, .
             break
         group.append(head)
         held += shares[head]
-    return _in_stream(layout, group)
+    return in_stream(layout, group)
 
 
 def null_group(layout: Layout, target: Target, null: NullErasers) -> tuple[str, ...]:
     """The heads that are to a null what the target's are to its writer, in the order of the stream."""
-    return target.erasers if target.chosen == "all" else _in_stream(layout, null.heads[: len(target.erasers)])
+    return target.erasers if target.chosen == "all" else in_stream(layout, null.heads[: len(target.erasers)])
 
 
 def later_heads(layout: Layout, writer: str) -> tuple[str, ...]:
@@ -49,5 +49,6 @@ def later_heads(layout: Layout, writer: str) -> tuple[str, ...]:
     return tuple(head for head in layout.heads if layer_of(head) > layer_of(writer))
 
 
-def _in_stream(layout: Layout, heads: tuple[str, ...] | list[str]) -> tuple[str, ...]:
+def in_stream(layout: Layout, heads: Sequence[str]) -> tuple[str, ...]:
+    """Some heads in the order of the stream."""
     return tuple(head for head in layout.heads if head in heads)

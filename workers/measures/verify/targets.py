@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from erasure_sweep.workers.labels import Layout, kind_of
-from erasure_sweep.workers.measures.verify.group_rule import group_of_shares, later_heads
+from erasure_sweep.workers.measures.verify.group_rule import group_of_shares, in_stream, later_heads
 from erasure_sweep.workers.records import ChosenTargets, Group, Target
 from erasure_sweep.workers.tables.facts.erasers import broad_erasers, most_taken_from, significant_erasures
 from erasure_sweep.workers.tables.facts.erasure import clearly_erased, shares_of_heads
@@ -99,7 +99,7 @@ def _first(candidates: Iterable[_Candidate], top: int) -> list[_Candidate]:
 def _of_writer(
     layout: Layout, writer: str, candidates: Sequence[_Candidate], tables: Tables, named: Sequence[Group]
 ) -> list[Target]:
-    groups = {_ordered(layout, group.erasers): "named" for group in named if group.writer == writer}
+    groups = {in_stream(layout, group.erasers): "named" for group in named if group.writer == writer}
     if by_rule := group_of_shares(layout, shares_of_heads(tables, writer)):
         groups.setdefault(by_rule, "rule")
     for eraser, family in ((each.eraser, each.family) for each in candidates):
@@ -107,7 +107,3 @@ def _of_writer(
             groups[(eraser,)] = family
     groups = groups or {later_heads(layout, writer): "all"}
     return [Target(writer, heads, why) for heads, why in groups.items()]
-
-
-def _ordered(layout: Layout, heads: Sequence[str]) -> tuple[str, ...]:
-    return tuple(head for head in layout.heads if head in heads)
