@@ -19,9 +19,9 @@ from torch import Tensor
 from erasure_sweep.workers.measures.interventions.prompt_view import PromptView
 from erasure_sweep.workers.measures.statistics.jackknife import FISHER, Estimate, jackknife
 from erasure_sweep.workers.measures.statistics.moments import CONSTANT
-from erasure_sweep.workers.measures.statistics.prompt_sums import PromptSums, deal, same_rows
+from erasure_sweep.workers.measures.statistics.prompt_sums import PromptSums, RowSums, deal, same_rows
 from erasure_sweep.workers.measures.statistics.rank_correlation import GroupedRanks, rank_correlations
-from erasure_sweep.workers.measures.statistics.rows import RowT, decode_rows
+from erasure_sweep.workers.measures.statistics.rows import RowT
 from erasure_sweep.workers.positions import hash_u64
 from erasure_sweep.workers.records import State
 
@@ -127,14 +127,12 @@ class Lines(Generic[RowT]):
     """
 
     def __init__(self, kind: Callable[..., RowT], state: State) -> None:
-        self.rows = decode_rows(kind, state)
-        self._row = {row: index for index, row in enumerate(self.rows)}
-        self._sums, self._reference = state["prompt_sums"], state["reference"]
+        self._sums, self._reference = RowSums(kind, state), state["reference"]
         self._points = {name: values for name, values in state.items() if name.startswith("point_")}
 
     def line(self, row: RowT) -> Line:
         """The line of a pair; NaN where one side is constant."""
-        sums, reference = self._sums[:, :, self._row[row]], self._reference[:, self._row[row]]
+        sums, reference = self._sums.of(row), self._reference[:, self._sums.index(row)]
         r = jackknife(sums, partial(_r, reference=reference), FISHER)
         slope = jackknife(sums, partial(_slope, reference=reference))
         fit = _fit(sums.sum(axis=0), reference)
@@ -151,7 +149,7 @@ class Lines(Generic[RowT]):
 
     def points(self, row: RowT) -> dict[str, np.ndarray]:
         """The sampled tokens of a pair: ``prompt``, ``position``, ``x`` and ``y``."""
-        x, y = (self._points[f"point_{name}"][:, self._row[row]] for name in ("x", "y"))
+        x, y = (self._points[f"point_{name}"][:, self._sums.index(row)] for name in ("x", "y"))
         there = np.isfinite(x)
         places = {name: self._points[f"point_{name}"][there] for name in ("prompt", "position")}
         return {**places, "x": x[there], "y": y[there]}

@@ -79,13 +79,17 @@ class RowSums(Generic[RowT]):
 
     Args:
         kind: the named tuple that says what a row is.
-        state: as ``merge_prompt_sums`` gives it.
+        state: as ``merge_prompt_sums`` gives it, whatever else it holds.
     """
 
     def __init__(self, kind: Callable[..., RowT], state: State) -> None:
         self.rows = decode_rows(kind, state)
         self._row = {row: index for index, row in enumerate(self.rows)}
         self._sums: Float[np.ndarray, "prompt sum row"] = state["prompt_sums"] if state else np.empty((0, 0, 0))
+
+    def index(self, row: RowT) -> int:
+        """Where a row stands among all."""
+        return self._row[row]
 
     def of(self, row: RowT) -> Float[np.ndarray, "prompt sum"]:
         """A row's sums, prompt by prompt."""

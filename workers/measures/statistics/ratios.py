@@ -168,7 +168,6 @@ class Ratios(Generic[RowT]):
     def __init__(self, kind: Callable[..., RowT], state: State) -> None:
         self._sums = RowSums(kind, state)
         self.rows = self._sums.rows
-        self._row = {row: index for index, row in enumerate(self.rows)}
         if not state:
             return
         together = stored_counts(state)
@@ -181,11 +180,11 @@ class Ratios(Generic[RowT]):
 
     def n(self, row: RowT) -> int:
         """Tokens that have the ratio."""
-        return int(self._n[self._row[row]])
+        return int(self._n[self._sums.index(row)])
 
     def quantiles(self, row: RowT, prefix: str = "") -> dict[str, float]:
         """The quantile columns of a row, each name behind ``prefix``; NaN where no token has the ratio."""
-        values = self._quantiles[self._row[row]].tolist()
+        values = self._quantiles[self._sums.index(row)].tolist()
         return {f"{prefix}{name}": value for name, value in zip(QUANTILES, values, strict=True)}
 
     def beta(self, row: RowT) -> float:
@@ -199,7 +198,7 @@ class Ratios(Generic[RowT]):
 
     def median_interval(self, row: RowT) -> tuple[float, float]:
         """95 % interval of the median; NaN where a single prompt has the ratio, or all have it alike."""
-        rows = np.arange(self._kept.index(self._row[row]), self._of_prompts.shape[0], len(self._kept))
+        rows = np.arange(self._kept.index(self._sums.index(row)), self._of_prompts.shape[0], len(self._kept))
         counts = self._of_prompts[rows]
         together = csr_array(counts.sum(axis=0)[None])
         median = quantiles(together, (0.5,))[0, 0]
