@@ -112,7 +112,7 @@ class Measure(ABC, Generic[WorkT, ShardT, ProductsT]):
     """One measurement."""
 
     stage: ClassVar[str]
-    """Of a shard: ``scan``, ``paths``, ``group``, ``trust`` or ``adversarial``."""
+    """Of a shard: one of ``measures.stages.STAGES``."""
     name: ClassVar[str]
     """Its key in stored states; once in a stage."""
     needs: ClassVar[tuple[SharedProduct, ...]]

@@ -60,7 +60,7 @@ class Verdict(NamedTuple):
 
     group: VerifiedGroup
     chosen: str | None
-    """Why this group: ``named``, ``rule`` or ``all``."""
+    """Why this group, in a word of ``records.Target``."""
     held_out: bool | None
     word: str | None
     """One of ``facts.verdict``; None where there are no intervals to tell by."""
