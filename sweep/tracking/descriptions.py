@@ -30,7 +30,7 @@ from erasure_sweep.workers.manifest import Manifest, ManifestEntry
 from erasure_sweep.workers.printable import printable_line
 from erasure_sweep.workers.tables.facts.erased_writers import ErasedWriter, erased_writers_of
 from erasure_sweep.workers.tables.facts.erasure import erased_shares, half_erased
-from erasure_sweep.workers.tables.facts.heads import head_shares, quantile_of
+from erasure_sweep.workers.tables.facts.heads import quantile_of, shown_heads
 from erasure_sweep.workers.tables.facts.trust import HOLDS, MISLEADING, WORDS, settled_words, trust_of
 from erasure_sweep.workers.tables.facts.verified import LATER, VerifiedGroup, verdicts
 from erasure_sweep.workers.tables.values import Tables
@@ -87,13 +87,14 @@ def _erased_line(tables: Tables) -> str:
     if not erased_shares(tables):
         return _ledger_line(tables)
     erased, heads = erased_writers_of(tables), erased_writers_of(tables, heads=True)
-    every = head_shares(tables, centred=True).labels or head_shares(tables).labels
     if not erased:
         said = [f"Erased: {nothing_erased([tables])}", erased_all_the_same(tables), _ledger_line(tables)]
         return " ".join(part for part in said if part)
     said = [f"Most erased: {_erasure(erased[0])}"]
     if not heads:
-        said.append("no head clearly is" if every else "no head has later heads that could read it")
+        said.append(
+            "no head clearly is" if shown_heads(tables).labels else "no head has later heads that could read it"
+        )
     elif heads[0].writer != erased[0].writer:
         said.append(f"most erased head: {_erasure(heads[0])}")
     return f"{'; '.join(said)}. {_heads_line(tables)} {_ledger_line(tables)}".strip()
@@ -109,8 +110,7 @@ def _erasure(one: ErasedWriter) -> str:
 
 def _heads_line(tables: Tables) -> str:
     """The median over heads, with what is said of no single one."""
-    centred = head_shares(tables, centred=True)
-    heads = centred if centred.labels else head_shares(tables)
+    heads = shown_heads(tables)
     if not heads.labels:
         return "1 is all that the writer wrote."
     return (

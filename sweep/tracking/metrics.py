@@ -10,7 +10,7 @@ from erasure_sweep.workers.manifest import ManifestEntry
 from erasure_sweep.workers.tables.facts.adversarial import fooled
 from erasure_sweep.workers.tables.facts.erasers import broad_erasers
 from erasure_sweep.workers.tables.facts.erasure import erased_shares, half_erased, significant_pairs
-from erasure_sweep.workers.tables.facts.heads import diluted_of, head_shares, largest_of, quantile_of
+from erasure_sweep.workers.tables.facts.heads import diluted_of, head_shares, largest_of, quantile_of, shown_heads
 from erasure_sweep.workers.tables.facts.trust import WORDS, settled_words, trust_of
 from erasure_sweep.workers.tables.facts.verdict import ERASED, NOT_FOUND, SHRINKS, WITH_SIBLINGS
 from erasure_sweep.workers.tables.facts.verified import verdicts
@@ -45,8 +45,7 @@ def model_metrics(tables: Tables) -> dict[str, float]:
         return {}
     half, pairs = half_erased(tables), significant_pairs(tables)
     found = {"ledger/half_gone": half.n / half.of if half.of else math.nan}
-    plain, centred = (head_shares(tables, centred=centred) for centred in (False, True))
-    heads = centred if centred.labels else plain
+    heads, plain = shown_heads(tables), head_shares(tables)
     shares = erased_shares(tables, centred=True) or erased_shares(tables)
     found |= {
         "erased/heads_median": quantile_of(heads, 0.5).value,

@@ -66,6 +66,12 @@ def head_shares(tables: Tables, *, centred: bool = False) -> HeadShares:
     )
 
 
+def shown_heads(tables: Tables) -> HeadShares:
+    """What is said of the heads: with means removed where that was measured, else with means kept."""
+    centred = head_shares(tables, centred=True)
+    return centred if centred.labels else head_shares(tables)
+
+
 def diluted_of(tables: Tables, labels: Sequence[str]) -> float:
     """The median over these writers of what growth of the stream takes from them; NaN where it was not measured."""
     writers = table_of(tables, "writers")
