@@ -1,4 +1,4 @@
-"""How much of each writer is erased by reading: a point per writer, a strip per layer."""
+"""How much of each writer is erased: a point per writer, a strip per layer."""
 
 from __future__ import annotations
 
@@ -37,11 +37,7 @@ def plot_erased_by_layer(writers: pd.DataFrame, centred: bool = False) -> go.Fig
     top = top[top["writer"].isin(clearly_erased({"writers": writers})["writer"].astype(str))][:_NAMED_POINTS]
     listed = [f"{writer}\u00a0{number(value)}" for writer, value in zip(top["writer"], top["value"], strict=True)]
     absent = [name for name, rows in strips if not np.isfinite(numeric(rows, "erased")).any()]
-    sentence = (
-        f"Most erased by reading: {', '.join(listed)}."
-        if listed
-        else f"Erased by reading: {nothing_erased([{'writers': writers}])}"
-    )
+    sentence = f"Most erased: {', '.join(listed)}." if listed else f"Erased: {nothing_erased([{'writers': writers}])}"
     return plot_strips(
         drawn,
         [name for name, _ in strips],
@@ -57,7 +53,7 @@ def erased_card(view: ModelView) -> Card:
     measured = np.isfinite(numeric(view.writers, "erased")).any()
     figures = {str(int(centred)): plot_erased_by_layer(view.writers, centred) for centred in (False, True)}
     return Card(
-        "How much of each writer is erased by reading",
+        "How much of each writer is erased",
         "Each point is a writer: the share of its output that all later heads together take out because they read it, or "
         "what earlier ones left of it, pooled over all tokens (1 is all of it; below 0 they add to it). It is no net "
         "change: other components, and the same heads for other reasons, can write it back. Writers "

@@ -43,7 +43,7 @@ def _headline(model: ModelTables, writers: pd.DataFrame) -> str:
     erased = clearly_erased(model.tables) if is_ranked(writers) else writers.iloc[:0]
     sentences = [_most_erased_words(model.tables, erased)] if len(erased) else []
     if not sentences and is_ranked(writers) and (nothing := nothing_erased([model.tables])):
-        sentences = [f"Erased by reading: {nothing}"]
+        sentences = [f"Erased: {nothing}"]
     sentences += [all_the_same] if (all_the_same := erased_all_the_same(model.tables)) else []
     sentences += _most_opposed_words(writers, str(erased["writer"].iloc[0]) if len(erased) else None)
     if not sentences and was_verified(model.tables):
@@ -53,15 +53,18 @@ def _headline(model: ModelTables, writers: pd.DataFrame) -> str:
 
 
 def _most_erased_words(tables: Tables, erased: pd.DataFrame) -> str:
-    """What is erased by reading most, the first of these rows of ``writers``, in a sentence."""
-    shares, written, remaining = (numeric(erased, column)[0] for column in ("erased", "written", "remaining"))
+    """What is erased most, means kept, the first of these rows of ``writers``, in a sentence."""
+    columns = ("erased", "erased_centred", "written", "remaining")
+    share, centred, written, remaining = (numeric(erased, column)[0] for column in columns)
     writer = str(erased["writer"].iloc[0])
     named = erasers_of(tables, writer)
     by = f" (erasers: {first_of(named)})" if named else ""
-    explained = taken_out_and_written_back(written, remaining, shares)
+    removed = f"; with means removed it is {number(centred)}" if np.isfinite(centred) else ""
+    explained = taken_out_and_written_back(written, remaining, share)
     ends = f"It goes from {number(written)} where it writes to {number(remaining)} at the end."
     return (
-        f"Most erased by reading: {writer}. Later heads take out {number(shares)} of it because they read it{by}. "
+        f"Most erased: {writer}. Later heads take out {number(share)} of it because they, or heads between, read it{by}. "
+        f"Means are kept here{removed}. "
         f"{explained or ends}"
     )
 

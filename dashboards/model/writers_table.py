@@ -1,4 +1,4 @@
-"""The table of every writer in numbers: what is erased by reading, where that was measured, and the ledger."""
+"""The table of every writer in numbers: what is erased of it, where that was measured, and the ledger."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CENTRED = "each component's mean over tokens taken out first: what is left of i
 _ERASED = (
     NumberColumn(
         "erased",
-        "erased by reading",
+        "erased, means kept",
         "share that all later heads together take out because they read it or what others left of it, over all attention paths",
     ),
     NumberColumn("erased_centred", "erased, means removed", f"the same, {_CENTRED}"),
@@ -34,8 +34,8 @@ _ERASED = (
 _WRITTEN_BACK = NumberColumn(
     "written_back",
     "written back",
-    "remaining − written + erased: what others write back of what is taken out; below 0 more goes than later heads take out "
-    "by reading it",
+    "means kept, remaining − written + erased: what others write back of what is taken out; below 0 more goes than later heads "
+    "take out on attention paths",
 )
 
 
@@ -116,13 +116,13 @@ def _caption(ranked: bool) -> str:
             f"so because they read it is another measure. {ending.format('Most opposed')}"
         )
     return (
-        f"{ledger}Erased by reading is what all later heads together take out because they read the writer, or what earlier "
+        f"{ledger}Erased is what all later heads together take out because they read the writer, or what earlier "
         "ones left of it; others can write it back. Two tests find erasers, and a head can pass one alone: those listed, "
         "strongest first, take out at most "
         f"tokens (their V-composed part has {_RULE}); significant ones take out more than τ pooled over tokens, beyond "
         "chance. Opposing heads write against it at most tokens without being listed as erasers. DLA r and slope hold "
         "the direct logit attribution of what all later heads write because they read the writer against the writer's own. "
-        f"{ending.format('Most erased')}"
+        f"Means are kept but where a heading says that they are removed. {ending.format('Most erased, means kept,')}"
     )
 
 

@@ -42,7 +42,7 @@ def print_outcome(config: SweepConfig, outcome: SweepOutcome) -> None:
     for name, tables in scanned.items():
         if name not in found:
             nothing = nothing_erased([tables]) or "not measured, since no later heads read any writer."
-            print_line(f"{name}: erased by reading: {nothing} {erased_all_the_same(tables)}".rstrip())
+            print_line(f"{name}: erased: {nothing} {erased_all_the_same(tables)}".rstrip())
     if verified := {name: of_model for name, tables in finished.items() if (of_model := verdicts(tables))}:
         console.print(_verified_table(verified))
     for name, tables in finished.items():

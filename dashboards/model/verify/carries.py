@@ -31,7 +31,7 @@ def carries_table(view: ModelView) -> HtmlTable:
             True,
         ),
         HtmlColumn(
-            "erased by reading, named erasers",
+            "erased, named erasers",
             "pooled share of the part that the named erasers alone take out because they read it, on the prompts verified "
             "on; elsewhere it is all later heads, on the scan's prompts",
             True,
@@ -52,7 +52,7 @@ def carries_table(view: ModelView) -> HtmlTable:
         "How much of each writer's output is a matter of position alone, and how much of the token that stands there "
         "(1 would be all of its variance; values a little below 0 are chance). Of a head also what it writes from the "
         "first token, where attention often rests, and from all others. This is about the writer; what position alone "
-        "explains of its erasure, which verdicts say, is another number. Erased by reading is here the share of each "
+        "explains of its erasure, which verdicts say, is another number. Erased is here the share of each "
         "part that the named erasers alone take out because they read it, pooled over the prompts verified on; "
         "elsewhere on this page it is what all later heads take out, on the scan's prompts, so the two need not agree. "
         "— means that nothing varies.",

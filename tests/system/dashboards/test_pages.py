@@ -173,7 +173,10 @@ class TestReadingOnAModelsPage:
         page = model_page(reading, tmp_path)
         first = reading.tables["writers"].sort_values("rank").iloc[0]
         writer, share = first["writer"], first["erased"]
-        assert f"Most erased by reading: {writer}. Later heads take out {share:.2f} of it because they read it" in page
+        assert (
+            f"Most erased: {writer}. Later heads take out {share:.2f} of it because they, or heads between, read it"
+            in page
+        )
         ends = f"{first['written']:.2f} where it writes"
         assert ends in page and f"{first['remaining']:.2f} at the end." in page.replace("−", "-")
         assert "Words used here" in page

@@ -163,7 +163,7 @@ def test_where_nothing_is_erased_nothing_is_verified_and_that_is_said(
     ran = bench.run(out, model=quiet)
     assert (ran.code, ran.states, set(ran.runs.values())) == (0, {"quiet": "FINISHED"}, {"FINISHED"})
     assert "quiet: verifying nothing, for nothing clears its null" in ran.stdout
-    assert "quiet: erased by reading: nothing clear of chance: the most is 0.0" in ran.stdout
+    assert "quiet: erased: nothing clear of chance: the most is 0.0" in ran.stdout
     assert "Writers whose output" not in ran.stdout and "Verified on" not in ran.stdout
     noted = entry(ran)
     assert (noted["targets"], noted["stages"]) == ([], ["scan", "verify"])

@@ -42,14 +42,14 @@ def is_ranked(writers: pd.DataFrame) -> bool:
 
 
 def top_writers(tables: Tables, n: int | None = None) -> list[str]:
-    """The ``n`` writers (all by default) most erased by reading, or most opposed where reading was not measured."""
+    """The ``n`` writers (all by default) most erased, means kept, or most opposed where that was not measured."""
     table = writers_by_rank(tables)
     measured = np.isfinite(numeric(table, "opposed")) | np.isfinite(numeric(table, "rank"))
     return table["writer"].astype(str)[measured].tolist()[:n]
 
 
 def erased_writers(tables: Tables, *, heads: bool = False) -> pd.DataFrame:
-    """The rows of ``writers`` in which erasing by reading was measured, the most erased first.
+    """The rows of ``writers`` in which erasure was measured, the most erased first, means kept.
 
     Args:
         heads: attention heads alone.
@@ -116,7 +116,7 @@ def written_back(writers: pd.DataFrame) -> Floats:
 
 
 def half_erased(tables: Tables) -> Counted:
-    """How many writers end with less than half of what they wrote; one that wrote nothing or less is not erased."""
+    """How many writers end with less than half of what they wrote, means kept; one that wrote nothing or less is not erased."""
     writers = table_of(tables, "writers")
     written, remaining = numeric(writers, "written"), numeric(writers, "remaining")
     measured = np.isfinite(written) & np.isfinite(remaining)

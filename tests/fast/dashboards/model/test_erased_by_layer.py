@@ -1,4 +1,4 @@
-"""How much of each writer is erased by reading, layer by layer."""
+"""How much of each writer is erased, layer by layer."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class TestErasedByLayer:
     def test_sentence_names_the_strongest_and_what_was_not_measured(self, model: ModelTables) -> None:
         figure = plot_erased_by_layer(writers_by_rank(model.tables))
         first = row_of(model, top_writers(model.tables, 1)[0])
-        start = f"Most erased by reading: {first['writer']}\u00a0{number(first['erased'])}"
+        start = f"Most erased: {first['writer']}\u00a0{number(first['erased'])}"
         assert figure.layout.meta["sentence"].startswith(start)
         assert figure.layout.meta["sentence"].endswith("No later heads, or not measured: layer 3.")
 

@@ -53,7 +53,14 @@ class TestWritersTable:
         table = writers_in_numbers(ModelView(model))
         headings = [column.heading for column in table.columns]
         assert headings[:8] == [
-            *("writer", "erased by reading", "erased, means removed", "written back", "erasers", "V-composition share"),
+            *(
+                "writer",
+                "erased, means kept",
+                "erased, means removed",
+                "written back",
+                "erasers",
+                "V-composition share",
+            ),
             *("DLA r", "DLA slope"),
         ]
         first, expected = table.rows[0], row_of(model, top_writers(model.tables, 1)[0])
