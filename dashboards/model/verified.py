@@ -8,7 +8,7 @@ import numpy as np
 
 from erasure_sweep.dashboards.wording import eraser_name, number, percent, with_interval
 from erasure_sweep.workers.labels import is_head
-from erasure_sweep.workers.tables.facts.verdict import FOUND, NOT_FOUND, SHRINKS, WITH_SIBLINGS
+from erasure_sweep.workers.tables.facts.verdict import FOUND, SHRINKS, WITH_SIBLINGS
 from erasure_sweep.workers.tables.facts.verified import Verdict, VerifiedGroup
 
 
@@ -40,7 +40,7 @@ def verdict_line(found: Verdict) -> str:
     is_there = found.word in (*FOUND, None)
     has_share = np.isfinite(found.position_share) and is_there
     share = f"; position alone explains {percent(found.position_share)} of this erasure" if has_share else ""
-    share = (_beside_nulls(found) if found.word != NOT_FOUND else "") + share
+    share = _beside_nulls(found) + share
     if found.word in FOUND:
         with_siblings = " together with its siblings" if found.word == WITH_SIBLINGS else ""
         return f"{writer} is erased{with_siblings} by {group}: {numbers}{share}."
@@ -54,8 +54,10 @@ def verdict_line(found: Verdict) -> str:
         )
         return f"{writer}: no verdict on {group}{reason}: {numbers}{share}."
     if found.chosen == "all":
-        return f"{writer}: erasure {found.word}, no head takes anything out; all later heads together: {numbers}."
-    return f"{writer}: erasure by {group} {found.word}: {numbers}."
+        return (
+            f"{writer}: erasure {found.word}, no head takes anything out; all later heads together: {numbers}{share}."
+        )
+    return f"{writer}: erasure by {group} {found.word}: {numbers}{share}."
 
 
 def _beside_nulls(found: Verdict) -> str:

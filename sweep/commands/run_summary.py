@@ -98,7 +98,8 @@ def _verified_table(models: dict[str, list[Verdict]]) -> Table:
     )
     table.caption = (
         "β: what the erasers write along the writer because they read it. Presence: the writer's median behind them → the "
-        "same if they did not read it."
+        "same if they did not read it. Not found: β is not beyond −τ, or not beyond that of placebos, the output turned at "
+        "random."
     )
     table.caption_justify = "left"
     for model, of_model in models.items():
