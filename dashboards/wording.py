@@ -114,7 +114,8 @@ def erased_all_the_same(tables: Tables) -> str:
         writer, eraser, share = pairs[0]
         many = f"{amount(len(pairs))} pairs of a writer and a later head are" if len(pairs) > 1 else "One pair is"
         sentences = [
-            f"{many} significant: {eraser} takes {number(share)} out of {writer}{', the most' if len(pairs) > 1 else ''}."
+            f"{many} significant: {eraser} takes {number(share)} out of {writer} on the direct path"
+            f"{', the most' if len(pairs) > 1 else ''}."
         ]
     if broad:
         sentences.append(f"Broad erasers, which take out of most earlier heads: {first_of(broad)}.")
@@ -137,7 +138,7 @@ def taken_out_and_written_back(written: float, remaining: float, erased: float) 
     others = (
         f"{number(back)} is written {'back' if erased > 0 else 'along it'}"
         if back > 0
-        else f"{number(-back)} is written against it by components that do not take it from reading"
+        else f"{number(-back)} is written against it otherwise, by MLPs or by heads that read others"
     )
     return f"{by_reading} and {others}: {number(written)} where it writes, {number(remaining)} at the end."
 

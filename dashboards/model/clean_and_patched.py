@@ -33,8 +33,8 @@ _RULE = "Erasers are heads whose V-composed part has a median of at most −τ (
 class CleanAndPatched(NamedTuple):
     """Later heads, or whole layers and named groups, onto one writer: as they are and without reading it.
 
-    ``erasers`` are the heads that qualify, strongest first, None where that was not measured; ``removed`` is the share
-    of the writer's output that later heads remove because they read it; ``left_out`` counts heads that are not drawn.
+    ``erasers`` are the heads that qualify, strongest first, None where that was not measured; ``removed`` is the sum of what
+    later heads remove on direct paths, a share of the writer's output; ``left_out`` counts heads that are not drawn.
     """
 
     writer: str
@@ -113,7 +113,7 @@ def _sentence(shown: CleanAndPatched) -> str:
         direction = "take out" if shown.removed >= 0 else "add"
         sentences.append(
             f"Because they read it, later heads together {direction} {number(abs(shown.removed))} of {shown.writer}'s "
-            "output (pooled β)."
+            "output (pooled β), summed over direct paths: what two take out in a row counts twice."
         )
     if shown.erasers is not None:
         sentences.append(_erasers(shown))
@@ -165,8 +165,8 @@ def patched_card(view: ModelView) -> Card:
         "first is near or above 0 and the second higher still, it takes out as well: without reading the writer the head "
         "would have added to it, for other reasons. Points "
         f"are medians over all measured tokens, bars the quartiles (25 to 75 %). {_RULE}; their names are bold, "
-        "their places shaded. 'Whole layers' shows each later attention layer as one, the sum of all later heads, and "
-        "the groups of heads that were named for this run. The axis ends at ±4.",
+        "their places shaded. 'Whole layers' shows each later attention layer as one, the sum of all later heads on "
+        "direct paths, and the groups of heads that were named for this run. The axis ends at ±4.",
         figures,
         [Control("Writer", names), ERASERS] if names else [],
         min_width=min(900, 18 * max((len(one.data[0].x) for one in figures.values()), default=0)),

@@ -97,7 +97,7 @@ class TestTakenOutAndWrittenBack:
                 1.0,
                 0.2,
                 0.3,
-                "0.30 of it is taken out and 0.50 is written against it by components that do not take it from reading",
+                "0.30 of it is taken out and 0.50 is written against it otherwise, by MLPs or by heads that read others",
             ),
             (1.0, 2.0, -0.2, "Heads that read it add 0.20 of it and 0.80 is written along it: 1.00"),
         ],
