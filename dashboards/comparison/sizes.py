@@ -322,7 +322,8 @@ def size_card(view: ComparisonView) -> Card:
         "smallest model on the line has, drawn at random from each, with 95\u00a0% of draws: that of all heads grows with "
         "their number alone. Models of one layer have no such heads. A colour and symbol is a family, models alike in name but "
         "for depth, width, size and seed. Lines join models that differ in what is on the axis and otherwise as little as may "
-        f"be. Checkpoints stand only against training tokens. Shares beyond ±{LIMIT:g} are outside the axis."
+        f"be. Checkpoints stand only against training tokens. The axis leaves out heads far beyond the quartiles, and shares "
+        f"beyond ±{LIMIT:g}: the largest head can be outside it."
         f"{_unknown(models, measured)}",
         {
             f"{at}.{int(centred)}" if both else str(at): plot_sizes(measured, choice, families, centred)

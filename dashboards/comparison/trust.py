@@ -133,7 +133,7 @@ def trust_card(view: ComparisonView) -> Card:
         "Components by what their direct logit attribution (DLA) is worth: each is replaced by its mean, everything later is "
         "computed anew, and what that does to the logits is held against what DLA says. "
         f"Words: {ranges(*limits) if len(limits) < 2 else 'by thresholds of each model'}."
-        f"{not_measured(models, shown.models)}{view.note}",
+        f" Words are counted whether or not they are settled.{not_measured(models, shown.models)}{view.note}",
         figures,
         [Control("Bars", ["number of components", "share of components"])] if figures else [],
         min_width=min(1000, 90 * len(shown.models)),

@@ -77,7 +77,8 @@ _ERASED = (
     "they add to it. It says nothing of what MLPs, or the same heads for other reasons, write along the writer: so beside it "
     "stands written → remaining, the share of its output in the stream where it writes and at the end. Diluted is what a "
     "growing stream makes of it in the eyes of a reader behind a norm, without anyone erasing it. Numbers are with means "
-    "removed, what is the same at every token left out, unless it says that means are kept."
+    "removed, what is the same at every token left out, unless it says that means are kept; diluted and erasers are of outputs "
+    "as they are."
 )
 
 
@@ -139,8 +140,8 @@ def _grown(title: str, lines: Sequence[Growth], size: GrownSize) -> Markup:
     items += [escape(f"{amount(len(lines) - len(items))} more comparisons")] if len(lines) > len(items) else []
     return Markup(
         "<p><strong>{title}.</strong> What is erased of a model's heads, the median over them: <strong>{medians}, "
-        "{runs}</strong>{kept}. The most erased head's share is larger in {larger} of {n}, as more heads alone can make it; by "
-        "more than chance it {largest}. In models {alike}:</p>\n{items}"
+        "{runs}</strong>{kept}. The most erased head's share is larger in {larger} of {n}, as more heads alone can make it; "
+        "apart from that it {largest}. In models {alike}:</p>\n{items}"
     ).format(
         title=title,
         medians=of_medians,
@@ -201,7 +202,10 @@ def _of_trust(shown: Sequence[ModelTables], homes: Mapping[str, Home]) -> list[M
     items = [Markup("{}: {}.").format(kind, _counted(found, homes)) for kind, found in kinds]
     if least := least_arriving_heads(shown):
         arriving = [Markup("{} ({})").format(_component(head, homes), with_interval(*head.arrives)) for head in least]
-        items.append(Markup("Of the DLA of heads least arrives of {}.").format(_listed(arriving)))
+        of_these = Markup(
+            "Of heads whose DLA is settled as cancelled, reversed or partly cancelled least arrives of {}."
+        )
+        items.append(of_these.format(_listed(arriving)))
     lacking = "1 model" if len(absent) == 1 else f"{amount(len(absent))} models"
     not_measured = f"Not measured in {lacking}. " if absent else ""
     return [

@@ -160,7 +160,10 @@ class TestTrust:
             ("a", "L0H0", 0.5),
         ]
         text = said([verified("a", words, shares, {"L0H1": (0.2, 0.4)})])
-        assert "Of the DLA of heads least arrives of L0H1 of a (0.30 [0.20, 0.40]) and L0H0 of a (0.50)." in text
+        assert (
+            "Of heads whose DLA is settled as cancelled, reversed or partly cancelled least arrives of L0H1 of a "
+            "(0.30 [0.20, 0.40]) and L0H0 of a (0.50)."
+        ) in text
 
     def test_components_that_are_not_named_are_counted(self) -> None:
         words = {f"L0H{head}": "cancelled" for head in range(9)}

@@ -41,7 +41,7 @@ class TestMoreHeadsAlone:
         assert "rises in" not in text
         assert (
             "the median over them: neither rises nor falls clear of chance in 1 family, one training run each. "
-            "The most erased head's share is larger in 1 of 1, as more heads alone can make it; by more than chance it neither "
+            "The most erased head's share is larger in 1 of 1, as more heads alone can make it; apart from that it neither "
             "rises nor falls clear of chance in 1 family."
         ) in text
         assert re.search(
