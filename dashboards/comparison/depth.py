@@ -103,7 +103,7 @@ def depth_card(view: ComparisonView) -> Card:
     return Card(
         "What is left through depth",
         f"Median {RATIO_TITLE}, through each model's depth: 0 is the first state, 1 the last. Each model's most "
-        "erased writer (the most opposed one where erasure was not measured) beside its embeddings; all "
+        "erased writer, means kept (the most opposed one where erasure was not measured) beside its embeddings; all "
         f"panels share one axis, which ends at ±4: a line that leaves it goes on beyond.{left_out}{view.note}",
         {str(index): plot_depth(lines, y_range) for index, lines in enumerate(panels.values())},
         panels=list(panels),

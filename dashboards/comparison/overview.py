@@ -50,7 +50,9 @@ def overview(view: ComparisonView) -> HtmlTable:
         read = [about.corpus_name] if corpora else []
         rows.append([shown, *(getattr(about, key) for key in counted), *read])
         rows[-1] += [_top_three(model, measure) for measure, _ in tops]
-    erased = "most erased because later heads read them" if any(ranked) else "that later components opposed most"
+    erased = (
+        "most erased, means removed where that was measured" if any(ranked) else "that later components opposed most"
+    )
     return HtmlTable(
         "The models",
         f"The three writers {erased}, with the share of their output in the stream where they write and at the end. "

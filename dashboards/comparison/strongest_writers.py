@@ -31,7 +31,7 @@ _NUMBERS = (
         "erased, means removed",
         "the share of its output that later heads take out because they read it, what is the same at every token left out",
     ),
-    ("erased", "erased", "the same with means kept"),
+    ("erased", "erased, means kept", "the same with means kept"),
     ("diluted", "diluted", "what growth of the stream takes from it in the eyes of a reader behind a norm"),
     (
         "written_centred",
@@ -145,10 +145,11 @@ def strongest_table(view: ComparisonView) -> HtmlTable:
     numbers_of = [HtmlColumn(heading, title, True) for _, heading, title in _NUMBERS]
     return HtmlTable(
         "The strongest writers of each model",
-        f"The {PER_MODEL} writers of each model of which most is erased, fewer where nothing is erased of the "
-        "others; of models in which that was not measured the most opposed. Erased is the share of its output that later heads "
-        "take out because they, or heads between, read it, along all paths through attention; other components can write it "
-        "back, so what remains can be more than the rest. Means removed leaves out what is the same at every token. "
+        f"The {PER_MODEL} writers of each model of which most is erased, means kept, fewer where nothing is erased of the "
+        "others, and not each beyond chance; of models in which that was not measured the most opposed. Erased is the share of "
+        "its output that later heads take out because they, or heads between, read it, along all paths through attention; "
+        "other components can write it back, so what remains can be more than the rest. Means removed leaves out what is the "
+        "same at every token. "
         "Presence: the median share of it in the stream from where it writes to the last state, faint lines are 0 and 1. "
         "Erasers stand strongest first. Its DLA (a word with ? is not settled) and the share that arrives are from a rerun "
         "with the writer replaced by its mean, in which MLPs, patterns and all that is later answer; left by later heads is, "

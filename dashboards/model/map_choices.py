@@ -13,7 +13,7 @@ OUTPUTS = Control("Outputs", ["as they are", "means removed"], chosen=1)
 """Constants rule the numbers of outputs as they are, in deep models above all: with means removed stands first."""
 COLUMNS: tuple[tuple[MapColumns, str], ...] = (("heads", "heads"), ("layers", "whole layers"))
 ERASERS = Control("Erasers", [name for _, name in COLUMNS])
-_ROWS = Control("Writers", ["all, in stream order", "the most erased"])
+_ROWS = Control("Writers", ["all, in stream order", "the most erased, means kept"])
 NOT_MEASURED = "This run did not measure it, or no measured writer has a later attention layer"
 
 
@@ -48,6 +48,6 @@ def if_many_writers(grid: Grid) -> str:
         return ""
     return (
         f" This model has more than {MAX_WRITERS} writers before its last layer: rows are the median over each layer's "
-        f"writers, then the {TOP_ROWS} most erased writers, columns whole attention layers. Every pair is in the "
+        f"writers, then the {TOP_ROWS} most erased writers, means kept, columns whole attention layers. Every pair is in the "
         "parquet tables."
     )

@@ -156,7 +156,7 @@ def presence_card(view: ModelView) -> Card:
     names = [f"the {first} {most_erased(view.writers)}", *(one.writer for one in shown)] if shown else []
     return Card(
         "What is left of a writer",
-        "How much of a writer's output each state of the residual stream holds. 1 is all of it, 0 none; below 0 "
+        "How much of a writer's output, means kept, each state of the residual stream holds. 1 is all of it, 0 none; below 0 "
         "later components wrote more against it than it wrote. Lines are medians over all measured tokens, the "
         "large marker is the first state with the writer's output. Bands span the quartiles (25 to 75 %), for one "
         "writer alone also 12.5 to 87.5 %. Dotted is what a reader behind a norm sees, the same times the stream's scale "

@@ -123,7 +123,7 @@ def _ledger_line(tables: Tables) -> str:
     half = half_erased(tables)
     if not half.of:
         return ""
-    return f"{amount(half.n)} of {amount(half.of)} writers end with less than half of what they wrote."
+    return f"{amount(half.n)} of {amount(half.of)} writers end with less than half of what they wrote, means kept."
 
 
 def _trust_line(tables: Tables) -> str:

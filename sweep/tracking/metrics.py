@@ -39,7 +39,8 @@ def model_metrics(tables: Tables) -> dict[str, float]:
     largest of eight of them drawn at random would be, which does not; ``heads_diluted``, the median of what growth of the
     stream takes; and ``heads_median_plain``, with means kept. Of all writers ``most``, and of every writer with every later
     head the ``significant_share``, the share of false ones among them held at 5 %; and the number of heads that are
-    ``broad_erasers``. ``ledger/half_gone`` is the share of writers that end with less than half of what they wrote.
+    ``broad_erasers``. ``ledger/half_gone`` is the share of writers that end with less than half of what they wrote, means
+    kept.
     """
     if tables.get("writers") is None:
         return {}
