@@ -44,12 +44,6 @@ from erasure_sweep.workers.tables.declarations.adversarial import ARRIVES, LARGE
 INPUTS = ("last", "all")
 ROLES = ("writer", "other")
 
-COLUMNS = (
-    *("writer", "source", "half", "prompt", "position", "text", "top_id", "top", "second_id", "second", "logit_diff"),
-    *("component", "role", "clean", "direct", "total", "total_share", "fools"),
-    *("inputs", *QUANTILES, "change", "rank", "n"),
-)
-
 DECIMALS = 4
 """Changes that are alike up to these go by the attribution, the higher first: what is left is rounding."""
 
@@ -237,8 +231,7 @@ def _rows(places: Sequence[Place], state: State, texts: Texts) -> Iterator[Row]:
             for number, inputs in enumerate(INPUTS if label else ()):
                 at = (index, role, number)
                 values = dict(zip(QUANTILES, spread[at].tolist(), strict=True))
-                row = tested | {"inputs": inputs, **values, "change": float(change[at]), "n": int(donors[at])}
-                yield {column: row[column] for column in COLUMNS}
+                yield tested | {"inputs": inputs, **values, "change": float(change[at]), "n": int(donors[at])}
 
 
 def _quantiles(patched: Float[np.ndarray, "place role input donor"]) -> Float[np.ndarray, "place role input q"]:

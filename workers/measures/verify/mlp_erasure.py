@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from erasure_sweep.workers.labels import Layout
+from erasure_sweep.workers.labels import Layout, layer_of
 from erasure_sweep.workers.measures.cost import Cost, ShardSize
 from erasure_sweep.workers.measures.interventions.prompt_view import CLEAN_PASS
 from erasure_sweep.workers.measures.interventions.rerun import Sublayer, next_sublayer, own_sublayer
@@ -45,27 +45,13 @@ from erasure_sweep.workers.measures.statistics.ratios import (
 )
 from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.records import GroupWork, State, writers_of
-from erasure_sweep.workers.tables.columns import QUANTILES, Columns
+from erasure_sweep.workers.tables.columns import Columns
 from erasure_sweep.workers.tables.facts.verdict import verdict
 
 NULL_POSITIONS = 128
 """At how many positions of a prompt nulls are taken out of an MLP's input: each of them is one more run of the MLP."""
 _NULLS = "null_"
 """Before the names of what a state holds of nulls."""
-COLUMNS = (
-    *("writer", "component", *(f"{run}_{name}" for run in ("clean", "patched", "read") for name in QUANTILES)),
-    *(
-        "beta",
-        "beta_low",
-        "beta_high",
-        "placebo_lowest",
-        "placebo_median",
-        "placebo_highest",
-        "siblings_median",
-        "verdict",
-        "n",
-    ),
-)
 RUNS = ("clean", "patched", "read")
 """With the writer in the MLP's input, without it, and the difference."""
 
@@ -108,7 +94,7 @@ class MlpErasureAccumulator:
         written = view.written(writer)
         norm_sq, valid = written.square().sum(dim=-1), view.valid(writer)[at]
         for label in later_mlps(model.config.layout, writer):
-            layer = int(label.removeprefix("MLP"))
+            layer = layer_of(label)
             stream = view.input_of(Sublayer(layer, True))[at]
             clean = (view.written(label) * written).sum(dim=-1)
             patched = (mlp_without(model, layer, stream, written) * written).sum(dim=-1)
@@ -118,7 +104,7 @@ class MlpErasureAccumulator:
                 self._record_nulls(products, label)
 
     def _record_nulls(self, products: WriterPrompt, label: str) -> None:
-        view, layer = products.view, int(label.removeprefix("MLP"))
+        view, layer = products.view, layer_of(label)
         at = view.drawn_positions(view.positions, NULL_POSITIONS)
         fields, stream = products.null_fields[:, at], view.input_of(Sublayer(layer, True))[at]
         read = view.output(label)[at] - mlp_without(view.model, layer, stream.expand_as(fields), fields)
@@ -154,15 +140,13 @@ class MlpErasure(Measure[GroupWork, Block[GroupWork], WriterPrompt]):
     def merge(self, block: Block[GroupWork], states: Iterable[State]) -> State:
         """Rows of all shards."""
         parts = list(states)
-        nulls = [{k.removeprefix(_NULLS): v for k, v in part.items() if k.startswith(_NULLS)} for part in parts]
-        ratios = [{k: v for k, v in part.items() if not k.startswith(_NULLS)} for part in parts]
-        return {**merge_ratios(ratios), **{f"{_NULLS}{k}": v for k, v in merge_prompt_sums(nulls).items()}}
+        nulls = merge_prompt_sums(map(_of_nulls, parts))
+        return {**merge_ratios(parts), **{f"{_NULLS}{name}": values for name, values in nulls.items()}}
 
     def columns(self, block: Block[GroupWork], states: Mapping[str, State], setting: Setting) -> dict[str, Columns]:
         """One row for each writer and later MLP."""
         state = states[self.name]
-        ratios = Ratios(MlpRow, {k: v for k, v in state.items() if not k.startswith(_NULLS)})
-        nulls = RowSums(NullRow, {k.removeprefix(_NULLS): v for k, v in state.items() if k.startswith(_NULLS)})
+        ratios, nulls = Ratios(MlpRow, state), RowSums(NullRow, _of_nulls(state))
         betas: dict[tuple[str, str, str], list[float]] = {}
         for null in nulls.rows:
             product, power = nulls.of(null).sum(axis=0).tolist()
@@ -171,8 +155,8 @@ class MlpErasure(Measure[GroupWork, Block[GroupWork], WriterPrompt]):
         for writer in writers_of(block.work.targets):
             for label in later_mlps(block.layout, writer):
                 placebos, kin = (np.array(betas.get((writer, label, kind), [])) for kind in (PLACEBO, SIBLINGS))
-                rows.append(_row(ratios, writer, label) | _beside(ratios, writer, label, placebos, kin, setting.tau))
-        return columns_of({self.name: [{column: row[column] for column in COLUMNS} for row in rows]})
+                rows.append(_row(ratios, writer, label, placebos, kin, setting.tau))
+        return columns_of({self.name: rows})
 
     def cost(self, size: ShardSize) -> Cost:
         """An MLP of each later layer once more, and once for each null at fewer tokens."""
@@ -185,21 +169,11 @@ class MlpErasure(Measure[GroupWork, Block[GroupWork], WriterPrompt]):
         return Cost(flops=flops, stored_bytes=stored + 2 * STORED_BYTES_PER_SUM * size.n_prompts * nulls)
 
 
-def _row(ratios: Ratios[MlpRow], writer: str, mlp: str) -> Row:
-    clean, patched, read = (MlpRow(writer, mlp, run) for run in RUNS)
-    return {
-        "writer": writer,
-        "component": mlp,
-        **ratios.quantiles(clean, "clean_"),
-        **ratios.quantiles(patched, "patched_"),
-        **ratios.quantiles(read, "read_"),
-        "beta": ratios.beta(read),
-        **interval_columns("beta", ratios.beta_interval(read)),
-        "n": ratios.n(read),
-    }
+def _of_nulls(state: State) -> State:
+    return {name.removeprefix(_NULLS): values for name, values in state.items() if name.startswith(_NULLS)}
 
 
-def _beside(
+def _row(
     ratios: Ratios[MlpRow],
     writer: str,
     mlp: str,
@@ -207,11 +181,20 @@ def _beside(
     kin: Float[np.ndarray, "sibling"],
     tau: float,
 ) -> Row:
-    """What the MLP does to nulls, and what follows for the writer."""
-    read = MlpRow(writer, mlp, "read")
+    """What an MLP takes out of a writer, beside what it does to nulls."""
+    clean, patched, read = (MlpRow(writer, mlp, run) for run in RUNS)
+    beta, ends = ratios.beta(read), ratios.beta_interval(read)
     low, median, high = np.nanquantile(placebos, (0.0, 0.5, 1.0)) if np.isfinite(placebos).any() else (np.nan,) * 3
     return {
+        "writer": writer,
+        "component": mlp,
+        **ratios.quantiles(clean, "clean_"),
+        **ratios.quantiles(patched, "patched_"),
+        **ratios.quantiles(read, "read_"),
+        "beta": beta,
+        **interval_columns("beta", ends),
         **{"placebo_lowest": float(low), "placebo_median": float(median), "placebo_highest": float(high)},
         "siblings_median": float(np.nanmedian(kin)) if np.isfinite(kin).any() else np.nan,
-        "verdict": verdict(ratios.beta(read), ratios.beta_interval(read)[1], tau, placebos.tolist(), kin.tolist()),
+        "verdict": verdict(beta, ends[1], tau, placebos.tolist(), kin.tolist()),
+        "n": ratios.n(read),
     }
