@@ -20,6 +20,7 @@ from erasure_sweep.workers.measures.statistics.ratios import (
     interval_columns,
     merge_ratios,
 )
+from erasure_sweep.workers.measures.statistics.rows import RowT
 from erasure_sweep.workers.records import GroupWork, State, writers_of
 from erasure_sweep.workers.tables.columns import Columns
 
@@ -83,9 +84,16 @@ def _row(ratios: Ratios[LossRow], row: LossRow) -> Row:
     return {
         "writer": row.writer,
         "ablation": row.ablation,
-        "clean_loss": ratios.beta(LossRow(row.writer, CLEAN)),
-        "increase_mean": ratios.beta(row),
-        **interval_columns("increase_mean", ratios.beta_interval(row)),
-        **ratios.quantiles(row),
-        "n": ratios.n(row),
+        **increase(ratios, LossRow(row.writer, CLEAN), row),
+    }
+
+
+def increase(ratios: Ratios[RowT], clean: RowT, rise: RowT) -> Row:
+    """The columns of a clean loss, and of by how much it rises."""
+    return {
+        "clean_loss": ratios.beta(clean),
+        "increase_mean": ratios.beta(rise),
+        **interval_columns("increase_mean", ratios.beta_interval(rise)),
+        **ratios.quantiles(rise),
+        "n": ratios.n(rise),
     }

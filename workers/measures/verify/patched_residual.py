@@ -28,6 +28,7 @@ from erasure_sweep.workers.measures.statistics.ratios import (
     interval_columns,
     merge_ratios,
 )
+from erasure_sweep.workers.measures.verify.ablation_loss import increase
 from erasure_sweep.workers.records import GroupWork, State, Target
 from erasure_sweep.workers.tables.columns import Columns
 
@@ -79,16 +80,16 @@ class PatchedResidualAccumulator:
         norm_sq, valid = writer.square().sum(dim=-1), view.valid(target.writer)[view.positions]
         layout = view.model.config.layout
         erasing = [layer_of(label) for label in target.erasers]
+        start = Sublayer(min(erasing), False)
         for state, stream in _clean_states(view, layout):
             present = _dot(stream[view.positions], writer)
             self._ratios.add(WrittenRow(index, CLEAN, state), present, norm_sq, valid)
-            if layout.states.index(state) < _state_behind(layout, Sublayer(min(erasing), False)):
+            if layout.states.index(state) < _state_behind(layout, start):
                 for patch in PATCHES:  # what comes before the patch is as it was
                     self._ratios.add(WrittenRow(index, patch, state), present, norm_sq, valid)
         written = {label: _clean_product(view, label, writer) for label in later_components(layout, target)}
         for label, product in written.items():
             self._ratios.add(WrittenRow(index, CLEAN, label), product, norm_sq, valid)
-        start = Sublayer(min(erasing), False)
         resid = view.input_of(start).expand(len(PATCHES), -1, -1)
         for step in run_on(view.model, resid, start, value_shifts(view, target)):
             state = layout.states[_state_behind(layout, step.sublayer)]
@@ -176,15 +177,7 @@ def _component(ratios: Ratios[WrittenRow], index: int, label: str) -> Row:
 
 
 def _loss(ratios: Ratios[WrittenRow], index: int, patch: str) -> Row:
-    row = WrittenRow(index, patch, LOSS)
-    return {
-        "patch": patch,
-        "clean_loss": ratios.beta(WrittenRow(index, CLEAN, LOSS)),
-        "increase_mean": ratios.beta(row),
-        **interval_columns("increase_mean", ratios.beta_interval(row)),
-        **ratios.quantiles(row),
-        "n": ratios.n(row),
-    }
+    return {"patch": patch, **increase(ratios, WrittenRow(index, CLEAN, LOSS), WrittenRow(index, patch, LOSS))}
 
 
 def later_components(layout: Layout, target: Target) -> tuple[str, ...]:
