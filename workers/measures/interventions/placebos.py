@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from erasure_sweep.workers.labels import Layout, layer_of
+from erasure_sweep.workers.labels import Layout, is_head, layer_of
 from erasure_sweep.workers.measures.interventions.prompt_view import PromptView
 from erasure_sweep.workers.measures.scan.composition import head_of, head_output
 from erasure_sweep.workers.models.forward import LeanModel
@@ -89,8 +89,8 @@ class Placebos:
         """A writer's placebos at every position of a prompt."""
         if writer not in self._turns:
             self._turns[writer] = self._draw(writer).to(self._model.device, self._model.dtype)
-        z, is_head = view.trace.z[:, view.index], writer.startswith("L")
-        own = z[layer_of(writer), :, head_of(writer)] if is_head else view.output(writer)
+        z = view.trace.z[:, view.index]
+        own = z[layer_of(writer), :, head_of(writer)] if is_head(writer) else view.output(writer)
         turned: Tensor = own @ self._turns[writer]
         turned[:, : view.first] = 0.0  # as in the writer's source
         return turned
@@ -100,7 +100,7 @@ class Placebos:
         model, layout = self._model, self._model.config.layout
         stream = self._of_state(layout.states[layout.written_state(writer)])
         d_model = model.config.d_model
-        rows = head_output(model, writer).cpu().double() if writer.startswith("L") else torch.eye(d_model).double()
+        rows = head_output(model, writer).cpu().double() if is_head(writer) else torch.eye(d_model).double()
         inside = stream.inverse_root @ rows.T
         own = _roots(inside.T @ inside, OWN_RANK)
         turns = []
