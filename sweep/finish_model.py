@@ -44,13 +44,13 @@ from erasure_sweep.workers.records import (
     PathsWork,
     Place,
     ScanWork,
-    StagedMeans,
+    StagedArray,
     State,
     TrustWork,
     Work,
 )
 from erasure_sweep.workers.storage.shard_storage import Storage, open_storage, shard_of
-from erasure_sweep.workers.storage.staged_means import write_means
+from erasure_sweep.workers.storage.staged_arrays import write_array
 from erasure_sweep.workers.storage.states import decode_state
 from erasure_sweep.workers.storage.whole_file import write_error
 from erasure_sweep.workers.tables.columns import Columns
@@ -60,18 +60,18 @@ from erasure_sweep.workers.tables.registry import TABLES
 from erasure_sweep.workers.tables.sweep_folder import ModelTables, read_manifest, read_model
 
 
-def stage_means(request: MeansMerge) -> StagedMeans:
+def stage_means(request: MeansMerge) -> StagedArray:
     """Merge the means of a model's terms over its scan, in plan order, and stage them for the stages behind it."""
     with open_storage(request.store).local(request.keys) as paths, _as_sealed("scan"):
         means = merge_term_means(_of_measure(request.keys, paths, Projection.name))
-    return write_means(Path(request.weights), means)
+    return write_array(Path(request.weights), means)
 
 
-def stage_covariance(request: MeansMerge) -> StagedMeans:
+def stage_covariance(request: MeansMerge) -> StagedArray:
     """Merge the stream's covariance where verified writers write, in plan order, and stage it for the stages behind."""
     with open_storage(request.store).local(request.keys) as paths, _as_sealed("covariance"):
         covariance = stream_covariance(_of_measure(request.keys, paths, StreamCovariance.name))
-    return write_means(Path(request.weights), covariance)
+    return write_array(Path(request.weights), covariance)
 
 
 def find_null_erasers(request: NullMerge) -> tuple[NullErasers, ...]:

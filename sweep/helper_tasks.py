@@ -24,7 +24,7 @@ from erasure_sweep.workers.records import (
     Place,
     Resolved,
     ScanOptions,
-    StagedMeans,
+    StagedArray,
     Target,
     Thresholds,
     TrustThresholds,
@@ -114,7 +114,7 @@ class MeansMerge(NamedTuple):
     keys: list[str]
 
 
-def stage_means(request: MeansMerge) -> StagedMeans:
+def stage_means(request: MeansMerge) -> StagedArray:
     """Merge the means of a model's terms over its scan, of which every block of writers holds all, and stage them."""
     from erasure_sweep.sweep import finish_model
 
@@ -153,7 +153,7 @@ def finish_scan(request: ScanMerge) -> ChosenTargets:
     return finish_model.finish_scan(request)
 
 
-def stage_covariance(request: MeansMerge) -> StagedMeans:
+def stage_covariance(request: MeansMerge) -> StagedArray:
     """Merge how the stream varies where the verified writers write, and stage it for the stages behind."""
     from erasure_sweep.sweep import finish_model
 

@@ -45,7 +45,7 @@ from erasure_sweep.sweep.plan import (
 from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.store.shards import ShardStore, VerifyKeys, block_keys, keys_of
 from erasure_sweep.workers.errors import UsageError
-from erasure_sweep.workers.records import ChosenTargets, Nulls, Numerics, Resolved, StagedMeans, Target, Thresholds
+from erasure_sweep.workers.records import ChosenTargets, Nulls, Numerics, Resolved, StagedArray, Target, Thresholds
 
 Task = Callable[[], Any]
 """A call for the helper process, whose result the stages go on with."""
@@ -105,7 +105,7 @@ class ModelStages:
         manifest = self._manifest.manifest.with_entry(self.model.name, state="FINISHED")
         yield from in_helper(write_page, PageRequest(self.model.name, manifest, self._run.folder.out))
 
-    def _scan(self) -> Generator[Step, Any, tuple[StagedMeans, ChosenTargets]]:
+    def _scan(self) -> Generator[Step, Any, tuple[StagedArray, ChosenTargets]]:
         config, model = self._run.config, self.model
         plan = plan_scan(config, model, self._numerics)
         yield plan
@@ -128,7 +128,7 @@ class ModelStages:
         self._manifest.note_stage(model.name, "scan")
         return means, chosen
 
-    def _verify(self, means: StagedMeans, chosen: ChosenTargets) -> Generator[Step, Any, None]:
+    def _verify(self, means: StagedArray, chosen: ChosenTargets) -> Generator[Step, Any, None]:
         config, model, store = self._run.config, self.model, self._store.location
         first, end = model.verify_prompts
         targets = chosen.targets

@@ -35,7 +35,7 @@ from erasure_sweep.workers.records import (
     ScanOptions,
     ScanWork,
     ShardTask,
-    StagedMeans,
+    StagedArray,
     Target,
     TrustWork,
     Work,
@@ -115,8 +115,8 @@ class _Shards:
         stage: str,
         prompts: range,
         work: Work,
-        means: StagedMeans | None = None,
-        covariance: StagedMeans | None = None,
+        means: StagedArray | None = None,
+        covariance: StagedArray | None = None,
     ) -> ShardTask:
         result = {"stage": stage, "first_prompt": prompts.start, "n_prompts": len(prompts), **self._shared}
         model = self._model
@@ -152,7 +152,7 @@ def plan_scan(config: SweepConfig, model: Resolved, numerics: Numerics) -> Stage
     return StagePlan(model, "scan", tuple(tasks), model.n_prompts)
 
 
-def plan_paths(config: SweepConfig, model: Resolved, numerics: Numerics, means: StagedMeans) -> StagePlan:
+def plan_paths(config: SweepConfig, model: Resolved, numerics: Numerics, means: StagedArray) -> StagePlan:
     """Shards of all attention paths: every writer, on the first of the scan's prompts."""
     shards, n_prompts = _Shards(config, model, numerics), min(config.paths_prompts, model.n_prompts)
     of_all = min(config.paths_centred_prompts, n_prompts)
@@ -170,7 +170,7 @@ def plan_covariance(config: SweepConfig, model: Resolved, numerics: Numerics, ta
 
 
 def plan_placebo(
-    config: SweepConfig, model: Resolved, numerics: Numerics, targets: tuple[Target, ...], covariance: StagedMeans
+    config: SweepConfig, model: Resolved, numerics: Numerics, targets: tuple[Target, ...], covariance: StagedArray
 ) -> StagePlan:
     """Shards of the stage that finds who takes out what stands in the verified writers' places."""
     return _on_scanned(config, model, numerics, PlaceboWork(writers_of(targets), config.placebos), covariance)
@@ -181,7 +181,7 @@ def _on_scanned(
     model: Resolved,
     numerics: Numerics,
     work: CovarianceWork | PlaceboWork,
-    covariance: StagedMeans | None = None,
+    covariance: StagedArray | None = None,
 ) -> StagePlan:
     shards, n_prompts = _Shards(config, model, numerics), min(NULL_PROMPTS, model.n_prompts)
     stage = "covariance" if covariance is None else "placebo"
@@ -195,7 +195,7 @@ def plan_verify(
     config: SweepConfig,
     model: Resolved,
     numerics: Numerics,
-    means: StagedMeans,
+    means: StagedArray,
     targets: tuple[Target, ...],
     nulls: Nulls | None,
 ) -> StagePlan:
@@ -221,7 +221,7 @@ def plan_verify(
 
 
 def plan_adversarial(
-    config: SweepConfig, model: Resolved, numerics: Numerics, means: StagedMeans, places: tuple[Place, ...]
+    config: SweepConfig, model: Resolved, numerics: Numerics, means: StagedArray, places: tuple[Place, ...]
 ) -> StagePlan:
     """Shards of verify's last substage: places of high attribution under the inputs of blocks of other prompts."""
     shards, end = _Shards(config, model, numerics), n_rows(model)
@@ -240,7 +240,7 @@ def plan_adversarial(
 
 def expected_stages(config: SweepConfig, model: Resolved, numerics: Numerics) -> list[StagePlan]:
     """The stages as far as they are known before anything is measured: as many shards as there will be, with other ids."""
-    means = StagedMeans("", "")
+    means = StagedArray("", "")
     scan, paths = plan_scan(config, model, numerics), plan_paths(config, model, numerics, means)
     if config.verify is None:
         return [scan, paths]

@@ -286,8 +286,8 @@ class Resolved(NamedTuple):
     """What the user should hear before anything is measured, a line each."""
 
 
-class StagedMeans(NamedTuple):
-    """Means of a model's terms over its scan, staged for the stages behind it."""
+class StagedArray(NamedTuple):
+    """Means of a model's terms over its scan, or covariances of its stream, staged for the stages behind it."""
 
     path: str
     fingerprint: str
@@ -297,7 +297,7 @@ class StagedMeans(NamedTuple):
 class Nulls(NamedTuple):
     """What stands in the places of verified writers: the covariance that placebos are drawn with, and who erases each null."""
 
-    covariance: StagedMeans
+    covariance: StagedArray
     erasers: tuple[NullErasers, ...]
 
 

@@ -24,7 +24,7 @@ from erasure_sweep.workers.models.resolve_model import load_model
 from erasure_sweep.workers.numerics import numerics_on
 from erasure_sweep.workers.records import ShardResult, ShardTask, SharedStore, WorkerProcess
 from erasure_sweep.workers.storage.shard_storage import Storage, StorageError, find_shared, state_key
-from erasure_sweep.workers.storage.staged_means import load_means
+from erasure_sweep.workers.storage.staged_arrays import load_array
 from erasure_sweep.workers.storage.states import encode_states
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class ShardWorker:
         """
         model = self._model(task, contents.get(task.weights))
         prompts = load_tokens(contents.get(task.tokens) or Path(task.tokens))
-        means = load_means(Path(task.means), contents.get(task.means)) if task.means else None
+        means = load_array(Path(task.means), contents.get(task.means)) if task.means else None
         placebos = self._placebos(model, task, contents)
         kind = (task.model_hash, task.stage)
         batch = min(task.batch, self._fits.get(kind, task.batch))
@@ -86,7 +86,7 @@ class ShardWorker:
             return None
         source = (draws_of(task), task.covariance)  # the path holds the hash of the content
         if self._drawn is None or self._drawn[0] != source:
-            covariance = load_means(Path(task.covariance), contents.get(task.covariance))
+            covariance = load_array(Path(task.covariance), contents.get(task.covariance))
             self._drawn = (source, Placebos(model, source[0], covariance))
         return self._drawn[1]
 

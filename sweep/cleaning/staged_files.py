@@ -21,7 +21,7 @@ from erasure_sweep.sweep.store.staged_use import STALE_S, UseRecord, read_uses
 from erasure_sweep.workers.errors import DataError
 from erasure_sweep.workers.storage.own_staging import NAMES, is_marked
 from erasure_sweep.workers.storage.small_files import parse_json
-from erasure_sweep.workers.storage.staged_means import load_means
+from erasure_sweep.workers.storage.staged_arrays import load_array
 from erasure_sweep.workers.storage.whole_file import TEMPORARY
 
 _PREPARING = " (preparing)"
@@ -147,7 +147,7 @@ def _shows_origin(path: Path) -> bool:
         return _header_of(path).get("hash") is not None
     if path.parent.name == "means":
         with suppress(DataError):
-            load_means(path)
+            load_array(path)
             return True
         return False
     record = _read_json(path.with_suffix(".json"))

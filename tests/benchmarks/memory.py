@@ -33,7 +33,7 @@ from erasure_sweep.workers.records import (
     Target,
     WriterBlock,
 )
-from erasure_sweep.workers.storage.staged_means import write_means
+from erasure_sweep.workers.storage.staged_arrays import write_array
 from tests.benchmarks.probe import run_probe
 from tests.benchmarks.settings import GELU_4L, GPT2_SMALL, Settings, random_prompts, stage_random
 from tests.benchmarks.timing import Row, spread
@@ -120,7 +120,7 @@ def shard_tasks(model: Resolved, whole: bool) -> dict[str, ShardTask]:
     """
     layout = layout_of(model)
     targets = verified_targets(layout) if whole else verified_targets(layout)[:1]
-    means = write_means(Path(model.weights), np.zeros((len(layout.terms), model.architecture["d_model"])))
+    means = write_array(Path(model.weights), np.zeros((len(layout.terms), model.architecture["d_model"])))
     plan = plan_verify(_config(model, SHARD_PROMPTS), model, Numerics("cpu"), means, targets, _nulls(model, targets))
     tasks = {"scan": scan_task(model, SHARD_PROMPTS), f"verify, groups of {len(targets)}": plan.of("group")[0]}
     return tasks | ({"verify, trust": plan.of("trust")[0]} if whole else {})
@@ -131,7 +131,7 @@ def _nulls(model: Resolved, targets: tuple[Target, ...]) -> Nulls:
     layout, d_model = layout_of(model), model.architecture["d_model"]
     writers = {target.writer: target.erasers for target in targets}
     n_states = len(states_holding(layout, tuple(writers)))
-    covariance = write_means(Path(model.weights), np.tile(np.eye(d_model), (n_states, 1, 1)))
+    covariance = write_array(Path(model.weights), np.tile(np.eye(d_model), (n_states, 1, 1)))
     draws = _config(model, SHARD_PROMPTS).placebos
     erasers = [
         NullErasers(writer, null, direction, heads)

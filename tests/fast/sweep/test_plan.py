@@ -39,7 +39,7 @@ from erasure_sweep.workers.records import (
     Place,
     PlaceboWork,
     Resolved,
-    StagedMeans,
+    StagedArray,
     Target,
     TrustWork,
     WriterBlock,
@@ -54,9 +54,9 @@ MODEL = Resolved(
 )  # fmt: skip
 TARGETS = (Target("L0H2", ("L2H2", "L2H3"), "rule"), Target("MLP0", ("L1H0",), "rule"))
 PLACES = (Place("L0H2", "found", 31, 9), Place("L0H2", "found", 3, 60))
-MEANS = StagedMeans("/staging/means/mm-nn.npy", "nn")
+MEANS = StagedArray("/staging/means/mm-nn.npy", "nn")
 NULLS = Nulls(
-    StagedMeans("/staging/means/mm-cc.npy", "cc"),
+    StagedArray("/staging/means/mm-cc.npy", "cc"),
     (NullErasers("L0H2", "placebo", "1", ("L2H0", "L1H1")), NullErasers("L0H2", "siblings", "L0H0", ("L2H3",))),
 )
 

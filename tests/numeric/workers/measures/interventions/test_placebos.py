@@ -10,7 +10,7 @@ import torch
 
 from erasure_sweep.workers.measures.interventions import placebos
 from erasure_sweep.workers.records import GroupWork, NullErasers, PlaceboWork, ShardTask, Target, Work
-from erasure_sweep.workers.storage.staged_means import write_means
+from erasure_sweep.workers.storage.staged_arrays import write_array
 from erasure_sweep.workers.worker import ShardWorker
 from tests.support.models.random_models import random_lean
 
@@ -28,8 +28,8 @@ def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[ShardTask]:
     weights, d_model = tmp_path / "models" / "m.safetensors", config.d_model
     roots = rng.normal(size=(2, d_model, d_model))
     (tmp_path / "means").mkdir()
-    covariance = write_means(weights, roots @ roots.transpose(0, 2, 1))
-    means = write_means(weights, np.zeros((len(config.layout.terms), d_model)))
+    covariance = write_array(weights, roots @ roots.transpose(0, 2, 1))
+    means = write_array(weights, np.zeros((len(config.layout.terms), d_model)))
     nulls = tuple(NullErasers(w, "placebo", str(d + 1), ("L1H0",)) for w in WRITERS for d in range(DRAWS))
     group = GroupWork(tuple(Target(w, ("L1H1",), "named") for w in WRITERS), 1, DRAWS, nulls)
 
@@ -70,7 +70,7 @@ def test_are_drawn_anew_of_another_seed_covariance_or_number(
 ) -> None:
     task, worker = tasks[0], ShardWorker(torch.get_num_threads())
     d_model = np.load(str(task.covariance)).shape[-1]
-    other = write_means(Path(task.weights), np.tile(np.eye(d_model), (2, 1, 1)))
+    other = write_array(Path(task.weights), np.tile(np.eye(d_model), (2, 1, 1)))
     tried = [task, task._replace(seed=6), task._replace(covariance=other.path)]
     tried.append(task._replace(work=PlaceboWork(WRITERS, DRAWS - 1)))
     states = [worker.measure(each).state for each in tried]

@@ -1,4 +1,4 @@
-"""Staged means: found by their content, refused where it is another."""
+"""Staged arrays: found by their content, refused where it is another."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ import pytest
 
 from erasure_sweep.workers.errors import DataError
 from erasure_sweep.workers.storage.own_staging import NAMES
-from erasure_sweep.workers.storage.staged_means import load_means, write_means
+from erasure_sweep.workers.storage.staged_arrays import load_array, write_array
 
 WEIGHTS = Path("models") / f"{'a' * 32}.safetensors"
 MEANS = np.arange(12.0).reshape(3, 4) / 7
 
 
 def test_what_is_staged_is_read_again(tmp_path: Path) -> None:
-    staged = write_means(tmp_path / WEIGHTS, MEANS)
+    staged = write_array(tmp_path / WEIGHTS, MEANS)
     path = Path(staged.path)
     assert path.parent == tmp_path / "means" and NAMES["means"].fullmatch(path.name)
     assert path.stem == f"{'a' * 32}-{staged.fingerprint}"
-    assert np.array_equal(load_means(path), MEANS)
-    assert np.array_equal(load_means(Path("not/here") / path.name, path.read_bytes()), MEANS)
-    assert write_means(tmp_path / WEIGHTS, MEANS) == staged != write_means(tmp_path / WEIGHTS, MEANS + 1e-15)
+    assert np.array_equal(load_array(path), MEANS)
+    assert np.array_equal(load_array(Path("not/here") / path.name, path.read_bytes()), MEANS)
+    assert write_array(tmp_path / WEIGHTS, MEANS) == staged != write_array(tmp_path / WEIGHTS, MEANS + 1e-15)
 
 
 def test_another_content_is_refused(tmp_path: Path) -> None:
-    path = Path(write_means(tmp_path / WEIGHTS, MEANS).path)
-    other = Path(write_means(tmp_path / WEIGHTS, 2 * MEANS).path)
+    path = Path(write_array(tmp_path / WEIGHTS, MEANS).path)
+    other = Path(write_array(tmp_path / WEIGHTS, 2 * MEANS).path)
     with pytest.raises(DataError, match="is damaged: run again, and it is made anew"):
-        load_means(path, other.read_bytes())
+        load_array(path, other.read_bytes())
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(DataError, match="is damaged"):
-        load_means(path)
+        load_array(path)
     path.unlink()
     with pytest.raises(DataError, match="cannot be read"):
-        load_means(path)
+        load_array(path)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "means").write_text("a file")
     with pytest.raises(DataError, match="cannot be written"):
-        write_means(tmp_path / WEIGHTS, MEANS)
+        write_array(tmp_path / WEIGHTS, MEANS)
