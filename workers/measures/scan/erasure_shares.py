@@ -78,8 +78,8 @@ class ErasureShares(Measure[PathsWork, PathReader, PathProducts]):
             power = state["power"][:, family][:, rows.writer]
             estimate = jackknife(np.stack([along.T, power], axis=1), lambda sums: -sums[0] / sums[1])
             has = has_share(state, family)[rows.writer]
-            for end, values in zip(("", "_low", "_high"), estimate, strict=True):
-                columns[f"share{suffix}{end}"] = np.where(has, values, np.nan)
+            for name, values in estimate.columns(f"share{suffix}").items():
+                columns[name] = np.where(has, values, np.nan)
         n_prompts = (state["power"] > 0).sum(axis=0)
         columns["prompts"] = n_prompts[0][rows.writer]
         columns["prompts_centred"] = n_prompts[1][rows.writer]

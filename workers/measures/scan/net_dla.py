@@ -45,8 +45,7 @@ class NetDla(Measure[PathsWork, PathReader, PathProducts]):
             return {}
         columns: Columns = {"writer": np.array(rows.labels, dtype=object)[read]}
         for name, of, scale in (("r", correlation, FISHER), ("slope", slope, PLAIN)):
-            for end, values in zip(("", "_low", "_high"), jackknife(sums[:, :, read], of, scale), strict=True):
-                columns[f"{name}{end}"] = values
+            columns |= jackknife(sums[:, :, read], of, scale).columns(name)
         return {"net_dla": columns | {"n": sums[:, 0, read].sum(axis=0).astype(np.int64)}}
 
     def cost(self, size: ShardSize) -> Cost:

@@ -37,6 +37,10 @@ class Estimate(NamedTuple):
     low: Any
     high: Any
 
+    def columns(self, name: str) -> dict[str, Any]:
+        """The columns of a number that is called ``name``."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
 
 class Scale(NamedTuple):
     """On which scale an interval is symmetric about its number."""

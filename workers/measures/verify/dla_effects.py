@@ -43,7 +43,6 @@ from erasure_sweep.workers.measures.statistics.lines import (
     Lines,
     merge_lines,
 )
-from erasure_sweep.workers.measures.statistics.ratios import interval_columns
 from erasure_sweep.workers.records import GroupWork, State
 from erasure_sweep.workers.tables.columns import Columns
 
@@ -164,8 +163,7 @@ def _line(lines: Lines[EffectRow], row: EffectRow) -> Row:
     return {
         "effect": row.effect,
         "r": line.r,
-        "spearman": ranks.value,
-        **interval_columns("spearman", (ranks.low, ranks.high)),
+        **ranks.columns("spearman"),
         **{name: getattr(line, name) for name in ("slope", "intercept", "low", "high", "slope_low", "slope_high", "n")},
         "stage": "verify",
     }

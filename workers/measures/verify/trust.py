@@ -172,7 +172,7 @@ def _mediation(
     whole[:, TokenSums._fields.index("product")] = products
     found = jackknife(whole, *STATISTICS["share"])
     columns: Columns = {"writer": np.full(len(later), writer, dtype=object), "mediator": np.array(later, dtype=object)}
-    return columns | {"share": found.value, "share_low": found.low, "share_high": found.high}
+    return columns | found.columns("share")
 
 
 def _row(
@@ -191,11 +191,7 @@ def _row(
         "writer": writer,
         "trust": word,
         "settled": None if word is None else settled,
-        **{
-            name: value
-            for stem, estimate in found.items()
-            for name, value in zip((stem, f"{stem}_low", f"{stem}_high"), estimate, strict=True)
-        },
+        **{column: value for name, estimate in found.items() for column, value in estimate.columns(name).items()},
         "dla_mean_abs": of.dla_abs / of.n,
         "effect_mean_abs": of.effect_abs / of.n,
         "n": int(of.n),
