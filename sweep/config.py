@@ -129,7 +129,9 @@ class SweepConfig(BaseModel):
     """What to measure. `scan` looks at every component as a writer; `verify` does for few of them, on other prompts, what
     is too costly for all, and needs a stored scan; `all` is both."""
     tau: Annotated[Number, Field(ge=0)] = 0.05
-    """A later head opposes a writer when its median projection ratio is at most −tau and its upper quartile negative."""
+    """What counts as taken out of a writer: more than this share of it, for writers that are clearly erased, significant pairs,
+    broad erasers and verdicts. A later head opposes a writer when its median projection ratio is at most −tau and its upper
+    quartile negative."""
     top: Annotated[Positive, Flag()] = 3
     """How many writers are verified at most for each of three reasons: most erased, a strong pair with a later head, a broad
     eraser; and how many, the most erased first, are shown in the final table."""
@@ -139,7 +141,8 @@ class SweepConfig(BaseModel):
     trust_prompts: Several = 32
     """How many of them, the first, tell for every writer how far its direct logit attribution (DLA) can be trusted."""
     trust_tokens: Several = 128
-    """Of each of these how many tokens, the first; that of every writer is replaced by its mean, and the model run again."""
+    """Of each of these how many tokens, the first: on them every writer's output is replaced by its mean, and the model run
+    again."""
     rotated_prompts: Literal[0] | Several = 8
     """On how many of them, the first, a writer is also replaced by its rotated output on another prompt, to see whether the
     word is the same; 0 leaves that out, and no word is held against another."""

@@ -54,7 +54,8 @@ class ScanOptions(NamedTuple):
 
 
 class Thresholds(NamedTuple):
-    """What makes a later head oppose a writer: median PR ≤ −``tau`` and a negative upper quartile."""
+    """What counts as taken out of a writer: more than ``tau`` of it. A head opposes one by median PR ≤ −``tau`` and a negative
+    upper quartile."""
 
     tau: float = 0.05
 

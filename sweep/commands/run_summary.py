@@ -80,8 +80,8 @@ def _writers_table(models: dict[str, list[ErasedWriter]]) -> Table:
             table.add_row(escape(model) if index == 0 else "", one.writer, *numbers_of, " ".join(one.erasers) or "–")
         table.add_section()
     table.caption = (
-        "Shares of the writer's output, means removed. Erased: what later heads take out because they read it. Diluted: what a "
-        "growing stream makes of it."
+        "Shares of the writer's output, means removed where that was measured. Erased: what later heads take out because "
+        "they read it. Diluted: what a growing stream makes of it."
     )
     table.caption_justify = "left"
     return table
