@@ -23,8 +23,6 @@ from erasure_sweep.dashboards.model.verify.prompt_words import (
     INPUTS,
     SOURCES,
     by_construction,
-    from_source,
-    sources_of,
     tail_words,
     token_words,
 )
@@ -32,7 +30,7 @@ from erasure_sweep.dashboards.model.view import MODEL, VERIFIED, ModelView, is_v
 from erasure_sweep.dashboards.plots.theme import BLUE, GREY, ORANGE, figure, shade, single, text
 from erasure_sweep.dashboards.wording import number, percent
 from erasure_sweep.workers.tables.declarations.adversarial import ARRIVES, LARGE
-from erasure_sweep.workers.tables.facts.adversarial import COUNTED, fooled
+from erasure_sweep.workers.tables.facts.adversarial import COUNTED, fooled, from_source, sources_of
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from erasure_sweep.workers.tables.values import Floats, numeric, rows_where, strings, table_of
 

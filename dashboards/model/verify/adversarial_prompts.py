@@ -16,11 +16,11 @@ from erasure_sweep.dashboards.model.verify.prompt_words import (
     SOURCES,
     TAIL,
     code,
-    sources_of,
     tail_words,
     token_words,
 )
 from erasure_sweep.dashboards.model.view import MODEL, VERIFIED, ModelView, is_verified
+from erasure_sweep.workers.tables.facts.adversarial import sources_of
 from erasure_sweep.workers.tables.values import numeric, strings, table_of
 
 

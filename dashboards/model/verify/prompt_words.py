@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 from markupsafe import Markup
-
-from erasure_sweep.workers.tables.values import strings
 
 SOURCES = {
     "given": "given for this run",
@@ -16,16 +13,6 @@ SOURCES = {
 INPUTS = {"last": "at the last position", "all": "at all positions"}
 TAIL = 240
 _SPACES = str.maketrans({"\n": "↵", "\t": "⇥", "\r": "↵"})
-
-
-def sources_of(table: pd.DataFrame) -> list[str | None]:
-    """Which of ``SOURCES`` each row's prompt is from: of one in the corpus, on which half of the prompts it is."""
-    return [half or source for half, source in zip(strings(table, "half"), strings(table, "source"), strict=True)]
-
-
-def from_source(table: pd.DataFrame, source: str) -> pd.DataFrame:
-    """The rows whose prompts are from one of ``SOURCES``."""
-    return table[np.array([own == source for own in sources_of(table)], dtype=bool)]
 
 
 def token_words(token: str | None, token_id: float) -> str:

@@ -21,11 +21,11 @@ from erasure_sweep.dashboards.model.verify.prompt_words import (
     SOURCES,
     by_construction,
     code,
-    from_source,
     token_words,
 )
 from erasure_sweep.dashboards.model.view import MODEL, VERIFIED, ModelView, is_verified
 from erasure_sweep.dashboards.wording import listed, number, percent
+from erasure_sweep.workers.tables.facts.adversarial import from_source
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from erasure_sweep.workers.tables.values import Floats, numeric, rows_where, strings, table_of
 

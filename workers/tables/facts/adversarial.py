@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from erasure_sweep.workers.tables.values import Tables, numeric, rows_where, strings, table_of
 
-COUNTED = {"shown": "found", "given": "given"}
-"""The places that count, and the source that tables give them: those of the half of the prompts on which they were not looked
-for, and the prompts that the user gave."""
+COUNTED = ("shown", "given")
+"""The places that count: those of the half of the prompts on which they were not looked for, and those that the user gave."""
 
 
 class Fooled(NamedTuple):
@@ -21,6 +21,16 @@ class Fooled(NamedTuple):
     share: float
 
 
+def sources_of(table: pd.DataFrame) -> list[str | None]:
+    """Where each row's prompt is from: ``given``, or of one in the corpus on which half it is, ``shown`` or ``found``."""
+    return [half or source for half, source in zip(strings(table, "half"), strings(table, "source"), strict=True)]
+
+
+def from_source(table: pd.DataFrame, source: str) -> pd.DataFrame:
+    """The rows whose prompts are from there."""
+    return table[np.array([own == source for own in sources_of(table)], dtype=bool)]
+
+
 def fooled(tables: Tables, places: str, writer: str | None = None) -> Fooled:
     """Of the verified writers' own DLA at their places.
 
@@ -28,11 +38,9 @@ def fooled(tables: Tables, places: str, writer: str | None = None) -> Fooled:
         places: one of ``COUNTED``.
         writer: one of them; all where ``None``.
     """
-    rows = rows_where(table_of(tables, "adversarial"), role="writer", inputs="last", source=COUNTED[places])
+    rows = from_source(rows_where(table_of(tables, "adversarial"), role="writer", inputs="last"), places)
     if writer is not None:
         rows = rows_where(rows, writer=writer)
-    if places == "shown":
-        rows = rows_where(rows, half=places)
     words = [word for word in strings(rows, "fools") if word is not None]
     shares = numeric(rows, "total_share")
     shares = shares[np.isfinite(shares)]
