@@ -6,9 +6,11 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -139,14 +141,16 @@ def test_a_full_disk(
 # interrupts
 
 
-def start(bench: Bench, out: Path, *more: str, **changes: object) -> subprocess.Popen[str]:
+def start(
+    bench: Bench, out: Path, *more: str, variables: Mapping[str, str] = MappingProxyType({}), **changes: object
+) -> subprocess.Popen[str]:
     command = bench.command(out, *more, **changes)
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment(),
+        env=environment(**variables),
         start_new_session=True,
     )
 
@@ -188,18 +192,17 @@ def test_interrupted_and_gone_on(bench: Bench, out: Path, tmp_path: Path, kind: 
 
 
 def test_an_interrupt_does_not_wait_for_what_is_being_staged(bench: Bench, out: Path, tmp_path: Path):
-    """A pipe that nobody writes to stands for a download or a conversion that takes long."""
-    (tmp_path / "slow").mkdir()
-    os.mkfifo(tmp_path / "slow" / "config.json")
-    process = start(bench, out, model=tmp_path / "slow")
-    assert process.stdout is not None
-    assert process.stdout.readline().startswith("preparing")
-    os.killpg(process.pid, signal.SIGINT)
-    try:
-        ran = end(bench, out, process)
-    finally:
-        process.kill()
-    assert ran.code == 130
+    """A hub that takes connections and never answers stands for a download that takes long."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hub = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        process = start(bench, out, model="somebody/model", variables={"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path)})
+        try:
+            silent.accept()  # it waits for an answer now
+            os.killpg(process.pid, signal.SIGINT)
+            ran = end(bench, out, process)
+        finally:
+            process.kill()
+    assert ran.code == 130, ran.stderr
     assert_nothing_finished(ran)
 
 

@@ -309,11 +309,14 @@ def test_a_cluster_that_is_gone_ends_the_run_with_one_line(tmp_path: Path) -> No
     assert ran.code == 1, ran.stderr
     assert ran.line.startswith(f"erasure-sweep: the Ray cluster at {cluster.address} is gone: ")
     assert len(ran.stderr.splitlines()) == 1 and "Traceback" not in ran.stderr
-    assert_nothing_finished(ran)
+    assert_nothing_finished(ran, killed=True)
     assert ran.states == {"good": "FAILED"} and set(ran.runs.values()) == {"FAILED"}
     n_measured = len(ran.shards())
+    (out / ".store" / "9f").mkdir(exist_ok=True)
+    (out / ".store" / "9f" / f".{'9f' * 16}.state.0a1b2c3d.tmp").write_bytes(b"half of a state")
     again = bench.run(out, **long)
     bench.close()
+    assert not list(out.rglob("*.tmp"))
     assert (again.code, again.states) == (0, {"good": "FINISHED"}), again.stderr
     assert f"good: 100 shards of scan, {n_measured} already measured" in again.stdout
 
