@@ -13,14 +13,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-from erasure_sweep.sweep.execution.helper_process import HelperProcess
-from erasure_sweep.sweep.helper_tasks import StagedFiles, check_staged
-from erasure_sweep.sweep.progress import count
+from erasure_sweep.sweep.helper.process import HelperProcess
+from erasure_sweep.sweep.helper.tasks import StagedFiles, check_staged
 from erasure_sweep.sweep.run import staging_folder
 from erasure_sweep.sweep.run_folder import RunFolder
 from erasure_sweep.sweep.store.driver_process import InUseError
 from erasure_sweep.sweep.store.lease import KEY
 from erasure_sweep.sweep.store.shards import batches
+from erasure_sweep.sweep.terminal.progress import count
 from erasure_sweep.workers.errors import DataError, UsageError
 from erasure_sweep.workers.manifest import Manifest, ManifestEntry, NewerError
 from erasure_sweep.workers.storage.own_staging import NAMES

@@ -16,21 +16,21 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from erasure_sweep.sweep.choose_executor import MeasuringPlace, find_room
 from erasure_sweep.sweep.driver_claim import DriverClaim
+from erasure_sweep.sweep.execution.choose_executor import MeasuringPlace, find_room
 from erasure_sweep.sweep.execution.executor import Executor, LateExecutor, ShardFate, ShardReport
-from erasure_sweep.sweep.execution.helper_process import HelperProcess
 from erasure_sweep.sweep.execution.shard_queue import ShardQueue
-from erasure_sweep.sweep.helper_tasks import compare_models, discard_damaged_tables
+from erasure_sweep.sweep.helper.process import HelperProcess
+from erasure_sweep.sweep.helper.tasks import compare_models, discard_damaged_tables
 from erasure_sweep.sweep.manifest_writer import ManifestKeeper
 from erasure_sweep.sweep.model_steps import ModelStages, Step
 from erasure_sweep.sweep.plan import SCAN_STAGES, StagePlan
-from erasure_sweep.sweep.progress import Reporter, count
 from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.run_folder import RunFolder
 from erasure_sweep.sweep.staging import ModelStaging
 from erasure_sweep.sweep.store.driver_process import InUseError
 from erasure_sweep.sweep.store.shards import ShardStore
+from erasure_sweep.sweep.terminal.progress import Reporter, count
 from erasure_sweep.sweep.tracking.logged_runs import LoggedRuns
 from erasure_sweep.sweep.tracking.tracker import Status
 from erasure_sweep.workers.errors import SweepError

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from erasure_sweep.sweep.config import SweepConfig
-from erasure_sweep.sweep.execution.helper_process import HelperProcess
-from erasure_sweep.sweep.helper_tasks import total_costs
+from erasure_sweep.sweep.helper.process import HelperProcess
+from erasure_sweep.sweep.helper.tasks import total_costs
 from erasure_sweep.sweep.plan import SCAN_STAGES, StagePlan, expected_stages, sketch_bytes, writer_blocks
-from erasure_sweep.sweep.progress import Reporter
 from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.staging import ModelStaging
+from erasure_sweep.sweep.terminal.progress import Reporter
 from erasure_sweep.workers.measures.cost import Cost, ShardSize
 from erasure_sweep.workers.positions import count_positions
 from erasure_sweep.workers.records import Numerics, Resolved, ShardTask

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from erasure_sweep.sweep.helper_tasks import (
+from erasure_sweep.sweep.helper.tasks import (
     MeansMerge,
     NamedTargets,
     NullMerge,
@@ -57,7 +57,7 @@ _Result = TypeVar("_Result")
 
 
 def in_helper(function: Callable[[_Request], _Result], request: _Request) -> Generator[Step, Any, _Result]:
-    """Have one of ``sweep.helper_tasks`` done before the next stage, and return what it returns."""
+    """Have one of ``sweep.helper.tasks`` done before the next stage, and return what it returns."""
     result: _Result = yield partial(function, request)
     return result
 

@@ -27,8 +27,8 @@ def run(config: SweepConfig | str = "demo", *, fresh: bool = False, **flags: Any
     import pandas as pd
 
     from erasure_sweep.sweep.driver import SweepDriver
-    from erasure_sweep.sweep.progress import SilentReporter
     from erasure_sweep.sweep.run import Run
+    from erasure_sweep.sweep.terminal.progress import SilentReporter
     from erasure_sweep.workers.errors import SweepError, UsageError
     from erasure_sweep.workers.tables.sweep_folder import read_model
 

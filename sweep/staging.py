@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 
 from erasure_sweep.sweep.config import SweepConfig
-from erasure_sweep.sweep.execution.helper_process import HelperProcess
-from erasure_sweep.sweep.helper_tasks import CheckpointsRequest, ModelRequest, list_checkpoints, resolve_model
+from erasure_sweep.sweep.helper.process import HelperProcess
+from erasure_sweep.sweep.helper.tasks import CheckpointsRequest, ModelRequest, list_checkpoints, resolve_model
 from erasure_sweep.sweep.model_names import ListedModel, as_before, told_apart
-from erasure_sweep.sweep.progress import Reporter
 from erasure_sweep.sweep.run import Run
+from erasure_sweep.sweep.terminal.progress import Reporter
 from erasure_sweep.workers.corpora.resolve_corpus import KNOWN_CORPORA, OWN
 from erasure_sweep.workers.corpora.sampling import CorpusRequest
 from erasure_sweep.workers.errors import UsageError

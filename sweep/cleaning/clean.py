@@ -6,15 +6,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from erasure_sweep.sweep.aligned_text import aligned_lines
 from erasure_sweep.sweep.cleaning.finished_shards import removable_in, removable_of
 from erasure_sweep.sweep.cleaning.removable import CleaningRequest, Removable
 from erasure_sweep.sweep.cleaning.staged_files import StagedFiles
-from erasure_sweep.sweep.printing import echo
-from erasure_sweep.sweep.progress import count
 from erasure_sweep.sweep.run import staging_folder
 from erasure_sweep.sweep.run_folder import RunFolder
 from erasure_sweep.sweep.store.driver_process import InUseError
+from erasure_sweep.sweep.terminal.aligned_text import aligned_lines
+from erasure_sweep.sweep.terminal.printing import echo
+from erasure_sweep.sweep.terminal.progress import count
 from erasure_sweep.workers.errors import SweepError, UsageError
 from erasure_sweep.workers.printed_commands import quoted
 

@@ -14,8 +14,8 @@ from erasure_sweep.sweep.commands.options import debug_option, staging_option
 def check(targets: tuple[str, ...], staging: str | None, debug: bool) -> None:
     """Verify finished shards, tables, manifests and staged files; change nothing."""
     from erasure_sweep.sweep.check import check as check_one
-    from erasure_sweep.sweep.printing import print_line
-    from erasure_sweep.sweep.progress import count
+    from erasure_sweep.sweep.terminal.printing import print_line
+    from erasure_sweep.sweep.terminal.progress import count
     from erasure_sweep.workers.errors import SweepError
 
     n_findings = 0

@@ -34,7 +34,7 @@ def finished_folders(
     Raises:
         UsageError: nothing is named.
     """
-    from erasure_sweep.sweep.printing import print_line
+    from erasure_sweep.sweep.terminal.printing import print_line
     from erasure_sweep.sweep.tracking.downloads import download_experiment
     from erasure_sweep.sweep.tracking.store_address import store_uri
     from erasure_sweep.workers.errors import UsageError
@@ -56,8 +56,8 @@ def finished_folders(
 @click.option("--to", default=Path("compare.html"), type=click.Path(path_type=Path), help="The page to write.")
 def compare(folders: tuple[Path, ...], experiments: tuple[str, ...], tracking_uri: str | None, to: Path) -> None:
     """Put the models of several sweeps side by side on one page."""
-    from erasure_sweep.sweep.combine_sweeps import compare_folders
-    from erasure_sweep.sweep.printing import print_line
+    from erasure_sweep.sweep.finishing.combine_sweeps import compare_folders
+    from erasure_sweep.sweep.terminal.printing import print_line
 
     with finished_folders(folders, experiments, tracking_uri) as all_folders:
         left_out = compare_folders(all_folders, to)

@@ -17,7 +17,7 @@ def config(source: str, reference: bool, **flags: Any) -> None:
     """Print the resolved config as YAML, or the reference of its keys."""
     import yaml
 
-    from erasure_sweep.sweep.printing import echo
+    from erasure_sweep.sweep.terminal.printing import echo
 
     if reference:
         echo(reference_of_keys())

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from erasure_sweep.dashboards.export.choices import FinishedModels, Offer
-    from erasure_sweep.sweep.combine_sweeps import ComparedModels
-    from erasure_sweep.sweep.commands.output import Kind
+    from erasure_sweep.sweep.finishing.combine_sweeps import ComparedModels
+    from erasure_sweep.sweep.terminal.printed_table import Kind
 
 _OFFERED = 6
 """How many options of a choice are listed."""
@@ -51,8 +51,8 @@ def export(
 ) -> None:
     """Write figures of finished sweeps as image files for papers."""
     from erasure_sweep.dashboards.export import choices as exporting
-    from erasure_sweep.sweep.combine_sweeps import gather
-    from erasure_sweep.sweep.printing import console, print_line
+    from erasure_sweep.sweep.finishing.combine_sweeps import gather
+    from erasure_sweep.sweep.terminal.printing import console, print_line
     from erasure_sweep.workers.errors import UsageError
 
     if experiments and to is None and not only_list:
@@ -87,10 +87,10 @@ def _finished_models(compared: ComparedModels, *, single: bool) -> FinishedModel
 def _offers_table(offers: Sequence[Offer]) -> Table:
     from rich.markup import escape
 
-    from erasure_sweep.sweep.commands.output import table_of
+    from erasure_sweep.sweep.terminal.printed_table import printed_table
 
     columns: dict[str, Kind] = {"--figure": "name", "what it shows": "text", "--choose": "text"}
-    table = table_of("Figures that `export` writes", columns)
+    table = printed_table("Figures that `export` writes", columns)
     for offer in offers:
         choices = [
             f"{label}={' | '.join(options[:_OFFERED])}{' | …' if len(options) > _OFFERED else ''}"

@@ -10,7 +10,7 @@ import click
 from erasure_sweep.sweep.commands.options import ConfigCommand, debug_option, load
 
 if TYPE_CHECKING:
-    from erasure_sweep.sweep.commands.output import Kind
+    from erasure_sweep.sweep.terminal.printed_table import Kind
 
 _UNUSED_KEYS = (
     "device",
@@ -33,13 +33,13 @@ def fetch(source: str, refresh: bool, debug: bool, **flags: Any) -> None:
     """Stage everything a sweep needs, so that it runs without a network."""
     from rich.markup import escape
 
-    from erasure_sweep.sweep.commands.output import table_of
-    from erasure_sweep.sweep.execution.helper_process import HelperProcess
+    from erasure_sweep.sweep.helper.process import HelperProcess
     from erasure_sweep.sweep.plan import n_rows
-    from erasure_sweep.sweep.printing import console, print_line
-    from erasure_sweep.sweep.progress import reporter
     from erasure_sweep.sweep.run import Run
     from erasure_sweep.sweep.staging import ModelStaging
+    from erasure_sweep.sweep.terminal.printed_table import printed_table
+    from erasure_sweep.sweep.terminal.printing import console, print_line
+    from erasure_sweep.sweep.terminal.progress import reporter
     from erasure_sweep.workers.printed_commands import quoted
 
     run = Run.of(load(source, flags))
@@ -52,7 +52,7 @@ def fetch(source: str, refresh: bool, debug: bool, **flags: Any) -> None:
         "prompts": "number",
         "tokens each": "number",
     }
-    table = table_of("Staged", columns)
+    table = printed_table("Staged", columns)
     for model in models:
         counts = (str(n_rows(model)), str(model.seq_len))
         table.add_row(escape(model.name), f"{model.weights_bytes / 1e6:,.1f} MB", escape(model.corpus), *counts)

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import click
 
-from erasure_sweep.sweep.commands import ending
 from erasure_sweep.sweep.commands.check import check
 from erasure_sweep.sweep.commands.clean import clean
 from erasure_sweep.sweep.commands.compare import compare
@@ -30,6 +29,7 @@ from erasure_sweep.sweep.commands.status import status
 from erasure_sweep.sweep.commands.stop import stop
 from erasure_sweep.sweep.commands.submit import submit
 from erasure_sweep.sweep.commands.ui import ui
+from erasure_sweep.sweep.terminal import ending
 from erasure_sweep.workers.errors import ERROR_LINE_LENGTH, SweepError, UsageError
 from erasure_sweep.workers.version import VERSION
 
@@ -80,7 +80,7 @@ def call(arguments: list[str]) -> int:
         return SweepError.exit_code
     except Exception as error:  # noqa: BLE001 the last line of defence: users get a line, --debug the traceback
         if "--debug" in arguments:
-            from erasure_sweep.sweep.printing import echo
+            from erasure_sweep.sweep.terminal.printing import echo
 
             echo(traceback.format_exc(), to_stderr=True, end=False)
         # Libraries turn an interrupt that falls into them into errors of their own.
@@ -123,6 +123,6 @@ def _end_failed(error: Exception) -> int:
 
 def _print_line(message: str) -> None:
     """One line on stderr, whatever the message holds."""
-    from erasure_sweep.sweep.printing import echo
+    from erasure_sweep.sweep.terminal.printing import echo
 
     echo(f"erasure-sweep: {' '.join(message.split())}", to_stderr=True)

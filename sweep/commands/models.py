@@ -15,8 +15,8 @@ from erasure_sweep.sweep.commands.options import staging_option
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from erasure_sweep.sweep.commands.output import Kind
     from erasure_sweep.sweep.config import SweepConfig
+    from erasure_sweep.sweep.terminal.printed_table import Kind
     from erasure_sweep.workers.models.catalog import ModelEntry
 
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def models(check: bool, seq_len: int | None, staging: str | None) -> None:
     """List the models that have a name here."""
     from erasure_sweep.sweep.config import load_config
-    from erasure_sweep.sweep.printing import console, print_line
+    from erasure_sweep.sweep.terminal.printing import console, print_line
 
     config = load_config("demo", {"seq_len": seq_len, "staging": staging})
     listed = list_models(config, check)
@@ -64,8 +64,8 @@ def list_models(config: SweepConfig, check: bool) -> list[ListedModel]:
         check: ask the hub for each of its models.
     """
     from erasure_sweep.sweep.estimate import worker_memory
-    from erasure_sweep.sweep.execution.helper_process import HelperProcess
-    from erasure_sweep.sweep.helper_tasks import count_sketches
+    from erasure_sweep.sweep.helper.process import HelperProcess
+    from erasure_sweep.sweep.helper.tasks import count_sketches
     from erasure_sweep.sweep.run import staging_folder
     from erasure_sweep.workers.labels import Layout
     from erasure_sweep.workers.models.catalog import model_entries
@@ -109,7 +109,7 @@ def _download(entry: ModelEntry) -> tuple[str, str]:
 
 
 def _models_table(listed: list[ListedModel], check: bool) -> Table:
-    from erasure_sweep.sweep.commands.output import table_of
+    from erasure_sweep.sweep.terminal.printed_table import printed_table
     from erasure_sweep.workers.models.catalog import NANDA_REPOS
 
     columns: dict[str, Kind] = {
@@ -120,7 +120,7 @@ def _models_table(listed: list[ListedModel], check: bool) -> Table:
         "width": "number",
     }
     columns |= {"checkpoints": "text", "weights": "number", "memory of a scan": "number", "staged": "text"}
-    table = table_of("Models that have a name", columns | ({"to download": "number"} if check else {}))
+    table = printed_table("Models that have a name", columns | ({"to download": "number"} if check else {}))
     for model in listed:
         entry = model.entry
         kept = str(entry.n_checkpoints) if entry.n_checkpoints else "–"

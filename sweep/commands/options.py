@@ -99,7 +99,7 @@ def _allowed(annotation: Any) -> tuple[list[str], list[type]]:
 def load(source: str, flags: dict[str, Any]) -> SweepConfig:
     """The config of a preset or file with the options of the command line on top."""
     from erasure_sweep.sweep.config import load_config, preset_names
-    from erasure_sweep.sweep.printing import echo
+    from erasure_sweep.sweep.terminal.printing import echo
     from erasure_sweep.workers.name_clashes import passed_over
 
     line = passed_over(source, "a preset") if source in preset_names() and Path(source).is_file() else None

@@ -17,9 +17,9 @@ from erasure_sweep.sweep.commands.run import measure
 @debug_option
 def replicate(model: str | None, fresh: bool, dry_run: bool, debug: bool, **flags: Any) -> None:
     """Measure what the paper published, number by number."""
-    from erasure_sweep.sweep.printing import console, print_line
     from erasure_sweep.sweep.replication.replicate import replication_config, write_report
     from erasure_sweep.sweep.replication.report import show
+    from erasure_sweep.sweep.terminal.printing import console, print_line
 
     config = replication_config({**flags, "models": [model] if model else None})
     measure(config, fresh=fresh, dry_run=dry_run)

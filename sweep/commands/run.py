@@ -34,9 +34,9 @@ def measure(config: SweepConfig, *, fresh: bool, dry_run: bool) -> None:
     """
     from erasure_sweep.sweep.commands.run_summary import print_outcome
     from erasure_sweep.sweep.driver import SweepDriver
-    from erasure_sweep.sweep.printing import console
-    from erasure_sweep.sweep.progress import reporter
     from erasure_sweep.sweep.run import Run
+    from erasure_sweep.sweep.terminal.printing import console
+    from erasure_sweep.sweep.terminal.progress import reporter
     from erasure_sweep.workers.errors import SweepError
 
     if dry_run:
@@ -69,7 +69,7 @@ class _LogFile(logging.FileHandler):
 @contextmanager
 def _logging_to(folder: RunFolder) -> Iterator[None]:
     """Keep details, with the ids of shards, in OUT/run.log."""
-    from erasure_sweep.sweep.printing import PrintableFormatter
+    from erasure_sweep.sweep.terminal.printing import PrintableFormatter
     from erasure_sweep.workers.storage.whole_file import write_error
 
     try:
@@ -93,13 +93,13 @@ def _logging_to(folder: RunFolder) -> Iterator[None]:
 
 
 def _print_estimates(config: SweepConfig) -> None:
-    from erasure_sweep.sweep.commands.output import table_of
     from erasure_sweep.sweep.estimate import estimate
-    from erasure_sweep.sweep.printing import console
-    from erasure_sweep.sweep.progress import duration, reporter
+    from erasure_sweep.sweep.terminal.printed_table import printed_table
+    from erasure_sweep.sweep.terminal.printing import console
+    from erasure_sweep.sweep.terminal.progress import duration, reporter
 
     numbers = ("shards of scan", "of verify", "writers in a shard", "time on one core", "memory of a worker")
-    table = table_of(
+    table = printed_table(
         f"What `run` would measure ({config.prompts} prompts × {config.seq_len} tokens)",
         {"model": "text", **dict.fromkeys((*numbers, "store on disk"), "number")},
     )

@@ -9,12 +9,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from erasure_sweep.dashboards.wording import erased_all_the_same, nothing_erased
-from erasure_sweep.sweep.commands.output import table_of
 from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.driver import SweepOutcome
-from erasure_sweep.sweep.printing import console, print_line
-from erasure_sweep.sweep.progress import count
 from erasure_sweep.sweep.run_folder import MODEL_PAGE
+from erasure_sweep.sweep.terminal.printed_table import printed_table
+from erasure_sweep.sweep.terminal.printing import console, print_line
+from erasure_sweep.sweep.terminal.progress import count
 from erasure_sweep.sweep.tracking.store_address import named_uri, ui_command
 from erasure_sweep.workers.errors import DataError
 from erasure_sweep.workers.tables.facts.erased_writers import ErasedWriter, erased_writers_of
@@ -69,7 +69,7 @@ def _print_places(config: SweepConfig, outcome: SweepOutcome) -> None:
 def _writers_table(models: dict[str, list[ErasedWriter]]) -> Table:
     """What the scan says of the most erased writers."""
     numbers = ("erased", "means kept", "diluted", "written", "remaining")
-    table = table_of(
+    table = printed_table(
         "Writers whose output later heads read and take back out",
         {"model": "name", "writer": "name", **dict.fromkeys(numbers, "number"), "erasers": "text"},
     )
@@ -92,7 +92,7 @@ def _verified_table(models: dict[str, list[Verdict]]) -> Table:
     held_out = {bool(verdict.held_out) for of_model in models.values() for verdict in of_model}
     where = " and ".join(_PROMPTS[held] for held in sorted(held_out, reverse=True))
     numbers = ("β of reading", "DLA slope", "presence")
-    table = table_of(
+    table = printed_table(
         f"Verified on {where}",
         {"model": "name", "writer": "name", **dict.fromkeys(numbers, "number"), "verdict": "text", "erasers": "text"},
     )

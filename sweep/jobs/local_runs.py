@@ -8,11 +8,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from erasure_sweep.sweep.aligned_text import aligned_lines
-from erasure_sweep.sweep.printing import echo
-from erasure_sweep.sweep.progress import count
 from erasure_sweep.sweep.run_folder import RunFolder
 from erasure_sweep.sweep.store.driver_process import DriverProcess
+from erasure_sweep.sweep.terminal.aligned_text import aligned_lines
+from erasure_sweep.sweep.terminal.printing import echo
+from erasure_sweep.sweep.terminal.progress import count
 from erasure_sweep.sweep.tracking.store_address import ui_command
 from erasure_sweep.workers.errors import SweepError
 from erasure_sweep.workers.manifest import ManifestConfig, ManifestEntry

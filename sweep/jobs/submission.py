@@ -19,8 +19,8 @@ from erasure_sweep.dashboards.wording import listed
 from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.execution.ray.jobs import JobState, RayJobs, find_address
 from erasure_sweep.sweep.jobs.job_files import JobFiles, job_files
-from erasure_sweep.sweep.printing import echo
-from erasure_sweep.sweep.progress import count, duration
+from erasure_sweep.sweep.terminal.printing import echo
+from erasure_sweep.sweep.terminal.progress import count, duration
 from erasure_sweep.workers.errors import SweepError, UsageError
 from erasure_sweep.workers.printed_commands import command
 from erasure_sweep.workers.storage.temporary_folder import TemporaryFolder

@@ -17,8 +17,8 @@ from typing import Any
 
 from erasure_sweep.dashboards.model_names import family_of
 from erasure_sweep.sweep.manifest_writer import ManifestKeeper
-from erasure_sweep.sweep.progress import Reporter
 from erasure_sweep.sweep.run import Run
+from erasure_sweep.sweep.terminal.progress import Reporter
 from erasure_sweep.sweep.tracking.descriptions import model_note
 from erasure_sweep.sweep.tracking.metrics import model_metrics, size_metrics, verify_metrics
 from erasure_sweep.sweep.tracking.sender import Job, Sender

@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
-from erasure_sweep.sweep.progress import duration
+from erasure_sweep.sweep.terminal.progress import duration
 from erasure_sweep.sweep.tracking.tracker import TrackingError
 from erasure_sweep.workers.errors import SweepError
 

@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from http.client import HTTPConnection
 from typing import IO
 
-from erasure_sweep.sweep.printing import echo
+from erasure_sweep.sweep.terminal.printing import echo
 from erasure_sweep.sweep.tracking.artifact_places import put_right
 from erasure_sweep.sweep.tracking.mlflow_store import TrackingStore
 from erasure_sweep.sweep.tracking.store_address import for_mlflow, is_remote, server_address, sqlite_path

@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from erasure_sweep.sweep.config import build_config
-from erasure_sweep.sweep.progress import SilentReporter
+from erasure_sweep.sweep.terminal.progress import SilentReporter
 from erasure_sweep.workers.records import (
     Group,
     GroupWork,

@@ -20,12 +20,12 @@ import psutil
 import pytest
 
 from erasure_sweep.sweep import model_steps
-from erasure_sweep.sweep.commands import ending
 from erasure_sweep.sweep.commands.main import call
 from erasure_sweep.sweep.driver import SweepDriver
-from erasure_sweep.sweep.execution.helper_process import HelperProcess, Patience
+from erasure_sweep.sweep.helper.process import HelperProcess, Patience
 from erasure_sweep.sweep.staging import ModelStaging
 from erasure_sweep.sweep.store.driver_process import this_driver
+from erasure_sweep.sweep.terminal import ending
 from erasure_sweep.sweep.tracking.logged_runs import LoggedRuns
 from erasure_sweep.workers.worker import ShardWorker
 from tests.support.bad_input import Bench, Ran, assert_finished, environment

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from erasure_sweep.dashboards.wording import measured_line
-from erasure_sweep.sweep.execution.helper_process import HelperProcess
+from erasure_sweep.sweep.helper.process import HelperProcess
 from erasure_sweep.workers.manifest import Manifest
 from erasure_sweep.workers.measures.registry import table_names
 from tests.support.helper_process import lending

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from erasure_sweep.sweep import driver, estimate
-from erasure_sweep.sweep.execution.helper_process import HelperProcess
-from erasure_sweep.sweep.helper_tasks import PageRequest, compare_models, write_page
+from erasure_sweep.sweep.helper.process import HelperProcess
+from erasure_sweep.sweep.helper.tasks import PageRequest, compare_models, write_page
 from erasure_sweep.sweep.run_folder import RunFolder
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from erasure_sweep.sweep.execution.helper_process import HelperProcess
+from erasure_sweep.sweep.helper.process import HelperProcess
 from tests.support.bad_input import Bench, Ran, assert_finished
 from tests.support.helper_process import lending
 from tests.support.servers.hub import Hub

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from erasure_sweep.sweep.config import build_config
 from erasure_sweep.sweep.estimate import work_of
-from erasure_sweep.sweep.helper_tasks import total_costs
+from erasure_sweep.sweep.helper.tasks import total_costs
 from erasure_sweep.sweep.plan import expected_stages
 from erasure_sweep.workers.records import Numerics, Resolved
 

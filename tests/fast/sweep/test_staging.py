@@ -12,9 +12,9 @@ import pytest
 from safetensors.torch import save_file
 
 from erasure_sweep.sweep.config import SweepConfig
-from erasure_sweep.sweep.progress import SilentReporter
 from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.staging import ModelStaging
+from erasure_sweep.sweep.terminal.progress import SilentReporter
 from erasure_sweep.workers.errors import UsageError
 from erasure_sweep.workers.records import Resolved
 from tests.support.models.random_models import random_config, tl_state_dict, write_tl_directory

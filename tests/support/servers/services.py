@@ -30,7 +30,7 @@ from typing import Any, Self
 
 import click
 
-from erasure_sweep.sweep.printing import echo
+from erasure_sweep.sweep.terminal.printing import echo
 from erasure_sweep.sweep.tracking.ui_server import is_healthy
 from erasure_sweep.workers.errors import SweepError
 from tests.support.servers.cluster import free_port

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import erasure_sweep as es
-from erasure_sweep.sweep.combine_sweeps import compare_folders
+from erasure_sweep.sweep.finishing.combine_sweeps import compare_folders
 from erasure_sweep.sweep.tracking.downloads import download_experiment
 from erasure_sweep.workers.errors import SweepError
 from erasure_sweep.workers.tables import SCHEMA_VERSION

@@ -40,9 +40,9 @@ def test_erasure_arises_in_training(tmp_path: Path) -> None:
 
 
 def test_all_checkpoints_are_in_the_order_of_training() -> None:
-    from erasure_sweep.sweep.execution.helper_process import HelperProcess
-    from erasure_sweep.sweep.progress import SilentReporter
+    from erasure_sweep.sweep.helper.process import HelperProcess
     from erasure_sweep.sweep.staging import ModelStaging
+    from erasure_sweep.sweep.terminal.progress import SilentReporter
 
     background = HelperProcess()
     try:

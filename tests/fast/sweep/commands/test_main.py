@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from erasure_sweep.sweep.commands import ending, main
+from erasure_sweep.sweep.commands import main
+from erasure_sweep.sweep.terminal import ending
 from erasure_sweep.workers.errors import DataError, SweepError, UsageError
 
 HEAVY = ("torch", "ray", "mlflow", "transformer_lens", "pandas", "plotly", "datasets")
@@ -305,7 +306,7 @@ def test_a_thread_that_hangs_does_not_keep_a_command_that_failed():
         ),
         (
             """
-    from erasure_sweep.sweep.commands import ending
+    from erasure_sweep.sweep.terminal import ending
     ending.ORDERLY_S = 0.1
     try:
         os.kill(os.getpid(), signal.SIGHUP)

@@ -15,11 +15,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from erasure_sweep.sweep.commands import ending, main
+from erasure_sweep.sweep.commands import main
 from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.execution.ray.jobs import JobState, RayJobs, find_address
 from erasure_sweep.sweep.jobs import submission as jobs
 from erasure_sweep.sweep.jobs.job_files import JobFiles, job_files
+from erasure_sweep.sweep.terminal import ending
 from erasure_sweep.workers.errors import SweepError, UsageError
 from tests.support.waiting import sleeping_at_most
 

@@ -17,9 +17,9 @@ import pytest
 
 from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.manifest_writer import ManifestKeeper
-from erasure_sweep.sweep.progress import SilentReporter
 from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.run_folder import RunFolder
+from erasure_sweep.sweep.terminal.progress import SilentReporter
 from erasure_sweep.sweep.tracking import logged_runs, sender
 from erasure_sweep.sweep.tracking.logged_runs import LoggedRuns
 from erasure_sweep.sweep.tracking.tracker import ModelResults, TrackingError

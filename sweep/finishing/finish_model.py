@@ -15,8 +15,8 @@ from typing import Any
 import pandas as pd
 
 from erasure_sweep.dashboards.pages import model_parts, write_comparison, write_figures, write_model_page
-from erasure_sweep.sweep.combine_sweeps import home_of
-from erasure_sweep.sweep.helper_tasks import (
+from erasure_sweep.sweep.finishing.combine_sweeps import home_of
+from erasure_sweep.sweep.helper.tasks import (
     MeansMerge,
     NullMerge,
     PageRequest,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from erasure_sweep.sweep.execution.helper_process import ATTEMPTS, HelperProcess, Patience
+from erasure_sweep.sweep.helper.process import ATTEMPTS, HelperProcess, Patience
 from erasure_sweep.workers.errors import SweepError, UsageError
 from tests.support.waiting import wait_until
 
@@ -109,7 +109,7 @@ def test_a_call_that_ends_its_process_every_time_is_one_line() -> None:
 def test_naming_what_the_helper_does_imports_nothing_that_it_needs() -> None:
     script = (
         "import sys\n"
-        "import erasure_sweep.sweep.driver, erasure_sweep.sweep.helper_tasks\n"
+        "import erasure_sweep.sweep.driver, erasure_sweep.sweep.helper.tasks\n"
         "sys.exit(f'imported {heavy}' if (heavy := {'torch', 'ray', 'mlflow'} & set(sys.modules)) else 0)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

@@ -116,7 +116,7 @@ class MeansMerge(NamedTuple):
 
 def stage_means(request: MeansMerge) -> StagedArray:
     """Merge the means of a model's terms over its scan, of which every block of writers holds all, and stage them."""
-    from erasure_sweep.sweep import finish_model
+    from erasure_sweep.sweep.finishing import finish_model
 
     return finish_model.stage_means(request)
 
@@ -148,14 +148,14 @@ class ScanMerge(NamedTuple):
 
 def finish_scan(request: ScanMerge) -> ChosenTargets:
     """Merge a model's scan, write its tables, and say what to verify."""
-    from erasure_sweep.sweep import finish_model
+    from erasure_sweep.sweep.finishing import finish_model
 
     return finish_model.finish_scan(request)
 
 
 def stage_covariance(request: MeansMerge) -> StagedArray:
     """Merge how the stream varies where the verified writers write, and stage it for the stages behind."""
-    from erasure_sweep.sweep import finish_model
+    from erasure_sweep.sweep.finishing import finish_model
 
     return finish_model.stage_covariance(request)
 
@@ -173,7 +173,7 @@ class NullMerge(NamedTuple):
 
 def find_null_erasers(request: NullMerge) -> tuple[NullErasers, ...]:
     """Who takes out what stands in the verified writers' places."""
-    from erasure_sweep.sweep import finish_model
+    from erasure_sweep.sweep.finishing import finish_model
 
     return finish_model.find_null_erasers(request)
 
@@ -193,7 +193,7 @@ class PlaceSearch(NamedTuple):
 
 def find_places(request: PlaceSearch) -> tuple[Place, ...]:
     """Where the verified writers have their highest attributions."""
-    from erasure_sweep.sweep import finish_model
+    from erasure_sweep.sweep.finishing import finish_model
 
     return finish_model.find_places(request)
 
@@ -218,7 +218,7 @@ class VerifyMerge(NamedTuple):
 
 def finish_verify(request: VerifyMerge) -> None:
     """Merge what verify measured of a model and write its tables."""
-    from erasure_sweep.sweep import finish_model
+    from erasure_sweep.sweep.finishing import finish_model
 
     finish_model.finish_verify(request)
 
@@ -233,7 +233,7 @@ class PageRequest(NamedTuple):
 
 def write_page(request: PageRequest) -> None:
     """Write a model's page from its tables, and beside it the figures that are pages of their own."""
-    from erasure_sweep.sweep import finish_model
+    from erasure_sweep.sweep.finishing import finish_model
 
     finish_model.write_page(request)
 
@@ -257,13 +257,13 @@ def check_staged(files: StagedFiles) -> list[str]:
 
 def discard_damaged_tables(folders: Sequence[Path], stages: Sequence[str]) -> list[str]:
     """Remove tables that cannot be read, and say of each whether these stages make it anew."""
-    from erasure_sweep.sweep import finish_model
+    from erasure_sweep.sweep.finishing import finish_model
 
     return finish_model.discard_damaged_tables(folders, stages)
 
 
 def compare_models(out: Path) -> list[str]:
     """Write the page that puts all finished models of an OUT side by side; returns a line on each that is left out."""
-    from erasure_sweep.sweep import finish_model
+    from erasure_sweep.sweep.finishing import finish_model
 
     return finish_model.compare_models(out)

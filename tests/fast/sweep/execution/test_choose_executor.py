@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from erasure_sweep.sweep import choose_executor
-from erasure_sweep.sweep.choose_executor import MeasuringPlace
 from erasure_sweep.sweep.config import build_config
+from erasure_sweep.sweep.execution import choose_executor
+from erasure_sweep.sweep.execution.choose_executor import MeasuringPlace
 from erasure_sweep.workers.errors import SweepError
 from erasure_sweep.workers.records import Numerics, Resolved
 

@@ -20,9 +20,9 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 import erasure_sweep as es
-from erasure_sweep.sweep.combine_sweeps import compare_folders
 from erasure_sweep.sweep.commands import main
 from erasure_sweep.sweep.config import SweepConfig
+from erasure_sweep.sweep.finishing.combine_sweeps import compare_folders
 from erasure_sweep.sweep.tracking.downloads import download_experiment
 from erasure_sweep.sweep.tracking.store_address import run_url
 from erasure_sweep.workers.errors import DataError, SweepError, UsageError

@@ -9,11 +9,11 @@ from typing import NamedTuple
 from erasure_sweep.sweep.config import SweepConfig
 from erasure_sweep.sweep.estimate import worker_memory
 from erasure_sweep.sweep.execution.executor import Executor, LocalExecutor
-from erasure_sweep.sweep.execution.helper_process import HelperProcess
 from erasure_sweep.sweep.execution.ray.cluster import RayCluster, cluster_address, connect
 from erasure_sweep.sweep.execution.ray.executor import RayExecutor
 from erasure_sweep.sweep.execution.ray.numerics import cluster_numerics
-from erasure_sweep.sweep.helper_tasks import has_gpu, own_numerics
+from erasure_sweep.sweep.helper.process import HelperProcess
+from erasure_sweep.sweep.helper.tasks import has_gpu, own_numerics
 from erasure_sweep.workers.errors import UsageError
 from erasure_sweep.workers.records import Numerics, Resolved, SharedStore
 

@@ -153,7 +153,7 @@ class _Process:
             # Its path is the driver's before it imports anything: what lies in the current folder stays out.
             path = [entry for entry in sys.path if isinstance(entry, str)]  # Python passes over what is none
             script = (
-                f"import sys; sys.path[:] = {path!r}; from erasure_sweep.sweep.execution.helper_loop import answer_calls; "
+                f"import sys; sys.path[:] = {path!r}; from erasure_sweep.sweep.helper.loop import answer_calls; "
                 f"answer_calls({theirs.fileno()}, {temporary!r})"
             )
             self._popen = subprocess.Popen(

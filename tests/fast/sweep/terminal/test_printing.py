@@ -9,7 +9,7 @@ import pytest
 from rich.progress import Progress
 from rich.table import Table
 
-from erasure_sweep.sweep.printing import PrintableConsole, PrintableFormatter, echo
+from erasure_sweep.sweep.terminal.printing import PrintableConsole, PrintableFormatter, echo
 
 BAD = "a\x1b[2Jb"
 

@@ -11,7 +11,7 @@ import threading
 import traceback
 from multiprocessing.connection import Connection
 
-from erasure_sweep.sweep.execution.helper_process import DRIVER_SIGNALS
+from erasure_sweep.sweep.helper.process import DRIVER_SIGNALS
 
 
 def answer_calls(line: int, temporary: str) -> None:

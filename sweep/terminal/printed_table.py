@@ -1,4 +1,4 @@
-"""The shapes of what several commands print."""
+"""A table as commands print it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Kind = Literal["name", "text", "number"]
 """Of a column: on one line, on as many as it takes, or a number."""
 
 
-def table_of(title: str, columns: Mapping[str, Kind]) -> Table:
+def printed_table(title: str, columns: Mapping[str, Kind]) -> Table:
     """An empty table.
 
     Args:

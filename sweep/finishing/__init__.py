@@ -1,0 +1,1 @@
+"""From finished shards to tables and pages: of one model, and of the models of several sweeps."""
