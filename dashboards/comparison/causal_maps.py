@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
 from erasure_sweep.dashboards.grids import reading_of
-from erasure_sweep.dashboards.html.parts import Card, Control
-from erasure_sweep.dashboards.model.map_choices import OUTPUTS
+from erasure_sweep.dashboards.html.parts import OUTPUTS, Card, Control
 from erasure_sweep.dashboards.model_names import display_names, is_checkpoint
 from erasure_sweep.dashboards.plots.writer_maps import (
     BETA_TITLE,

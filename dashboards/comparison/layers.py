@@ -17,8 +17,7 @@ import plotly.graph_objects as go
 from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.comparison.training import LIMIT
 from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
-from erasure_sweep.dashboards.html.parts import Card, Control
-from erasure_sweep.dashboards.model.map_choices import OUTPUTS
+from erasure_sweep.dashboards.html.parts import OUTPUTS, Card, Control
 from erasure_sweep.dashboards.model_names import display_names, family_of, is_one_training
 from erasure_sweep.dashboards.plots.theme import (
     DASHES,

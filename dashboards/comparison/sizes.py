@@ -30,8 +30,7 @@ from erasure_sweep.dashboards.comparison.sized_models import (
 )
 from erasure_sweep.dashboards.comparison.training import LIMIT
 from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
-from erasure_sweep.dashboards.html.parts import Card, Control
-from erasure_sweep.dashboards.model.map_choices import OUTPUTS
+from erasure_sweep.dashboards.html.parts import OUTPUTS, Card, Control
 from erasure_sweep.dashboards.model_names import display_names
 from erasure_sweep.dashboards.plots.size_axis import Axis, axis_for
 from erasure_sweep.dashboards.plots.theme import (

@@ -36,6 +36,10 @@ class Control(NamedTuple):
     chosen: int = 0
 
 
+OUTPUTS = Control("Outputs", ["as they are", "means removed"], chosen=1)
+"""Constants rule the numbers of outputs as they are, in deep models above all: with means removed stands first."""
+
+
 def chosen_key(controls: Sequence[Control]) -> str:
     """Key of the figure or text that controls choose as they start."""
     return ".".join(str(control.chosen) for control in controls) or "0"

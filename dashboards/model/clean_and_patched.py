@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.grids import Grid
 from erasure_sweep.dashboards.html.parts import Card, Control
-from erasure_sweep.dashboards.model.map_choices import COLUMNS, ERASERS, NOT_MEASURED
+from erasure_sweep.dashboards.model.maps.choices import COLUMNS, ERASERS, NOT_MEASURED
 from erasure_sweep.dashboards.model.view import MODEL, WRITER_BY_WRITER, ModelView
 from erasure_sweep.dashboards.plots.layer_axis import layer_dividers, layer_notes, layer_spans, shaded
 from erasure_sweep.dashboards.plots.medians import CLEAN, PATCHED, RATIO_LIMIT, Quartiles, beside, median_points

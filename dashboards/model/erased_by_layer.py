@@ -7,8 +7,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from erasure_sweep.dashboards.cards import card
-from erasure_sweep.dashboards.html.parts import Card
-from erasure_sweep.dashboards.model.map_choices import NOT_MEASURED, OUTPUTS
+from erasure_sweep.dashboards.html.parts import OUTPUTS, Card
+from erasure_sweep.dashboards.model.maps.choices import NOT_MEASURED
 from erasure_sweep.dashboards.model.view import GLANCE, MODEL, ModelView
 from erasure_sweep.dashboards.plots.writer_strips import ERASED, plot_strips, strip_points, strongest_points
 from erasure_sweep.dashboards.wording import nothing_erased, number

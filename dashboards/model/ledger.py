@@ -15,8 +15,7 @@ import plotly.graph_objects as go
 
 from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.grids import Grid
-from erasure_sweep.dashboards.html.parts import Card, Control
-from erasure_sweep.dashboards.model.map_choices import OUTPUTS
+from erasure_sweep.dashboards.html.parts import OUTPUTS, Card, Control
 from erasure_sweep.dashboards.model.view import GLANCE, MODEL, ModelView
 from erasure_sweep.dashboards.plots.theme import BLUE, GREY, VERMILLION, figure, single, text
 from erasure_sweep.dashboards.wording import number, taken_out_and_written_back

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from erasure_sweep.dashboards.comparison.depth import depth_lines, plot_depth
 from erasure_sweep.dashboards.comparison.mostly_gone import mostly_gone, plot_removed
 from erasure_sweep.dashboards.comparison.overview import overview
-from erasure_sweep.dashboards.comparison.strip_cards import named_writers
+from erasure_sweep.dashboards.comparison.strips.strip_cards import named_writers
 from erasure_sweep.dashboards.html.links import Home
 from erasure_sweep.dashboards.model_names import display_names
 from erasure_sweep.dashboards.plots.writer_strips import OPPOSED, plot_strips, strip_points

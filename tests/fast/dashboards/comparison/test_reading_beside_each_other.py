@@ -9,7 +9,7 @@ import pytest
 from erasure_sweep.dashboards.comparison.causal_maps import causal_maps
 from erasure_sweep.dashboards.comparison.depth import depth_lines
 from erasure_sweep.dashboards.comparison.overview import overview
-from erasure_sweep.dashboards.comparison.strip_cards import named_writers
+from erasure_sweep.dashboards.comparison.strips.strip_cards import named_writers
 from erasure_sweep.dashboards.grids import reading_of
 from erasure_sweep.dashboards.plots.writer_maps import causal_map
 from erasure_sweep.dashboards.plots.writer_strips import (

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from erasure_sweep.dashboards.model.heatmaps import heatmap, plot_heatmap
+from erasure_sweep.dashboards.model.maps.heatmaps import heatmap, plot_heatmap
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from tests.support.fakes.tables import fake_model, residual
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from erasure_sweep.dashboards.grids import dla_of, reading_of
-from erasure_sweep.dashboards.model.dla_map import dla_map
+from erasure_sweep.dashboards.model.maps.dla_map import dla_map
 from erasure_sweep.dashboards.plots.layer_rows import TOP_ROWS
 from erasure_sweep.dashboards.plots.writer_maps import MapSize, MapStyle, WriterMap, causal_map, colour_limit, plot_map
 from erasure_sweep.workers.labels import Layout

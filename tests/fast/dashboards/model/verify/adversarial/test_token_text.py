@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from erasure_sweep.dashboards.html.parts import Prose
-from erasure_sweep.dashboards.model.verify.token_text import (
+from erasure_sweep.dashboards.model.verify.adversarial.token_text import (
     READINGS,
     TokenPrompt,
     strongest_tokens,

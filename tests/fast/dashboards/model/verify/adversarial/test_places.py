@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from erasure_sweep.dashboards.model.verify.adversarial import adversarial_places, plot_places
-from erasure_sweep.dashboards.model.verify.adversarial_prompts import adversarial_table
+from erasure_sweep.dashboards.model.verify.adversarial.places import adversarial_places, plot_places
+from erasure_sweep.dashboards.model.verify.adversarial.prompts import adversarial_table
 from erasure_sweep.dashboards.model.verify.prompt_words import by_construction, tail_words, token_words
 from erasure_sweep.dashboards.model.view import ModelView
 from erasure_sweep.workers.tables.sweep_folder import ModelTables

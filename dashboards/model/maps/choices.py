@@ -9,8 +9,6 @@ from erasure_sweep.dashboards.html.parts import Control
 from erasure_sweep.dashboards.plots.layer_rows import MAX_WRITERS, TOP_ROWS
 from erasure_sweep.dashboards.plots.writer_maps import MapColumns
 
-OUTPUTS = Control("Outputs", ["as they are", "means removed"], chosen=1)
-"""Constants rule the numbers of outputs as they are, in deep models above all: with means removed stands first."""
 COLUMNS: tuple[tuple[MapColumns, str], ...] = (("heads", "heads"), ("layers", "whole layers"))
 ERASERS = Control("Erasers", [name for _, name in COLUMNS])
 _ROWS = Control("Writers", ["all, in stream order", "the most erased, means kept"])

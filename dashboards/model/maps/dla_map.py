@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.grids import Grid, dla_of
 from erasure_sweep.dashboards.html.parts import Card, Control
-from erasure_sweep.dashboards.model.map_choices import NOT_MEASURED, if_many_writers, map_choices, map_controls
+from erasure_sweep.dashboards.model.maps.choices import NOT_MEASURED, if_many_writers, map_choices, map_controls
 from erasure_sweep.dashboards.model.view import MODEL, WRITER_BY_WRITER, ModelView
 from erasure_sweep.dashboards.plots.writer_maps import MapColumns, MapStyle, WriterMap, plot_map, writer_map, x_title
 

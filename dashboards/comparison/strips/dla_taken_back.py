@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from erasure_sweep.dashboards.cards import card
-from erasure_sweep.dashboards.comparison.strip_cards import named_writers, strips_width, what_is_drawn
+from erasure_sweep.dashboards.comparison.strips.strip_cards import named_writers, strips_width, what_is_drawn
 from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
 from erasure_sweep.dashboards.html.parts import Card, Control
 from erasure_sweep.dashboards.plots.writer_strips import DLA_R, DLA_SLOPE, most_points, plot_strips, strip_points

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from erasure_sweep.dashboards.model.heatmaps import heatmap, plot_heatmap
+from erasure_sweep.dashboards.model.maps.heatmaps import heatmap, plot_heatmap
 from erasure_sweep.dashboards.plots.layer_rows import TOP_ROWS
 from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.tables.facts.erasure import top_writers

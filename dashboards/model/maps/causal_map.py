@@ -5,8 +5,8 @@ from __future__ import annotations
 import plotly.graph_objects as go
 
 from erasure_sweep.dashboards.cards import card
-from erasure_sweep.dashboards.html.parts import Card
-from erasure_sweep.dashboards.model.map_choices import NOT_MEASURED, OUTPUTS, if_many_writers, map_choices, map_controls
+from erasure_sweep.dashboards.html.parts import OUTPUTS, Card
+from erasure_sweep.dashboards.model.maps.choices import NOT_MEASURED, if_many_writers, map_choices, map_controls
 from erasure_sweep.dashboards.model.view import GLANCE, MODEL, ModelView
 from erasure_sweep.dashboards.plots.writer_maps import (
     BETA_TITLE,

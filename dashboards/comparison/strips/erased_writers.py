@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from erasure_sweep.dashboards.cards import card
-from erasure_sweep.dashboards.comparison.strip_cards import strip_card
+from erasure_sweep.dashboards.comparison.strips.strip_cards import strip_card
 from erasure_sweep.dashboards.comparison.view import COMPARISON, ComparisonView
 from erasure_sweep.dashboards.html.parts import Card
 from erasure_sweep.dashboards.plots.writer_strips import ERASED

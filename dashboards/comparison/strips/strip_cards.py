@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from erasure_sweep.dashboards.comparison.view import ComparisonView
-from erasure_sweep.dashboards.html.parts import Card
-from erasure_sweep.dashboards.model.map_choices import OUTPUTS
+from erasure_sweep.dashboards.html.parts import OUTPUTS, Card
 from erasure_sweep.dashboards.model_names import display_names
 from erasure_sweep.dashboards.plots.writer_strips import StripColumn, most_points, plot_strips, strip_points
 from erasure_sweep.dashboards.wording import first_of
