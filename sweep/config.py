@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from erasure_sweep.sweep.model_names import ListedModel
+from erasure_sweep.sweep.model_names import sweep_name
 from erasure_sweep.sweep.yaml_text import MOST_BYTES, load_yaml
 from erasure_sweep.workers.credentials import note
 from erasure_sweep.workers.errors import UsageError, nearest
@@ -52,8 +52,6 @@ _PLAINLY = {
     "too_short": "names none",
 }
 """What pydantic would say in terms of its own, by kind of error."""
-_NAMED_MODELS = 3
-_SUFFIXES = re.compile(r"(?:\.(?:npy|txt|md|jsonl?|parquet|gz|zst|bz2|gguf|safetensors|pth?))+$")
 _HEAD = re.compile(r"L(\d+)H(\d+)")
 PROTOCOL_TEXTS = ("corpus", "dtype", "ln", "groups")
 """What of a sweep's protocol is text."""
@@ -354,29 +352,17 @@ def _allowed(key: str, kind: str, message: str) -> str:
 
 
 def _default_name(source: str, read: Mapping[str, Any], values: Mapping[str, Any]) -> str:
-    """What a sweep is called that is given no name, made one that folders and experiments can have.
+    """What a sweep is called that is given no name.
 
     Args:
         source: a preset's name or a file; a file gives its own name, whatever is replaced in it.
         read: what stands there.
         values: the same with flags on top.
     """
-    has_own_models, has_own_corpus = (values.get(key) != read.get(key) for key in ("models", "corpus"))
-    names = [Path(source).stem]
-    if source in preset_names() and isinstance(values.get("models"), list):
-        listed = [ListedModel.of(str(entry)) for entry in values["models"]]
-        models = [model.label or _last_part(model.spec) for model in listed]
-        more = [f"and-{len(models) - _NAMED_MODELS}-more"] if len(models) > _NAMED_MODELS else []
-        names = [] if source == "demo" and has_own_models else names
-        names += [*models[:_NAMED_MODELS], *more] if has_own_models else []
-        names += [_last_part(str(values["corpus"]))] if has_own_corpus else []
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(names)).lstrip("._-")[:100] or "sweep"
-
-
-def _last_part(path: str) -> str:
-    name, at, point = path.partition("@")  # a revision may hold slashes that part no folders
-    last = name.rstrip("/").rsplit("/", 1)[-1]
-    return _SUFFIXES.sub("", Path(name).resolve().name if last in (".", "..") else last) + at + point
+    if source not in preset_names() or not isinstance(values.get("models"), list):
+        return sweep_name(source)
+    models, corpus = (values[key] if values.get(key) != read.get(key) else None for key in ("models", "corpus"))
+    return sweep_name("" if source == "demo" and models else source, models or [], corpus)
 
 
 def _read_yaml(source: str) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""What the models of a sweep are called: by the user, by their folder, and where folders are called alike by parents too."""
+"""What the models of a sweep are called: by the user, by their folder, and where folders are called alike by parents too.
+
+A sweep that is given no name is called after them.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from erasure_sweep.workers.models.catalog import find_entry
 from erasure_sweep.workers.models.checkpoints import names_several, split_point
 from erasure_sweep.workers.records import Resolved
 
+_SUFFIXES = re.compile(r"(?:\.(?:npy|txt|md|jsonl?|parquet|gz|zst|bz2|gguf|safetensors|pth?))+$")
+_NAMED_MODELS = 3
 _LABELLED = re.compile(r"([A-Za-z0-9][\w.-]{0,99})=(.+)")
 
 
@@ -76,6 +81,30 @@ def as_before(models: Sequence[Resolved], labelled: Collection[str], before: Map
         else:
             kept.append(_renamed(model, name.removesuffix(model.name.removeprefix(model.base))))
     return kept
+
+
+def sweep_name(config: str, models: Sequence[object] = (), corpus: object = None) -> str:
+    """What a sweep is called that is given no name, made one that folders and experiments can have.
+
+    Args:
+        config: its preset or file; nothing where the sweep is called by the others alone.
+        models: entries in place of the preset's.
+        corpus: what is read in place of the preset's.
+    """
+    listed = [ListedModel.of(str(entry)) for entry in models]
+    names = [Path(config).stem, *(model.label or _last_part(model.spec) for model in listed[:_NAMED_MODELS])]
+    if len(listed) > _NAMED_MODELS:
+        names.append(f"and-{len(listed) - _NAMED_MODELS}-more")
+    if corpus is not None:
+        names.append(_last_part(str(corpus)))
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(filter(None, names))).lstrip("._-")[:100] or "sweep"
+
+
+def _last_part(path: str) -> str:
+    """The name of a file or folder, or the last part of a model's, without what its kind adds."""
+    name, at, point = path.partition("@")  # a revision may hold slashes that part no folders
+    last = name.rstrip("/").rsplit("/", 1)[-1]
+    return _SUFFIXES.sub("", Path(name).resolve().name if last in (".", "..") else last) + at + point
 
 
 def _renamed(model: Resolved, base: str) -> Resolved:
