@@ -14,16 +14,14 @@ from erasure_sweep.dashboards.html.parts import Card
 from erasure_sweep.dashboards.model_names import display_names, family_of, is_checkpoint
 from erasure_sweep.dashboards.plots.theme import PALE, figure, look_of, shade, text
 from erasure_sweep.dashboards.wording import amount, first_of
-from erasure_sweep.workers.tables.facts.erasure import writers_by_rank
+from erasure_sweep.workers.tables.facts.erasure import half_gone
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
-from erasure_sweep.workers.tables.values import numeric
 
-KEPT_SHARE = 0.5
 _LEAST_SHARE = 0.1
 
 
 class MostlyGone(NamedTuple):
-    """The share of a model's writers of which less than half of what they wrote remains; NaN without such writers."""
+    """The share of a model's writers of which less than half of what they wrote remains; NaN without any that wrote."""
 
     model: str
     n_layers: int | None
@@ -32,20 +30,12 @@ class MostlyGone(NamedTuple):
 
 
 def mostly_gone(models: Sequence[ModelTables]) -> list[MostlyGone]:
-    """Per model, of how many of its writers more than half of what they wrote is gone at the end.
-
-    Writers with nothing positive written (others outweigh them along it) have no half to lose and are left out. Means are
-    removed where that was measured.
-    """
+    """Per model, of how many of its writers more than half of what they wrote is gone at the end."""
     found = []
     for name, model in zip(display_names(models), models, strict=True):
-        table = writers_by_rank(model.tables)
-        suffix = "_centred" if np.isfinite(numeric(table, "remaining_centred")).any() else ""
-        written, remaining = numeric(table, f"written{suffix}"), numeric(table, f"remaining{suffix}")
-        counted = np.isfinite(written) & np.isfinite(remaining) & (written > 0)
-        share = float((remaining[counted] < KEPT_SHARE * written[counted]).mean()) if counted.any() else float("nan")
-        layers = model.about.n_layers
-        found.append(MostlyGone(name, layers, int(counted.sum()), share))
+        half = half_gone(model.tables)
+        share = half.n / half.of if half.of else float("nan")
+        found.append(MostlyGone(name, model.about.n_layers, half.of, share))
     return found
 
 

@@ -29,7 +29,7 @@ from erasure_sweep.sweep.tracking.saved_view import VIEW_NAME, runs_page
 from erasure_sweep.workers.manifest import Manifest, ManifestEntry
 from erasure_sweep.workers.printable import printable_line
 from erasure_sweep.workers.tables.facts.erased_writers import ErasedWriter, erased_writers_of
-from erasure_sweep.workers.tables.facts.erasure import erased_shares, half_erased
+from erasure_sweep.workers.tables.facts.erasure import erased_shares, half_gone
 from erasure_sweep.workers.tables.facts.heads import quantile_of, shown_heads
 from erasure_sweep.workers.tables.facts.trust import HOLDS, MISLEADING, WORDS, settled_words, trust_of
 from erasure_sweep.workers.tables.facts.verified import LATER, VerifiedGroup, verdicts
@@ -120,10 +120,11 @@ def _heads_line(tables: Tables) -> str:
 
 
 def _ledger_line(tables: Tables) -> str:
-    half = half_erased(tables)
+    half = half_gone(tables)
     if not half.of:
         return ""
-    return f"{amount(half.n)} of {amount(half.of)} writers end with less than half of what they wrote, means kept."
+    means = "removed" if half.centred else "kept"
+    return f"{amount(half.n)} of {amount(half.of)} writers end with less than half of what they wrote, means {means}."
 
 
 def _trust_line(tables: Tables) -> str:

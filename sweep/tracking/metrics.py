@@ -9,7 +9,7 @@ from collections import Counter
 from erasure_sweep.workers.manifest import ManifestEntry
 from erasure_sweep.workers.tables.facts.adversarial import fooled
 from erasure_sweep.workers.tables.facts.erasers import broad_erasers
-from erasure_sweep.workers.tables.facts.erasure import erased_shares, half_erased, significant_pairs
+from erasure_sweep.workers.tables.facts.erasure import erased_shares, half_gone, significant_pairs
 from erasure_sweep.workers.tables.facts.heads import diluted_of, head_shares, largest_of, quantile_of, shown_heads
 from erasure_sweep.workers.tables.facts.trust import WORDS, settled_words, trust_of
 from erasure_sweep.workers.tables.facts.verdict import ERASED, NOT_FOUND, SHRINKS, WITH_SIBLINGS
@@ -39,12 +39,12 @@ def model_metrics(tables: Tables) -> dict[str, float]:
     largest of eight of them drawn at random would be, which does not; ``heads_diluted``, the median of what growth of the
     stream takes; and ``heads_median_plain``, with means kept. Of all writers ``most``, and of every writer with every later
     head the ``significant_share``, the share of false ones among them held at 5 %; and the number of heads that are
-    ``broad_erasers``. ``ledger/half_gone`` is the share of writers that end with less than half of what they wrote, means
-    kept.
+    ``broad_erasers``. ``ledger/half_gone`` is the share of writers that end with less than half of what they wrote, with means
+    removed where that was measured, of those with a positive share written.
     """
     if tables.get("writers") is None:
         return {}
-    half, pairs = half_erased(tables), significant_pairs(tables)
+    half, pairs = half_gone(tables), significant_pairs(tables)
     found = {"ledger/half_gone": half.n / half.of if half.of else math.nan}
     heads, plain = shown_heads(tables), head_shares(tables)
     shares = erased_shares(tables, centred=True) or erased_shares(tables)

@@ -26,6 +26,14 @@ class Counted(NamedTuple):
     of: int
 
 
+class HalfGone(NamedTuple):
+    """How many of how many writers are half gone at the end; ``centred`` where means are removed."""
+
+    n: int
+    of: int
+    centred: bool
+
+
 def writers_by_rank(tables: Tables) -> pd.DataFrame:
     """The table ``writers`` by rank, writers without one most opposed first; an empty one where there is none."""
     table = tables.get("writers")
@@ -115,13 +123,18 @@ def written_back(writers: pd.DataFrame) -> Floats:
     return remaining - written + erased
 
 
-def half_erased(tables: Tables) -> Counted:
-    """How many writers end with less than half of what they wrote, means kept; one that wrote nothing or less is not erased."""
+def half_gone(tables: Tables) -> HalfGone:
+    """How many writers end with less than half of what they wrote, whoever took it out and for whatever reason.
+
+    Where nothing positive was written (others outweigh the writer along it), there is no half to lose: it is not counted.
+    Means are removed where that was measured, since constants rule the numbers with means kept, in deep models above all.
+    """
     writers = table_of(tables, "writers")
-    written, remaining = numeric(writers, "written"), numeric(writers, "remaining")
-    measured = np.isfinite(written) & np.isfinite(remaining)
-    gone = measured & (written > 0) & (remaining < written / 2)
-    return Counted(int(gone.sum()), int(measured.sum()))
+    centred = bool(np.isfinite(numeric(writers, "remaining_centred")).any())
+    suffix = "_centred" if centred else ""
+    written, remaining = numeric(writers, f"written{suffix}"), numeric(writers, f"remaining{suffix}")
+    counted = np.isfinite(remaining) & (written > 0)
+    return HalfGone(int((counted & (remaining < written / 2)).sum()), int(counted.sum()), centred)
 
 
 def strongest_first(joined: str, strengths: Mapping[str, float]) -> list[str]:

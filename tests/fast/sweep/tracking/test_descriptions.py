@@ -69,7 +69,7 @@ class TestAModel:
             "head: **L0H1**, of which later heads (L1H0, L2H0, L2H1, L3H0 and 1 more) take out 0.75 [0.50, 1.00] (0.90 with "
             "means kept); written → remaining: 0.75\u00a0→\u00a00.00; diluted 0.00. The median over 2 heads is 0.42 [0.25, "
             "0.60]; 1 is all that the writer wrote, below 0 later heads add to it. 2 of 3 writers end with less than half of "
-            "what they wrote, means kept."
+            "what they wrote, means removed."
         )
 
     def test_erasers_that_take_out_most_come_first(self) -> None:
@@ -100,7 +100,7 @@ class TestAModel:
         assert (
             lines({"writers": table})[0]
             == "Erased: nothing clear of chance: the most is 0.00, of L0H1. 2 of 3 writers end with less than half of what "
-            "they wrote, means kept."
+            "they wrote, means removed."
         )
 
     def test_lists_writers_with_the_most_erased_first(self) -> None:

@@ -115,9 +115,16 @@ def test_metrics_of_what_was_not_measured_are_left_out():
     assert model_metrics({}) == {}
 
 
-def test_nothing_written_is_not_erased():
-    negative = writers_table(written=[-1.0, 0.0, 0.0, 0.0], remaining=[-2.0, -1.0, -0.5, -0.1], opposed=[-1.0] * 4)
+def test_half_gone_is_with_means_removed():
+    centred = writers_table(written_centred=[1.0, 1.0, 0.8, NAN], remaining_centred=[1.0, 0.9, 0.1, NAN])
+    assert model_metrics({"writers": centred})["ledger/half_gone"] == pytest.approx(1 / 3)
+
+
+def test_what_wrote_nothing_has_no_half_to_lose():
+    negative = writers_table(written=[-1.0, 0.0, 1.0, 0.0], remaining=[-2.0, -1.0, 0.9, -0.1], opposed=[-1.0] * 4)
     assert model_metrics({"writers": negative})["ledger/half_gone"] == 0.0
+    none = writers_table(written=[-1.0, 0.0, 0.0, 0.0], remaining=[-2.0, -1.0, -0.5, -0.1], opposed=[-1.0] * 4)
+    assert model_metrics({"writers": none}) == {}
 
 
 def verify_tables() -> dict[str, pd.DataFrame]:

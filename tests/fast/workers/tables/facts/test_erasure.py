@@ -13,7 +13,7 @@ from erasure_sweep.workers.tables.facts.erasure import (
     erased_shares,
     erased_writers,
     erasers_of,
-    half_erased,
+    half_gone,
     is_ranked,
     largest_share,
     most_erased,
@@ -99,12 +99,22 @@ class TestErased:
 
 class TestHalf:
     def test_counts_those_that_end_with_less_than_half(self) -> None:
-        assert half_erased(tables()) == (2, 3)
-        assert half_erased(tables(remaining=[0.5, 0.5, 0.4, NAN])) == (0, 3)
+        assert half_gone(tables()) == (2, 3, False)
+        assert half_gone(tables(remaining=[0.5, 0.5, 0.4, NAN])) == (0, 3, False)
 
-    def test_nothing_written_is_not_erased(self) -> None:
-        assert half_erased(tables(written=[-1.0, 0.0, 0.0, 0.0], remaining=[-2.0, -1.0, -0.5, -0.1])) == (0, 4)
-        assert half_erased({}) == half_erased(tables(written=None)) == (0, 0)
+    def test_constants_count_for_nothing_where_means_were_removed(self) -> None:
+        # the constant of embed is taken out, and all that varies of it stays; of L0H0 it is the other way round
+        centred = {"written_centred": [1.0, 1.0, 0.8, NAN], "remaining_centred": [1.0, 0.1, 0.7, NAN]}
+        constants = {"written": [1.0, 1.0, 0.8, NAN], "remaining": [-216.0, 0.9, 0.1, NAN]}
+        assert half_gone(tables(**constants)) == (2, 3, False)
+        assert half_gone(tables(**constants, **centred)) == (1, 3, True)
+
+    def test_without_means_removed_those_kept_count(self) -> None:
+        assert half_gone(tables(written_centred=[NAN] * 4, remaining_centred=[NAN] * 4)) == (2, 3, False)
+
+    def test_what_wrote_nothing_has_no_half_to_lose(self) -> None:
+        assert half_gone(tables(written=[-1.0, 0.0, 1.0, 1.0], remaining=[-2.0, -1.0, 0.4, 0.6])) == (1, 2, False)
+        assert half_gone({}) == half_gone(tables(written=None)) == (0, 0, False)
 
 
 class TestErasers:
