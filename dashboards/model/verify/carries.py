@@ -38,7 +38,7 @@ def carries_table(view: ModelView) -> HtmlTable:
         ),
         HtmlColumn("tokens", "", True),
     ]
-    numbers = ("power_share", "variance", "position_share", "token_share", "erased_by_reading")
+    numbers = ("power_share", "variance", "position_share", "token_share", "erased_by_group")
     rows: list[list[Any]] = []
     for target in view.targets:
         table = rows_of(table_of(view.model.tables, "carries"), target)

@@ -331,7 +331,7 @@ def test_numbers_that_must_agree_between_tables() -> None:
     assert group.loc[target.label, "beta"] == pytest.approx(group["beta"].iloc[:2].sum())
     assert group.loc[target.label, "clean_median"] == nulls.loc[("measured", "clean"), "median"]
     carries = tables["carries"].set_index("part")
-    assert carries.loc["all", "erased_by_reading"] == pytest.approx(-group.loc[target.label, "beta"])
+    assert carries.loc["all", "erased_by_group"] == pytest.approx(-group.loc[target.label, "beta"])
     assert carries.loc["all", "power_share"] == pytest.approx(1.0)
     assert carries.loc[["bos", "non_bos"], "power_share"].sum() == pytest.approx(1.0)
     patched = tables["patched_residual_projection"].set_index(["patch", "state"])

@@ -259,7 +259,7 @@ def carries_rows(invented: Invented, target: FakeTarget, rng: np.random.Generato
                 "variance": float(((vectors - vectors.mean(axis=0)) ** 2).sum(axis=1).mean()),
                 "position_share": float(rng.uniform(0, 0.9)) if len(set(invented.prompt)) > 1 else np.nan,
                 "token_share": float(rng.uniform(-0.02, 0.4)),
-                "erased_by_reading": erased,
+                "erased_by_group": erased,
                 "n": len(output),
             }
 

@@ -271,7 +271,7 @@ def carries(s: Setting, target: Target) -> Iterator[Row]:
         row: Row = {"writer": target.writer, "eraser": target.label, "part": part, "power_share": beta(x, whole)}
         row["variance"] = float(((x - x.mean(axis=0)) ** 2).sum(axis=1).mean())
         row |= {name: explained(x[of], s.block_of()[of], cell[of]) for name, (cell, of) in cells.items()}
-        yield row | {"erased_by_reading": -beta(read, x), "n": len(x)}
+        yield row | {"erased_by_group": -beta(read, x), "n": len(x)}
 
 
 def one_of_each(s: Setting) -> np.ndarray:

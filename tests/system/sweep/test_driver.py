@@ -151,7 +151,7 @@ CONTRACT = {
         "eraser", "patch", "clean_loss", "increase_mean", "increase_mean_low", "increase_mean_high", *QUANTILES, "n",
     ],
     "carries": [
-        "eraser", "part", "power_share", "variance", "position_share", "token_share", "erased_by_reading", "n",
+        "eraser", "part", "power_share", "variance", "position_share", "token_share", "erased_by_group", "n",
     ],
     "position_profile": ["eraser", "first_position", "last_position", "clean_*", "patched_*", "writer_norm", "n"],
     "later_use": [

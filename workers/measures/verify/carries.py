@@ -185,7 +185,7 @@ class Carries(Measure[GroupWork, Block[GroupWork], WriterPrompt]):
             for part in parts_of(target.writer):
                 power, read = (PartRow(index, part, kind) for kind in ("power", "read"))
                 row = {"writer": target.writer, "eraser": target.label, "part": part, "power_share": ratios.beta(power)}
-                row |= variances[target.writer, part] | {"erased_by_reading": -ratios.beta(read)}
+                row |= variances[target.writer, part] | {"erased_by_group": -ratios.beta(read)}
                 rows.append(row | {"n": int(state["sums"][0, 0, 0])})
         return columns_of({self.name: rows})
 

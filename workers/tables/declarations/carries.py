@@ -26,8 +26,8 @@ TABLES = (
                 "share of the variance that the token explains, of one occurrence of each token in a prompt",
             ),
             number(
-                "erased_by_reading",
-                "−β of the group's V-composed part of this part: the share of it that is taken back",
+                "erased_by_group",
+                "−β of the group's V-composed part of this part: the share of it that the group's heads take out",
             ),
             count("n", "measured tokens", "tokens"),
         ),

@@ -78,10 +78,7 @@ class TestRest:
         ]
         whole = only(model.tables["carries"], writer="L0H1", eraser=GROUP.label, part="all")
         assert carried[0][2:] == [
-            *(
-                whole[name]
-                for name in ("power_share", "variance", "position_share", "token_share", "erased_by_reading")
-            ),
+            *(whole[name] for name in ("power_share", "variance", "position_share", "token_share", "erased_by_group")),
             96,
         ]
         writers = set(model.tables["nulls"]["writer"])

@@ -120,7 +120,7 @@ def test_what_writers_carry() -> None:
     rows = measure(planted.config, planted.weights, Target("L0H0", ("L2H0",), "named"))["carries"].set_index("part")
     assert rows.loc["all", "token_share"] == pytest.approx(1.0, abs=2e-3)
     assert rows.loc["all", "position_share"] == pytest.approx(0.0, abs=0.2)
-    assert rows.loc["all", "erased_by_reading"] == pytest.approx(0.8, abs=2e-3)
+    assert rows.loc["all", "erased_by_group"] == pytest.approx(0.8, abs=2e-3)
     # It attends to itself: what it has from the first position is what it writes there.
     assert rows.loc["bos", "power_share"] == pytest.approx(1.0 / planted.config.n_ctx, rel=0.5)
     config, weights = by_position.config, by_position.weights
@@ -169,7 +169,7 @@ def test_erasers_in_series_take_out_what_is_there(fraction: float, n_erasers: in
     assert rows["beta"].iloc[-1] == pytest.approx(left - 1.0, abs=2e-3)
     taken = [-fraction * (1.0 - fraction) ** before for before in range(n_erasers)]
     np.testing.assert_allclose(rows["beta"].iloc[:n_erasers].astype(float), taken, atol=2e-3)
-    carried = tables["carries"].set_index("part").loc["all", "erased_by_reading"]
+    carried = tables["carries"].set_index("part").loc["all", "erased_by_group"]
     assert carried == pytest.approx(1.0 - left, abs=2e-3)
 
 
