@@ -27,7 +27,7 @@ from erasure_sweep.sweep.helper.tasks import (
 from erasure_sweep.sweep.run_folder import RunFolder
 from erasure_sweep.workers.corpora.token_texts import TokenTexts
 from erasure_sweep.workers.errors import DataError
-from erasure_sweep.workers.measures.measure import Block, Setting
+from erasure_sweep.workers.measures.measure import Block, Measure, Setting
 from erasure_sweep.workers.measures.scan.projection import Projection, merge_term_means
 from erasure_sweep.workers.measures.states_to_tables import merge_states, stage_tables
 from erasure_sweep.workers.measures.verify.high_places import HighPlaces, found_places
@@ -62,22 +62,21 @@ from erasure_sweep.workers.tables.sweep_folder import ModelTables, read_manifest
 
 def stage_means(request: MeansMerge) -> StagedArray:
     """Merge the means of a model's terms over its scan, in plan order, and stage them for the stages behind it."""
-    with open_storage(request.store).local(request.keys) as paths, _as_sealed("scan"):
-        means = merge_term_means(_of_measure(request.keys, paths, Projection.name))
+    with _states_of(Projection, request.store, request.keys) as states:
+        means = merge_term_means(states)
     return write_array(Path(request.weights), means)
 
 
 def stage_covariance(request: MeansMerge) -> StagedArray:
     """Merge the stream's covariance where verified writers write, in plan order, and stage it for the stages behind."""
-    with open_storage(request.store).local(request.keys) as paths, _as_sealed("covariance"):
-        covariance = stream_covariance(_of_measure(request.keys, paths, StreamCovariance.name))
+    with _states_of(StreamCovariance, request.store, request.keys) as states:
+        covariance = stream_covariance(states)
     return write_array(Path(request.weights), covariance)
 
 
 def find_null_erasers(request: NullMerge) -> tuple[NullErasers, ...]:
     """Who takes out what stands in the verified writers' places, as many heads as any of the writer's groups has."""
-    with open_storage(request.store).local(request.keys) as paths, _as_sealed("placebo"):
-        states = _of_measure(request.keys, paths, NullShares.name)
+    with _states_of(NullShares, request.store, request.keys) as states:
         return null_erasers(request.layout, request.targets, request.draws, states)
 
 
@@ -100,8 +99,7 @@ def finish_scan(request: ScanMerge) -> ChosenTargets:
 
 def find_places(request: PlaceSearch) -> tuple[Place, ...]:
     """Where the verified writers have their highest attributions, from the shards of the substage ``group``."""
-    with open_storage(request.store).local(request.keys) as paths, _as_sealed("verify"):
-        states = _of_measure(request.keys, paths, HighPlaces.name)
+    with _states_of(HighPlaces, request.store, request.keys) as states:
         return found_places(states, request.targets, request.n_places, request.seed)
 
 
@@ -150,6 +148,13 @@ def _merged(
         with storage.local(keys) as paths:
             merged = merge_states(stage, block, partial(_of_measure, keys, paths))
         yield block, merged
+
+
+@contextmanager
+def _states_of(measure: type[Measure[Any, Any, Any]], store: str, keys: list[str]) -> Iterator[Iterator[State]]:
+    """What a measure left in finished shards, in plan order, while they are at hand."""
+    with open_storage(store).local(keys) as paths, _as_sealed(measure.stage):
+        yield _of_measure(keys, paths, measure.name)
 
 
 @contextmanager

@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from erasure_sweep.workers.tables.columns import WRITER, Table, count, number, quantiles, text, with_interval
+from erasure_sweep.workers.tables.columns import WRITER, Column, Table, count, number, quantiles, text, with_interval
+
+
+def loss_columns(increase: str) -> tuple[Column, ...]:
+    """The clean loss and by how much it rises.
+
+    Args:
+        increase: what its mean increase is.
+    """
+    return (
+        number("clean_loss", "mean loss of the clean run", "nats"),
+        *with_interval("increase_mean", increase, "nats"),
+        *quantiles("the increase over tokens", unit="nats"),
+        count("n", "tokens at which the loss was taken, at most 128 of each prompt", "tokens"),
+    )
+
 
 TABLES = (
     Table(
@@ -13,10 +28,7 @@ TABLES = (
         (
             WRITER,
             text("ablation", "taken from the `equal_position` or a `random_position` of the other prompt"),
-            number("clean_loss", "mean loss of the clean run", "nats"),
-            *with_interval("increase_mean", "mean increase of the loss", "nats"),
-            *quantiles("the increase over tokens", unit="nats"),
-            count("n", "tokens at which the loss was taken, at most 128 of each prompt", "tokens"),
+            *loss_columns("mean increase of the loss"),
         ),
     ),
 )

@@ -13,6 +13,7 @@ from erasure_sweep.workers.tables.columns import (
     text,
     with_interval,
 )
+from erasure_sweep.workers.tables.declarations.ablation_loss import loss_columns
 
 _PATCH = text(
     "patch", "whose value inputs lack the writer: `group`, the group's heads, or `layer`, all of their layers"
@@ -67,12 +68,7 @@ TABLES = (
             WRITER,
             GROUP_ERASER,
             _PATCH,
-            number("clean_loss", "mean loss of the clean run", "nats"),
-            *with_interval(
-                "increase_mean", "mean of the patched pass' loss minus the clean one's: above 0, erasing helps", "nats"
-            ),
-            *quantiles("the increase over tokens", unit="nats"),
-            count("n", "tokens at which the loss was taken, at most 128 of each prompt", "tokens"),
+            *loss_columns("mean of the patched pass' loss minus the clean one's: above 0, erasing helps"),
         ),
     ),
     Table(
