@@ -20,6 +20,7 @@ from erasure_sweep.workers.fingerprint import fingerprint
 from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.measures.statistics.sketch_bins import N_BINS, count_bytes
 from erasure_sweep.workers.measures.verify.group_rule import later_heads
+from erasure_sweep.workers.models.model_config import ModelConfig
 from erasure_sweep.workers.positions import hash_u64
 from erasure_sweep.workers.records import (
     AdversarialWork,
@@ -277,7 +278,7 @@ def draw_donors(seed: int, n_prompts: int, n_donors: int) -> tuple[int, ...]:
 def layout_of(model: Resolved) -> Layout:
     """Order of the model's components."""
     shape = model.architecture
-    return Layout(shape["n_layers"], shape["n_heads"], shape["attn_only"])
+    return ModelConfig.from_json(shape).layout
 
 
 def n_rows(model: Resolved) -> int:

@@ -1,10 +1,10 @@
 """Labels and order of a model's components and residual-stream states.
 
-The residual stream is a sum of **terms**: ``embed``, ``pos_embed``, then layer by layer the heads ``L0H0``…, the
-folded output bias ``b_O0`` and, unless the model is attention-only, ``MLP0``. Every term but the biases is a possible
-**writer**. ``attn0`` is the sum of a layer's heads and its bias; a **state** is the sum of the terms up to a place in
-the stream. All tables, figures and states of measures use this order and these names (TransformerLens' where it has
-one).
+The residual stream is a sum of **terms**: ``embed``, ``pos_embed`` where positions are vectors, then layer by layer the heads
+``L0H0``…, the folded output bias ``b_O0`` where there is one and, unless the model is attention-only, ``MLP0``. Every term but
+the biases is a possible **writer**. ``attn0`` is the sum of a layer's heads and its bias; a **state** is the sum of the terms
+up to a place in the stream. All tables, figures and states of measures use this order and these names (TransformerLens' where
+it has one).
 """
 
 from __future__ import annotations
@@ -106,15 +106,32 @@ class Layout:
     n_layers: int
     n_heads: int
     attn_only: bool = False
+    pos_embed: bool = True
+    """Whether positions are vectors of the stream."""
+    attn_bias: bool = True
+    """Whether attention layers write a constant beside their heads."""
+    parallel: bool = False
+    """Whether attention and MLP of a block read the same stream: then there is no state between them."""
 
     @cached_property
     def terms(self) -> tuple[str, ...]:
         """What adds up to the final residual stream, in the order in which it is added."""
-        labels = ["embed", "pos_embed"]
+        labels = list(self.embeddings)
         for layer in range(self.n_layers):
-            labels += [f"L{layer}H{head}" for head in range(self.n_heads)] + [f"b_O{layer}"]
+            labels += [f"L{layer}H{head}" for head in range(self.n_heads)]
+            labels += [f"b_O{layer}"] if self.attn_bias else []
             labels += [] if self.attn_only else [f"MLP{layer}"]
         return tuple(labels)
+
+    @property
+    def embeddings(self) -> tuple[str, ...]:
+        """The terms before the first layer."""
+        return ("embed", "pos_embed") if self.pos_embed else ("embed",)
+
+    @property
+    def has_middle(self) -> bool:
+        """Whether there is a state between the attention and the MLP of a block."""
+        return not self.attn_only and not self.parallel
 
     @cached_property
     def term_index(self) -> dict[str, int]:
@@ -131,35 +148,35 @@ class Layout:
 
     @cached_property
     def components(self) -> tuple[str, ...]:
-        """Rows of the component projection: the terms and each layer's ``attn{l}`` behind its bias."""
+        """Rows of the component projection: the terms, and each layer's ``attn{l}`` behind what it sums."""
+        ends = {attention.stop: f"attn{layer}" for layer, attention in enumerate(self.attention_slices)}
         labels: list[str] = []
-        for label in self.terms:
-            labels += [label, f"attn{label[3:]}"] if label.startswith("b_O") else [label]
+        for index, label in enumerate(self.terms, start=1):
+            labels += [label, ends[index]] if index in ends else [label]
         return tuple(labels)
 
     @cached_property
     def states(self) -> tuple[str, ...]:
-        """Places in the residual stream; attention-only models have no ``resid_mid``."""
+        """Places in the residual stream; models without a place between attention and MLP have no ``resid_mid``."""
         labels = ["resid_pre0"]
         for layer in range(self.n_layers):
-            labels += [f"resid_post{layer}"] if self.attn_only else [f"resid_mid{layer}", f"resid_post{layer}"]
+            labels += [f"resid_mid{layer}", f"resid_post{layer}"] if self.has_middle else [f"resid_post{layer}"]
         return tuple(labels)
 
     @cached_property
     def state_ends(self) -> tuple[int, ...]:
         """For each state, how many of the leading terms it sums."""
-        ends = [2]
-        for layer in range(self.n_layers):
-            after_attention = self.term_index[f"b_O{layer}"] + 1
-            ends += [after_attention] if self.attn_only else [after_attention, after_attention + 1]
+        ends = [len(self.embeddings)]
+        for attention in self.attention_slices:
+            after_layer = attention.stop + (not self.attn_only)
+            ends += [attention.stop, after_layer] if self.has_middle else [after_layer]
         return tuple(ends)
 
     @cached_property
     def attention_slices(self) -> tuple[slice, ...]:
-        """For each layer, the terms that ``attn{l}`` sums: its heads and its bias."""
-        return tuple(
-            slice(self.term_index[f"L{layer}H0"], self.term_index[f"b_O{layer}"] + 1) for layer in range(self.n_layers)
-        )
+        """For each layer, the terms that ``attn{l}`` sums: its heads, and its bias if it has one."""
+        starts = [self.term_index[f"L{layer}H0"] for layer in range(self.n_layers)]
+        return tuple(slice(start, start + self.n_heads + self.attn_bias) for start in starts)
 
     @cached_property
     def rows(self) -> tuple[str, ...]:

@@ -25,7 +25,8 @@ from transformer_lens.model_bridge.exceptions import StopAtLayerException
 from transformer_lens.utilities.tl_checkpoint_conversion import convert_tl_checkpoint
 
 from erasure_sweep.workers.labels import Layout, layer_of
-from erasure_sweep.workers.models.forward import LeanModel, ModelConfig
+from erasure_sweep.workers.models.forward import LeanModel
+from erasure_sweep.workers.models.model_config import ModelConfig
 from tests.benchmarks.scan import ALL, Scan
 from tests.benchmarks.settings import GELU_4L, GPT2_SMALL, Settings, random_prompts, random_weights
 from tests.benchmarks.timing import Row, added, interleave, ratio_row, scaled

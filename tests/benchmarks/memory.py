@@ -21,7 +21,7 @@ from erasure_sweep.sweep.plan import layout_of, plan_scan, plan_verify
 from erasure_sweep.workers.measures.interventions.placebos import states_holding
 from erasure_sweep.workers.measures.registry import count_sketches
 from erasure_sweep.workers.measures.verify.null_shares import nulls_of
-from erasure_sweep.workers.models.forward import ModelConfig
+from erasure_sweep.workers.models.model_config import ModelConfig
 from erasure_sweep.workers.records import (
     NullErasers,
     Nulls,

@@ -13,7 +13,9 @@ from functools import partial
 import torch
 
 from erasure_sweep.workers.measures.scan.paths import PathReader
-from erasure_sweep.workers.models.forward import LeanModel, ModelConfig, Trace
+from erasure_sweep.workers.models.forward import LeanModel
+from erasure_sweep.workers.models.model_config import ModelConfig
+from erasure_sweep.workers.models.trace import Trace
 from erasure_sweep.workers.positions import measured_positions
 from erasure_sweep.workers.records import PathsWork, WriterBlock
 from tests.benchmarks.scan import BARE

@@ -17,7 +17,8 @@ from torch import Tensor
 from erasure_sweep.workers.measures.registry import measures
 from erasure_sweep.workers.measures.scan.composition import composition
 from erasure_sweep.workers.measures.scan.products import ProductReader
-from erasure_sweep.workers.models.forward import LeanModel, ModelConfig
+from erasure_sweep.workers.models.forward import LeanModel
+from erasure_sweep.workers.models.model_config import ModelConfig
 from erasure_sweep.workers.positions import measured_positions
 from erasure_sweep.workers.records import ScanOptions, WriterBlock
 from erasure_sweep.workers.storage.states import encode_states

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from erasure_sweep.workers.models.forward import ModelConfig
+from erasure_sweep.workers.models.model_config import ModelConfig
 from erasure_sweep.workers.models.staged_weights import content_hash
 from tests.support.models.random_models import random_config, random_processed_weights
 

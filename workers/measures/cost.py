@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from erasure_sweep.workers.labels import Layout
+from erasure_sweep.workers.models.model_config import ModelConfig
 from erasure_sweep.workers.records import Work
 
 FLOPS_PER_COUNT = 250
@@ -40,7 +41,7 @@ class ShardSize(NamedTuple):
 
     work: Work
     shape: Mapping[str, Any]
-    """``workers.models.forward.ModelConfig`` as a dict."""
+    """``workers.models.model_config.ModelConfig`` as a dict."""
     n_prompts: int
     seq_len: int
     positions: int
@@ -54,7 +55,7 @@ class ShardSize(NamedTuple):
     @property
     def layout(self) -> Layout:
         """Order of the model's components."""
-        return Layout(self.shape["n_layers"], self.shape["n_heads"], self.shape["attn_only"])
+        return ModelConfig.from_json(self.shape).layout
 
 
 class SharedProduct(NamedTuple):

@@ -24,7 +24,8 @@ from erasure_sweep.workers.measures.registry import measures
 from erasure_sweep.workers.measures.scan.paths import PathReader
 from erasure_sweep.workers.measures.scan.products import ProductReader
 from erasure_sweep.workers.measures.verify.null_shares import null_prompts
-from erasure_sweep.workers.models.forward import LeanModel, Trace
+from erasure_sweep.workers.models.forward import LeanModel
+from erasure_sweep.workers.models.trace import Trace
 from erasure_sweep.workers.positions import count_positions
 from erasure_sweep.workers.records import (
     AdversarialWork,

@@ -1,128 +1,36 @@
 """One forward pass of a decoder-only transformer, keeping what the measures read.
 
 TransformerLens is the source of names, weights and processing (LayerNorm folded, writing weights and unembedding
-centred, value biases folded into ``b_O``); the forward here runs over those processed weights without hooks, with
-fused attention and without the unembedding, because the hooked forward costs two to three times as much.
-``workers.models.conversion`` refuses a model on which the two disagree.
+centred, value biases folded into ``b_O``; of RMSNorm the gains folded, nothing centred); the forward here runs over those
+processed weights without hooks, with fused attention and without the unembedding, because the hooked forward costs two to
+three times as much. A model on which the two disagree is refused (``logits_check``).
 
 The output of head h is ``z_h W_O^h`` with ``z_h`` the pattern-weighted sum of values, so a trace keeps ``z`` and
 measures multiply where they need the vectors (Elhage et al. 2021, "A Mathematical Framework for Transformer
-Circuits").
+Circuits"). A norm behind the attention layer is a map of each head's output at a token, a gain over a scale: the gain is in
+``w_o``, the scale in z. Measures ask the model for its maps and never index a weight by name.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from functools import cached_property, partial
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from erasure_sweep.workers.labels import Layout
-
-
-def solu(hidden: Float[Tensor, "*batch d_mlp"]) -> Float[Tensor, "*batch d_mlp"]:
-    """x · softmax(x) over the neurons (Elhage et al. 2022, "Softmax Linear Units")."""
-    return hidden * hidden.softmax(dim=-1)
-
-
-ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "gelu": functional.gelu,
-    "gelu_new": partial(functional.gelu, approximate="tanh"),
-    "relu": functional.relu,
-    "silu": functional.silu,
-    "solu_ln": solu,
-}
-"""The nonlinearity of the MLPs; behind that of ``solu_ln`` comes a LayerNorm, its affine part folded into ``W_out``."""
+from erasure_sweep.workers.models.activations import ACTIVATIONS
+from erasure_sweep.workers.models.attention_weights import causal_mask, turn, weigh
+from erasure_sweep.workers.models.model_config import ModelConfig, weight_shapes
+from erasure_sweep.workers.models.trace import Attention, Trace, select
 
 ALIGNMENT = 64
 """Bytes that the addresses of torch's own CPU tensors are multiples of."""
 
 LOGITS_BYTES = 64 * 2**20
 """Bound on the logits that are in memory at a time."""
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Architecture of a processed model, in TransformerLens' words."""
-
-    n_layers: int
-    d_model: int
-    n_heads: int
-    d_head: int
-    d_mlp: int
-    n_ctx: int
-    d_vocab: int
-    act_fn: str
-    attn_only: bool
-    eps: float
-    attn_scale: float
-    """What attention scores are divided by; sqrt(d_head) in every model of the study."""
-
-    @cached_property
-    def layout(self) -> Layout:
-        return Layout(self.n_layers, self.n_heads, self.attn_only)
-
-    @property
-    def n_params(self) -> int:
-        """Weights of attention and MLPs; like TransformerLens, without embeddings, biases and norms."""
-        mlp = 0 if self.attn_only else 2 * self.d_model * self.d_mlp
-        return self.n_layers * (4 * self.d_model * self.n_heads * self.d_head + mlp)
-
-    def to_json(self) -> dict[str, object]:
-        return asdict(self)
-
-
-def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a processed model's weights, layers stacked first."""
-    layers, heads, d_model, d_head = config.n_layers, config.n_heads, config.d_model, config.d_head
-    shapes: dict[str, tuple[int, ...]] = {"W_E": (config.d_vocab, d_model), "W_pos": (config.n_ctx, d_model)}
-    shapes |= {f"W_{name}": (layers, heads, d_model, d_head) for name in "QKV"}
-    shapes |= {"b_Q": (layers, heads, d_head), "b_K": (layers, heads, d_head)}
-    shapes |= {"W_O": (layers, heads, d_head, d_model), "b_O": (layers, d_model)}
-    if not config.attn_only:
-        shapes |= {"W_in": (layers, d_model, config.d_mlp), "b_in": (layers, config.d_mlp)}
-        shapes |= {"W_out": (layers, config.d_mlp, d_model), "b_out": (layers, d_model)}
-    return shapes | {"W_U": (d_model, config.d_vocab), "b_U": (config.d_vocab,)}
-
-
-class Trace(NamedTuple):
-    """What one forward pass over a batch of prompts leaves for the measures."""
-
-    positions: Int[Tensor, "prompt measured"]
-    """The measured positions of each prompt, ascending."""
-    embed: Float[Tensor, "prompt pos d_model"]
-    pos_embed: Float[Tensor, "prompt pos d_model"]
-    z: Float[Tensor, "layer prompt pos head d_head"]
-    mlp_out: Float[Tensor, "mlp_layer prompt pos d_model"]
-    """Empty along ``mlp_layer`` for attention-only models."""
-    state_norm_sq: Float[Tensor, "state prompt measured"]
-    """Squared norm of the residual stream at each state."""
-    state_scale: Float[Tensor, "state prompt measured"]
-    """What a norm that reads the state divides it by."""
-    q: Float[Tensor, "layer prompt pos head d_head"]
-    k: Float[Tensor, "layer prompt pos head d_head"]
-    ln1_scale: Float[Tensor, "layer prompt pos"]
-    """What the attention layer's input is divided by, after its mean is removed."""
-    logit_direction: Float[Tensor, "prompt measured d_model"]
-    """Direct logit attribution is the product with this: (u_a − u_b), centred, over the final LayerNorm's scale, with a
-    and b the two most likely next tokens."""
-    resid_pre: Float[Tensor, "layer_or_end prompt pos d_model"] | None
-    """Inputs of the attention layers and, last, the final state; kept where the forward is to be continued otherwise."""
-
-
-class Attention(NamedTuple):
-    """One attention layer's inner values."""
-
-    z: Float[Tensor, "batch pos head d_head"]
-    q: Float[Tensor, "batch pos head d_head"]
-    k: Float[Tensor, "batch pos head d_head"]
-    scale: Float[Tensor, "batch pos"]
 
 
 class LeanModel:
@@ -156,89 +64,160 @@ class LeanModel:
         self.weights = {name: _aligned(weights[name].to(self.device, dtype)) for name in weight_shapes(config)}
         # Columns of W_U are gathered for every token: they should lie together in memory.
         self.weights["W_U"] = self.weights["W_U"].T.contiguous().T
-        # One matrix product instead of three per head: [layer, d_model, (q k v) head d_head].
-        n_layers, heads = config.n_layers, (config.n_heads, config.d_head)
-        w_qkv = torch.empty(n_layers, config.d_model, 3, *heads, device=self.device, dtype=dtype)
-        for index, name in enumerate("QKV"):
-            w_qkv[:, :, index] = self.weights.pop(f"W_{name}").transpose(1, 2)
-        self._w_qkv = w_qkv.flatten(2)
-        biases = [self.weights.pop("b_Q"), self.weights.pop("b_K"), torch.zeros(n_layers, *heads)]
-        self._b_qkv = torch.stack([b.to(self.device, dtype) for b in biases], dim=1).flatten(1).contiguous()
+        if config.positions == "rotary":  # angles are float32 in every family, whatever the rest is
+            self.weights["inverse_frequency"] = weights["inverse_frequency"].to(self.device, torch.float32)
+        self._pack_attention()
         self.compositions: dict[tuple[int, int], Tensor] = {}
         """Matrices of ``workers.measures.scan.composition``, computed once per model."""
         self._activation = ACTIVATIONS.get(config.act_fn, functional.gelu)
 
+    def _pack_attention(self) -> None:
+        """One matrix product instead of three per head: [layer, d_model, (q k v) head d_head]."""
+        config, n_layers = self.config, self.config.n_layers
+        parts = [self.weights.pop(f"W_{name}").transpose(1, 2).flatten(2) for name in "QKV"]
+        self._w_qkv = torch.cat(parts, dim=2)
+        no_values = torch.zeros(n_layers, config.n_kv_heads, config.d_head, device=self.device, dtype=self.dtype)
+        biases = [self.weights.pop("b_Q"), self.weights.pop("b_K"), no_values]
+        self._b_qkv = torch.cat([bias.flatten(1) for bias in biases], dim=1)
+        self._w_o = self.weights["W_O"]
+        if config.norm_behind:
+            self._w_o = self._w_o * self.weights["attn_gain"][:, None, None]
+
+    # What measures ask for.
+
     def w_v(self, layer: int) -> Float[Tensor, "d_model head d_head"]:
-        """Value weights, centred along d_model: LayerNorm removes the mean of what they read."""
+        """Value weights of every query head, centred along d_model where the norm removes the mean of what they read."""
         config = self.config
-        weights = self._w_qkv[layer].view(config.d_model, 3, config.n_heads, config.d_head)[:, 2]
-        return weights - weights.mean(dim=0)
+        weights = self._w_qkv[layer, :, -config.n_kv_heads * config.d_head :]
+        weights = weights.view(config.d_model, config.n_kv_heads, config.d_head)
+        return self._for_query_heads(self.centre(weights, dim=0), dim=1)
+
+    def w_o(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
+        """Output weights of every head, the gain of a norm behind the layer in them."""
+        return self._w_o[layer]
+
+    def b_o(self, layer: int) -> Float[Tensor, "d_model"]:
+        """What an attention layer writes beside its heads; only where the layout has it."""
+        return self.weights["b_O"][layer]
+
+    def centre(self, values: Float[Tensor, "*shape"], dim: int = -1) -> Float[Tensor, "*shape"]:
+        """Without their mean along d_model, where the norm removes it from the stream; else as they are."""
+        return values - values.mean(dim=dim, keepdim=True) if self.config.norm == "layer" else values
 
     def normalize(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        """LayerNorm without its affine part, which is folded into the weights that read it."""
-        return functional.layer_norm(resid, (self.config.d_model,), eps=self.config.eps)
+        """The final norm without its affine part, which is folded into the unembedding."""
+        if self.config.norm == "layer":
+            return functional.layer_norm(resid, (self.config.d_model,), eps=self.config.eps)
+        return self._with_inverse_scale(resid)[0]
 
     def scale(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
-        """What ``normalize`` divides by, once the mean is removed."""
-        return torch.sqrt(resid.var(dim=-1, unbiased=False) + self.config.eps)
+        """What ``normalize`` divides by, once the mean is removed where it removes that."""
+        if self.config.norm == "layer":
+            return torch.sqrt(resid.var(dim=-1, unbiased=False) + self.config.eps)
+        return _root_mean_square(resid, self.config.eps)
+
+    def read(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """What a sublayer makes of the stream that it reads."""
+        return self.normalize(resid) if self.config.norm_before else resid
+
+    def read_scale(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
+        """What ``read`` divides by."""
+        return self.scale(resid) if self.config.norm_before else resid.new_ones(resid.shape[:-1])
 
     def attend(
         self,
         layer: int,
         resid: Float[Tensor, "batch pos d_model"],
         value_shift: Float[Tensor, "batch pos head d_head"] | None = None,
+        first: int = 0,
     ) -> Attention:
         """One attention layer up to the heads' pattern-weighted values.
 
         Args:
             value_shift: what is taken from the heads' values.
+            first: the position of the first token.
         """
         config = self.config
-        normalized, _, inverse_scale = torch.native_layer_norm(resid, (config.d_model,), None, None, config.eps)
+        normalized, inverse_scale = self._read_with_inverse_scale(resid)
         qkv = torch.addmm(self._b_qkv[layer], normalized.flatten(0, 1), self._w_qkv[layer])
-        q, k, v = qkv.view(*resid.shape[:2], 3, config.n_heads, config.d_head).permute(2, 0, 3, 1, 4)
+        qkv = qkv.view(*resid.shape[:2], -1, config.d_head)
+        q, k, v = torch.split(qkv, [config.n_heads, config.n_kv_heads, config.n_kv_heads], dim=2)
+        q, k = self._prepared(layer, q, "Q", first), self._for_query_heads(self._prepared(layer, k, "K", first), dim=2)
+        v = self._for_query_heads(v, dim=2)
         if value_shift is not None:
-            v = v - value_shift.transpose(1, 2)
-        z = functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0 / config.attn_scale)
-        return Attention(
-            z.transpose(1, 2), q.transpose(1, 2), k.transpose(1, 2), inverse_scale.squeeze(-1).reciprocal()
-        )
-
-    def mlp(self, layer: int, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        """Output of an MLP layer whose input is ``resid``, before LayerNorm."""
-        return self.mlp_of_normalized(layer, self.normalize(resid))
-
-    def mlp_of_normalized(
-        self, layer: int, normalized: Float[Tensor, "*batch d_model"]
-    ) -> Float[Tensor, "*batch d_model"]:
-        """Output of an MLP layer from its input behind LayerNorm."""
-        w = self.weights
-        hidden = torch.addmm(w["b_in"][layer], normalized.flatten(0, -2), w["W_in"][layer])
-        hidden = self._activation(hidden)
-        if self.config.act_fn == "solu_ln":
-            hidden = functional.layer_norm(hidden, (self.config.d_mlp,), eps=self.config.eps)
-        return torch.addmm(w["b_out"][layer], hidden, w["W_out"][layer]).view_as(normalized)
-
-    def _embed(self, tokens: Int[Tensor, "batch pos"]) -> tuple[Tensor, Tensor]:
-        return self.weights["W_E"][tokens], self.weights["W_pos"][: tokens.shape[1]].expand(*tokens.shape, -1)
-
-    @torch.inference_mode()
-    def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
-        """Next-token logits, for the check against TransformerLens and as the bare forward in benchmarks."""
-        resid = sum(self._embed(tokens))
-        assert isinstance(resid, Tensor)
-        for layer in range(self.config.n_layers):
-            resid = resid + self.attention_out(layer, self.attend(layer, resid).z)
-            if not self.config.attn_only:
-                resid = resid + self.mlp(layer, resid)
-        return self.normalize(resid) @ self.weights["W_U"] + self.weights["b_U"]
+            v = v - value_shift
+        z = self._mix(layer, *(values.transpose(1, 2) for values in (q, k, v))).transpose(1, 2)
+        if not config.norm_behind:
+            return Attention(z, q, k, inverse_scale.reciprocal(), None)
+        write_scale = _root_mean_square(self._out(z, self.weights["W_O"][layer], layer), config.eps)
+        return Attention(z / write_scale[..., None, None], q, k, inverse_scale.reciprocal(), write_scale)
 
     def attention_out(
         self, layer: int, z: Float[Tensor, "batch pos head d_head"]
     ) -> Float[Tensor, "batch pos d_model"]:
         """Output of an attention layer, its bias included."""
-        w_o = self.weights["W_O"][layer].flatten(0, 1)
-        return torch.addmm(self.weights["b_O"][layer], z.flatten(2).flatten(0, 1), w_o).view(*z.shape[:2], -1)
+        return self._out(z, self._w_o[layer], layer)
+
+    def pattern(
+        self,
+        layer: int,
+        query: Float[Tensor, "token head d_head"],
+        key: Float[Tensor, "key head d_head"],
+        positions: Int[Tensor, "token"],
+        heads: Sequence[int] | None = None,
+    ) -> Float[Tensor, "head token key"]:
+        """Causal attention weights of query tokens at the given positions on the keys from position 0 on.
+
+        Args:
+            query, key: as a trace holds them, of some heads.
+            heads: which; all where ``None``.
+        """
+        return self.attention_weights(layer, torch.einsum("qhe,khe->hqk", query, key), positions, heads)
+
+    def attention_weights(
+        self,
+        layer: int,
+        products: Float[Tensor, "head token key"],
+        positions: Int[Tensor, "token"],
+        heads: Sequence[int] | None = None,
+    ) -> Float[Tensor, "head token key"]:
+        """Attention weights from products of queries and keys; as ``pattern`` takes them."""
+        return weigh(self.config, layer, products, positions, self._slopes(heads))
+
+    def mlp(self, layer: int, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """Output of an MLP layer whose input is ``resid``, before its norm."""
+        written = self._mlp(layer, self.read(resid))
+        return self._behind_mlp(layer, written, self._mlp_write_scale(written))
+
+    def mlp_without(
+        self, layer: int, resid: Float[Tensor, "*batch d_model"], taken: Float[Tensor, "*batch d_model"]
+    ) -> Float[Tensor, "*batch d_model"]:
+        """Output of an MLP layer with something taken out of its input, all scales those of the clean input ``resid``."""
+        read, inverse_scale = self._read_with_inverse_scale(resid)
+        written = self._mlp(layer, read - self.centre(taken) * inverse_scale.unsqueeze(-1))
+        clean = self._mlp(layer, read) if self.config.norm_behind else written
+        return self._behind_mlp(layer, written, self._mlp_write_scale(clean))
+
+    def unembed(self, normalized: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_vocab"]:
+        """Next-token logits of normalized final states, before any cap: what direct logit attribution adds up to."""
+        return torch.addmm(self.weights["b_U"], normalized, self.weights["W_U"])
+
+    def logits_of(self, final: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
+        """Next-token logits of final states, as the model gives them out."""
+        logits, cap = self.normalize(final) @ self.weights["W_U"] + self.weights["b_U"], self.config.logit_cap
+        return cap * torch.tanh(logits / cap) if cap else logits
+
+    @torch.inference_mode()
+    def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
+        """Next-token logits, for the check against another forward and as the bare forward in benchmarks."""
+        embed, pos_embed = self._embed(tokens)
+        resid = embed if pos_embed is None else embed + pos_embed
+        for layer in range(self.config.n_layers):
+            before = resid
+            resid = resid + self.attention_out(layer, self.attend(layer, resid).z)
+            if not self.config.attn_only:
+                resid = resid + self.mlp(layer, before if self.config.parallel else resid)
+        return self.logits_of(resid)
 
     @torch.inference_mode()
     def trace(
@@ -254,22 +233,25 @@ class LeanModel:
             positions: the measured positions of each prompt; ``None`` measures all. The forward always runs on all.
             keep_resid: keep the inputs of the attention layers and the final state as well.
         """
+        config = self.config
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=self.device).expand(tokens.shape)
         embed, pos_embed = self._embed(tokens)
-        resid = embed + pos_embed
+        resid = embed if pos_embed is None else embed + pos_embed
         sizes, attention, mlp_kept, resid_kept = [self._size(select(resid, positions))], [], [], []
-        for layer in range(self.config.n_layers):
-            attended = self.attend(layer, resid)
+        for layer in range(config.n_layers):
+            before, attended = resid, self.attend(layer, resid)
             attention.append(attended)
             resid_kept += [resid] if keep_resid else []
             resid = resid + self.attention_out(layer, attended.z)
-            sizes.append(self._size(select(resid, positions)))
-            if not self.config.attn_only:
-                mlp_kept.append(self.mlp(layer, resid))
-                resid = resid + mlp_kept[-1]
+            if config.layout.has_middle:
                 sizes.append(self._size(select(resid, positions)))
+            if not config.attn_only:
+                mlp_kept.append(self.mlp(layer, before if config.parallel else resid))
+                resid = resid + mlp_kept[-1]
+            sizes.append(self._size(select(resid, positions)))
         norms, scales = zip(*sizes, strict=True)
+        write_scales = [attended.write_scale for attended in attention if attended.write_scale is not None]
         return Trace(
             positions=positions,
             embed=embed,
@@ -281,29 +263,123 @@ class LeanModel:
             q=torch.stack([attended.q for attended in attention]),
             k=torch.stack([attended.k for attended in attention]),
             ln1_scale=torch.stack([attended.scale for attended in attention]),
+            write_scale=torch.stack(write_scales) if write_scales else None,
             logit_direction=self.logit_direction(select(resid, positions)),
             resid_pre=torch.stack([*resid_kept, resid]) if keep_resid else None,
         )
-
-    def _size(self, resid: Float[Tensor, "*batch d_model"]) -> tuple[Tensor, Tensor]:
-        """Squared norm and scale of a state."""
-        return resid.square().sum(dim=-1), self.scale(resid)
 
     def logit_direction(
         self, resid: Float[Tensor, "batch measured d_model"]
     ) -> Float[Tensor, "batch measured d_model"]:
         """Direction of the two most likely next tokens' logit difference, over the final scale; few logits at a time."""
-        config = self.config
         flat = resid.flatten(0, 1)
-        normalized, _, inverse_scale = torch.native_layer_norm(flat, (config.d_model,), None, None, config.eps)
+        normalized, inverse_scale = self._with_inverse_scale(flat)
         pairs = [
-            top_two(torch.addmm(self.weights["b_U"], part, self.weights["W_U"]))
-            for part in torch.split(normalized, max(1, LOGITS_BYTES // (4 * config.d_vocab)))
+            top_two(self.unembed(part))
+            for part in torch.split(normalized, max(1, LOGITS_BYTES // (4 * self.config.d_vocab)))
         ]
         first, second = torch.cat(pairs).unbind(dim=1)
+        return (self.between(first, second) * inverse_scale.unsqueeze(-1)).view_as(resid)
+
+    def between(self, first: Int[Tensor, "*batch"], second: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch d_model"]:
+        """The direction in which the logits of two tokens differ, over a final scale of one."""
         rows = self.weights["W_U"].T
-        difference = rows[first] - rows[second]
-        return ((difference - difference.mean(dim=-1, keepdim=True)) * inverse_scale).view_as(resid)
+        return self.centre(rows[first] - rows[second])
+
+    def logit_row(self, tokens: Int[Tensor, "token"]) -> Float[Tensor, "token d_model"]:
+        """The direction in which the logit of each token grows, over a final scale of one."""
+        return self.centre(self.weights["W_U"].T[tokens])
+
+    def direct_logits(self, vector: Float[Tensor, "d_model"]) -> Float[Tensor, "d_vocab"]:
+        """What a vector of the stream adds to every logit, over a final scale of one."""
+        return self.centre(vector).to(self.dtype) @ self.weights["W_U"]
+
+    # How it is done.
+
+    def _embed(self, tokens: Int[Tensor, "batch pos"]) -> tuple[Tensor, Tensor | None]:
+        embed = self.weights["W_E"][tokens]
+        if self.config.positions != "learned":
+            return embed, None
+        return embed, self.weights["W_pos"][: tokens.shape[1]].expand(*tokens.shape, -1)
+
+    def _size(self, resid: Float[Tensor, "*batch d_model"]) -> tuple[Tensor, Tensor]:
+        """Squared norm and scale of a state."""
+        return resid.square().sum(dim=-1), self.scale(resid)
+
+    def _with_inverse_scale(self, resid: Float[Tensor, "*batch d_model"]) -> tuple[Tensor, Tensor]:
+        """What ``normalize`` makes of states, and one over what it divides them by."""
+        if self.config.norm == "layer":
+            found = torch.native_layer_norm(resid, (self.config.d_model,), None, None, self.config.eps)
+            return found[0], found[2].squeeze(-1)
+        inverse_scale = torch.rsqrt(resid.square().mean(dim=-1) + self.config.eps)
+        return resid * inverse_scale.unsqueeze(-1), inverse_scale
+
+    def _read_with_inverse_scale(self, resid: Float[Tensor, "*batch d_model"]) -> tuple[Tensor, Tensor]:
+        return self._with_inverse_scale(resid) if self.config.norm_before else (resid, self.read_scale(resid))
+
+    def _for_query_heads(self, values: Float[Tensor, "..."], dim: int) -> Float[Tensor, "..."]:
+        """Of each query head what its key-value head has."""
+        group = self.config.n_heads // self.config.n_kv_heads
+        return values.repeat_interleave(group, dim=dim) if group > 1 else values
+
+    def _prepared(self, layer: int, values: Float[Tensor, "batch pos head d_head"], name: str, first: int) -> Tensor:
+        """Queries or keys as they meet: normalized and turned where the model does that."""
+        config = self.config
+        if config.qk_norm != "none":
+            over = (-1,) if config.qk_norm == "head" else (-2, -1)
+            values = values * torch.rsqrt(values.square().mean(dim=over, keepdim=True) + config.eps)
+            values = values * self.weights[f"{name}_gain"][layer]
+        if config.positions == "rotary":
+            values = turn(values, self.weights["inverse_frequency"][layer], config.rotary_scale, first)
+        return values
+
+    def _mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "batch head pos d_head"]:
+        """Values weighted by the pattern, by a fused product where the scores need nothing that it does not know."""
+        config, n_tokens = self.config, q.shape[2]
+        positions = torch.arange(n_tokens, device=q.device)
+        if config.score_cap:
+            rows = zip(q @ k.transpose(2, 3), v, strict=True)
+            return torch.stack(
+                [self.attention_weights(layer, products, positions) @ values for products, values in rows]
+            )
+        scale, window = 1.0 / config.attn_scale, config.window(layer)
+        if config.positions != "alibi" and not 0 < window < n_tokens:
+            return functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+        mask = causal_mask(positions, n_tokens, window, self._slopes(None))
+        return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype), scale=scale)
+
+    def _mlp(self, layer: int, read: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """What an MLP makes of its input, before a norm behind it."""
+        w, flat = self.weights, read.flatten(0, -2)
+        hidden = torch.addmm(w["b_in"][layer], flat, w["W_in"][layer])
+        hidden = (
+            self._activation(flat @ w["W_gate"][layer]) * hidden if self.config.gated_mlp else self._activation(hidden)
+        )
+        if self.config.act_fn == "solu_ln":
+            hidden = functional.layer_norm(hidden, (self.config.d_mlp,), eps=self.config.eps)
+        return torch.addmm(w["b_out"][layer], hidden, w["W_out"][layer]).view_as(read)
+
+    def _behind_mlp(self, layer: int, written: Float[Tensor, "*batch d_model"], scale: Tensor | None) -> Tensor:
+        return written if scale is None else written * self.weights["mlp_gain"][layer] / scale.unsqueeze(-1)
+
+    def _mlp_write_scale(self, written: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"] | None:
+        """What the norm behind an MLP divides by; None where there is none."""
+        return _root_mean_square(written, self.config.eps) if self.config.norm_behind else None
+
+    def _slopes(self, heads: Sequence[int] | None) -> Float[Tensor, "head"] | None:
+        if self.config.positions != "alibi":
+            return None
+        return self.weights["alibi_slope"] if heads is None else self.weights["alibi_slope"][list(heads)]
+
+    def _out(self, z: Float[Tensor, "batch pos head d_head"], w_o: Tensor, layer: int) -> Tensor:
+        flat, w_o = z.flatten(2).flatten(0, 1), w_o.flatten(0, 1)
+        if not self.config.attn_bias:
+            return (flat @ w_o).view(*z.shape[:2], -1)
+        return torch.addmm(self.weights["b_O"][layer], flat, w_o).view(*z.shape[:2], -1)
+
+
+def _root_mean_square(values: Float[Tensor, "*batch d"], eps: float) -> Float[Tensor, "*batch"]:
+    return torch.sqrt(values.square().mean(dim=-1) + eps)
 
 
 def _aligned(weight: Tensor) -> Tensor:
@@ -320,15 +396,6 @@ def top_two(logits: Float[Tensor, "token d_vocab"]) -> Int[Tensor, "token 2"]:
     first = logits.argmax(dim=1, keepdim=True)
     logits.scatter_(1, first, -math.inf)
     return torch.cat([first, logits.argmax(dim=1, keepdim=True)], dim=1)
-
-
-def select(
-    values: Float[Tensor, "batch pos *rest"], positions: Int[Tensor, "batch measured"]
-) -> Float[Tensor, "batch measured *rest"]:
-    """Values at the measured positions."""
-    if positions.shape[1] == values.shape[1]:
-        return values
-    return values[torch.arange(len(values), device=values.device)[:, None], positions]
 
 
 def default_attn_scale(d_head: int) -> float:

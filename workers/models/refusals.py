@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from erasure_sweep.workers.errors import DataError, one_line
-from erasure_sweep.workers.models.forward import ACTIVATIONS, default_attn_scale
+from erasure_sweep.workers.models.activations import ACTIVATIONS, activation
+from erasure_sweep.workers.models.forward import default_attn_scale
 
-_ACTIVATION_ALIASES = {"gelu_pytorch_tanh": "gelu_new", "swish": "silu"}
 LOAD_ERRORS = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError, OSError, EOFError)
 """What the libraries raise when they cannot load or process a model."""
 
@@ -87,11 +87,6 @@ def _is_default_scale(values: Mapping[str, Any], scale: float, d_head: int) -> b
     by_layer = values.get("scale_attn_by_inverse_layer_idx", False)
     usual = scale <= 0 or math.isclose(scale, default_attn_scale(d_head), rel_tol=1e-6)
     return bool(scaled and not by_layer and usual)
-
-
-def activation(name: object) -> str:
-    """An activation as ``forward.ACTIVATIONS`` calls it."""
-    return _ACTIVATION_ALIASES.get(str(name), str(name))
 
 
 def refuse_unsupported(name: str, values: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from erasure_sweep.workers.errors import DataError, one_line
 from erasure_sweep.workers.fingerprint import digest
-from erasure_sweep.workers.models.forward import ModelConfig
+from erasure_sweep.workers.models.model_config import ModelConfig
 from erasure_sweep.workers.models.sources import ModelFiles
 from erasure_sweep.workers.storage.small_files import parse_json
 from erasure_sweep.workers.storage.whole_file import whole_file

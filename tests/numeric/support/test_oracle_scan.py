@@ -13,7 +13,8 @@ from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from erasure_sweep.workers.models.forward import ModelConfig, default_attn_scale, weight_shapes
+from erasure_sweep.workers.models.forward import default_attn_scale
+from erasure_sweep.workers.models.model_config import ModelConfig, weight_shapes
 from tests.support.models.random_models import random_lean
 from tests.support.oracle import scan as oracle
 from tests.support.oracle.compare_tables import assert_tables_agree

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-from erasure_sweep.workers.models.forward import ModelConfig
+from erasure_sweep.workers.models.model_config import ModelConfig
 from tests.numeric.support.test_oracle_scan import (
     SHAPES,
     bridge_states,

@@ -22,10 +22,11 @@ from tests.support.oracle import verify_adversarial as oracle_verify_adversarial
 from tests.support.oracle import verify_effects as oracle_verify_effects
 from tests.support.oracle import verify_setting as setting
 from tests.support.oracle import verify_trust as oracle_verify_trust
-from tests.support.oracle.scan import as_numpy, forward, layer_norm, layer_of_head
+from tests.support.oracle.scan import as_numpy, forward, layer_of_head
+from tests.support.oracle.sublayers import centre, place_of, read_stream
 from tests.support.oracle.v_composition import resid_pre
 from tests.support.oracle.verify_nulls import Nulls
-from tests.support.oracle.verify_reruns import centre, place_of, rerun
+from tests.support.oracle.verify_reruns import rerun
 from tests.support.oracle.verify_setting import Setting
 
 AGREEMENT = 1e-10
@@ -104,7 +105,7 @@ def test_reruns_with_edited_values_agree_with_the_bridge(bridged: Bridged) -> No
     layers = range(config.n_layers - 2, config.n_layers)
     unseen = [
         {
-            f"L{layer}H{h}": centre(run.terms[writer]) / run.ln1_scales[layer][:, None]
+            f"L{layer}H{h}": centre(config, run.terms[writer]) / run.ln1_scales[layer][:, None]
             for layer in layers
             for h in range(0, config.n_heads, 2 if layer == layers[0] else 1)
         }
@@ -162,7 +163,7 @@ def test_what_an_mlp_loses_without_the_writer_in_its_input_agrees_with_the_bridg
     assert [row["component"] for row in rows] == [f"MLP{layer}" for layer in range(bridged.config.n_layers)]
     for layer, row in enumerate(rows):
         scale = np.stack([run.ln2_scales[layer] for run in s.runs])[..., None]
-        _, found = bridged.run({f"blocks.{layer}.mlp.hook_in": adding(-centre(written) / scale)})
+        _, found = bridged.run({f"blocks.{layer}.mlp.hook_in": adding(-centre(bridged.config, written) / scale)})
         read_part = np.stack(s.term(f"MLP{layer}")) - found[f"MLP{layer}"]
         assert row["beta"] == pytest.approx((read_part * written).sum() / (written**2).sum(), abs=AGREEMENT)
         medians = np.median((found[f"MLP{layer}"] * written).sum(-1) / (written**2).sum(-1))
@@ -175,7 +176,7 @@ def test_a_donors_input_at_the_last_position_agrees_with_the_bridge(bridged: Bri
     here, donor = (oracle_verify_adversarial.cut(s, prompt) for prompt in bridged.ids)
     for head in (f"L{config.n_layers - 1}H1", "L0H0"):
         layer, index = place_of(head)
-        x, _ = layer_norm(resid_pre(donor.run, layer), config.eps)
+        x, _ = read_stream(config, resid_pre(donor.run, layer))
 
         def replace(name: str, at: tuple[int, int] = (layer, index), last: np.ndarray = x[-1]) -> Callable:
             bias = bridged.w[f"b_{name}"][at] if name != "V" else 0.0

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from erasure_sweep.workers.measures.verify.group_rule import group_of_shares
-from erasure_sweep.workers.models.forward import ModelConfig
+from erasure_sweep.workers.models.model_config import ModelConfig
 from erasure_sweep.workers.positions import hash_u64, measured_positions
 from erasure_sweep.workers.records import Target
 from erasure_sweep.workers.tables.facts.verdict import verdict
@@ -19,7 +19,8 @@ from tests.support.oracle import verify_effects as oracle_verify_effects
 from tests.support.oracle import verify_nulls as oracle_nulls
 from tests.support.oracle import verify_setting as setting
 from tests.support.oracle import verify_trust as oracle_verify_trust
-from tests.support.oracle.scan import as_numpy, forward, layer_norm
+from tests.support.oracle.scan import as_numpy, forward
+from tests.support.oracle.sublayers import read_stream
 from tests.support.oracle.v_composition import read
 from tests.support.oracle.verify import COLUMNS, verify_tables
 from tests.support.oracle.verify_nulls import siblings
@@ -238,7 +239,7 @@ def test_siblings_and_parts() -> None:
     assert (siblings(s, "embed"), siblings(s, "pos_embed"), siblings(s, "MLP0")) == (["pos_embed"], ["embed"], [])
     parts = oracle_verify_effects.parts_of(s, "L1H2")
     run = s.runs[1]
-    first = layer_norm(run.states["resid_post0"], config.eps)[0][0] @ s.w["W_V"][1, 2] @ s.w["W_O"][1, 2]
+    first = read_stream(config, run.states["resid_post0"])[0][0] @ s.w["W_V"][1, 2] @ s.w["W_O"][1, 2]
     np.testing.assert_allclose(parts["bos"][1][4], run.patterns["L1H2"][4, 0] * first, atol=1e-14)
     np.testing.assert_allclose(parts["non_bos"][1][0], 0.0, atol=1e-14)
     assert list(oracle_verify_effects.parts_of(s, "MLP0")) == ["all"]

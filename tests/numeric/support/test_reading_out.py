@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from erasure_sweep.workers.models.forward import ModelConfig
+from erasure_sweep.workers.models.model_config import ModelConfig
 from tests.support.models.planted import assert_matches_construction, plant
 from tests.support.models.random_models import random_lean
 from tests.support.oracle import scan as oracle

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from erasure_sweep.workers.models.forward import ModelConfig
+from erasure_sweep.workers.models.model_config import ModelConfig
 from tests.support.models.planting import CARRIER, CODE_DIM, STORE_DIM, Attend, Builder, Source, small_config
 
 WRITER, READER = "L0H0", "L1H0"

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from erasure_sweep.workers.models.forward import ModelConfig
+from erasure_sweep.workers.models.model_config import ModelConfig
 from tests.support.models.planting import STORE_DIM, Builder, small_config
 
 N_HEADS = 4

@@ -24,7 +24,7 @@ import numpy as np
 from torch import Tensor
 
 from erasure_sweep.workers.labels import layer_of
-from erasure_sweep.workers.models.forward import ModelConfig
+from erasure_sweep.workers.models.model_config import ModelConfig
 from tests.support.models.planting import CARRIER, STORE_DIM, Builder, Source, small_config
 
 FRACTION = 0.8

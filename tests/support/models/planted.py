@@ -17,7 +17,7 @@ import pandas as pd
 from torch import Tensor
 
 from erasure_sweep.workers.labels import layer_of
-from erasure_sweep.workers.models.forward import ModelConfig
+from erasure_sweep.workers.models.model_config import ModelConfig
 from tests.support.models.planting import ATTENDS, Attend, Builder, attended, head_index, small_config
 from tests.support.oracle.scan import QUANTILES, TAU
 

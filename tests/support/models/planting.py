@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 
 from erasure_sweep.workers.labels import layer_of
-from erasure_sweep.workers.models.forward import ModelConfig, default_attn_scale, weight_shapes
-from tests.support.oracle.scan import activate
+from erasure_sweep.workers.models.forward import default_attn_scale
+from erasure_sweep.workers.models.model_config import ModelConfig, weight_shapes
+from tests.support.oracle.sublayers import activate
 
 Attend = Literal["self", "previous", "uniform"]
 ATTENDS: tuple[Attend, ...] = ("self", "previous", "uniform")

@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from erasure_sweep.workers.models.forward import LeanModel, ModelConfig, default_attn_scale, weight_shapes
+from erasure_sweep.workers.models.forward import LeanModel, default_attn_scale
+from erasure_sweep.workers.models.model_config import ModelConfig, weight_shapes
 
 
 class RandomLean(NamedTuple):
@@ -41,8 +42,13 @@ def random_config(
     d_vocab: int = 97,
     act_fn: str = "gelu",
     eps: float = 1e-5,
+    **kind: object,
 ) -> ModelConfig:
-    """The shape of a small model; d_head and d_mlp follow from d_model where they are not given."""
+    """The shape of a small model; d_head and d_mlp follow from d_model where they are not given.
+
+    Args:
+        kind: what else ``ModelConfig`` takes.
+    """
     d_head = d_head or d_model // n_heads
     return ModelConfig(
         n_layers=n_layers,
@@ -56,7 +62,32 @@ def random_config(
         attn_only=attn_only,
         eps=eps,
         attn_scale=default_attn_scale(d_head),
+        **kind,
     )
+
+
+KINDS: dict[str, dict[str, object]] = {
+    "Llama": {
+        **{"norm": "rms", "positions": "rotary", "rotary_dim": 8, "n_key_value_heads": 2, "gated_mlp": True},
+        **{"act_fn": "silu", "attn_bias": False},
+    },
+    "Qwen": {
+        **{"norm": "rms", "positions": "rotary", "rotary_dim": 8, "n_key_value_heads": 1, "gated_mlp": True},
+        **{"act_fn": "silu", "qk_norm": "head"},
+    },
+    "Gemma": {
+        **{"norm": "rms", "norm_behind": True, "positions": "rotary", "rotary_dim": 8, "n_key_value_heads": 2},
+        **{"gated_mlp": True, "act_fn": "gelu_new", "attn_bias": False, "score_cap": 2.0, "logit_cap": 3.0},
+        **{"windows": (5, 0, 5), "n_layers": 3},
+    },
+    "OLMo 2": {
+        **{"norm": "rms", "norm_before": False, "norm_behind": True, "positions": "rotary", "rotary_dim": 8},
+        **{"qk_norm": "layer", "gated_mlp": True, "act_fn": "silu", "attn_bias": False},
+    },
+    "GPT-NeoX": {"positions": "rotary", "rotary_dim": 4, "rotary_scale": 1.25, "parallel": True},
+    "MPT": {"positions": "alibi", "attn_bias": False},
+}
+"""What families of models differ in, as ``random_config`` takes it; each has what the others lack."""
 
 
 def random_lean(
@@ -82,17 +113,24 @@ def random_lean(
 
 
 def random_processed_weights(config: ModelConfig, seed: int) -> dict[str, Tensor]:
-    """Random float64 weights, writing weights centred along d_model and the unembedding along the vocabulary."""
+    """Random float64 weights; under LayerNorm what reads and what writes is centred along d_model, the unembedding always
+    along the vocabulary."""
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for name, shape in weight_shapes(config).items():
         values = torch.randn(shape, generator=generator, dtype=torch.float64) * _scale(name, config)
         if name in ("W_E", "W_pos", "W_O", "b_O", "W_out", "b_out"):
-            values = values - values.mean(dim=-1, keepdim=True)
+            values = values - values.mean(dim=-1, keepdim=True) * (config.norm == "layer")
         elif name in ("W_Q", "W_K", "W_V", "W_in"):
-            values = values - values.mean(dim=-2, keepdim=True)
+            values = values - values.mean(dim=-2, keepdim=True) * (config.norm == "layer")
         elif name in ("W_U", "b_U"):
             values = values - values.mean(dim=-1, keepdim=True)
+        elif name.endswith("_gain"):
+            values = 1.0 + values
+        elif name == "inverse_frequency":
+            values = (values.abs() + 0.01).float().double()  # what every family computes in float32
+        elif name == "alibi_slope":
+            values = values.abs()
         weights[name] = values
     return weights
 
@@ -101,8 +139,10 @@ def _scale(name: str, config: ModelConfig) -> float:
     """Standard deviation that keeps every term of the residual stream of order one and attention away from uniform."""
     if name in ("W_E", "W_pos"):
         return 0.7
-    if name.startswith("b_"):
+    if name.startswith("b_") or name.endswith("_gain"):
         return 0.2
+    if name in ("inverse_frequency", "alibi_slope"):
+        return 0.3
     fan_in = {"W_O": config.n_heads * config.d_head, "W_out": config.d_mlp}.get(name, config.d_model)
     return (1.5 if name in ("W_Q", "W_K") else 1.0) / math.sqrt(fan_in)
 

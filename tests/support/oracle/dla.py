@@ -18,7 +18,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from erasure_sweep.workers.models.model_config import ModelConfig
 from tests.support.oracle.scan import Activations
+from tests.support.oracle.sublayers import centre
 
 LINE = ("r", "slope", "intercept", "spearman")
 INTERVALS = ("low", "high", "slope_low", "slope_high")
@@ -38,7 +40,7 @@ class Readout(NamedTuple):
     final_scale: np.ndarray
     """[token]."""
     direction: np.ndarray
-    """u_a − u_b at each token, [token, d_model]."""
+    """u_a − u_b at each token as the final norm sees it, [token, d_model]."""
 
 
 def top_two(logits: Sequence[float]) -> tuple[int, int]:
@@ -47,7 +49,7 @@ def top_two(logits: Sequence[float]) -> tuple[int, int]:
     return ranked[0], ranked[1]
 
 
-def readout(runs: Sequence[Activations], kept: np.ndarray, unembedding: np.ndarray) -> Readout:
+def readout(config: ModelConfig, runs: Sequence[Activations], kept: np.ndarray, unembedding: np.ndarray) -> Readout:
     """Final scales and logit directions at the measured positions ``kept`` [prompt, n] of every prompt."""
     scales, directions = [], []
     for run, positions in zip(runs, kept, strict=True):
@@ -55,13 +57,12 @@ def readout(runs: Sequence[Activations], kept: np.ndarray, unembedding: np.ndarr
             a, b = top_two(run.logits[position].tolist())
             scales.append(run.final_scale[position])
             directions.append(unembedding[:, a] - unembedding[:, b])
-    return Readout(np.array(scales), np.array(directions))
+    return Readout(np.array(scales), centre(config, np.array(directions)))
 
 
 def attribute(output: np.ndarray, to: Readout) -> np.ndarray:
     """DLA [token] of an output [token, d_model]."""
-    centred = output - output.mean(axis=1, keepdims=True)
-    return (centred / to.final_scale[:, None] * to.direction).sum(axis=1)
+    return (output / to.final_scale[:, None] * to.direction).sum(axis=1)
 
 
 def correlate(x: np.ndarray, y: np.ndarray) -> dict[str, float]:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from erasure_sweep.workers.models.forward import ModelConfig
+from erasure_sweep.workers.models.model_config import ModelConfig
 from tests.support.oracle.scan import TAU, as_numpy, forward, layer_of_head, pooled_coefficient
 from tests.support.oracle.v_composition import patched_output, resid_pre
 

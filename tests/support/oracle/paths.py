@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from erasure_sweep.workers.models.forward import ModelConfig
+from erasure_sweep.workers.models.model_config import ModelConfig
 from tests.support.oracle.dla import Readout, attribute, correlate, fisher, jackknife, readout
 from tests.support.oracle.scan import (
     CONSTANT,
@@ -34,6 +34,7 @@ from tests.support.oracle.scan import (
     layer_of_head,
     measure,
 )
+from tests.support.oracle.sublayers import biases, centre, written_by
 
 
 class Lost(NamedTuple):
@@ -64,17 +65,16 @@ def rerun_without(
     before = "resid_pre0" if own < 0 else f"resid_post{own}"
     resid, heads = run.states[before] - removed, {}
     for layer in range(own + 1, config.n_layers):
-        centred = resid - resid.mean(axis=1, keepdims=True)
-        x = centred / run.ln1_scales[layer][:, None]
+        x = centre(config, resid) / run.ln1_scales[layer][:, None]
         added = np.zeros_like(resid)
         for head in range(config.n_heads):
             label = f"L{layer}H{head}"
             output = run.terms[label]
             if through is None or label in through:
-                output = run.patterns[label] @ (x @ w["W_V"][layer, head]) @ w["W_O"][layer, head]
+                output = written_by(config, w, label, run.patterns[label], x)
             heads[label] = run.terms[label] - output
             added += output
-        resid = resid + added + run.terms[f"b_O{layer}"]
+        resid = resid + added + sum(biases(config, w, layer, len(resid)).values())
         if not config.attn_only:
             resid = resid + run.terms[f"MLP{layer}"]
     return Lost(list(run.states.values())[-1] - resid, heads)
@@ -125,7 +125,7 @@ def path_tables(
         }
         rows = [_share_row(measured, writer, eraser, heads, families) for eraser, heads in _erasers(later)]
         shares += rows
-        line = _line_row(writer, families[""], readout_by_prompt(runs, kept, w["W_U"])) if later else None
+        line = _line_row(writer, families[""], readout_by_prompt(config, runs, kept, w["W_U"])) if later else None
         lines += [line] if line else []
         row = {
             f"erased{c[5:]}": v
@@ -136,9 +136,11 @@ def path_tables(
     return {"erasure_shares": pd.DataFrame(shares), "net_dla": pd.DataFrame(lines), "writers": pd.DataFrame(erased)}
 
 
-def readout_by_prompt(runs: Sequence[Activations], kept: np.ndarray, unembedding: np.ndarray) -> list[Readout]:
+def readout_by_prompt(
+    config: ModelConfig, runs: Sequence[Activations], kept: np.ndarray, unembedding: np.ndarray
+) -> list[Readout]:
     """Each prompt's own."""
-    return [readout([run], chosen[None], unembedding) for run, chosen in zip(runs, kept, strict=True)]
+    return [readout(config, [run], chosen[None], unembedding) for run, chosen in zip(runs, kept, strict=True)]
 
 
 def _sources(

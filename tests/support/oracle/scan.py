@@ -24,7 +24,16 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from erasure_sweep.workers.models.forward import ModelConfig
+from erasure_sweep.workers.models.model_config import ModelConfig
+from tests.support.oracle.sublayers import (
+    biases,
+    embeddings,
+    layer_heads,
+    normalize,
+    read_stream,
+    run_mlp,
+    uncapped_logits,
+)
 
 QUANTILES = {"q12_5": 0.125, "q25": 0.25, "median": 0.5, "q75": 0.75, "q87_5": 0.875}
 STATISTICS = (*QUANTILES, "mean", "beta", "beta_centred")
@@ -42,19 +51,21 @@ class Activations(NamedTuple):
     terms: dict[str, np.ndarray]
     """What adds up to the final stream, in the order in which it is added."""
     attention: dict[str, np.ndarray]
-    """``attn{l}``: a layer's heads and its output bias."""
+    """``attn{l}``: a layer's heads and its output bias, if it has one."""
     states: dict[str, np.ndarray]
     last_term: dict[str, str]
     """For each state, the last of the terms that it sums."""
     patterns: dict[str, np.ndarray]
-    """Per head [query, key]."""
+    """Per head [query, key]: attention over what the norm behind its layer divides by."""
     ln1_scales: list[np.ndarray]
     """Per layer [pos], what the attention's input is divided by."""
     ln2_scales: list[np.ndarray]
+    write_scales: list[np.ndarray]
+    """Per layer [pos], what the norm behind the attention divides by; 1 where there is none."""
     final_scale: np.ndarray
     """[pos]."""
     logits: np.ndarray
-    """[pos, d_vocab]."""
+    """[pos, d_vocab], before any cap."""
 
 
 def as_numpy(weights: Mapping[str, Tensor | np.ndarray]) -> dict[str, np.ndarray]:
@@ -62,89 +73,38 @@ def as_numpy(weights: Mapping[str, Tensor | np.ndarray]) -> dict[str, np.ndarray
     return {name: np.asarray(values, dtype=np.float64) for name, values in weights.items()}
 
 
-def layer_norm(resid: np.ndarray, eps: float) -> tuple[np.ndarray, np.ndarray]:
-    """Centred and scaled stream, and the scale; the affine part is folded into the weights that read it."""
-    centred = resid - resid.mean(axis=-1, keepdims=True)
-    scale = np.sqrt((centred**2).mean(axis=-1) + eps)
-    return centred / scale[:, None], scale
-
-
-def causal_softmax(scores: np.ndarray) -> np.ndarray:
-    """Attention pattern [query, key] from scores, one query at a time over the keys up to it."""
-    pattern = np.zeros_like(scores)
-    for query in range(len(scores)):
-        visible = scores[query, : query + 1]
-        weight = np.exp(visible - visible.max())
-        pattern[query, : query + 1] = weight / weight.sum()
-    return pattern
-
-
-def activate(name: str, x: np.ndarray) -> np.ndarray:
-    """The MLP's nonlinearity, from its formula."""
-    if name == "gelu":
-        return 0.5 * x * (1.0 + np.vectorize(math.erf)(x / math.sqrt(2.0)))
-    if name == "gelu_new":
-        return 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
-    if name == "relu":
-        return np.maximum(x, 0.0)
-    if name == "silu":
-        return x / (1.0 + np.exp(-x))
-    if name == "solu_ln":
-        weight = np.exp(x - x.max(axis=-1, keepdims=True))
-        return x * weight / weight.sum(axis=-1, keepdims=True)
-    raise ValueError(f"the oracle has no activation {name!r}")
-
-
-def head_pattern(config: ModelConfig, w: Mapping[str, np.ndarray], layer: int, head: int, x: np.ndarray) -> np.ndarray:
-    """Attention pattern [query, key] of one head whose normalised input is ``x``."""
-    query = x @ w["W_Q"][layer, head] + w["b_Q"][layer, head]
-    key = x @ w["W_K"][layer, head] + w["b_K"][layer, head]
-    return causal_softmax(query @ key.T / config.attn_scale)
-
-
-def mlp_out(config: ModelConfig, w: Mapping[str, np.ndarray], layer: int, x: np.ndarray) -> np.ndarray:
-    """Output of one MLP whose normalised input is ``x``; SoLU's is normalised once more before it is read."""
-    hidden = activate(config.act_fn, x @ w["W_in"][layer] + w["b_in"][layer])
-    if config.act_fn == "solu_ln":
-        hidden, _ = layer_norm(hidden, config.eps)
-    return hidden @ w["W_out"][layer] + w["b_out"][layer]
-
-
 def forward(config: ModelConfig, weights: Mapping[str, Tensor | np.ndarray], tokens: Sequence[int]) -> Activations:
     """Run the model over one prompt and keep everything."""
-    w = as_numpy(weights)
-    ids = [int(token) for token in tokens]
-    terms = {"embed": w["W_E"][ids], "pos_embed": w["W_pos"][: len(ids)].copy()}
-    states = {"resid_pre0": terms["embed"] + terms["pos_embed"]}
-    last_term = {"resid_pre0": "pos_embed"}
-    attention: dict[str, np.ndarray] = {}
+    w, ids = as_numpy(weights), [int(token) for token in tokens]
+    terms = embeddings(config, w, ids)
+    resid = np.sum(list(terms.values()), axis=0)
+    states, last_term = {"resid_pre0": resid}, {"resid_pre0": next(reversed(terms))}
+    summed: dict[str, np.ndarray] = {}
     patterns: dict[str, np.ndarray] = {}
-    ln1_scales, ln2_scales = [], []
-    resid = states["resid_pre0"]
+    ln1_scales, ln2_scales, write_scales = [], [], []
     for layer in range(config.n_layers):
-        x, scale = layer_norm(resid, config.eps)
+        before = resid
+        x, scale = read_stream(config, resid)
         ln1_scales.append(scale)
-        attention[f"attn{layer}"] = np.zeros_like(resid)
-        for head in range(config.n_heads):
-            label = f"L{layer}H{head}"
-            patterns[label] = head_pattern(config, w, layer, head, x)
-            terms[label] = patterns[label] @ (x @ w["W_V"][layer, head]) @ w["W_O"][layer, head]
-            attention[f"attn{layer}"] += terms[label]
-        terms[f"b_O{layer}"] = np.tile(w["b_O"][layer], (len(ids), 1))
-        attention[f"attn{layer}"] += terms[f"b_O{layer}"]
-        resid = resid + attention[f"attn{layer}"]
-        after_attention = f"resid_post{layer}" if config.attn_only else f"resid_mid{layer}"
-        states[after_attention], last_term[after_attention] = resid, f"b_O{layer}"
-        if config.attn_only:
-            continue
-        x, scale = layer_norm(resid, config.eps)
-        ln2_scales.append(scale)
-        terms[f"MLP{layer}"] = mlp_out(config, w, layer, x)
-        resid = resid + terms[f"MLP{layer}"]
-        states[f"resid_post{layer}"], last_term[f"resid_post{layer}"] = resid, f"MLP{layer}"
-    x, final_scale = layer_norm(resid, config.eps)
-    logits = x @ w["W_U"] + w["b_U"]
-    return Activations(terms, attention, states, last_term, patterns, ln1_scales, ln2_scales, final_scale, logits)
+        outputs, of_layer, write_scale = layer_heads(config, w, layer, x)
+        patterns |= of_layer
+        write_scales.append(write_scale)
+        outputs |= biases(config, w, layer, len(ids))
+        terms |= outputs
+        summed[f"attn{layer}"] = np.sum(list(outputs.values()), axis=0)
+        resid = resid + summed[f"attn{layer}"]
+        if not config.attn_only:
+            if not config.parallel:
+                states[f"resid_mid{layer}"], last_term[f"resid_mid{layer}"] = resid, next(reversed(terms))
+                before = resid
+            ln2_scales.append(read_stream(config, before)[1])
+            terms[f"MLP{layer}"] = run_mlp(config, w, layer, before)
+            resid = resid + terms[f"MLP{layer}"]
+        states[f"resid_post{layer}"], last_term[f"resid_post{layer}"] = resid, next(reversed(terms))
+    logits, final_scale = uncapped_logits(config, w, resid)
+    return Activations(
+        terms, summed, states, last_term, patterns, ln1_scales, ln2_scales, write_scales, final_scale, logits
+    )
 
 
 def projection_ratio(a: Sequence[float], b: Sequence[float]) -> float:
@@ -183,8 +143,8 @@ class Measured(NamedTuple):
     """The terms, and each layer's ``attn{l}`` behind its bias."""
     states: dict[str, np.ndarray]
     last_term: dict[str, str]
-    eps: float = 0.0
-    """Of the model's LayerNorm."""
+    scales: dict[str, np.ndarray]
+    """Of every state, what the final norm would divide it by [token]."""
 
     @property
     def writers(self) -> list[str]:
@@ -238,11 +198,16 @@ def measure(
     terms = gather([run.terms for run in runs])
     attention = gather([run.attention for run in runs])
     components: dict[str, np.ndarray] = {}
+    behind = {
+        (f"b_O{i}" if config.attn_bias else f"L{i}H{config.n_heads - 1}"): f"attn{i}" for i in range(config.n_layers)
+    }
     for label, vectors in terms.items():
         components[label] = vectors
-        if label.startswith("b_O"):
-            components[f"attn{label[3:]}"] = attention[f"attn{label[3:]}"]
-    return Measured(terms, components, gather([run.states for run in runs]), runs[0].last_term, config.eps)
+        if label in behind:
+            components[behind[label]] = attention[behind[label]]
+    states = gather([run.states for run in runs])
+    scales = {name: normalize(config, vectors)[1] for name, vectors in states.items()}
+    return Measured(terms, components, states, runs[0].last_term, scales)
 
 
 def kept_positions(ids: np.ndarray, positions: np.ndarray | Tensor | None, first_position: bool) -> np.ndarray:
@@ -307,12 +272,11 @@ def statistics(measured: Measured, vectors: np.ndarray, writer: str) -> dict[str
 def effective_presence(measured: Measured, state: str, writer: str) -> dict[str, float]:
     """How much of a writer a reader of a state sees behind its LayerNorm, beside what it saw right after the writing."""
     first, w = measured.written_state(writer), measured.terms[writer]
-    scales = {name: layer_norm(measured.states[name], measured.eps)[1] for name in (first, state)}
     presence, seen, power, own = [], 0.0, 0.0, 0.0
     for token, vector in enumerate(w):
         if not has_ratio(vector, measured.states[first][token]):
             continue
-        kept = scales[first][token] / scales[state][token]
+        kept = measured.scales[first][token] / measured.scales[state][token]
         presence.append(kept * projection_ratio(measured.states[state][token], vector))
         seen += kept * float(measured.states[state][token] @ vector)
         own += kept * float(vector @ vector)

@@ -28,7 +28,7 @@ import pandas as pd
 from scipy import stats
 from torch import Tensor
 
-from erasure_sweep.workers.models.forward import ModelConfig
+from erasure_sweep.workers.models.model_config import ModelConfig
 from tests.support.oracle.dla import INTERVALS, LINE, OF_RANKS, Readout, attribute, correlate, intervals, readout
 from tests.support.oracle.paths import path_tables
 from tests.support.oracle.scan import (
@@ -41,13 +41,13 @@ from tests.support.oracle.scan import (
     forward,
     is_later_head,
     kept_positions,
-    layer_norm,
     layer_of_head,
     measure,
     pooled_coefficient,
     quantile,
     scan_tables,
 )
+from tests.support.oracle.sublayers import centre, read_stream, written_by
 
 NormReading = Literal["frozen", "recompute"]
 SPREADS = ("clean", "patched", "v_composed")
@@ -120,14 +120,14 @@ def patched_output(
     config: ModelConfig, w: Mapping[str, np.ndarray], run: Activations, written: np.ndarray, head: str, ln: NormReading
 ) -> np.ndarray:
     """A head's output [pos, d_model], its pattern clean, with vectors [pos, d_model] taken out of its value input."""
-    layer, index = layer_of_head(head), int(head.split("H")[1])
+    layer = layer_of_head(head)
     stream = resid_pre(run, layer)
     if ln == "frozen":
-        clean, _ = layer_norm(stream, config.eps)
-        x = clean - (written - written.mean(axis=1, keepdims=True)) / run.ln1_scales[layer][:, None]
+        clean, _ = read_stream(config, stream)
+        x = clean - centre(config, written) / run.ln1_scales[layer][:, None]
     else:
-        x, _ = layer_norm(stream - written, config.eps)
-    return run.patterns[head] @ (x @ w["W_V"][layer, index]) @ w["W_O"][layer, index]
+        x, _ = read_stream(config, stream - written)
+    return written_by(config, w, head, run.patterns[head], x)
 
 
 def source(written: np.ndarray, first_position: bool) -> np.ndarray:
@@ -169,7 +169,7 @@ def read(
                 parts_first[writer, head] = gone(head, at_first) * (math.nan if first_position else 1.0)
     tokens_of = np.arange(kept.size).reshape(kept.shape)
     shards = [tokens_of[start : start + block].flatten() for start in range(0, len(ids), block)]
-    return Reading(measured, parts, parts_first, readout(runs, kept, w["W_U"]), shards)
+    return Reading(measured, parts, parts_first, readout(config, runs, kept, w["W_U"]), shards)
 
 
 def reading_tables(

@@ -23,14 +23,15 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from erasure_sweep.workers.models.forward import ModelConfig
+from erasure_sweep.workers.models.model_config import ModelConfig
 from erasure_sweep.workers.records import Target
 from erasure_sweep.workers.tables.registry import TABLES, tables_of
 from tests.support.oracle.scan import TAU, Activations, layer_of_head
+from tests.support.oracle.sublayers import centre
 from tests.support.oracle.verify_adversarial import adversarial_rows, token_rows
 from tests.support.oracle.verify_effects import ablations, aligned_tokens, carries, effects, mlps, patched_losses
 from tests.support.oracle.verify_nulls import Nulls, conclusion, find_nulls, null_group, placebo
-from tests.support.oracle.verify_reruns import centre, rerun
+from tests.support.oracle.verify_reruns import rerun
 from tests.support.oracle.verify_setting import (
     Field,
     Setting,
@@ -229,7 +230,7 @@ def patched_runs(s: Setting, target: Target, whole_layers: bool) -> list[Activat
     heads = [head for head in s.stream.terms if layer_of_head(head) in layers] if whole_layers else target.erasers
     runs = []
     for tokens, run, output in zip(s.ids, s.runs, s.source(target.writer), strict=True):
-        written = centre(output)
+        written = centre(s.config, output)
         unseen = {head: written / run.ln1_scales[layer_of_head(head)][:, None] for head in heads}
         runs.append(rerun(s.config, s.w, tokens, unseen=unseen))
     return runs
@@ -249,9 +250,7 @@ def state_rows(s: Setting, target: Target, patched: Mapping[str, list[Activation
 def later_use_rows(s: Setting, target: Target, patched: Sequence[Activations]) -> Iterator[Row]:
     """PR onto the writer of every term behind the attention of the last eraser, clean and in the patched run."""
     w, valid = s.tokens(s.term(target.writer)), s.has_ratio(target.writer)
-    order = list(s.stream.terms)
-    last = max(layer_of_head(head) for head in target.erasers)
-    for term in order[order.index(f"b_O{last}") + 1 :]:
+    for term in s.stream.later_terms(max(target.erasers, key=layer_of_head)):
         clean, after = s.tokens(s.term(term)), s.tokens([run.terms[term] for run in patched])
         row = key_of(target) | {"component": term}
         row |= quantiles(ratios(clean, w, valid), "clean_") | quantiles(ratios(after, w, valid), "patched_")

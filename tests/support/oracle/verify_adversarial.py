@@ -24,9 +24,10 @@ import numpy as np
 from erasure_sweep.workers.positions import hash_u64
 from erasure_sweep.workers.records import Place
 from tests.support.oracle.dla import top_two
-from tests.support.oracle.scan import Activations, as_numpy, forward, is_later_head, layer_norm, layer_of_head, quantile
+from tests.support.oracle.scan import Activations, as_numpy, forward, is_later_head, layer_of_head, quantile
+from tests.support.oracle.sublayers import centre, read_stream, run_head, written_by
 from tests.support.oracle.v_composition import resid_pre, source
-from tests.support.oracle.verify_reruns import centre, place_of, rerun, run_head
+from tests.support.oracle.verify_reruns import rerun
 from tests.support.oracle.verify_setting import Setting, dot, quantiles
 
 Row = dict[str, object]
@@ -93,7 +94,7 @@ def token_rows(
         made_of_it = made_by_later_heads(s, run, place.writer)
         for position in range(max(0, len(ids) - SHOWN), len(ids)):
             a, b = top_two(run.logits[position].tolist())
-            g = centre(s.w["W_U"][:, a] - s.w["W_U"][:, b]) / run.final_scale[position]
+            g = centre(s.config, s.w["W_U"][:, a] - s.w["W_U"][:, b]) / run.final_scale[position]
             dla = float(written[position] @ g)
             total = arrives(run, again, position, (a, b)) if position >= s.first else math.nan
             yield {
@@ -116,9 +117,8 @@ def made_by_later_heads(s: Setting, run: Activations, writer: str) -> np.ndarray
     for layer in range(s.config.n_layers):
         written = np.zeros_like(left)
         for head in (term for term in run.terms if layer_of_head(term) == layer and is_later_head(term, writer)):
-            at = place_of(head)
-            seen = centre(left) / run.ln1_scales[layer][:, None]
-            written = written + run.patterns[head] @ (seen @ s.w["W_V"][at]) @ s.w["W_O"][at]
+            seen = centre(s.config, left) / run.ln1_scales[layer][:, None]
+            written = written + written_by(s.config, s.w, head, run.patterns[head], seen)
         left = left + written
     return left - begun
 
@@ -163,7 +163,7 @@ def cut(s: Setting, ids: Sequence[int]) -> Cut:
     """Run a prompt that was cut."""
     run = forward(s.config, as_numpy(s.w), ids)
     a, b = top_two(run.logits[-1].tolist())
-    g = centre(s.w["W_U"][:, a] - s.w["W_U"][:, b]) / run.final_scale[-1]
+    g = centre(s.config, s.w["W_U"][:, a] - s.w["W_U"][:, b]) / run.final_scale[-1]
     return Cut(np.asarray(ids), run, (a, b), g)
 
 
@@ -216,7 +216,7 @@ def replaced(s: Setting, here: Cut, donor: Cut, component: str, inputs: str) -> 
     layer = layer_of_head(component)
     if layer is None or inputs == "all":
         return donor.run.terms[component]
-    x, _ = layer_norm(resid_pre(here.run, layer), s.config.eps)
-    from_donor, _ = layer_norm(resid_pre(donor.run, layer), s.config.eps)
+    x, _ = read_stream(s.config, resid_pre(here.run, layer))
+    from_donor, _ = read_stream(s.config, resid_pre(donor.run, layer))
     mixed = np.concatenate([x[:-1], from_donor[-1:]])
-    return run_head(s.config, s.w, component, mixed, mixed, mixed)[0]
+    return run_head(s.config, s.w, component, mixed, mixed, mixed, here.run.write_scales[layer])

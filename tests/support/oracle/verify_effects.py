@@ -24,10 +24,22 @@ import numpy as np
 
 from erasure_sweep.workers.records import Target
 from tests.support.oracle.dla import correlate, fisher, is_constant
-from tests.support.oracle.scan import Activations, layer_norm, layer_of_head, mlp_out
-from tests.support.oracle.v_composition import source
+from tests.support.oracle.scan import Activations, layer_of_head
+from tests.support.oracle.sublayers import (
+    behind_mlp,
+    capped,
+    centre,
+    layer_heads,
+    neurons,
+    output_weights,
+    place_of,
+    read_stream,
+    run_head,
+    value_weights,
+)
+from tests.support.oracle.v_composition import resid_pre, source
 from tests.support.oracle.verify_nulls import Nulls, conclusion, placebo
-from tests.support.oracle.verify_reruns import centre, place_of, rerun, run_head
+from tests.support.oracle.verify_reruns import rerun
 from tests.support.oracle.verify_setting import (
     Field,
     Setting,
@@ -86,7 +98,7 @@ def next_directions(s: Setting) -> Field:
     """Centred unembedding of the token that follows, over the final scale; zero where none does."""
     directions = []
     for ids, run in zip(s.ids, s.runs, strict=True):
-        after = centre(s.w["W_U"][:, ids[1:]].T) / run.final_scale[:-1, None]
+        after = centre(s.config, s.w["W_U"][:, ids[1:]].T) / run.final_scale[:-1, None]
         directions.append(np.concatenate([after, np.zeros((1, s.config.d_model))]))
     return directions
 
@@ -143,10 +155,13 @@ def lost(s: Setting, head: str, writer: str, values_alone: bool) -> Field:
     """A head's output without what it writes when it reads a stream without the writer, its values alone or all of it."""
     layer, field = layer_of_head(head), []
     for row, run, output in zip(s.rows, s.runs, s.source(writer), strict=True):
-        clean, _ = layer_norm(s.resid_pre(row, layer), s.config.eps)
-        edited, _ = layer_norm(s.resid_pre(row, layer) - output, s.config.eps)
-        attends = clean if values_alone else edited
-        field.append(run.terms[head] - run_head(s.config, s.w, head, attends, attends, edited)[0])
+        clean, _ = read_stream(s.config, s.resid_pre(row, layer))
+        edited, _ = read_stream(s.config, s.resid_pre(row, layer) - output)
+        if values_alone:
+            left = run_head(s.config, s.w, head, clean, clean, edited, run.write_scales[layer])
+        else:
+            left = layer_heads(s.config, s.w, layer, edited)[0][head]
+        field.append(run.terms[head] - left)
     return field
 
 
@@ -154,7 +169,11 @@ def moved(s: Setting, head: str, writer: str) -> Field:
     """What a head's OV circuit makes of the writer's output at its own position."""
     layer, _ = at = place_of(head)
     return [
-        centre(run.terms[writer]) / run.ln1_scales[layer][:, None] @ s.w["W_V"][at] @ s.w["W_O"][at] for run in s.runs
+        centre(s.config, run.terms[writer])
+        / (run.ln1_scales[layer] * run.write_scales[layer])[:, None]
+        @ value_weights(s.config, s.w, at)
+        @ output_weights(s.config, s.w, at)
+        for run in s.runs
     ]
 
 
@@ -176,9 +195,12 @@ def read_by_mlp(s: Setting, layer: int, field: Field) -> Field:
     """What an MLP writes because something is in its input, over the input's clean scale."""
     reads = []
     for run, taken in zip(s.runs, field, strict=True):
-        x, scale = layer_norm(run.states[f"resid_mid{layer}"], s.config.eps)
-        without = x - centre(taken) / scale[:, None]
-        reads.append(mlp_out(s.config, s.w, layer, x) - mlp_out(s.config, s.w, layer, without))
+        before = resid_pre(run, layer) if s.config.parallel else run.states[f"resid_mid{layer}"]
+        x, scale = read_stream(s.config, before)
+        clean, without = (
+            neurons(s.config, s.w, layer, seen) for seen in (x, x - centre(s.config, taken) / scale[:, None])
+        )
+        reads.append(behind_mlp(s.config, s.w, layer, clean - without, clean))
     return reads
 
 
@@ -236,7 +258,8 @@ def loss_increase(s: Setting, runs: Sequence[Activations]) -> Row:
     at = [losses_at(s, row) for row in s.rows]
     prompts = s._replace(kept=at).prompts()
     clean, other = (
-        np.concatenate([loss(s.ids[row], those[row].logits, at[row]) for row in s.rows]) for those in (s.runs, runs)
+        np.concatenate([loss(s.ids[row], capped(s.config, those[row].logits), at[row]) for row in s.rows])
+        for those in (s.runs, runs)
     )
     increase = other - clean
     if not len(increase):
@@ -293,8 +316,8 @@ def parts_of(s: Setting, writer: str) -> dict[str, Field]:
     layer, _ = at = place_of(writer)
     first = []
     for row, run in zip(s.rows, s.runs, strict=True):
-        x, _ = layer_norm(s.resid_pre(row, layer), s.config.eps)
-        moved = x[0] @ s.w["W_V"][at] @ s.w["W_O"][at]
+        x, _ = read_stream(s.config, s.resid_pre(row, layer))
+        moved = x[0] @ value_weights(s.config, s.w, at) @ output_weights(s.config, s.w, at)
         first.append(source(run.patterns[writer][:, :1] * moved, s.first == 0))
     return {"all": whole, "bos": first, "non_bos": [a - b for a, b in zip(whole, first, strict=True)]}
 
@@ -314,7 +337,9 @@ def explained(x: np.ndarray, block_of: np.ndarray, cell: np.ndarray) -> float:
 
 def aligned_tokens(s: Setting, writer: str) -> Iterator[Row]:
     """The tokens that the writer raises most, on average over the measured tokens."""
-    logits: Sequence[np.ndarray] = [centre(run.terms[writer]) / run.final_scale[:, None] @ s.w["W_U"] for run in s.runs]
+    logits: Sequence[np.ndarray] = [
+        centre(s.config, run.terms[writer]) / run.final_scale[:, None] @ s.w["W_U"] for run in s.runs
+    ]
     mean = s.tokens(list(logits)).mean(axis=0)
     for rank, token in enumerate(np.argsort(-mean, kind="stable")[:ALIGNED], start=1):
         row = {"writer": writer, "rank": rank, "token_id": int(token), "token": None}

@@ -19,7 +19,7 @@ import numpy as np
 from erasure_sweep.workers.positions import hash_u64
 from erasure_sweep.workers.records import NullErasers, Target
 from tests.support.oracle.scan import layer_of_head
-from tests.support.oracle.verify_reruns import place_of
+from tests.support.oracle.sublayers import output_weights, place_of
 from tests.support.oracle.verify_setting import Field, Setting, beta
 
 RANK, OWN_RANK = 1e-8, 1e-10
@@ -68,7 +68,11 @@ def placebo(s: Setting, writer: str, covariance: np.ndarray, draw: int) -> Field
 def turn_of(s: Setting, writer: str, covariance: np.ndarray, draw: int) -> np.ndarray:
     """Σ^½ Q Σ^−½."""
     half, inverse, span = roots(covariance, RANK)
-    rows = s.w["W_O"][place_of(writer)] if layer_of_head(writer) is not None else np.eye(s.config.d_model)
+    rows = (
+        output_weights(s.config, s.w, place_of(writer))
+        if layer_of_head(writer) is not None
+        else np.eye(s.config.d_model)
+    )
     own = inverse @ rows.T
     left, values, right = np.linalg.svd(own, full_matrices=False)
     within = values**2 > OWN_RANK * max(float((values**2).max()), np.finfo(float).tiny)
@@ -138,7 +142,7 @@ def later_heads(s: Setting, writer: str) -> list[str]:
 def siblings(s: Setting, writer: str) -> list[str]:
     """Components that write where the writer does: the other heads of its layer, the other embedding."""
     if writer in ("embed", "pos_embed"):
-        return ["pos_embed" if writer == "embed" else "embed"]
+        return [term for term in s.stream.terms if term in ("embed", "pos_embed") and term != writer]
     layer = layer_of_head(writer)
     return [term for term in s.stream.terms if layer is not None and layer_of_head(term) == layer and term != writer]
 

@@ -24,12 +24,21 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from erasure_sweep.workers.models.forward import ModelConfig
+from erasure_sweep.workers.models.model_config import ModelConfig
 from erasure_sweep.workers.positions import hash_u64, measured_positions
 from tests.support.oracle.dla import jackknife, top_two
-from tests.support.oracle.scan import NEGLIGIBLE, QUANTILES, Activations, Measured, as_numpy, forward, quantile
+from tests.support.oracle.scan import (
+    NEGLIGIBLE,
+    QUANTILES,
+    Activations,
+    Measured,
+    as_numpy,
+    forward,
+    layer_of_head,
+    quantile,
+)
+from tests.support.oracle.sublayers import centre, written_by
 from tests.support.oracle.v_composition import resid_pre, source
-from tests.support.oracle.verify_reruns import centre, place_of
 
 Field = list[np.ndarray]
 Scale = Callable[[float], float]
@@ -68,7 +77,7 @@ class Setting(NamedTuple):
     def stream(self) -> Measured:
         """Where things stand in the sum."""
         run = self.runs[0]
-        return Measured(run.terms, run.terms | run.attention, run.states, run.last_term)
+        return Measured(run.terms, run.terms | run.attention, run.states, run.last_term, {})
 
     def term(self, label: str) -> Field:
         return [run.terms[label] for run in self.runs]
@@ -107,11 +116,10 @@ class Setting(NamedTuple):
         for run, x in zip(self.runs, field, strict=True):
             left = x
             for layer in range(self.config.n_layers):
-                seen, written = centre(left) / run.ln1_scales[layer][:, None], np.zeros_like(x)
+                seen, written = centre(self.config, left) / run.ln1_scales[layer][:, None], np.zeros_like(x)
                 for head in heads:
-                    at = place_of(head)
-                    if at[0] == layer:
-                        parts[head].append(run.patterns[head] @ (seen @ self.w["W_V"][at]) @ self.w["W_O"][at])
+                    if layer_of_head(head) == layer:
+                        parts[head].append(written_by(self.config, self.w, head, run.patterns[head], seen))
                         written = written + parts[head][-1]
                 left = left + written
         return parts
@@ -152,7 +160,7 @@ class Setting(NamedTuple):
         """g."""
         u = self.w["W_U"]
         return [
-            centre((u[:, top[:, 0]] - u[:, top[:, 1]]).T) / run.final_scale[:, None]
+            centre(self.config, (u[:, top[:, 0]] - u[:, top[:, 1]]).T) / run.final_scale[:, None]
             for run, top in zip(self.runs, self.top_two(), strict=True)
         ]
 

@@ -18,8 +18,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from erasure_sweep.workers.measures.scan.composition import attention_pattern
-from erasure_sweep.workers.models.forward import LeanModel, Trace
+from erasure_sweep.workers.measures.scan.composition import written_pattern
+from erasure_sweep.workers.models.forward import LeanModel
+from erasure_sweep.workers.models.trace import Trace
 
 CHUNK_VALUES = 8 * 2**20
 """Bound on the values of the fields that go through a layer at once: beyond a CPU's caches nothing is gained by more."""
@@ -95,30 +96,25 @@ class _Attention:
         positions: Int[Tensor, "token"] | None,
     ) -> None:
         self.heads = heads
-        everything = len(heads) == model.config.n_heads
-        query, key, w_v, w_o = (
-            trace.q[layer, prompt],
-            trace.k[layer, prompt],
-            model.w_v(layer),
-            model.weights["W_O"][layer],
-        )
-        if not everything:
-            query, key, w_v, w_o = query[:, heads], key[:, heads], w_v[:, heads], w_o[heads]
+        self._of_all = None if len(heads) == model.config.n_heads else heads
+        w_v, w_o = model.w_v(layer), model.w_o(layer)
+        if self._of_all is not None:
+            w_v, w_o = w_v[:, heads], w_o[heads]
         self._w_v, self.w_o = w_v.flatten(1), w_o.flatten(0, 1)
-        self._positions = torch.arange(len(key), device=key.device) if positions is None else positions
-        self._query, self._key = query[self._positions], key
-        self._attn_scale, self._scale = model.config.attn_scale, trace.ln1_scale[layer, prompt]
+        self._model, self._trace, self._prompt, self._layer = model, trace, prompt, layer
+        self._scale = trace.ln1_scale[layer, prompt]
+        self._positions = torch.arange(len(self._scale), device=model.device) if positions is None else positions
         n_tokens = len(self._positions)
         size = max(32, -(-n_tokens // 16))
         self._chunks = [slice(start, min(start + size, n_tokens)) for start in range(0, n_tokens, size)]
-        is_kept = len(heads) * n_tokens * len(key) * key.element_size() <= PATTERN_BYTES
+        is_kept = len(heads) * n_tokens * len(self._scale) * w_o.element_size() <= PATTERN_BYTES
         self._kept = [self._pattern(chunk) for chunk in self._chunks] if is_kept else None
 
     def _pattern(self, chunk: slice) -> Float[Tensor, "head token key"]:
         """Attention weights of some query tokens, over the scale of what they read."""
         positions = self._positions[chunk]
         limit = int(positions[-1]) + 1
-        pattern = attention_pattern(self._query[chunk], self._key[:limit], positions, self._attn_scale)
+        pattern = written_pattern(self._model, self._trace, self._prompt, self._layer, positions, limit, self._of_all)
         return pattern.div_(self._scale[:limit])
 
     def mix(self, fields: Float[Tensor, "field pos d_model"]) -> Float[Tensor, "field token head d_head"]:

@@ -16,7 +16,8 @@ from torch import Tensor
 from erasure_sweep.workers.measures.cost import Cost, ShardSize, SharedProduct
 from erasure_sweep.workers.measures.interventions.prompt_view import PromptView
 from erasure_sweep.workers.measures.interventions.rerun import run_on
-from erasure_sweep.workers.models.forward import LeanModel, Trace
+from erasure_sweep.workers.models.forward import LeanModel
+from erasure_sweep.workers.models.trace import Trace
 from erasure_sweep.workers.records import AdversarialWork, Place
 
 

@@ -16,10 +16,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from erasure_sweep.workers.measures.cost import Cost, ShardSize, SharedProduct
-from erasure_sweep.workers.measures.interventions.rerun import Sublayer, next_sublayer, own_sublayer
-from erasure_sweep.workers.measures.scan.composition import attention_pattern, output
+from erasure_sweep.workers.measures.interventions.rerun import Sublayer, own_sublayer, reader_behind
+from erasure_sweep.workers.measures.scan.composition import output, written_pattern
 from erasure_sweep.workers.measures.scan.products import NEGLIGIBLE
-from erasure_sweep.workers.models.forward import LeanModel, Trace
+from erasure_sweep.workers.models.forward import LeanModel
+from erasure_sweep.workers.models.trace import Trace
 from erasure_sweep.workers.positions import hash_u64, measured_positions
 from erasure_sweep.workers.records import ShardTask
 
@@ -79,7 +80,7 @@ class PromptView:
         """The stream that a sublayer reads; the final state behind the last one."""
         assert self.trace.resid_pre is not None
         layer = sublayer.layer
-        if not sublayer.mlp:
+        if not sublayer.mlp or self.model.config.parallel:
             return self.trace.resid_pre[layer, self.index]
         if layer not in self._mid:
             z = self.trace.z[layer, self.index, None]
@@ -98,7 +99,7 @@ class PromptView:
 
     def reader_of(self, label: str) -> Sublayer:
         """The first sublayer that can read a writer's output."""
-        return next_sublayer(self.model.config.layout, own_sublayer(label))
+        return reader_behind(self.model.config.layout, own_sublayer(label))
 
     def written_stream(self, label: str) -> Float[Tensor, "pos d_model"]:
         """The stream right after a writer's own sublayer."""
@@ -112,10 +113,9 @@ class PromptView:
     def patterns(
         self, layer: int, heads: Sequence[int], positions: Int[Tensor, "query"] | None = None
     ) -> Float[Tensor, "head query source"]:
-        """Attention weights of some heads at some positions, or at all."""
+        """With which weights some heads write, at some positions or at all, what they read."""
         at = torch.arange(self.seq_len, device=self.tokens.device) if positions is None else positions
-        query, key = (values[layer, self.index][:, list(heads)] for values in (self.trace.q, self.trace.k))
-        return attention_pattern(query[at], key, at, self.model.config.attn_scale)
+        return written_pattern(self.model, self.trace, self.index, layer, at, heads=heads)
 
     @cached_property
     def shuffled(self) -> Int[Tensor, "pos"]:
@@ -151,9 +151,8 @@ class PromptView:
 
     def loss_of(self, final: Float[Tensor, "pos d_model"]) -> Float[Tensor, "loss_token"]:
         """−log p of the token that really follows, in nats, at ``loss_positions``, from a final state."""
-        at, model = self.loss_positions, self.model
-        logits = model.normalize(final[at]) @ model.weights["W_U"] + model.weights["b_U"]
-        return torch.nn.functional.cross_entropy(logits, self.tokens[at + 1], reduction="none")
+        at = self.loss_positions
+        return torch.nn.functional.cross_entropy(self.model.logits_of(final[at]), self.tokens[at + 1], reduction="none")
 
     @cached_property
     def clean_loss(self) -> Float[Tensor, "loss_token"]:

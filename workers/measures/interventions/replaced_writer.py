@@ -22,7 +22,7 @@ from torch import Tensor
 
 from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.measures.interventions.prompt_view import PromptView
-from erasure_sweep.workers.measures.interventions.rerun import Sublayer, next_sublayer, own_sublayer, run_on
+from erasure_sweep.workers.measures.interventions.rerun import Sublayer, own_sublayer, reader_behind, run_on
 from erasure_sweep.workers.measures.scan.composition import output
 from erasure_sweep.workers.tables.facts.trust import FINAL_NORM
 
@@ -43,7 +43,7 @@ class Replacement(NamedTuple):
 
 def mediators(layout: Layout) -> tuple[str, ...]:
     """All that can change a writer's DLA on its way: heads, MLPs, and last the final norm."""
-    return (*layout.writers[2:], FINAL_NORM)
+    return (*(label for label in layout.writers if label not in layout.embeddings), FINAL_NORM)
 
 
 def mediators_of(layout: Layout, writer: str) -> tuple[str, ...]:
@@ -59,7 +59,7 @@ def together(view: PromptView, writers: Sequence[str]) -> Iterator[tuple[Sublaye
     most = max(1, RERUN_BYTES // (4 * view.seq_len * width))
     by_start: dict[Sublayer, list[str]] = {}
     for writer in writers:
-        by_start.setdefault(next_sublayer(config.layout, own_sublayer(writer)), []).append(writer)
+        by_start.setdefault(reader_behind(config.layout, own_sublayer(writer)), []).append(writer)
     for start, labels in by_start.items():
         for first in range(0, len(labels), most):
             yield start, labels[first : first + most]
@@ -115,7 +115,7 @@ class Replacer:
     ) -> Float[Tensor, "writer token d_model"]:
         """The final state at the measured positions; adds Σ d·m of every sublayer on the way."""
         layout, at = self.model.config.layout, self._at
-        last = Sublayer(layout.n_layers - 1, not layout.attn_only)
+        last = Sublayer(layout.n_layers - 1, layout.has_middle)
         for step in run_on(self.model, resid, start, stop=last if last.mlp else None):
             resid = step.resid
             if sums is not None:
@@ -142,9 +142,7 @@ class Replacer:
     def _folded(self, layer: int) -> Float[Tensor, "token head d_head"]:
         """W_O g of every head of a layer."""
         if layer not in self._along:
-            self._along[layer] = torch.einsum(
-                "td,hed->the", self.view.logit_direction, self.model.weights["W_O"][layer]
-            )
+            self._along[layer] = torch.einsum("td,hed->the", self.view.logit_direction, self.model.w_o(layer))
         return self._along[layer]
 
 

@@ -42,10 +42,15 @@ def own_sublayer(label: str) -> Sublayer:
 
 
 def next_sublayer(layout: Layout, sublayer: Sublayer) -> Sublayer:
-    """The sublayer behind one, perhaps of a layer that the model does not have."""
+    """The sublayer that runs after one, perhaps of a layer that the model does not have."""
     if not sublayer.mlp and not layout.attn_only:
         return Sublayer(sublayer.layer, True)
     return Sublayer(sublayer.layer + 1, False)
+
+
+def reader_behind(layout: Layout, sublayer: Sublayer) -> Sublayer:
+    """The first sublayer that reads what one writes: not the MLP of the same block where both read the same stream."""
+    return next_sublayer(layout, sublayer) if layout.has_middle else Sublayer(sublayer.layer + 1, False)
 
 
 def run_on(
@@ -58,17 +63,18 @@ def run_on(
     """Run the model from a sublayer on.
 
     Args:
-        resid: the input of ``start``.
+        resid: the input of ``start``; of a parallel block that of both sublayers, and ``start`` its attention.
         value_shifts: by layer, what is taken from its heads' values.
         stop: the sublayer before which to end; by default the end of the model.
     """
     layout, sublayer, shifts = model.config.layout, start, value_shifts or {}
-    stop = stop or Sublayer(layout.n_layers, False)
+    stop, block_input = stop or Sublayer(layout.n_layers, False), resid
     while sublayer < stop:
         if sublayer.mlp:
-            output = model.mlp(sublayer.layer, resid)
+            output = model.mlp(sublayer.layer, block_input if layout.parallel else resid)
             resid = resid + output
         else:
+            block_input = resid
             output = model.attend(sublayer.layer, resid, shifts.get(sublayer.layer)).z
             resid = resid + model.attention_out(sublayer.layer, output)
         yield SublayerStep(sublayer, output, resid)

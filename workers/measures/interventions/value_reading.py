@@ -61,7 +61,7 @@ class GroupReader:
         found = []
         for layer, heads in self.layers:
             stream = self.view.input_of(Sublayer(layer, False))
-            difference = self.model.normalize(stream) - self.model.normalize(stream - self.view.source(label))
+            difference = self.model.read(stream) - self.model.read(stream - self.view.source(label))
             values = torch.einsum("npd,dhe->nhpe", difference[None], self.model.w_v(layer)[:, heads])
             found.append(self.view.patterns(layer, heads, self.view.positions) @ values)
         return found
@@ -77,7 +77,7 @@ class GroupReader:
         """Products of parts, one for each vector or one for all, with vectors of the stream; heads in the group's order."""
         products = []
         for part, mixed in zip(self.layers, parts, strict=True):
-            w_o = self.model.weights["W_O"][part.layer, part.heads]
+            w_o = self.model.w_o(part.layer)[part.heads]
             products.append((mixed * torch.einsum("ntd,hed->nhte", vectors, w_o)).sum(dim=-1))
         return torch.cat(products, dim=1)
 
@@ -87,8 +87,9 @@ class GroupReader:
         """Product with ``direction`` of what the group's OV circuits make of vectors, no attention between positions."""
         total = direction.new_zeros(len(direction))
         for part in self.layers:
-            scale = self.view.trace.ln1_scale[part.layer, self.view.index, self.view.positions, None]
-            w_v, w_o = self.model.w_v(part.layer)[:, part.heads], self.model.weights["W_O"][part.layer, part.heads]
+            trace, at = self.view.trace, (part.layer, self.view.index, self.view.positions, None)
+            scale = trace.ln1_scale[at] if trace.write_scale is None else trace.ln1_scale[at] * trace.write_scale[at]
+            w_v, w_o = self.model.w_v(part.layer)[:, part.heads], self.model.w_o(part.layer)[part.heads]
             values = torch.einsum("td,dhe->the", vectors / scale, w_v)
             total += (values * torch.einsum("td,hed->the", direction, w_o)).sum(dim=(1, 2))
         return total

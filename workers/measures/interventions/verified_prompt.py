@@ -146,8 +146,8 @@ def draws_of(task: ShardTask) -> Draws:
 
 def siblings(layout: Layout, writer: str) -> tuple[str, ...]:
     """Components of a writer's kind at its place: a head's layer, the other embedding; an MLP has none."""
-    if writer in ("embed", "pos_embed"):
-        return ("pos_embed" if writer == "embed" else "embed",)
+    if writer in layout.embeddings:
+        return tuple(label for label in layout.embeddings if label != writer)
     if writer.startswith("MLP"):
         return ()
     return tuple(label for label in layout.heads if layer_of(label) == layer_of(writer) and label != writer)

@@ -29,11 +29,11 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
-from torch.nn import functional
 
 from erasure_sweep.workers.errors import UsageError, nearest
 from erasure_sweep.workers.labels import Layout, layer_of
-from erasure_sweep.workers.models.forward import LeanModel, Trace
+from erasure_sweep.workers.models.forward import LeanModel
+from erasure_sweep.workers.models.trace import Trace
 from erasure_sweep.workers.records import Group, ScanOptions, WriterBlock
 
 CHUNK_VALUES = 2 * 2**20
@@ -210,7 +210,7 @@ class Composer:
 
     def reference_vectors(self) -> Float[Tensor, "writer d_model"]:
         """The references as vectors of the stream; zero for writers that nothing later reads."""
-        vectors = self.model.weights["b_O"].new_zeros(len(self.rows.labels), self.model.config.d_model)
+        vectors = self.model.w_o(0).new_zeros(len(self.rows.labels), self.model.config.d_model)
         for index, label in enumerate(self.rows.labels):
             if label in self._references:
                 own = self._references[label]
@@ -244,12 +244,11 @@ class Composer:
         groups = self._groups(trace, prompt, layer)
         from_first = [group.take_first() for group in groups] if first else [None] * len(groups)
         positions = trace.positions[prompt]
-        query, key = trace.q[layer, prompt, positions], trace.k[layer, prompt]
-        direction = torch.einsum("td,hed->hte", trace.logit_direction[prompt], self.model.weights["W_O"][layer])
+        direction = torch.einsum("td,hed->hte", trace.logit_direction[prompt], self.model.w_o(layer))
         for tokens, limit in (
             query_chunks(positions, self.model.config.n_heads * max(g.width for g in groups)) if groups else []
         ):
-            pattern = attention_pattern(query[tokens], key[:limit], positions[tokens], self.model.config.attn_scale)
+            pattern = written_pattern(self.model, trace, prompt, layer, positions[tokens], limit)
             for group, left_out in zip(groups, from_first, strict=True):
                 read, mixed = group.mix(pattern, limit)
                 target = group.target[:, :, tokens]
@@ -321,7 +320,7 @@ class _DirectGroup:
         self.writers = writers
         self.width = len(writers) * model.config.d_head
         self.values = values.permute(0, 2, 1, 3).flatten(2)
-        w_o = model.weights["W_O"][layer]
+        w_o = model.w_o(layer)
         own = outputs[:, trace.positions[prompt]]
         self.target = torch.einsum("ntd,hed->nhte", own, w_o)
         references = torch.stack([composer.reference(label, own[i]) for i, label in enumerate(labels)])
@@ -346,7 +345,7 @@ class _DirectGroup:
             return outputs / trace.ln1_scale[layer, prompt, :, None]
         assert trace.resid_pre is not None
         resid = trace.resid_pre[layer, prompt]
-        return composer.model.normalize(resid) - composer.model.normalize(resid - outputs)
+        return composer.model.read(resid) - composer.model.read(resid - outputs)
 
     def mix(self, pattern: Float[Tensor, "head token key"], limit: int) -> tuple[Tensor, Tensor]:
         mixed = torch.bmm(pattern, self.values[:, :limit])
@@ -357,22 +356,35 @@ class _DirectGroup:
 _Group = _HeadGroup | _DirectGroup
 
 
-def attention_pattern(
-    query: Float[Tensor, "token head d_head"],
-    key: Float[Tensor, "key head d_head"],
+def written_pattern(
+    model: LeanModel,
+    trace: Trace,
+    prompt: int,
+    layer: int,
     positions: Int[Tensor, "token"],
-    attn_scale: float,
+    n_keys: int | None = None,
+    heads: Sequence[int] | None = None,
 ) -> Float[Tensor, "head token key"]:
-    """Causal attention weights of query tokens at the given positions on the keys from position 0 on."""
-    scores = torch.einsum("qhe,khe->hqk", query, key) / attn_scale
-    future = torch.arange(len(key), device=key.device) > positions[:, None]
-    return functional.softmax(scores.masked_fill_(future, -torch.inf), dim=-1)
+    """With which weights heads write at query tokens what is read at keys: attention, over the scale of a norm behind it.
+
+    Args:
+        positions: of the query tokens.
+        n_keys: how many keys from position 0 on; all where ``None``.
+        heads: which; all where ``None``.
+    """
+    query, key = trace.q[layer, prompt, positions], trace.k[layer, prompt, :n_keys]
+    if heads is not None:
+        query, key = query[:, list(heads)], key[:, list(heads)]
+    pattern = model.pattern(layer, query, key, positions, heads)
+    return pattern if trace.write_scale is None else pattern / trace.write_scale[layer, prompt, positions, None]
 
 
 def output(model: LeanModel, trace: Trace, prompt: int, label: str) -> Float[Tensor, "pos d_model"]:
     """A writer's output at every position of a prompt."""
     if label in ("embed", "pos_embed"):
-        return (trace.embed if label == "embed" else trace.pos_embed)[prompt]
+        embedding = trace.embed if label == "embed" else trace.pos_embed
+        assert embedding is not None, "a model without position vectors has no such writer"
+        return embedding[prompt]
     layer = layer_of(label)
     if label.startswith("MLP"):
         return trace.mlp_out[layer, prompt]
@@ -386,14 +398,14 @@ def head_of(label: str) -> int:
 
 def head_output(model: LeanModel, label: str) -> Float[Tensor, "d_head d_model"]:
     """A head's output weights."""
-    return model.weights["W_O"][layer_of(label), head_of(label)]
+    return model.w_o(layer_of(label))[head_of(label)]
 
 
 def composition(model: LeanModel, source: int, layer: int) -> Float[Tensor, "writer head d_head two_d_head"]:
     """The matrices [K, C] of every head of ``source`` as a writer and every head of ``layer``, kept with the model."""
     kept = model.compositions
     if (source, layer) not in kept:
-        w_o, w_o_later = model.weights["W_O"][source], model.weights["W_O"][layer]
+        w_o, w_o_later = model.w_o(source), model.w_o(layer)
         c = torch.einsum("wad,dhb->whab", w_o, model.w_v(layer))
         back = torch.einsum("hbd,wad->whba", w_o_later, w_o)
         both = torch.cat([c @ back, c], dim=-1)

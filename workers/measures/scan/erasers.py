@@ -24,9 +24,10 @@ from torch import Tensor
 from erasure_sweep.workers.labels import is_head
 from erasure_sweep.workers.measures.cost import Cost, ShardSize
 from erasure_sweep.workers.measures.measure import Block, Measure, Setting
-from erasure_sweep.workers.measures.scan.composition import attention_pattern, query_chunks
+from erasure_sweep.workers.measures.scan.composition import query_chunks, written_pattern
 from erasure_sweep.workers.measures.scan.products import TRACE, ProductReader, PromptProducts
-from erasure_sweep.workers.models.forward import LeanModel, Trace
+from erasure_sweep.workers.models.forward import LeanModel
+from erasure_sweep.workers.models.trace import Trace
 from erasure_sweep.workers.positions import hash_u64
 from erasure_sweep.workers.records import ScanWork, State
 from erasure_sweep.workers.tables.columns import Columns
@@ -101,7 +102,7 @@ class ErasersAccumulator:
 def layer_inputs(model: LeanModel, trace: Trace, prompt: int) -> Float[Tensor, "layer token d_model"]:
     """What each attention layer reads of the stream at a prompt's measured tokens."""
     positions = trace.positions[prompt]
-    resid = trace.embed[prompt, positions] + trace.pos_embed[prompt, positions]
+    resid = trace.embeddings(prompt)[positions]
     inputs = [resid]
     for layer in range(model.config.n_layers - 1):
         resid = resid + model.attention_out(layer, trace.z[layer, prompt, positions].unsqueeze(0)).squeeze(0)
@@ -116,10 +117,9 @@ def passed_on(model: LeanModel, trace: Trace, prompt: int, layer: int, first: in
     inverse = trace.ln1_scale[layer, prompt].reciprocal()
     inverse[:first] = 0.0
     positions = trace.positions[prompt]
-    query, key = trace.q[layer, prompt, positions], trace.k[layer, prompt]
     total = inverse.new_zeros(model.config.n_heads, dtype=torch.float64)
-    for tokens, limit in query_chunks(positions, model.config.n_heads * len(key)):
-        pattern = attention_pattern(query[tokens], key[:limit], positions[tokens], model.config.attn_scale)
+    for tokens, limit in query_chunks(positions, model.config.n_heads * len(inverse)):
+        pattern = written_pattern(model, trace, prompt, layer, positions[tokens], limit)
         total += (pattern @ inverse[:limit]).sum(dim=1)
     return total
 
@@ -183,7 +183,7 @@ def random_betas(model: LeanModel, state: State) -> Float[np.ndarray, "direction
     betas = []
     for layer, of_layer in enumerate(directions):
         values = torch.einsum("kd,dhe->khe", of_layer, model.w_v(layer).double().cpu())
-        back = torch.einsum("kd,hed->khe", of_layer, model.weights["W_O"][layer].double().cpu())
+        back = torch.einsum("kd,hed->khe", of_layer, model.w_o(layer).double().cpu())
         power = of_layer.square().sum(dim=1, keepdim=True)
         betas.append(passed[layer] * (values * back).sum(dim=2) / power)
     found: np.ndarray = torch.cat(betas, dim=1).numpy()

@@ -28,7 +28,8 @@ from erasure_sweep.workers.measures.cost import Cost, ShardSize, SharedProduct
 from erasure_sweep.workers.measures.interventions.attention_paths import Hop, propagate
 from erasure_sweep.workers.measures.scan.composition import PairRows, head_of, output
 from erasure_sweep.workers.measures.scan.products import NEGLIGIBLE
-from erasure_sweep.workers.models.forward import LeanModel, Trace
+from erasure_sweep.workers.models.forward import LeanModel
+from erasure_sweep.workers.models.trace import Trace
 from erasure_sweep.workers.records import PathsWork
 
 FAMILIES = ("plain", "centred", "first")
@@ -133,13 +134,13 @@ class _Fields:
         self, part: slice, layer: int, mixed: Float[Tensor, "field token head d_head"]
     ) -> Float[Tensor, "field head"]:
         """Σ u·target over measured tokens of what every head of a layer adds."""
-        w_o, labels = self._model.weights["W_O"][layer], self._labels[part]
+        w_o, labels = self._model.w_o(layer), self._labels[part]
         if not is_head(labels[0]):
             targets = torch.einsum("ntd,hed->nthe", self._targets[part], w_o)
             return (mixed * targets).sum(dim=(1, 3), dtype=torch.float64)
         source, heads = layer_of(labels[0]), [head_of(label) for label in labels]
         z = self._trace.z[source, self._prompt, self._trace.positions[self._prompt]][:, heads].transpose(0, 1)
-        own = self._model.weights["W_O"][source, heads]
+        own = self._model.w_o(source)[heads]
         rest = None
         if self._family == "centred":
             reference = z.mean(dim=1, keepdim=True)
@@ -155,7 +156,7 @@ class _Fields:
     def _add_lines(self, hop: Hop, found: PathProducts) -> None:
         """What is left of the writers' attribution when all paths have been taken, beside what it was."""
         direction = self._trace.logit_direction[self._prompt]
-        through = torch.einsum("td,hed->the", direction, self._model.weights["W_O"][hop.layer])
+        through = torch.einsum("td,hed->the", direction, self._model.w_o(hop.layer))
         left = self._fields[hop.fields, self._trace.positions[self._prompt]]
         net = (left * direction).sum(dim=2) + (hop.mixed * through).sum(dim=(2, 3))
         x, y = (self._targets[hop.fields] * direction).sum(dim=2).double(), net.double()

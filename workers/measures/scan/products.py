@@ -16,7 +16,8 @@ from torch import Tensor
 
 from erasure_sweep.workers.measures.cost import Cost, ShardSize, SharedProduct
 from erasure_sweep.workers.measures.scan.composition import Composer, PromptParts
-from erasure_sweep.workers.models.forward import LeanModel, Trace
+from erasure_sweep.workers.models.forward import LeanModel
+from erasure_sweep.workers.models.trace import Trace
 from erasure_sweep.workers.records import ScanOptions, ScanWork, WriterBlock
 
 NEGLIGIBLE = 1e-10
@@ -127,11 +128,14 @@ def term_vectors(
     """Every term's output vector at some positions of a prompt, in the layout's order."""
     config = model.config
     vectors = trace.embed.new_empty(len(config.layout.terms), len(positions), config.d_model)
-    vectors[0], vectors[1] = trace.embed[prompt, positions], trace.pos_embed[prompt, positions]
+    vectors[0] = trace.embed[prompt, positions]
+    if trace.pos_embed is not None:
+        vectors[1] = trace.pos_embed[prompt, positions]
     for layer, attention in enumerate(config.layout.attention_slices):
-        heads = vectors[attention.start : attention.stop - 1]
-        torch.matmul(trace.z[layer, prompt, positions].transpose(0, 1), model.weights["W_O"][layer], out=heads)
-        vectors[attention.stop - 1] = model.weights["b_O"][layer]
+        heads = vectors[attention.start : attention.start + config.n_heads]
+        torch.matmul(trace.z[layer, prompt, positions].transpose(0, 1), model.w_o(layer), out=heads)
+        if config.attn_bias:
+            vectors[attention.stop - 1] = model.b_o(layer)
         if not config.attn_only:
             vectors[attention.stop] = trace.mlp_out[layer, prompt, positions]
     return vectors

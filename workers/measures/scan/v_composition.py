@@ -51,15 +51,12 @@ class VCompositionAccumulator:
 
     def __init__(self, reader: ProductReader) -> None:
         model, rows = reader.model, reader.composer.rows
-        layout = model.config.layout
         self.reader, self.rows = reader, rows
         self.counts = SketchCounter(len(KINDS) * len(rows), reader.options.shard_tokens, model.device)
         self.product = torch.zeros(len(rows), dtype=torch.float64, device=model.device)
         self.mixed = torch.zeros(len(rows), model.config.d_head, dtype=torch.float64, device=model.device)
         self.from_first = torch.zeros(len(rows), dtype=torch.float64, device=model.device)
         self.has_ratio = torch.zeros(len(rows.labels), dtype=torch.bool, device=model.device)
-        heads = [layout.term_index[f"L{layer}H0"] for layer in range(layout.n_layers)]
-        self.heads = [slice(start, start + layout.n_heads) for start in heads]
 
     @torch.inference_mode()
     def update(self, products: PromptProducts) -> None:
@@ -84,11 +81,11 @@ class VCompositionAccumulator:
     def _clean(self, ratios: Float[Tensor, "term token"], writer: int) -> Float[Tensor, "row token"]:
         """Clean ratios of a writer's rows: later heads, each layer's attention output, all later heads, groups."""
         layout = self.reader.model.config.layout
-        later = self.heads[self.rows.first_layer[writer] :]
-        rows = [ratios[heads.start : heads.stop + 1] for heads in later]
-        # Behind a layer's heads stands its bias; with it they are the attention output.
-        layers = [torch.cat([row[:-1], row.sum(dim=0, keepdim=True)]) for row in rows]
-        every = torch.stack([row[:-1].sum(dim=0) for row in rows]).sum(dim=0, keepdim=True)
+        later = layout.attention_slices[self.rows.first_layer[writer] :]
+        rows = [ratios[attention] for attention in later]
+        # Behind a layer's heads stands its bias, if it has one; with it they are the attention output.
+        layers = [torch.cat([row[: layout.n_heads], row.sum(dim=0, keepdim=True)]) for row in rows]
+        every = torch.stack([row[: layout.n_heads].sum(dim=0) for row in rows]).sum(dim=0, keepdim=True)
         groups = [
             ratios[[layout.term_index[label] for label in group.erasers]].sum(dim=0, keepdim=True)
             for group in self.rows.groups[writer]
@@ -130,7 +127,7 @@ def along(
     for layer in range(rows.n_layers):
         writers = [writer for writer, first in enumerate(rows.first_layer) if first <= layer]
         # One layer's float64 copy at a time: a large model's whole W_O would take gigabytes.
-        w_o = model.weights["W_O"][layer].double().cpu().numpy()
+        w_o = model.w_o(layer).double().cpu().numpy()
         through = vectors[writers] @ w_o.reshape(-1, w_o.shape[-1]).T
         for writer, vector in zip(writers, through.reshape(-1, *w_o.shape[:2]), strict=True):
             heads = rows.layer(writer, layer)

@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional
 
 from erasure_sweep.workers.labels import layer_of
 from erasure_sweep.workers.measures.cost import Cost, ShardSize
@@ -36,7 +35,8 @@ from erasure_sweep.workers.measures.interventions.place_runs import (
 )
 from erasure_sweep.workers.measures.measure import Block, Measure, Row, Setting, Texts, columns_of
 from erasure_sweep.workers.measures.scan.composition import head_of, output
-from erasure_sweep.workers.models.forward import LeanModel, Trace, top_two
+from erasure_sweep.workers.models.forward import LeanModel, top_two
+from erasure_sweep.workers.models.trace import Trace
 from erasure_sweep.workers.records import AdversarialWork, Place, State
 from erasure_sweep.workers.tables.columns import QUANTILES, Columns
 from erasure_sweep.workers.tables.declarations.adversarial import ARRIVES, LARGE
@@ -59,6 +59,7 @@ class _Head(NamedTuple):
     keys: Float[Tensor, "source d_head"]
     values: Float[Tensor, "source d_head"]
     direction: Float[Tensor, "d_head"]
+    """W_O times the logit direction, over the scale of a norm behind the layer."""
 
 
 class _Tested(NamedTuple):
@@ -129,10 +130,11 @@ def _scene(run: CleanRun, with_totals: bool) -> _Scene:
     assert trace.resid_pre is not None
     final = trace.resid_pre[-1, 0, -1:]
     # The very product that the trace takes its top two from: near ties must not be decided otherwise here.
-    logits = torch.addmm(model.weights["b_U"], model.normalize(final), model.weights["W_U"])
+    logits = model.unembed(model.normalize(final))
     top = top_two(logits.clone())[0]
     direction = trace.logit_direction[0, 0]
-    dla = torch.einsum("lhe,lhed,d->lh", trace.z[:, 0, -1], model.weights["W_O"], direction)
+    outputs = torch.stack([model.w_o(layer) for layer in range(model.config.n_layers)])
+    dla = torch.einsum("lhe,lhed,d->lh", trace.z[:, 0, -1], outputs, direction)
     labels = [place.writer, *_strongest_other(model, dla, place.writer)]
     tested = tuple(_tested(run, direction, label, with_totals) for label in labels)
     return _Scene(place, top, float(logits[0, top[0]] - logits[0, top[1]]), direction, tested)
@@ -156,8 +158,10 @@ def _tested(run: CleanRun, direction: Float[Tensor, "d_model"], label: str, with
         return _Tested(label, clean, direct, total, None)
     layer, head = layer_of(label), head_of(label)
     assert trace.resid_pre is not None
-    values = model.normalize(trace.resid_pre[layer, 0]) @ model.w_v(layer)[:, head]
-    through = model.weights["W_O"][layer, head] @ direction
+    values = model.read(trace.resid_pre[layer, 0]) @ model.w_v(layer)[:, head]
+    through = model.w_o(layer)[head] @ direction
+    if trace.write_scale is not None:
+        through = through / trace.write_scale[layer, 0, -1]
     # a copy, or the keys of all heads would stay with it
     return _Tested(
         label, clean, direct, total, _Head(layer, head, trace.k[layer, 0, :-1, head].clone(), values[:-1], through)
@@ -170,19 +174,20 @@ def _replaced(model: LeanModel, trace: Trace, scene: _Scene, tested: _Tested) ->
     if head is None:
         vectors = [output(model, trace, donor, tested.label)[position] for donor in range(trace.z.shape[1])]
         return (torch.stack(vectors) @ scene.direction).expand(len(INPUTS), -1)
-    everywhere = trace.z[head.layer, :, position, head.head] @ head.direction
+    everywhere = trace.z[head.layer, :, position, head.head] @ (model.w_o(head.layer)[head.head] @ scene.direction)
     return torch.stack([_last_replaced(model, trace, position, head) @ head.direction, everywhere])
 
 
 def _last_replaced(model: LeanModel, trace: Trace, position: int, head: _Head) -> Float[Tensor, "donor d_head"]:
-    """A head's z with query, key and value of the last position from each donor, all earlier keys and values clean."""
+    """A head's values weighted, with query, key and value of the last position from each donor, all earlier ones clean."""
     assert trace.resid_pre is not None
     stream = trace.resid_pre[head.layer, :, position]
-    attended = model.attend(head.layer, stream[:, None])
+    attended = model.attend(head.layer, stream[:, None], first=position)
     query, key = attended.q[:, 0, head.head], attended.k[:, 0, head.head]
-    value = model.normalize(stream) @ model.w_v(head.layer)[:, head.head]
+    value = model.read(stream) @ model.w_v(head.layer)[:, head.head]
     scores = torch.cat([query @ head.keys.T, (query * key).sum(dim=-1, keepdim=True)], dim=1)
-    weights = functional.softmax(scores / model.config.attn_scale, dim=-1)
+    at = torch.full((len(scores),), position, device=scores.device)
+    weights = model.attention_weights(head.layer, scores[None], at, [head.head])[0]
     return weights[:, :-1] @ head.values + weights[:, -1:] * value
 
 

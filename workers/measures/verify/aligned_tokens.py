@@ -87,8 +87,6 @@ class AlignedTokenList(NamedTuple):
 
 def aligned_with(model: LeanModel, mean: Float[np.ndarray, "d_model"]) -> AlignedTokenList:
     """Tokens of a mean output, the highest first; the lower id goes first among equals."""
-    unembedding = model.weights["W_U"]
-    centred = torch.from_numpy(mean - mean.mean()).to(unembedding.device, unembedding.dtype)
-    logits = (centred @ unembedding).double().cpu().numpy()
+    logits = model.direct_logits(torch.from_numpy(mean).to(model.device)).double().cpu().numpy()
     ids = np.argsort(-logits, kind="stable")[:SHOWN]
     return AlignedTokenList(ids, logits[ids])

@@ -70,7 +70,9 @@ def writer_parts(view: PromptView, writer: str) -> Float[Tensor, "part pos d_mod
 def _from_first(view: PromptView, writer: str) -> Float[Tensor, "pos d_model"]:
     """What a head writes from position 0, whose value is its z there: it can attend to nothing else."""
     layer, head = layer_of(writer), head_of(writer)
-    first = view.trace.z[layer, view.index, 0, head]
+    first = view.trace.z[layer, view.index, 0, head]  # attends to itself alone
+    if view.trace.write_scale is not None:
+        first = first * view.trace.write_scale[layer, view.index, 0]
     parts = view.patterns(layer, [head])[0, :, :1] * (first @ head_output(view.model, writer))
     parts[: view.first] = 0.0
     return parts

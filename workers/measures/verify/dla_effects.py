@@ -92,9 +92,7 @@ class DlaEffectsAccumulator:
         view, at = products.view, products.view.positions
         inside = (at >= FIRST_POSITION) & (at < view.seq_len - 1)
         following = view.tokens[(at + 1).clamp(max=view.seq_len - 1)]
-        unembedding = view.model.weights["W_U"].T[following]
-        centred = unembedding - unembedding.mean(dim=-1, keepdim=True)
-        direction = centred / view.final_scale[:, None]
+        direction = view.model.logit_row(following) / view.final_scale[:, None]
         written = view.written(products.target.writer)
         y = products.reader.same_position(written, direction)
         row = EffectRow(products.index, "without_pattern")

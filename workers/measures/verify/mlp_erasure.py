@@ -15,12 +15,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from erasure_sweep.workers.labels import Layout, layer_of
 from erasure_sweep.workers.measures.cost import Cost, ShardSize
 from erasure_sweep.workers.measures.interventions.prompt_view import CLEAN_PASS
-from erasure_sweep.workers.measures.interventions.rerun import Sublayer, next_sublayer, own_sublayer
+from erasure_sweep.workers.measures.interventions.rerun import Sublayer, own_sublayer, reader_behind
 from erasure_sweep.workers.measures.interventions.verified_prompt import (
     PLACEBO,
     SIBLINGS,
@@ -43,7 +42,6 @@ from erasure_sweep.workers.measures.statistics.ratios import (
     interval_columns,
     merge_ratios,
 )
-from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.records import GroupWork, State, writers_of
 from erasure_sweep.workers.tables.columns import Columns
 from erasure_sweep.workers.tables.facts.verdict import verdict
@@ -66,7 +64,7 @@ class MlpRow(NamedTuple):
 
 def later_mlps(layout: Layout, writer: str) -> tuple[str, ...]:
     """MLPs that can read a writer, that of a head's own layer included."""
-    first = next_sublayer(layout, own_sublayer(writer))
+    first = reader_behind(layout, own_sublayer(writer))
     labels = () if layout.attn_only else tuple(f"MLP{layer}" for layer in range(layout.n_layers))
     return tuple(label for label in labels if own_sublayer(label) >= first)
 
@@ -97,7 +95,7 @@ class MlpErasureAccumulator:
             layer = layer_of(label)
             stream = view.input_of(Sublayer(layer, True))[at]
             clean = (view.written(label) * written).sum(dim=-1)
-            patched = (mlp_without(model, layer, stream, written) * written).sum(dim=-1)
+            patched = (model.mlp_without(layer, stream, written) * written).sum(dim=-1)
             for run, product in zip(RUNS, (clean, patched, clean - patched), strict=True):
                 self._ratios.add(MlpRow(writer, label, run), product, norm_sq, valid)
             if products.nulls:
@@ -107,7 +105,7 @@ class MlpErasureAccumulator:
         view, layer = products.view, layer_of(label)
         at = view.drawn_positions(view.positions, NULL_POSITIONS)
         fields, stream = products.null_fields[:, at], view.input_of(Sublayer(layer, True))[at]
-        read = view.output(label)[at] - mlp_without(view.model, layer, stream.expand_as(fields), fields)
+        read = view.output(label)[at] - view.model.mlp_without(layer, stream.expand_as(fields), fields)
         sums = torch.stack([(read * fields).sum(dim=(1, 2)), fields.square().sum(dim=(1, 2))])
         rows = tuple(NullRow(products.writer, label, null.null, null.direction) for null in products.nulls)
         self._nulls.add_rows(rows, sums)
@@ -115,15 +113,6 @@ class MlpErasureAccumulator:
     def export(self) -> State:
         """The rows; none where no MLP can read a writer."""
         return {**self._ratios.export(), **{f"{_NULLS}{name}": values for name, values in self._nulls.export().items()}}
-
-
-def mlp_without(
-    model: LeanModel, layer: int, stream: Float[Tensor, "*batch d_model"], taken: Float[Tensor, "*batch d_model"]
-) -> Float[Tensor, "*batch d_model"]:
-    """Output of an MLP with something taken out of its input, over the input's clean LayerNorm scale."""
-    config = model.config
-    normalized, _, inverse_scale = torch.native_layer_norm(stream, (config.d_model,), None, None, config.eps)
-    return model.mlp_of_normalized(layer, normalized - (taken - taken.mean(dim=-1, keepdim=True)) * inverse_scale)
 
 
 class MlpErasure(Measure[GroupWork, Block[GroupWork], WriterPrompt]):

@@ -64,7 +64,7 @@ class NullSharesAccumulator:
         found = torch.zeros(len(fields), len(heads), dtype=torch.float64, device=fields.device)
         own, first = fields[:, view.positions], layer_of(heads[0])
         for hop in propagate(view.model, view.trace, view.index, fields.clone(), [first] * len(fields)):
-            w_o = view.model.weights["W_O"][hop.layer, hop.heads]
+            w_o = view.model.w_o(hop.layer)[hop.heads]
             along = torch.einsum("ntd,hed->nthe", own[hop.fields], w_o)
             start = (hop.layer - first) * len(hop.heads)
             found[hop.fields, start : start + len(hop.heads)] = (hop.mixed * along).sum(dim=(1, 3)).double()

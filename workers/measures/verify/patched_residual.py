@@ -17,7 +17,7 @@ from torch import Tensor
 from erasure_sweep.workers.labels import Layout, layer_of
 from erasure_sweep.workers.measures.cost import Cost, ShardSize
 from erasure_sweep.workers.measures.interventions.prompt_view import CLEAN_PASS, PromptView, loss_flops
-from erasure_sweep.workers.measures.interventions.rerun import Sublayer, SublayerStep, run_on
+from erasure_sweep.workers.measures.interventions.rerun import Sublayer, SublayerStep, reader_behind, run_on
 from erasure_sweep.workers.measures.interventions.verified_prompt import TargetPrompt, WriterPrompt, targets_of
 from erasure_sweep.workers.measures.measure import Block, Measure, Row, Setting, columns_of
 from erasure_sweep.workers.measures.scan.composition import head_of, head_output
@@ -92,10 +92,10 @@ class PatchedResidualAccumulator:
             self._ratios.add(WrittenRow(index, CLEAN, label), product, norm_sq, valid)
         resid = view.input_of(start).expand(len(PATCHES), -1, -1)
         for step in run_on(view.model, resid, start, value_shifts(view, target)):
-            state = layout.states[_state_behind(layout, step.sublayer)]
-            for patch, stream in zip(PATCHES, step.resid, strict=True):
+            for patch, stream in zip(PATCHES, step.resid, strict=True) if _ends_in_state(layout, step.sublayer) else ():
+                state = layout.states[_state_behind(layout, step.sublayer)]
                 self._ratios.add(WrittenRow(index, patch, state), _dot(stream[view.positions], writer), norm_sq, valid)
-            if step.sublayer > Sublayer(max(erasing), False):
+            if step.sublayer >= reader_behind(layout, Sublayer(max(erasing), False)):
                 for label, product in _products(view, step, writer):
                     self._ratios.add(WrittenRow(index, PATCHES[0], label), product, norm_sq, valid)
                     self._ratios.add(WrittenRow(index, RESPONSE, label), written[label] - product, norm_sq, valid)
@@ -182,29 +182,34 @@ def _loss(ratios: Ratios[WrittenRow], index: int, patch: str) -> Row:
 
 def later_components(layout: Layout, target: Target) -> tuple[str, ...]:
     """Terms that are added after the last erasing layer's attention."""
-    last = max(layer_of(label) for label in target.erasers)
-    return layout.terms[layout.term_index[f"b_O{last}"] + 1 :]
+    last = max(target.erasers, key=layer_of)
+    return tuple(layout.terms[index] for index in layout.later_terms(last))
 
 
 def _state_behind(layout: Layout, sublayer: Sublayer) -> int:
-    """Index of the state right behind a sublayer."""
-    if layout.attn_only:
+    """Index of the first state that holds what a sublayer writes."""
+    if not layout.has_middle:
         return sublayer.layer + 1
     return 2 * sublayer.layer + 1 + int(sublayer.mlp)
+
+
+def _ends_in_state(layout: Layout, sublayer: Sublayer) -> bool:
+    """Whether the stream right behind a sublayer is one of the states: not between the two of a parallel block."""
+    return sublayer.mlp or not layout.parallel
 
 
 def _clean_states(view: PromptView, layout: Layout) -> Iterator[tuple[str, Float[Tensor, "pos d_model"]]]:
     """Every state of the clean run."""
     yield layout.states[0], view.input_of(Sublayer(0, False))
     for layer in range(layout.n_layers):
-        if not layout.attn_only:
+        if layout.has_middle:
             yield f"resid_mid{layer}", view.input_of(Sublayer(layer, True))
         yield f"resid_post{layer}", view.input_of(Sublayer(layer + 1, False))
 
 
 def _clean_product(view: PromptView, label: str, writer: Float[Tensor, "token d_model"]) -> Float[Tensor, "token"]:
     if label.startswith("b_O"):
-        return writer @ view.model.weights["b_O"][layer_of(label)]
+        return writer @ view.model.b_o(layer_of(label))
     return _dot(view.written(label), writer)
 
 
@@ -219,7 +224,8 @@ def _products(
     for head in range(output.shape[1]):
         label = f"L{layer}H{head}"
         yield label, _dot(output[:, head], writer @ head_output(view.model, label).T)
-    yield f"b_O{layer}", writer @ view.model.weights["b_O"][layer]
+    if view.model.config.attn_bias:
+        yield f"b_O{layer}", writer @ view.model.b_o(layer)
 
 
 def _dot(a: Float[Tensor, "token d"], b: Float[Tensor, "token d"]) -> Float[Tensor, "token"]:

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from erasure_sweep.workers.errors import DataError, one_line
+from erasure_sweep.workers.models.activations import activation
 from erasure_sweep.workers.models.architectures.architecture import Architecture, Config
 from erasure_sweep.workers.models.architectures.hugging_face import (
     HF_BUFFERS,
@@ -32,11 +33,11 @@ from erasure_sweep.workers.models.architectures.hugging_face import (
 from erasure_sweep.workers.models.architectures.transformer_lens_native import boot_native
 from erasure_sweep.workers.models.bridge import bridge_logits, centred_logits, convert_bridge, processing_errors
 from erasure_sweep.workers.models.folding import centred, folded, ordered_sum
-from erasure_sweep.workers.models.forward import LeanModel, ModelConfig, default_attn_scale, weight_shapes
+from erasure_sweep.workers.models.forward import LeanModel, default_attn_scale
 from erasure_sweep.workers.models.logits_check import check_logits, check_tokens
+from erasure_sweep.workers.models.model_config import ModelConfig, weight_shapes
 from erasure_sweep.workers.models.refusals import (
     LOAD_ERRORS,
-    activation,
     check_finite,
     refuse_misfit,
     refuse_unsupported,

@@ -10,7 +10,7 @@ import pytest
 
 from erasure_sweep.workers.models import catalog
 from erasure_sweep.workers.models.catalog import find_entry, locate, model_entries
-from erasure_sweep.workers.models.forward import weight_shapes
+from erasure_sweep.workers.models.model_config import weight_shapes
 from tests.support.models.random_models import random_config, write_tl_directory
 from tests.support.paths import ROOT
 

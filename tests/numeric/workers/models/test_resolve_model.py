@@ -18,8 +18,9 @@ from erasure_sweep.workers.errors import DataError, SweepError, UsageError
 from erasure_sweep.workers.models import catalog
 from erasure_sweep.workers.models import staged_weights as staged
 from erasure_sweep.workers.models.bridge import process_bridge, quiet
-from erasure_sweep.workers.models.forward import LeanModel, weight_shapes
+from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.models.logits_check import check_tokens
+from erasure_sweep.workers.models.model_config import weight_shapes
 from erasure_sweep.workers.models.resolve_model import load_model, resolve_model
 from erasure_sweep.workers.models.sources import find_model_files
 from erasure_sweep.workers.models.staged_weights import content_hash

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from erasure_sweep.workers.measures.scan.erasers import N_DIRECTIONS, random_signs
-from erasure_sweep.workers.models.forward import LeanModel, ModelConfig
+from erasure_sweep.workers.models.forward import LeanModel
+from erasure_sweep.workers.models.model_config import ModelConfig
 from tests.support.models.broad import TAKEN, plant_broad
 from tests.support.models.random_models import random_lean
 from tests.support.oracle.erasers import eraser_rows, random_betas

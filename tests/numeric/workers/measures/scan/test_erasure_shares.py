@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from erasure_sweep.workers.measures.scan import paths
-from erasure_sweep.workers.models.forward import LeanModel, ModelConfig
+from erasure_sweep.workers.models.forward import LeanModel
+from erasure_sweep.workers.models.model_config import ModelConfig
 from tests.support.models.planting import Builder, small_config
 from tests.support.models.random_models import random_lean
 from tests.support.oracle.measuring import measure_tables

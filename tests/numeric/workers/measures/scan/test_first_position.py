@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from erasure_sweep.workers.labels import layer_of
-from erasure_sweep.workers.models.forward import LeanModel, ModelConfig
+from erasure_sweep.workers.models.forward import LeanModel
+from erasure_sweep.workers.models.model_config import ModelConfig
 from erasure_sweep.workers.records import Target
 from tests.support.models.growth import POWER_OF_SINK, WithSink, plant_growth, plant_sink
 from tests.support.oracle.measuring import measure_tables, measure_verify

@@ -12,7 +12,8 @@ from scipy import stats
 from erasure_sweep.workers.measures.measure import Block
 from erasure_sweep.workers.measures.scan.significance import ShardSpread, discoveries, half_width, p_below
 from erasure_sweep.workers.measures.scan.v_composition import VComposition
-from erasure_sweep.workers.models.forward import LeanModel, ModelConfig
+from erasure_sweep.workers.models.forward import LeanModel
+from erasure_sweep.workers.models.model_config import ModelConfig
 from erasure_sweep.workers.records import Group, ScanOptions, ScanWork, WriterBlock
 from tests.support.models.planted import plant_several
 from tests.support.models.random_models import random_lean

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
-from erasure_sweep.workers.models.forward import LeanModel, ModelConfig
+from erasure_sweep.workers.models.forward import LeanModel
+from erasure_sweep.workers.models.model_config import ModelConfig
 from tests.support.models.decoys import DECOYS, plant_decoy, plant_shared_constant
 from tests.support.models.planted import (
     assert_matches_construction,

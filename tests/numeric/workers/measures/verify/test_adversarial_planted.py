@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from erasure_sweep.workers.measures.verify.high_places import first_half
-from erasure_sweep.workers.models.forward import LeanModel, ModelConfig
+from erasure_sweep.workers.models.forward import LeanModel
+from erasure_sweep.workers.models.model_config import ModelConfig
 from erasure_sweep.workers.records import Target
 from tests.support.models.planting import CARRIER, STORE_DIM, Builder, Source, small_config
 from tests.support.oracle.measuring import measure_verify

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from erasure_sweep.workers.measures.verify.targets import NOTHING, choose_targets
-from erasure_sweep.workers.models.forward import LeanModel, ModelConfig
+from erasure_sweep.workers.models.forward import LeanModel
+from erasure_sweep.workers.models.model_config import ModelConfig
 from erasure_sweep.workers.tables.facts.erasure import clearly_erased
 from erasure_sweep.workers.tables.values import Tables
 from tests.support.models.broad import plant_broad

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
-from erasure_sweep.workers.models.forward import LeanModel, ModelConfig
+from erasure_sweep.workers.models.forward import LeanModel
+from erasure_sweep.workers.models.model_config import ModelConfig
 from tests.support.models.random_models import random_lean
 from tests.support.oracle.compare_verify import assert_table_agrees, assert_trust_agrees
 from tests.support.oracle.measuring import measure_verify

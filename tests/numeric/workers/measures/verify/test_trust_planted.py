@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
-from erasure_sweep.workers.models.forward import LeanModel, ModelConfig
+from erasure_sweep.workers.models.forward import LeanModel
+from erasure_sweep.workers.models.model_config import ModelConfig
 from erasure_sweep.workers.tables.facts.trust import WORDS
 from tests.support.models.attributions import READER, READINGS, WRITER, Attributed, plant_turning, plant_word
 from tests.support.models.planted import plant_several

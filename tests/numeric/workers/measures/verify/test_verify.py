@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
-from erasure_sweep.workers.models.forward import LeanModel, ModelConfig
+from erasure_sweep.workers.models.forward import LeanModel
+from erasure_sweep.workers.models.model_config import ModelConfig
 from erasure_sweep.workers.models.tokenizer import load_tokenizer
 from erasure_sweep.workers.records import Target
 from tests.support.models.random_models import random_lean

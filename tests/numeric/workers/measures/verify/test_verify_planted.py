@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from erasure_sweep.workers.models.forward import LeanModel, ModelConfig
+from erasure_sweep.workers.models.forward import LeanModel
+from erasure_sweep.workers.models.model_config import ModelConfig
 from erasure_sweep.workers.records import Target
 from tests.support.models.decoys import DECOYS, plant_decoy
 from tests.support.models.planted import plant, plant_several
