@@ -26,8 +26,8 @@ from erasure_sweep.workers.corpora.resolve_corpus import (
 from erasure_sweep.workers.errors import DataError, SweepError, UsageError
 from erasure_sweep.workers.measures.registry import count_sketches
 from erasure_sweep.workers.measures.scan.composition import check_groups
+from erasure_sweep.workers.models.files.staged_weights import read_staged
 from erasure_sweep.workers.models.resolve_model import ResolvedModel, resolve_model
-from erasure_sweep.workers.models.staged_weights import read_staged
 from erasure_sweep.workers.records import Group, Resolved, ScanOptions, VerifyRequest
 from erasure_sweep.workers.storage.own_staging import mark_staging
 

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from erasure_sweep.workers.models.files.staged_weights import content_hash
 from erasure_sweep.workers.models.model_config import ModelConfig
-from erasure_sweep.workers.models.staged_weights import content_hash
 from tests.support.models.random_models import random_config, random_processed_weights
 
 GELU_4L = "gelu-4l"

@@ -41,7 +41,7 @@ print(resolve_model(sys.argv[1], pathlib.Path(sys.argv[2])).weights)
 """
 FORWARD = """
 import sys, pathlib, time
-from erasure_sweep.workers.models.logits_check import check_tokens
+from erasure_sweep.workers.models.processing.logits_check import check_tokens
 from erasure_sweep.workers.models.resolve_model import load_model
 config, model = load_model(pathlib.Path(sys.argv[1]))
 model.logits(check_tokens(config))

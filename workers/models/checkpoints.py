@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from erasure_sweep.workers.errors import DataError, UsageError
 from erasure_sweep.workers.hub.files import hub_file, list_files
 from erasure_sweep.workers.models.catalog import CHECKPOINT_SUFFIXES, ModelLocation, locate
-from erasure_sweep.workers.models.file_formats import CONFIG, layout_of, read_config
+from erasure_sweep.workers.models.files.file_formats import CONFIG, layout_of, read_config
 from erasure_sweep.workers.models.known_names import (
     Checkpoint,
     TrainingCheckpoints,

@@ -17,7 +17,7 @@ import torch
 from erasure_sweep.workers.errors import DataError, SweepError
 from erasure_sweep.workers.models.catalog import find_entry, locate
 from erasure_sweep.workers.models.checkpoints import SEPARATOR, find_checkpoint, split_point
-from erasure_sweep.workers.models.conversion import convert, refuse_by_config
+from erasure_sweep.workers.models.files.staged_weights import StagedHeader, find_staged, locked, read_staged
 from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.models.known_names import (
     KnownModel,
@@ -27,8 +27,8 @@ from erasure_sweep.workers.models.known_names import (
     staged_path,
 )
 from erasure_sweep.workers.models.model_config import ModelConfig
+from erasure_sweep.workers.models.processing.conversion import convert, refuse_by_config
 from erasure_sweep.workers.models.sources import ModelFiles, find_model_files
-from erasure_sweep.workers.models.staged_weights import StagedHeader, find_staged, locked, read_staged
 from erasure_sweep.workers.models.tokenizer import stage_tokenizer
 
 

@@ -26,7 +26,7 @@ from erasure_sweep.workers.models.checkpoints import (
     revision_steps,
     split_point,
 )
-from erasure_sweep.workers.models.file_formats import (
+from erasure_sweep.workers.models.files.file_formats import (
     CONFIG,
     INDICES,
     FileLayout,

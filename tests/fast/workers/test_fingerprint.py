@@ -15,9 +15,9 @@ from erasure_sweep.workers.corpora.sampling import name_key
 from erasure_sweep.workers.corpora.staged_tokens import fingerprint_tokens
 from erasure_sweep.workers.fingerprint import digest, fingerprint
 from erasure_sweep.workers.models import known_names
+from erasure_sweep.workers.models.files.staged_weights import content_hash
 from erasure_sweep.workers.models.model_config import ModelConfig
 from erasure_sweep.workers.models.sources import find_model_files
-from erasure_sweep.workers.models.staged_weights import content_hash
 from erasure_sweep.workers.storage.states import encode_states
 from erasure_sweep.workers.train_bundled import is_held_out
 

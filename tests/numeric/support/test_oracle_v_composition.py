@@ -23,10 +23,11 @@ from tests.numeric.support.test_oracle_scan import (
 from tests.support.models.decoys import DECOYS, plant_decoy, plant_shared_constant
 from tests.support.models.planted import assert_reading_matches_construction, plant, plant_several
 from tests.support.models.planting import ATTENDS, Attend
-from tests.support.models.random_models import random_lean
+from tests.support.models.random_models import random_config, random_lean
 from tests.support.oracle import dla as oracle_dla
 from tests.support.oracle import scan as oracle
 from tests.support.oracle import v_composition as reading_oracle
+from tests.support.oracle.sublayers import centre
 from tests.support.oracle.v_composition import reading_tables
 from tests.support.tiers import seeds
 
@@ -197,7 +198,8 @@ def test_the_two_most_likely_tokens_by_hand() -> None:
 
 
 def test_attribution_by_hand() -> None:
-    to = oracle_dla.Readout(np.array([2.0, 0.5]), np.array([[1.0, 0.0, -1.0], [0.0, 2.0, 0.0]]))
+    directions = centre(random_config(norm="layer"), np.array([[1.0, 0.0, -1.0], [0.0, 2.0, 0.0]]))
+    to = oracle_dla.Readout(np.array([2.0, 0.5]), directions)
     np.testing.assert_allclose(oracle_dla.attribute(np.array([[3.0, 0.0, 0.0], [0.0, 3.0, 0.0]]), to), [1.5, 8.0])
     np.testing.assert_allclose(oracle_dla.attribute(np.ones((2, 3)), to), [0.0, 0.0])
 

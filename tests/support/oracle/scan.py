@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -143,7 +144,7 @@ class Measured(NamedTuple):
     """The terms, and each layer's ``attn{l}`` behind its bias."""
     states: dict[str, np.ndarray]
     last_term: dict[str, str]
-    scales: dict[str, np.ndarray]
+    scales: Mapping[str, np.ndarray] = MappingProxyType({})
     """Of every state, what the final norm would divide it by [token]."""
 
     @property

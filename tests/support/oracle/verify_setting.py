@@ -77,7 +77,7 @@ class Setting(NamedTuple):
     def stream(self) -> Measured:
         """Where things stand in the sum."""
         run = self.runs[0]
-        return Measured(run.terms, run.terms | run.attention, run.states, run.last_term, {})
+        return Measured(run.terms, run.terms | run.attention, run.states, run.last_term)
 
     def term(self, label: str) -> Field:
         return [run.terms[label] for run in self.runs]

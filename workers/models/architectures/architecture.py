@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from erasure_sweep.workers.models.files.staged_weights import StagedModel
 from erasure_sweep.workers.models.sources import ModelFiles
-from erasure_sweep.workers.models.staged_weights import StagedModel
 
 Config = Mapping[str, Any]
 """What config.json holds."""

@@ -31,22 +31,27 @@ from erasure_sweep.workers.models.architectures.hugging_face import (
     refuse_other_depth,
 )
 from erasure_sweep.workers.models.architectures.transformer_lens_native import boot_native
-from erasure_sweep.workers.models.bridge import bridge_logits, centred_logits, convert_bridge, processing_errors
-from erasure_sweep.workers.models.folding import centred, folded, ordered_sum
+from erasure_sweep.workers.models.files.staged_weights import StagedModel, content_hash
+from erasure_sweep.workers.models.files.stored_tensors import StoredTensor, stored_tensors
+from erasure_sweep.workers.models.files.weights_file import WeightsFile
 from erasure_sweep.workers.models.forward import LeanModel, default_attn_scale
-from erasure_sweep.workers.models.logits_check import check_logits, check_tokens
 from erasure_sweep.workers.models.model_config import ModelConfig, weight_shapes
-from erasure_sweep.workers.models.refusals import (
+from erasure_sweep.workers.models.processing.bridge import (
+    bridge_logits,
+    centred_logits,
+    convert_bridge,
+    processing_errors,
+)
+from erasure_sweep.workers.models.processing.folding import centred, folded, ordered_sum
+from erasure_sweep.workers.models.processing.logits_check import check_logits, check_tokens
+from erasure_sweep.workers.models.processing.refusals import (
     LOAD_ERRORS,
     check_finite,
     refuse_misfit,
     refuse_unsupported,
 )
-from erasure_sweep.workers.models.saved_state import GPT2, is_of_bridge
+from erasure_sweep.workers.models.processing.saved_state import GPT2, is_of_bridge
 from erasure_sweep.workers.models.sources import ModelFiles
-from erasure_sweep.workers.models.staged_weights import StagedModel, content_hash
-from erasure_sweep.workers.models.stored_tensors import StoredTensor, stored_tensors
-from erasure_sweep.workers.models.weights_file import WeightsFile
 from erasure_sweep.workers.storage.whole_file import whole_file
 
 EMBED, UNEMBED = "transformer.wte.weight", "lm_head.weight"

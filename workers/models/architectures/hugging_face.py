@@ -16,11 +16,16 @@ from safetensors import SafetensorError
 
 from erasure_sweep.workers.errors import DataError, one_line
 from erasure_sweep.workers.models.architectures.architecture import Architecture, Config
-from erasure_sweep.workers.models.bridge import convert_bridge
-from erasure_sweep.workers.models.file_formats import layout_of
-from erasure_sweep.workers.models.refusals import LOAD_ERRORS, check_finite, refuse_misfit, refuse_unsupported
+from erasure_sweep.workers.models.files.file_formats import layout_of
+from erasure_sweep.workers.models.files.stored_tensors import stored_tensors
+from erasure_sweep.workers.models.processing.bridge import convert_bridge
+from erasure_sweep.workers.models.processing.refusals import (
+    LOAD_ERRORS,
+    check_finite,
+    refuse_misfit,
+    refuse_unsupported,
+)
 from erasure_sweep.workers.models.sources import ModelFiles
-from erasure_sweep.workers.models.stored_tensors import stored_tensors
 
 HF_BUFFERS = (".attn.bias", ".attn.masked_bias")
 """Causal masks that old files of GPT-2 hold beside the weights."""

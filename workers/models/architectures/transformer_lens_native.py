@@ -13,12 +13,12 @@ from typing import Any
 
 from erasure_sweep.workers.errors import DataError
 from erasure_sweep.workers.models.architectures.architecture import Architecture, Config
-from erasure_sweep.workers.models.bridge import convert_bridge
-from erasure_sweep.workers.models.file_formats import layout_of
-from erasure_sweep.workers.models.refusals import refuse_unsupported
-from erasure_sweep.workers.models.saved_state import read_saved
+from erasure_sweep.workers.models.files.file_formats import layout_of
+from erasure_sweep.workers.models.files.stored_tensors import read_state_dict
+from erasure_sweep.workers.models.processing.bridge import convert_bridge
+from erasure_sweep.workers.models.processing.refusals import refuse_unsupported
+from erasure_sweep.workers.models.processing.saved_state import read_saved
 from erasure_sweep.workers.models.sources import ModelFiles
-from erasure_sweep.workers.models.stored_tensors import read_state_dict
 
 _OLDER_LAYOUTS = ("neel-solu-old", "mingpt")
 _SHAPE_KEYS = ("n_layers", "d_model", "n_heads", "d_head", "n_ctx", "d_vocab")

@@ -35,8 +35,9 @@ from erasure_sweep.workers.records import (
 )
 from erasure_sweep.workers.tables.columns import Columns
 from erasure_sweep.workers.tables.registry import tables_of
+from tests.support.models.random_models import random_config
 
-SHAPE = {"n_layers": 3, "n_heads": 2, "d_head": 8, "d_model": 16, "d_vocab": 100, "d_mlp": 64, "attn_only": False}
+SHAPE = random_config(3, 2, 16, d_vocab=100).to_json()
 
 
 def scan_size(start: int = 0, stop: int = 11, n_prompts: int = 8) -> ShardSize:

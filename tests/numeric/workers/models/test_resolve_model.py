@@ -16,14 +16,14 @@ from safetensors.torch import load_file, save_file
 
 from erasure_sweep.workers.errors import DataError, SweepError, UsageError
 from erasure_sweep.workers.models import catalog
-from erasure_sweep.workers.models import staged_weights as staged
-from erasure_sweep.workers.models.bridge import process_bridge, quiet
+from erasure_sweep.workers.models.files import staged_weights as staged
+from erasure_sweep.workers.models.files.staged_weights import content_hash
 from erasure_sweep.workers.models.forward import LeanModel
-from erasure_sweep.workers.models.logits_check import check_tokens
 from erasure_sweep.workers.models.model_config import weight_shapes
+from erasure_sweep.workers.models.processing.bridge import process_bridge, quiet
+from erasure_sweep.workers.models.processing.logits_check import check_tokens
 from erasure_sweep.workers.models.resolve_model import load_model, resolve_model
 from erasure_sweep.workers.models.sources import find_model_files
-from erasure_sweep.workers.models.staged_weights import content_hash
 from tests.support.models.bridges import boot_bridge
 from tests.support.models.random_models import (
     random_config,
@@ -163,7 +163,7 @@ class TestAgainstTransformerLens:
             config, weights = process_bridge(bridge)
             return config, weights | {"W_O": weights["W_O"] * 1.5}
 
-        monkeypatch.setattr("erasure_sweep.workers.models.bridge.process_bridge", skewed)
+        monkeypatch.setattr("erasure_sweep.workers.models.processing.bridge.process_bridge", skewed)
         message = refusal(tl_directory, staging)
         assert "model tiny cannot be measured: the trace's logits differ from TransformerLens' by" in message
 

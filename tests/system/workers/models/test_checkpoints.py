@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from erasure_sweep.workers.errors import DataError, UsageError
-from erasure_sweep.workers.models.bridge import quiet
 from erasure_sweep.workers.models.catalog import locate
 from erasure_sweep.workers.models.checkpoints import expand, find_training
-from erasure_sweep.workers.models.logits_check import check_tokens
+from erasure_sweep.workers.models.processing.bridge import quiet
+from erasure_sweep.workers.models.processing.logits_check import check_tokens
 from erasure_sweep.workers.models.resolve_model import load_model, resolve_model
 from tests.support.models.random_models import (
     gpt2_state_dict,

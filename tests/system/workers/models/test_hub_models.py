@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from erasure_sweep.workers.models.bridge import quiet
-from erasure_sweep.workers.models.logits_check import check_tokens
+from erasure_sweep.workers.models.processing.bridge import quiet
+from erasure_sweep.workers.models.processing.logits_check import check_tokens
 from erasure_sweep.workers.models.resolve_model import load_model, resolve_model
 from tests.support.models.random_models import (
     random_config,

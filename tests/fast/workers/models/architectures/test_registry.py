@@ -13,7 +13,7 @@ from erasure_sweep.workers.models import architectures as folder
 from erasure_sweep.workers.models.architectures import registry
 from erasure_sweep.workers.models.architectures.registry import architectures, find_architecture
 from erasure_sweep.workers.models.catalog import bundled_entries
-from erasure_sweep.workers.models.file_formats import read_config
+from erasure_sweep.workers.models.files.file_formats import read_config
 
 NEW_FAMILY = """
 from dataclasses import replace

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from erasure_sweep.workers.errors import DataError
-from erasure_sweep.workers.models.bridge import bridge_logits, quiet
-from erasure_sweep.workers.models.logits_check import check_tokens
+from erasure_sweep.workers.models.processing.bridge import bridge_logits, quiet
+from erasure_sweep.workers.models.processing.logits_check import check_tokens
 from erasure_sweep.workers.models.resolve_model import load_model, resolve_model
 from erasure_sweep.workers.models.sources import find_model_files
 from tests.support.models.bridges import boot_bridge

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from erasure_sweep.workers.errors import DataError, one_line
-from erasure_sweep.workers.models.refusals import LOAD_ERRORS
+from erasure_sweep.workers.models.processing.refusals import LOAD_ERRORS
 from erasure_sweep.workers.storage.given_files import check_given_file
 
 _WRAPPERS = ("model_state_dict", "state_dict", "model")

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from erasure_sweep.workers.errors import DataError
-from erasure_sweep.workers.models.refusals import check_finite, refuse_misfit
+from erasure_sweep.workers.models.processing.refusals import check_finite, refuse_misfit
 
 NATIVE, GPT2 = "TransformerLensNative", "GPT2LMHeadModel"
 """What bridges are to, as their configs say it under ``architecture``."""

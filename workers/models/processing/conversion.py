@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from erasure_sweep.workers.models.architectures.registry import find_architecture
-from erasure_sweep.workers.models.bridge import quiet
-from erasure_sweep.workers.models.refusals import refuse_config
+from erasure_sweep.workers.models.files.staged_weights import StagedModel
+from erasure_sweep.workers.models.processing.bridge import quiet
+from erasure_sweep.workers.models.processing.refusals import refuse_config
 from erasure_sweep.workers.models.sources import ModelFiles
-from erasure_sweep.workers.models.staged_weights import StagedModel
 
 
 def convert(source: ModelFiles, path: Path) -> StagedModel:

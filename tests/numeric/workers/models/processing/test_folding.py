@@ -16,14 +16,14 @@ from torch import Tensor
 from erasure_sweep.workers.errors import DataError
 from erasure_sweep.workers.models.architectures import gpt2 as gpt2_files
 from erasure_sweep.workers.models.architectures.gpt2 import Gpt2, ProcessedWeight, processed_gpt2
-from erasure_sweep.workers.models.bridge import process_bridge, quiet
-from erasure_sweep.workers.models.conversion import convert
-from erasure_sweep.workers.models.folding import ordered_sum
+from erasure_sweep.workers.models.files.staged_weights import StagedModel, read_staged
+from erasure_sweep.workers.models.files.weights_file import WeightsFile
 from erasure_sweep.workers.models.forward import LeanModel
-from erasure_sweep.workers.models.logits_check import check_tokens
+from erasure_sweep.workers.models.processing.bridge import process_bridge, quiet
+from erasure_sweep.workers.models.processing.conversion import convert
+from erasure_sweep.workers.models.processing.folding import ordered_sum
+from erasure_sweep.workers.models.processing.logits_check import check_tokens
 from erasure_sweep.workers.models.sources import ModelFiles, find_model_files
-from erasure_sweep.workers.models.staged_weights import StagedModel, read_staged
-from erasure_sweep.workers.models.weights_file import WeightsFile
 from tests.support.models.bridges import boot_bridge
 from tests.support.models.random_models import random_config, write_hf_gpt2_directory, write_hf_gpt2_shards
 

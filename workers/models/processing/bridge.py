@@ -20,12 +20,12 @@ from torch import Tensor
 from erasure_sweep.workers.errors import DataError, one_line
 from erasure_sweep.workers.hub.files import quiet_hub
 from erasure_sweep.workers.models.activations import activation
+from erasure_sweep.workers.models.files.staged_weights import StagedModel, content_hash, write_staged
 from erasure_sweep.workers.models.forward import LeanModel, default_attn_scale
-from erasure_sweep.workers.models.logits_check import check_logits, check_tokens
 from erasure_sweep.workers.models.model_config import ModelConfig
-from erasure_sweep.workers.models.refusals import LOAD_ERRORS, check_finite
+from erasure_sweep.workers.models.processing.logits_check import check_logits, check_tokens
+from erasure_sweep.workers.models.processing.refusals import LOAD_ERRORS, check_finite
 from erasure_sweep.workers.models.sources import ModelFiles
-from erasure_sweep.workers.models.staged_weights import StagedModel, content_hash, write_staged
 
 
 def convert_bridge(source: ModelFiles, path: Path, boot: Callable[[ModelFiles], Any]) -> StagedModel:

@@ -1,0 +1,1 @@
+"""Files of a model: their formats, tensors read one at a time, processed weights staged."""

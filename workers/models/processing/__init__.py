@@ -1,0 +1,1 @@
+"""From a model as its files hold it to processed weights: refused or folded, centred, and checked."""
