@@ -120,10 +120,6 @@ class LeanModel:
         """What a sublayer makes of the stream that it reads."""
         return self.normalize(resid) if self.config.norm_before else resid
 
-    def read_scale(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
-        """What ``read`` divides by."""
-        return self.scale(resid) if self.config.norm_before else resid.new_ones(resid.shape[:-1])
-
     def attend(
         self,
         layer: int,
@@ -315,7 +311,7 @@ class LeanModel:
         return resid * inverse_scale.unsqueeze(-1), inverse_scale
 
     def _read_with_inverse_scale(self, resid: Float[Tensor, "*batch d_model"]) -> tuple[Tensor, Tensor]:
-        return self._with_inverse_scale(resid) if self.config.norm_before else (resid, self.read_scale(resid))
+        return self._with_inverse_scale(resid) if self.config.norm_before else (resid, resid.new_ones(resid.shape[:-1]))
 
     def _for_query_heads(self, values: Float[Tensor, "..."], dim: int) -> Float[Tensor, "..."]:
         """Of each query head what its key-value head has."""

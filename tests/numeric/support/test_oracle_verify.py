@@ -26,7 +26,6 @@ from tests.support.oracle.scan import as_numpy, forward, layer_of_head
 from tests.support.oracle.sublayers import centre, place_of, read_stream
 from tests.support.oracle.v_composition import resid_pre
 from tests.support.oracle.verify_nulls import Nulls
-from tests.support.oracle.verify_reruns import rerun
 from tests.support.oracle.verify_setting import Setting
 
 AGREEMENT = 1e-10
@@ -73,7 +72,9 @@ def adding(values: np.ndarray) -> Callable:
 
 def test_reruns_without_edits_are_the_forward_pass(bridged: Bridged) -> None:
     for prompt, clean in zip(bridged.ids, bridged.runs, strict=True):
-        again = rerun(bridged.config, bridged.w, prompt)
+        nothing = np.zeros_like(clean.terms["embed"])
+        edits = {"added": dict.fromkeys(clean.states, nothing), "unseen": dict.fromkeys(clean.patterns, nothing)}
+        again = forward(bridged.config, bridged.w, prompt, **edits)
         assert again.last_term == clean.last_term
         for name in ("terms", "attention", "states", "patterns"):
             mine, expected = getattr(again, name), getattr(clean, name)
@@ -89,7 +90,7 @@ def test_reruns_from_an_edited_stream_agree_with_the_bridge(bridged: Bridged) ->
         edit = rng.standard_normal((2, bridged.config.n_ctx, bridged.config.d_model))
         logits, found = bridged.run({bridged.where_added(state): adding(edit)})
         for i, prompt in enumerate(bridged.ids):
-            again = rerun(bridged.config, bridged.w, prompt, added={state: edit[i]})
+            again = forward(bridged.config, bridged.w, prompt, added={state: edit[i]})
             edited = "pos_embed" if state == "resid_pre0" else bridged.runs[0].last_term[state]
             for label in (*again.terms, *again.states):
                 if label != edited:  # where the bridge has the edit in the term itself
@@ -127,7 +128,7 @@ def test_reruns_with_edited_values_agree_with_the_bridge(bridged: Bridged) -> No
 
     logits, found = bridged.run({f"blocks.{layer}.attn.hook_v": hook_of(layer) for layer in layers})
     for i, prompt in enumerate(bridged.ids):
-        again = rerun(config, bridged.w, prompt, unseen=unseen[i])
+        again = forward(config, bridged.w, prompt, unseen=unseen[i])
         for label in (*again.terms, *again.states):
             mine = again.terms.get(label, again.states.get(label))
             np.testing.assert_allclose(mine, found[label][i], atol=AGREEMENT, err_msg=label)

@@ -74,20 +74,40 @@ def as_numpy(weights: Mapping[str, Tensor | np.ndarray]) -> dict[str, np.ndarray
     return {name: np.asarray(values, dtype=np.float64) for name, values in weights.items()}
 
 
-def forward(config: ModelConfig, weights: Mapping[str, Tensor | np.ndarray], tokens: Sequence[int]) -> Activations:
-    """Run the model over one prompt and keep everything."""
+def forward(
+    config: ModelConfig,
+    weights: Mapping[str, Tensor | np.ndarray],
+    tokens: Sequence[int],
+    added: Mapping[str, np.ndarray] | None = None,
+    unseen: Mapping[str, np.ndarray] | None = None,
+) -> Activations:
+    """Run the model over one prompt and keep everything, with edits or without.
+
+    Everything behind an edit is computed anew, each layer with its own pattern and scale.
+
+    Args:
+        added: by state, what is added to the stream there [pos, d_model]; it is part of the state, and of no term.
+        unseen: by head, what is subtracted from its normalised value input [pos, d_model], while its queries, its keys and
+            every other reader see it.
+    """
+    added, unseen = added or {}, unseen or {}
     w, ids = as_numpy(weights), [int(token) for token in tokens]
     terms = embeddings(config, w, ids)
-    resid = np.sum(list(terms.values()), axis=0)
-    states, last_term = {"resid_pre0": resid}, {"resid_pre0": next(reversed(terms))}
-    summed: dict[str, np.ndarray] = {}
-    patterns: dict[str, np.ndarray] = {}
-    ln1_scales, ln2_scales, write_scales = [], [], []
+    states: dict[str, np.ndarray] = {}
+    last_term: dict[str, str] = {}
+
+    def pass_state(name: str, stream: np.ndarray) -> np.ndarray:
+        states[name] = stream + added[name] if name in added else stream
+        last_term[name] = next(reversed(terms))
+        return states[name]
+
+    resid = pass_state("resid_pre0", np.sum(list(terms.values()), axis=0))
+    summed, patterns, ln1_scales, ln2_scales, write_scales = {}, {}, [], [], []
     for layer in range(config.n_layers):
         before = resid
         x, scale = read_stream(config, resid)
         ln1_scales.append(scale)
-        outputs, of_layer, write_scale = layer_heads(config, w, layer, x)
+        outputs, of_layer, write_scale = layer_heads(config, w, layer, x, unseen)
         patterns |= of_layer
         write_scales.append(write_scale)
         outputs |= biases(config, w, layer, len(ids))
@@ -96,12 +116,11 @@ def forward(config: ModelConfig, weights: Mapping[str, Tensor | np.ndarray], tok
         resid = resid + summed[f"attn{layer}"]
         if not config.attn_only:
             if not config.parallel:
-                states[f"resid_mid{layer}"], last_term[f"resid_mid{layer}"] = resid, next(reversed(terms))
-                before = resid
+                before = resid = pass_state(f"resid_mid{layer}", resid)
             ln2_scales.append(read_stream(config, before)[1])
             terms[f"MLP{layer}"] = run_mlp(config, w, layer, before)
             resid = resid + terms[f"MLP{layer}"]
-        states[f"resid_post{layer}"], last_term[f"resid_post{layer}"] = resid, next(reversed(terms))
+        resid = pass_state(f"resid_post{layer}", resid)
     logits, final_scale = uncapped_logits(config, w, resid)
     return Activations(
         terms, summed, states, last_term, patterns, ln1_scales, ln2_scales, write_scales, final_scale, logits

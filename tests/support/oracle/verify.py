@@ -26,12 +26,11 @@ from torch import Tensor
 from erasure_sweep.workers.models.model_config import ModelConfig
 from erasure_sweep.workers.records import Target
 from erasure_sweep.workers.tables.registry import TABLES, tables_of
-from tests.support.oracle.scan import TAU, Activations, layer_of_head
+from tests.support.oracle.scan import TAU, Activations, forward, layer_of_head
 from tests.support.oracle.sublayers import centre
 from tests.support.oracle.verify_adversarial import adversarial_rows, token_rows
 from tests.support.oracle.verify_effects import ablations, aligned_tokens, carries, effects, mlps, patched_losses
 from tests.support.oracle.verify_nulls import Nulls, conclusion, find_nulls, null_group, placebo
-from tests.support.oracle.verify_reruns import rerun
 from tests.support.oracle.verify_setting import (
     Field,
     Setting,
@@ -232,7 +231,7 @@ def patched_runs(s: Setting, target: Target, whole_layers: bool) -> list[Activat
     for tokens, run, output in zip(s.ids, s.runs, s.source(target.writer), strict=True):
         written = centre(s.config, output)
         unseen = {head: written / run.ln1_scales[layer_of_head(head)][:, None] for head in heads}
-        runs.append(rerun(s.config, s.w, tokens, unseen=unseen))
+        runs.append(forward(s.config, s.w, tokens, unseen=unseen))
     return runs
 
 

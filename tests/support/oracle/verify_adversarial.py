@@ -27,7 +27,6 @@ from tests.support.oracle.dla import top_two
 from tests.support.oracle.scan import Activations, as_numpy, forward, is_later_head, layer_of_head, quantile
 from tests.support.oracle.sublayers import centre, read_stream, run_head, written_by
 from tests.support.oracle.v_composition import resid_pre, source
-from tests.support.oracle.verify_reruns import rerun
 from tests.support.oracle.verify_setting import Setting, dot, quantiles
 
 Row = dict[str, object]
@@ -53,7 +52,7 @@ class Cut(NamedTuple):
         """The prompt run again with a term's mean in the place of its output."""
         edit = mean - self.run.terms[label]
         edit[: s.first] = 0.0
-        return rerun(s.config, s.w, self.ids, added={s.stream.written_state(label): edit})
+        return forward(s.config, s.w, self.ids, added={s.stream.written_state(label): edit})
 
     def attribution(self, output: np.ndarray) -> float:
         """DLA of an output [pos, d_model] at the last position."""

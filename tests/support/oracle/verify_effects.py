@@ -24,7 +24,7 @@ import numpy as np
 
 from erasure_sweep.workers.records import Target
 from tests.support.oracle.dla import correlate, fisher, is_constant
-from tests.support.oracle.scan import Activations, layer_of_head
+from tests.support.oracle.scan import Activations, forward, layer_of_head
 from tests.support.oracle.sublayers import (
     behind_mlp,
     capped,
@@ -39,7 +39,6 @@ from tests.support.oracle.sublayers import (
 )
 from tests.support.oracle.v_composition import resid_pre, source
 from tests.support.oracle.verify_nulls import Nulls, conclusion, placebo
-from tests.support.oracle.verify_reruns import rerun
 from tests.support.oracle.verify_setting import (
     Field,
     Setting,
@@ -136,7 +135,7 @@ def effects_written(s: Setting, target: Target) -> dict[str, Field]:
     heads, writer = target.erasers, target.writer
     state = s.stream.written_state(writer)
     removed = [
-        rerun(s.config, s.w, tokens, added={state: -output})
+        forward(s.config, s.w, tokens, added={state: -output})
         for tokens, output in zip(s.ids, s.source(writer), strict=True)
     ]
     return {
@@ -243,7 +242,7 @@ def ablations(s: Setting, writer: str) -> Iterator[Row]:
     state, output = s.stream.written_state(writer), s.source(writer)
     for ablation, permuted in (("equal_position", False), ("random_position", True)):
         other = s.from_partner(output, permuted)
-        runs = [rerun(s.config, s.w, s.ids[row], added={state: other[row] - output[row]}) for row in s.rows]
+        runs = [forward(s.config, s.w, s.ids[row], added={state: other[row] - output[row]}) for row in s.rows]
         yield {"writer": writer, "ablation": ablation} | loss_increase(s, runs)
 
 

@@ -23,8 +23,8 @@ import numpy as np
 
 from erasure_sweep.workers.positions import hash_u64
 from tests.support.oracle.dla import SAME, fisher, jackknife
+from tests.support.oracle.scan import forward
 from tests.support.oracle.sublayers import centre
-from tests.support.oracle.verify_reruns import rerun
 from tests.support.oracle.verify_setting import Field, Setting, dot
 
 Row = dict[str, object]
@@ -51,7 +51,7 @@ def ablated(s: Setting, writer: str, replacement: Field) -> Ablated:
     found = Ablated([], [], {})
     for row in s.rows:
         clean, g, top = s.runs[row], directions[row], tops[row]
-        again = rerun(s.config, s.w, s.ids[row], added={state: replacement[row] - clean.terms[writer]})
+        again = forward(s.config, s.w, s.ids[row], added={state: replacement[row] - clean.terms[writer]})
         along = (u[:, top[:, 0]] - u[:, top[:, 1]]).T
         before, after = (dot(centre(s.config, run.states[final]), along) / run.final_scale for run in (clean, again))
         found.direct.append(dot(clean.terms[writer] - replacement[row], g))
