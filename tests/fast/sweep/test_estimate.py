@@ -7,9 +7,10 @@ from erasure_sweep.sweep.estimate import work_of
 from erasure_sweep.sweep.helper.tasks import total_costs
 from erasure_sweep.sweep.plan import expected_stages
 from erasure_sweep.workers.records import Numerics, Resolved
+from tests.support.models.random_models import random_config
 
 CPU = Numerics("cpu", "AVX2", "2.9.0", "MKL", "highest", "00000000")
-SHAPE = {"n_layers": 4, "n_heads": 8, "attn_only": False, "d_model": 64, "d_head": 8, "d_mlp": 256, "d_vocab": 97}
+SHAPE = random_config(4, 8, 64).to_json()
 
 
 def model(n_prompts: int) -> Resolved:

@@ -44,9 +44,10 @@ from erasure_sweep.workers.records import (
     TrustWork,
     WriterBlock,
 )
+from tests.support.models.random_models import random_config
 
 CPU = Numerics("cpu", "AVX2", "2.9.0", "MKL", "highest", "00000000")
-SHAPE = {"n_layers": 4, "n_heads": 8, "attn_only": False}
+SHAPE = random_config(4, 8, 64).to_json()
 MODEL = Resolved(
     name="m", spec="m", hash="aa", weights="/w", weights_bytes=10, architecture=SHAPE, n_params=5,
     sketches=(55,) * 38, tokens="/t", corpus_fingerprint="cc", corpus_description="d", n_prompts=30, seq_len=64,
