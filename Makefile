@@ -26,7 +26,7 @@ endif
 help:
 	@echo "make run      measure the bundled models: tables, figures, MLflow runs and a page in runs/demo"
 	@echo "make test     run the tests, but for the nightly ones"
-	@echo "make test-fast  those that need no Ray, server or browser: under a minute"
+	@echo "make test-fast  those that start no process and draw no page: about a minute"
 	@echo "make ui       browse the logged runs in MLflow's UI"
 	@echo "make services PostgreSQL, S3 and MLflow's server with basic auth, on loopback until Ctrl-C, for runs to log to"
 	@echo "make check    linters, type checker, tests with coverage"
@@ -46,11 +46,11 @@ services: dev
 	@$(BIN) -m tests.support.servers.services $(ARGS)
 
 test: dev
-	@echo "running the tests (about a quarter of an hour on two cores)"
+	@echo "running the tests (about 25 minutes on two cores)"
 	@$(PYTEST) $(ARGS)
 
 test-fast: dev
-	@$(PYTEST) tests/fast $(ARGS)
+	@$(BIN) -m pytest -n auto tests/fast $(ARGS)
 
 lint: dev
 	$(BIN) -m ruff check .

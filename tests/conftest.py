@@ -3,9 +3,9 @@
 Shapes and types of ``workers`` are checked while testing, by jaxtyping's pytest option in ``pyproject.toml``; processes
 that tests start, Ray's workers among them, are not checked.
 
-Tiers are folders: ``fast`` (no Ray, no server, no browser), ``numeric`` (against the oracle), ``system`` (Ray, MLflow, a
-browser, stand-ins for services), ``situations`` (what users have met, a test each) and ``nightly``, which ``make test``
-leaves out, as it does further seeds of other tests.
+Tiers are folders: ``fast`` (no process, no page), ``pages`` (what is drawn, from tables of fakes), ``numeric`` (against the
+oracle), ``system`` (processes, Ray, MLflow, a browser, stand-ins for services), ``situations`` (what users have met, a test
+each) and ``nightly``, which ``make test`` leaves out, as it does further seeds of other tests.
 
 Under xdist, tests that share something expensive run in one process: those of the group ``ray``, because two clusters
 would starve each other, and each other file of system tests, because of its servers and browsers.

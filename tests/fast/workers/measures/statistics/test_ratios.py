@@ -79,9 +79,9 @@ def merged(n_prompts: int, size: int) -> State:
     return merge_ratios(many(range(start, min(start + size, n_prompts))) for start in range(0, n_prompts, size))
 
 
-@pytest.mark.parametrize("n_prompts", [20, GROUPS + 9])
-def test_no_digit_depends_on_the_shards(n_prompts: int) -> None:
-    first, *others = (merged(n_prompts, size) for size in (8, 3, n_prompts))
+@pytest.mark.parametrize(("n_prompts", "sizes"), [(20, (8, 3, 20)), (GROUPS + 9, (500, GROUPS + 9))])
+def test_no_digit_depends_on_the_shards(n_prompts: int, sizes: tuple[int, ...]) -> None:
+    first, *others = (merged(n_prompts, size) for size in sizes)
     assert first["median_end"].shape == (2 * min(n_prompts, GROUPS) + 1,)
     for other in others:
         assert first.keys() == other.keys()
