@@ -52,6 +52,8 @@ SAMPLE = 1000
 SAMPLED_VALUES = 2**25
 SCAN_STAGES = ("scan", "paths")
 """The stages that see every writer on the scanned prompts, from which its tables are."""
+TRUSTED_WRITERS = 64
+"""Writers of one shard of trust. Those of a layer run from that layer on together, and what is kept of them is little."""
 FAMILIES = 3
 """Writers are chosen for what is erased of them, for strong pairs, and for broad erasers (``verify.targets``)."""
 NULL_PROMPTS = 16
@@ -213,8 +215,8 @@ def plan_verify(
         group = [shards.make("group", prompts, work, means, nulls.covariance) for prompts in spans]
     trusted, rotated = (min(first + n, end) for n in (config.trust_prompts, config.rotated_prompts))
     trust = [
-        shards.make("trust", prompts, TrustWork(writers, config.trust_tokens, is_rotated), means)
-        for writers in writer_blocks(model.sketches, sketch_bytes(config))
+        shards.make("trust", prompts, TrustWork(WriterBlock(i.start, i.stop), config.trust_tokens, is_rotated), means)
+        for i in blocks(len(model.sketches), TRUSTED_WRITERS)
         for is_rotated, stop in ((False, trusted), (True, min(rotated, trusted)))
         for prompts in paired_blocks(first, stop, config.block_prompts)
     ]
