@@ -32,14 +32,15 @@ class PresenceByPosition(NamedTuple):
 
 
 def position_profile(model: ModelTables, target: VerifiedGroup) -> PresenceByPosition | None:
-    """The bins in the order of positions; None where nothing was measured."""
+    """The bins in which something was measured, in the order of positions; None where there is none."""
     table = rows_of(table_of(model.tables, "position_profile"), target)
     first, last = numeric(table, "first_position"), numeric(table, "last_position")
-    order = np.argsort(first, kind="stable")
+    measured = np.isfinite(quartiles(table, "clean").median) | np.isfinite(quartiles(table, "patched").median)
+    order = [row for row in np.argsort(first, kind="stable") if measured[row]]
+    if not order:
+        return None
     table, ends = table.iloc[order], zip(first[order], last[order], strict=True)
     clean, patched = quartiles(table, "clean"), quartiles(table, "patched")
-    if not np.isfinite(np.append(clean.median, patched.median)).any():
-        return None
     bins = [f"{low:.0f}" if low == high else f"{low:.0f}–{high:.0f}" for low, high in ends]
     return PresenceByPosition(target, bins, clean, patched, numeric(table, "writer_norm"))
 

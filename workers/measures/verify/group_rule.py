@@ -51,4 +51,5 @@ def later_heads(layout: Layout, writer: str) -> tuple[str, ...]:
 
 def in_stream(layout: Layout, heads: Sequence[str]) -> tuple[str, ...]:
     """Some heads in the order of the stream."""
-    return tuple(head for head in layout.heads if head in heads)
+    wanted = set(heads)
+    return tuple(head for head in layout.heads if head in wanted)

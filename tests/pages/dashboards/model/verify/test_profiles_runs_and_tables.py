@@ -29,6 +29,14 @@ class TestRest:
         assert {trace.yaxis for trace in lines} == {"y2"}
         np.testing.assert_allclose(bars.y, shown.norm, rtol=1e-6)
 
+    def test_bins_in_which_nothing_was_measured_are_left_out(self, model: ModelTables) -> None:
+        table = model.tables["position_profile"].copy()
+        table.loc[table["first_position"] == 0, [c for c in table if c.startswith(("clean_", "patched_"))]] = np.nan
+        shown = position_profile(model._replace(tables={**model.tables, "position_profile": table}), GROUP)
+        assert shown is not None
+        assert shown.bins == ["1", "2–3", "4–7", "8–11"]
+        assert len(shown.norm) == 4
+
     def test_mlps_behind_the_writer(self, model: ModelTables) -> None:
         shown = mlp_erasers(model, "L0H1")
         assert shown is not None
