@@ -29,9 +29,9 @@ class Architecture:
     refuse: Callable[[str, Path, Config], None]
     """Given a model's name, directory and config: raises ``DataError`` where the forward cannot express it, before any weight
     is read."""
-    boot: Callable[[ModelFiles], Any]
-    """TransformerLens' bridge to the model, its weights as the files hold them, in float32 on the CPU. Raises ``DataError``
-    where they are damaged or do not fit their config."""
+    boot: Callable[[ModelFiles], Any] | None
+    """TransformerLens' bridge to the model, its weights as the files hold them, in float32 on the CPU; ``None`` where none is
+    made. Raises ``DataError`` where they are damaged or do not fit their config."""
     convert: Callable[[ModelFiles, Path], StagedModel]
     """Processes a model, checks its logits and stages it under a path."""
     is_fallback: bool = False

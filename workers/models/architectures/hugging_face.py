@@ -24,6 +24,7 @@ from erasure_sweep.workers.models.processing.refusals import (
     check_finite,
     refuse_misfit,
     refuse_unsupported,
+    unsupported,
 )
 from erasure_sweep.workers.models.sources import ModelFiles
 
@@ -36,11 +37,15 @@ def _recognizes(config: Config) -> bool:
     return layout_of(config) == "hugging_face"
 
 
-def refuse_by_bridge_config(name: str, directory: Path, _config: Config) -> None:
-    """Refuse a model by what TransformerLens makes of its config, without a model."""
+def _refuse(name: str, directory: Path, config: Config) -> None:
+    """Refuse a model of a family that has no file here, by what TransformerLens makes of its config, without a model."""
     values = _bridge_values(name, directory)
-    if values is not None:
-        refuse_unsupported(name, values)
+    reasons = unsupported(values) if values is not None else []
+    if reasons:
+        raise DataError(
+            f"model {name} cannot be measured: models of the kind {config['model_type']} are not read (it has "
+            f"{', '.join(reasons)})"
+        )
 
 
 def boot_hugging_face(source: ModelFiles) -> Any:
@@ -152,7 +157,7 @@ def _bridge_values(name: str, directory: Path) -> dict[str, Any] | None:
 ARCHITECTURE = Architecture(
     name="Hugging Face",
     recognizes=_recognizes,
-    refuse=refuse_by_bridge_config,
+    refuse=_refuse,
     boot=boot_hugging_face,
     convert=partial(convert_bridge, boot=boot_hugging_face),
     is_fallback=True,

@@ -11,6 +11,7 @@ nor threads change, and a product is rounded before it is added: the same files 
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float64
 from torch import Tensor
 
@@ -18,12 +19,15 @@ from torch import Tensor
 def folded(
     weight: Float64[Tensor, "d_model out"],
     bias: Float64[Tensor, "out"] | None,
-    norm_weight: Float64[Tensor, "d_model"],
-    norm_bias: Float64[Tensor, "d_model"],
+    norm_weight: Float64[Tensor, "d_model"] | None,
+    norm_bias: Float64[Tensor, "d_model"] | None,
 ) -> tuple[Float64[Tensor, "d_model out"], Float64[Tensor, "out"]]:
-    """Weights and bias behind a LayerNorm that has no parameters of its own any more."""
-    from_norm = ordered_sum(weight * norm_bias[:, None], dim=0).squeeze(0)
-    return centred(weight * norm_weight[:, None], dim=0), from_norm if bias is None else bias + from_norm
+    """Weights and bias behind a norm that has no parameters of its own any more; None where there were none."""
+    found = torch.zeros(weight.shape[1], dtype=torch.float64) if bias is None else bias
+    if norm_bias is not None:
+        from_norm = ordered_sum(weight * norm_bias[:, None], dim=0).squeeze(0)
+        found = from_norm if bias is None else bias + from_norm
+    return weight if norm_weight is None else weight * norm_weight[:, None], found
 
 
 def centred(values: Float64[Tensor, "*shape"], dim: int) -> Float64[Tensor, "*shape"]:

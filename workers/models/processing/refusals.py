@@ -103,6 +103,25 @@ def refuse_unsupported(name: str, values: Mapping[str, Any]) -> None:
         reasons = unsupported(values)
     except (TypeError, ValueError) as error:
         raise DataError(f"model {name}: config.json holds a value of another kind: {one_line(error)}") from error
+    _refuse_for(name, reasons)
+
+
+def refuse_reasons(name: str, reasons: Mapping[str, object], act_fn: object) -> None:
+    """Refuse a model that has something the forward cannot express.
+
+    Args:
+        name: of the model, as shown.
+        reasons: what it would have, and whether it has it.
+        act_fn: the nonlinearity of its MLPs.
+
+    Raises:
+        DataError: with every reason that holds.
+    """
+    all_reasons = {**reasons, f"the activation {act_fn}": activation(act_fn) not in ACTIVATIONS}
+    _refuse_for(name, [reason for reason, holds in all_reasons.items() if holds])
+
+
+def _refuse_for(name: str, reasons: Sequence[str]) -> None:
     if reasons:
         raise DataError(f"model {name} cannot be measured: it has {', '.join(reasons)}")
 

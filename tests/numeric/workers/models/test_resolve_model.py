@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from erasure_sweep.workers.models.files.staged_weights import content_hash
 from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.models.model_config import weight_shapes
 from erasure_sweep.workers.models.processing.bridge import process_bridge, quiet
+from erasure_sweep.workers.models.processing.conversion import refuse_by_config
 from erasure_sweep.workers.models.processing.logits_check import check_tokens
 from erasure_sweep.workers.models.resolve_model import load_model, resolve_model
 from erasure_sweep.workers.models.sources import find_model_files
@@ -490,18 +492,21 @@ class TestRefusals:
         assert "transformer.h.1.ln_2.weight holds NaN or infinity at 1 of 32" in refusal(weights.parent, staging)
 
     def test_other_families(self, tmp_path, staging):
-        from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig
+        """By the config alone: beside it lies no weight."""
+        from transformers import CONFIG_MAPPING
 
-        shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-        llama = LlamaConfig(**shape, num_key_value_heads=1, vocab_size=11, max_position_embeddings=16)
-        pythia = GPTNeoXConfig(**shape, vocab_size=11, max_position_embeddings=16)
-        with quiet():
-            for config in (llama, pythia):
-                AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / config.model_type)
-        message = refusal(tmp_path / "llama", staging)
-        for reason in ("rotary position", "RMS normalization", "grouped-query attention (2 heads on 1", "gated MLP"):
-            assert reason in message
-        assert "rotary position embeddings, attention and MLP in parallel" in refusal(tmp_path / "gpt_neox", staging)
+        expected = {
+            "mixtral": "models of the kind mixtral are not read (it has ",
+            "mamba": "recurrent layers",
+            "cohere": "attention and MLP in parallel",
+            "bert": "attention that is not causal",
+            "t5": "t5 is no causal language model",
+        }
+        for model_type, reason in expected.items():
+            CONFIG_MAPPING[model_type]().save_pretrained(tmp_path / model_type)
+            config = json.loads((tmp_path / model_type / "config.json").read_text())
+            with pytest.raises(DataError, match=re.escape(reason)):
+                refuse_by_config(model_type, tmp_path / model_type, config)
 
 
 def test_random_lean_is_processed_like():

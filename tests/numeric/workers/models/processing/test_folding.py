@@ -14,15 +14,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from erasure_sweep.workers.errors import DataError
-from erasure_sweep.workers.models.architectures import gpt2 as gpt2_files
-from erasure_sweep.workers.models.architectures.gpt2 import Gpt2, ProcessedWeight, processed_gpt2
+from erasure_sweep.workers.models.architectures.gpt2 import FAMILY
 from erasure_sweep.workers.models.files.staged_weights import StagedModel, read_staged
 from erasure_sweep.workers.models.files.weights_file import WeightsFile
 from erasure_sweep.workers.models.forward import LeanModel
+from erasure_sweep.workers.models.processing import family as families
+from erasure_sweep.workers.models.processing.block_weights import ProcessedWeight, processed
 from erasure_sweep.workers.models.processing.bridge import process_bridge, quiet
 from erasure_sweep.workers.models.processing.conversion import convert
 from erasure_sweep.workers.models.processing.folding import ordered_sum
 from erasure_sweep.workers.models.processing.logits_check import check_tokens
+from erasure_sweep.workers.models.processing.stored_transformer import StoredTransformer, read_config
 from erasure_sweep.workers.models.sources import ModelFiles, find_model_files
 from tests.support.models.bridges import boot_bridge
 from tests.support.models.random_models import random_config, write_hf_gpt2_directory, write_hf_gpt2_shards
@@ -45,7 +47,7 @@ def source(tmp_path: Path) -> ModelFiles:
 def checked_against(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Whose logits a conversion is held against: a model is small enough for TransformerLens, or is not."""
     if request.param == "transformers'":
-        monkeypatch.setattr(gpt2_files, "BRIDGE_BYTES", 0)
+        monkeypatch.setattr(families, "BRIDGE_BYTES", 0)
     return str(request.param)
 
 
@@ -219,34 +221,39 @@ class TestChecks:
         self, source: ModelFiles, checked_against: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def skewed(*args: object) -> Iterator[ProcessedWeight]:
-            for part in processed_gpt2(*args):  # type: ignore[arg-type]
+            for part in processed(*args):  # type: ignore[arg-type]
                 yield part._replace(values=part.values * 1.05) if (part.name, part.layer) == ("W_K", 1) else part
 
-        monkeypatch.setattr(gpt2_files, "processed_gpt2", skewed)
+        monkeypatch.setattr(families, "processed", skewed)
         assert f"model m cannot be measured: the trace's logits differ from {checked_against} by" in refusal(
             source.directory
         )
 
     def test_the_bound_is_of_processed_weights(self, source: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:
         n_bytes = sum(values.nbytes for values in stage(source.directory).weights.values())
-        monkeypatch.setattr(gpt2_files, "boot_hugging_face", None)  # TransformerLens is asked through it
-        monkeypatch.setattr(gpt2_files, "BRIDGE_BYTES", n_bytes - 1)
-        stage(source.directory)
-        monkeypatch.setattr(gpt2_files, "BRIDGE_BYTES", n_bytes)
-        with pytest.raises(DataError, match="'NoneType' object is not callable"):
-            stage(source.directory)
+        booted: list[str] = []
+
+        def boot(model: ModelFiles) -> object:
+            booted.append(model.name)
+            return FAMILY.boot(model)  # type: ignore[misc]
+
+        family, path = FAMILY._replace(boot=boot), source.directory / "again.safetensors"
+        for bound, expected in ((n_bytes - 1, []), (n_bytes, ["m"])):
+            monkeypatch.setattr(families, "BRIDGE_BYTES", bound)
+            families.convert_family(family, source, path)
+            assert booted == expected
 
     def test_logits_are_those_of_transformers(self, source: ModelFiles) -> None:
         from transformers import AutoModelForCausalLM
 
-        gpt2 = Gpt2(source)
-        tokens = check_tokens(gpt2.config)
+        hf = read_config("m", source.config)
+        gpt2, tokens = StoredTransformer(source, hf), check_tokens(FAMILY.shape(hf))
         with quiet(), torch.no_grad():
             expected = AutoModelForCausalLM.from_pretrained(source.directory).eval()(tokens).logits
         first = gpt2.logits(tokens)
         assert torch.equal(first, expected)
         assert torch.equal(gpt2.logits(tokens), first)
-        assert all(parameter.is_meta for parameter in gpt2._model.parameters()), "nothing stays in memory"
+        assert all(parameter.is_meta for parameter in gpt2.model.parameters()), "nothing stays in memory"
 
 
 class TestStaged:
@@ -304,8 +311,8 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("overrides", "expected"),
         [
-            ({"n_head": 0}, "transformers cannot load it: "),
-            ({"n_layer": 0}, "config.json says n_layer = 0, not a positive integer"),
+            ({"n_head": 0}, "config.json cannot be used: "),
+            ({"n_layer": 0}, "config.json says 0 layers, not a positive number"),
             ({"n_inner": 3}, "transformer.h.0.mlp.c_fc.bias has shape (128,), expected (3,) (and "),
             ({"add_cross_attention": True}, "it has cross-attention"),
             ({"layer_norm_epsilon": "small"}, "transformers cannot load it: "),
