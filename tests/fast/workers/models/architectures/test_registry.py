@@ -11,6 +11,7 @@ import pytest
 from erasure_sweep.workers.errors import DataError
 from erasure_sweep.workers.models import architectures as folder
 from erasure_sweep.workers.models.architectures import registry
+from erasure_sweep.workers.models.architectures.gpt2 import ARCHITECTURE
 from erasure_sweep.workers.models.architectures.registry import architectures, find_architecture
 from erasure_sweep.workers.models.catalog import bundled_entries
 from erasure_sweep.workers.models.files.file_formats import read_config
@@ -20,19 +21,19 @@ from dataclasses import replace
 
 from erasure_sweep.workers.models.architectures.gpt2 import ARCHITECTURE as GPT2
 
-ARCHITECTURE = replace(GPT2, name="Llama", recognizes=lambda config: config.get("model_type") == "llama")
+ARCHITECTURE = replace(GPT2, name="Strange", recognizes=lambda config: config.get("model_type") == "strange")
 """
 
 
 @pytest.fixture
-def llama(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def strange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A file of another family in the folder of architectures."""
-    (tmp_path / "llama_in_a_test.py").write_text(NEW_FAMILY)
+    (tmp_path / "strange_in_a_test.py").write_text(NEW_FAMILY)
     monkeypatch.setattr(folder, "__path__", [*folder.__path__, str(tmp_path)])
     architectures.cache_clear()
     yield
     architectures.cache_clear()
-    sys.modules.pop(f"{folder.__name__}.llama_in_a_test", None)
+    sys.modules.pop(f"{folder.__name__}.strange_in_a_test", None)
 
 
 @pytest.mark.parametrize(
@@ -57,12 +58,12 @@ def test_bundled_models_are_in_the_layout_of_transformer_lens():
     }
 
 
-def test_a_new_file_adds_a_family(llama: None):
-    assert find_architecture({"model_type": "llama"}).name == "Llama"
+def test_a_new_file_adds_a_family(strange: None):
+    assert find_architecture({"model_type": "strange"}).name == "Strange"
     assert find_architecture({"model_type": "gpt2"}).name == "GPT-2"
 
 
 def test_what_none_recognizes_is_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(registry, "architectures", lambda: (GPT2,))
+    monkeypatch.setattr(registry, "architectures", lambda: (ARCHITECTURE,))
     with pytest.raises(DataError, match=r"config.json is of no known architecture \(GPT-2\)"):
         find_architecture({})
