@@ -15,7 +15,7 @@ import socket
 import threading
 from typing import Any, NamedTuple
 
-from erasure_sweep.sweep.execution.ray.local_cluster import LocalCluster, refresh_config
+from erasure_sweep.sweep.execution.ray.local_cluster import LocalCluster, refresh_config, start_local_cluster
 from erasure_sweep.sweep.execution.usable_cpus import usable_cpus
 from erasure_sweep.workers.errors import SweepError
 
@@ -185,7 +185,7 @@ def connect(address: str | None, cpus: int | None) -> RayCluster:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
-            return RayCluster(LocalCluster(max(cpus or 0, usable_cpus()), options))
+            return RayCluster(start_local_cluster(max(cpus or 0, usable_cpus()), options))
         _probe(address)
         os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(RAYS_PATIENCE_S))
         refresh_config()

@@ -70,6 +70,23 @@ class LocalCluster:
         refresh_config()
 
 
+def start_local_cluster(cpus: int, options: dict[str, Any]) -> LocalCluster:
+    """A cluster on this machine, tried twice where it is busy: Ray gives its own processes half a minute to start.
+
+    Args:
+        cpus, options: of ``LocalCluster``.
+
+    Raises:
+        Exception: whatever keeps Ray from starting.
+    """
+    try:
+        return LocalCluster(cpus, options)
+    except Exception as error:
+        if "timed out during startup" not in str(error):
+            raise
+        return LocalCluster(cpus, options)
+
+
 def _parent() -> Path:
     """Where Ray's files go: the first of the usual places that is not too deep for its sockets."""
     usual = (os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), tempfile.gettempdir(), "/tmp")
