@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from erasure_sweep.sweep.config import SweepConfig
     from erasure_sweep.sweep.terminal.printed_table import Kind
-    from erasure_sweep.workers.models.catalog import ModelEntry
+    from erasure_sweep.workers.models.named_models import ModelEntry
 
 
 @click.command()
@@ -67,19 +67,17 @@ def list_models(config: SweepConfig, check: bool) -> list[ListedModel]:
     from erasure_sweep.sweep.helper.process import HelperProcess
     from erasure_sweep.sweep.helper.tasks import count_sketches
     from erasure_sweep.sweep.run import staging_folder
-    from erasure_sweep.workers.labels import Layout
     from erasure_sweep.workers.models.catalog import model_entries
     from erasure_sweep.workers.models.known_names import is_staged
 
     entries, folder = model_entries(), staging_folder(config.staging)
     with closing(HelperProcess()) as background:
-        layouts = [Layout(entry.n_layers, entry.n_heads, entry.attn_only) for entry in entries]
-        counts = [background.submit(count_sketches, layout) for layout in layouts]
+        counts = [background.submit(count_sketches, entry.config.layout) for entry in entries]
         downloads = _ask_hub(entries) if check else {}
         listed = []
         for entry, count in zip(entries, counts, strict=True):
-            seq_len = min(config.seq_len, entry.n_ctx)
-            memory = worker_memory(config, count.result(), entry.weights_bytes, seq_len, entry._asdict())
+            seq_len = min(config.seq_len, entry.config.n_ctx)
+            memory = worker_memory(config, count.result(), entry.weights_bytes, seq_len, entry.config.to_json())
             listed.append(
                 ListedModel(entry, is_staged(entry.name, folder), memory, *downloads.get(entry.name, ("", "")))
             )
@@ -110,7 +108,6 @@ def _download(entry: ModelEntry) -> tuple[str, str]:
 
 def _models_table(listed: list[ListedModel], check: bool) -> Table:
     from erasure_sweep.sweep.terminal.printed_table import printed_table
-    from erasure_sweep.workers.models.catalog import NANDA_REPOS
 
     columns: dict[str, Kind] = {
         "name": "text",
@@ -126,8 +123,8 @@ def _models_table(listed: list[ListedModel], check: bool) -> Table:
         kept = str(entry.n_checkpoints) if entry.n_checkpoints else "–"
         table.add_row(
             *(entry.name, entry.kind),
-            *map(str, (entry.n_layers, entry.n_heads, entry.d_model)),
-            "on the hub" if entry.location.startswith(NANDA_REPOS) else kept,
+            *map(str, (entry.config.n_layers, entry.config.n_heads, entry.config.d_model)),
+            "on the hub" if entry.checkpoints_on_hub else kept,
             f"{entry.weights_bytes / 1e6:,.0f} MB",
             f"{model.memory_bytes / 2**30:.1f} GiB",
             "yes" if model.staged else "no",

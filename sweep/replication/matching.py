@@ -98,10 +98,10 @@ class Results:
     def same_model(self) -> bool | None:
         """Whether this is the published model; ``None`` for a directory of its shape, whose weights nobody knows."""
         entry, published = find_entry(str(self.about["spec"])), find_entry(self.published.model)
-        if entry is not None:
+        if entry is not None or published is None:
             return entry == published
         shape = ("n_layers", "n_heads", "d_model", "d_head", "d_mlp", "d_vocab", "act_fn", "attn_only")
-        return None if all(self.about.get(key) == getattr(published, key) for key in shape) else False
+        return None if all(self.about.get(key) == getattr(published.config, key) for key in shape) else False
 
     @cached_property
     def other_protocol(self) -> list[str]:

@@ -67,7 +67,7 @@ def _look_up(spec: str) -> _ModelShape:
         raise UsageError(f"{spec} names several models: replicate measures one, such as {split_point(spec)[0]}@-1")
     entry = find_entry(split_point(spec)[0])
     if entry is not None:
-        return _ModelShape(entry.n_layers, entry.n_heads, entry.attn_only, has_tokenizer=True)
+        return _ModelShape(entry.config.n_layers, entry.config.n_heads, entry.config.attn_only, has_tokenizer=True)
     source = find_model_files(spec)
     layers, heads = (
         next((source.config[key] for key in keys if isinstance(source.config.get(key), int)), 0)
