@@ -36,8 +36,8 @@ def models(check: bool, seq_len: int | None, staging: str | None) -> None:
         print_line(refusal)
     console.print(
         f"Memory: of one worker at {config.seq_len} tokens a prompt. Checkpoints: --model NAME@TOKENS, NAME@INDEX, NAME@all, "
-        "NAME@log:8; of GPT-2 and its kin --model NAME@REVISION. Other names and repositories that TransformerLens boots, "
-        "and directories in its or Hugging Face's layout, work as well where the trace agrees with it: --model NAME|DIR",
+        "NAME@log:8; of others --model NAME@REVISION. Any other repository or folder of a family that is read works as well: "
+        "--model OWNER/NAME|DIR (docs/models.md has the families)",
         highlight=False,
         markup=False,
     )

@@ -100,7 +100,8 @@ def test_sizes_of_another_family_beyond_its_files(tmp_path: Path, key: str, valu
 
     shape = {"hidden_size": 8, "num_attention_heads": 2, "ffn_dim": 16, "max_position_embeddings": 16, "vocab_size": 97}
     OPTForCausalLM(OPTConfig(num_hidden_layers=1, word_embed_proj_dim=8, **shape)).save_pretrained(tmp_path / "m")
-    edit_json(tmp_path / "m" / "config.json", **{key: value})
+    keys = [key, "word_embed_proj_dim"] if key == "hidden_size" else [key]  # one without the other is refused by itself
+    edit_json(tmp_path / "m" / "config.json", **dict.fromkeys(keys, value))
     assert_refused_by_size(tmp_path / "m")
 
 

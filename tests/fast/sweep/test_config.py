@@ -11,6 +11,7 @@ from erasure_sweep.sweep.config import SweepConfig, build_config, load_config, p
 from erasure_sweep.workers.corpora.resolve_corpus import KNOWN_CORPORA, OWN
 from erasure_sweep.workers.errors import UsageError
 from erasure_sweep.workers.models.catalog import find_entry
+from erasure_sweep.workers.models.checkpoints import split_point
 from erasure_sweep.workers.records import Group, VerifyRequest
 
 
@@ -38,7 +39,7 @@ def test_a_preset_wins_over_a_file_of_its_name(tmp_path: Path, monkeypatch: pyte
 def test_presets_name_what_exists(name: str):
     config = load_config(name)
     assert config.name == name
-    assert all(find_entry(model) is not None for model in config.models if not model.startswith("toy-"))
+    assert all(find_entry(split_point(model)[0]) for model in config.models if not model.startswith("toy-"))
     assert config.corpus in (*KNOWN_CORPORA, OWN)
 
 

@@ -8,7 +8,7 @@ for and belongs to nobody afterwards, so that a model of any size needs the memo
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -40,8 +40,10 @@ class StoredTransformer:
     """
 
     def __init__(self, source: ModelFiles, config: Any) -> None:
+        from accelerate import init_empty_weights
+
         self.name = source.name
-        self.model = without_weights(source.name, config)
+        self.model = without_weights(source.name, config, torch.device("meta"))
         self.shapes = {name: tuple(p.shape) for name, p in self.model.named_parameters(remove_duplicate=False)}
         modules = {id(module): name for name, module in self.model.named_modules()}
         self.embed = modules[id(self.model.get_input_embeddings())]
@@ -49,6 +51,8 @@ class StoredTransformer:
         self.unembed = modules[id(self.model.get_output_embeddings())]
         """The unembedding's."""
         self._stored = self._fitting(source)
+        # Only what fits its files is built with buffers, which can be as large as a config says.
+        self.model = without_weights(source.name, config, init_empty_weights(include_buffers=False))
 
     def read(self, name: str) -> Float64[Tensor, "*shape"]:
         """A tensor by transformers' name for it.
@@ -137,21 +141,21 @@ def _drop(module: nn.Module, _inputs: object, _output: object, empty: Mapping[st
         setattr(module, name, parameter)
 
 
-def without_weights(name: str, config: Any) -> Any:
-    """transformers' model of a config, its parameters on the meta device and its buffers real.
+def without_weights(name: str, config: Any, while_built: AbstractContextManager[Any]) -> Any:
+    """transformers' model of a config, without values of its parameters.
 
     Args:
         name: of the model, as shown.
         config: transformers'.
+        while_built: what keeps values from being made.
 
     Raises:
         DataError: transformers cannot build it.
     """
-    from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
     try:
-        with init_empty_weights(include_buffers=False):
+        with while_built:
             return AutoModelForCausalLM.from_config(config, trust_remote_code=False).eval()
     except (ArithmeticError, *LOAD_ERRORS) as error:
         raise DataError(f"model {name}: transformers cannot load it: {one_line(error)}") from error

@@ -196,8 +196,9 @@ class TestRefused:
         [
             ("gpt2-large", {"scale_attn_by_inverse_layer_idx": True}, "it has attention not scaled by 1/sqrt(d_head = 8)"),
             ("gpt2", {"activation_function": "mish"}, "it has the activation mish"),
-            ("someone/llama", {"model_type": "llama"}, "rotary position embeddings, RMS normalization"),
-            ("pythia-70m", {"model_type": "gpt_neox"}, "rotary position embeddings, attention and MLP in parallel"),
+            ("someone/llama", {"model_type": "llama", "mlp_bias": True}, "it has a bias in its gated MLP"),
+            ("pythia-70m", {"model_type": "gpt_neox", "hidden_act": "mish"}, "it has the activation mish"),
+            ("someone/cohere", {"model_type": "cohere"}, "models of the kind cohere are not read (it has rotary"),
             ("someone/t5", {"model_type": "t5"}, "t5 is no causal language model"),
             ("someone/odd", {"model_type": "nonsense"}, "transformers cannot load it"),
             ("someone/code", {"model_type": "x", "auto_map": {"AutoConfig": "a.B"}}, "transformers cannot load it"),
