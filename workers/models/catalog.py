@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from erasure_sweep.workers.errors import DataError, UsageError, nearest
+from erasure_sweep.workers.models.files.file_formats import is_gguf
 from erasure_sweep.workers.models.named_models import ModelEntry, hub_entries, usual_config
 
 BUNDLED = Path(__file__).parent / "bundled"
@@ -30,7 +31,7 @@ class ModelLocation(NamedTuple):
     """As shown."""
     kind: Literal["directory", "hub"]
     place: str
-    """The directory, or the repository."""
+    """The directory (or GGUF file), or the repository."""
     origin: str
     """What it is, for people."""
 
@@ -75,8 +76,13 @@ def locate(name: str) -> ModelLocation:
     if path.is_dir():
         path = path.resolve()
         return ModelLocation(path.name, "directory", str(path), str(path))
+    if path.is_file() and is_gguf(path):
+        path = path.resolve()
+        return ModelLocation(path.stem, "directory", str(path), str(path))
     if path.exists():
-        raise UsageError(f"model {name} is a file: give the directory that holds its config.json and weights")
+        raise UsageError(
+            f"model {name} is a file: give the directory that holds its config.json and weights, or a .gguf file"
+        )
     if _REPO_ID.fullmatch(name) and "/" in name:
         return _of_repo(name)
     if "/" in name or "\\" in name or name.startswith("~"):

@@ -30,6 +30,7 @@ from erasure_sweep.workers.models.files.file_formats import (
     CONFIG,
     INDICES,
     FileLayout,
+    is_gguf,
     layout_of,
     other_weights,
     read_config,
@@ -103,6 +104,8 @@ def find_model_files(
 def files_in_directory(location: ModelLocation, checkpoint: Checkpoint | None = None) -> ModelFiles:
     """A model in a directory, TransformerLens' layout or Hugging Face's, or one of its checkpoints."""
     directory = Path(location.place)
+    if is_gguf(directory):
+        return _in_gguf(location)
     config = read_config(directory)
     layout = layout_of(config)
     weights = _local_weights(directory, layout) if checkpoint is None else (directory / checkpoint.file,)
@@ -113,6 +116,19 @@ def files_in_directory(location: ModelLocation, checkpoint: Checkpoint | None = 
     source = ModelFiles(location.name, layout, directory, config, weights, fingerprint, location.origin, tokenizer)
     others = other_weights(_file_names(directory), layout, weights[0].name) if checkpoint is None else []
     return _at(source, checkpoint)._replace(passed_over=tuple(others))
+
+
+def _in_gguf(location: ModelLocation) -> ModelFiles:
+    """A model of which everything is in one GGUF file."""
+    from erasure_sweep.workers.models.files.gguf_file import gguf_config, quantization
+
+    path = Path(location.place)
+    check_given_file(path)
+    config, kinds = gguf_config(path), quantization(path)
+    origin = f"{location.origin} (quantized: {kinds})" if kinds else location.origin
+    found = _fingerprint([_file_digest(path)])
+    source = ModelFiles(location.name, "hugging_face", path.parent, config, (path,), found, origin, str(path))
+    return _at(source, None)
 
 
 def files_on_hub(

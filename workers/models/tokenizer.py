@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from erasure_sweep.workers.errors import DataError, UsageError, one_line
 from erasure_sweep.workers.fingerprint import fingerprint
 from erasure_sweep.workers.hub.files import hub_file, list_files
+from erasure_sweep.workers.models.files.file_formats import is_gguf
 from erasure_sweep.workers.models.known_names import files_hash, recall_tokenizer, remember_tokenizer, write_whole
 from erasure_sweep.workers.storage.given_files import read_given_json
 from erasure_sweep.workers.storage.lfs_pointer import refuse_pointer
@@ -161,6 +162,8 @@ def load_tokenizer(source: str) -> Tokenizer:
         DataError: it is damaged, or the hub cannot be reached.
     """
     path = Path(source).expanduser()
+    if path.is_file() and is_gguf(path):
+        return _from_transformers(source, path.parent, gguf_file=path.name)
     if path.is_file():
         return _from_json(path, path.parent, source)
     if path.is_dir():
@@ -180,7 +183,7 @@ def local_tokenizer(directory: Path) -> str | None:
 
 
 def stage_tokenizer(source: str, staging: Path, refresh: bool = False) -> str:
-    """Put a tokenizer of the hub into the staging folder, unless it is there, and say where; others stay where they are.
+    """Put a tokenizer of the hub, or of a GGUF file, into the staging folder and say where; others stay where they are.
 
     Args:
         source: as ``load_tokenizer`` takes it.
@@ -190,6 +193,8 @@ def stage_tokenizer(source: str, staging: Path, refresh: bool = False) -> str:
     Raises:
         DataError: the hub has no such tokenizer or cannot be reached, or the folder cannot be written.
     """
+    if is_gguf(source):
+        return _stage_of_gguf(Path(source), staging)
     if not _HUB_ID.fullmatch(source):
         return source
     known = None if refresh else recall_tokenizer(source, staging)
@@ -201,6 +206,21 @@ def stage_tokenizer(source: str, staging: Path, refresh: bool = False) -> str:
         files = {path.name: path.read_bytes() for path in found if path.is_file()}
     else:
         files = _from_transformers(source, folder).to_files()
+    return _keep(files, source, staging)
+
+
+def _stage_of_gguf(path: Path, staging: Path) -> str:
+    """A tokenizer.json of what the file holds, which takes long to read: it is kept for as long as the file is the same."""
+    state = path.stat()
+    key = f"{path} {state.st_size} {state.st_mtime_ns}"
+    known = recall_tokenizer(key, staging)
+    if known is not None:
+        return str(known)
+    return _keep(_from_transformers(str(path), path.parent, gguf_file=path.name).to_files(), key, staging)
+
+
+def _keep(files: Mapping[str, bytes], source: str, staging: Path) -> str:
+    """Write a tokenizer's files, remember them under ``source``, and say where they are."""
     target = staging / "tokenizers" / files_hash(files)
     for name, content in files.items():
         write_whole(target / name, content)
@@ -278,13 +298,15 @@ def _fetch(repo: str, revision: str) -> Path:
     return [hub_file(repo, name, tuple(wanted), commit) for name in wanted][-1].parent
 
 
-def _from_transformers(source: str, folder: Path) -> _FastTokenizer:
+def _from_transformers(source: str, folder: Path, gguf_file: str | None = None) -> _FastTokenizer:
     from transformers import AutoTokenizer
 
     for name in (*_SPECIAL_TOKEN_FILES, *_SLOW_EXTRAS, *_SLOW_FILES):
         refuse_pointer(folder / name)
     try:
-        loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        loaded = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, **({"gguf_file": gguf_file} if gguf_file else {})
+        )
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and what its converters raise
         raise DataError(
             f"there is no tokenizer that can be read in {source} ({_first_line(error)}): save it as tokenizer.json, or name "

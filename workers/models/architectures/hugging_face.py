@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from erasure_sweep.workers.errors import DataError, one_line
 from erasure_sweep.workers.models.architectures.architecture import Architecture, Config
-from erasure_sweep.workers.models.files.file_formats import layout_of
+from erasure_sweep.workers.models.files.file_formats import CONFIG, layout_of
 from erasure_sweep.workers.models.files.stored_tensors import stored_tensors
 from erasure_sweep.workers.models.processing.bridge import convert_bridge
 from erasure_sweep.workers.models.processing.refusals import (
@@ -39,6 +39,10 @@ def _recognizes(config: Config) -> bool:
 
 def _refuse(name: str, directory: Path, config: Config) -> None:
     """Refuse a model of a family that has no file here, by what TransformerLens makes of its config, without a model."""
+    if not (directory / CONFIG).is_file():
+        raise DataError(
+            f"model {name} cannot be measured: models of the kind {config['model_type']} are not read from GGUF files"
+        )
     values = _bridge_values(name, directory)
     reasons = unsupported(values) if values is not None else []
     if reasons:

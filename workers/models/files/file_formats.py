@@ -93,3 +93,8 @@ def shard_names(index: Path) -> tuple[str, ...]:
     if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
         raise DataError(f"{index} is not an index of shards: it names no files beside it")
     return tuple(names)
+
+
+def is_gguf(path: Path | str) -> bool:
+    """Whether a file is called as GGUF files are."""
+    return str(path).endswith(".gguf")

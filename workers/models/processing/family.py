@@ -20,6 +20,7 @@ from torch import Tensor
 
 from erasure_sweep.workers.errors import DataError, one_line
 from erasure_sweep.workers.models.architectures.architecture import Architecture, Config
+from erasure_sweep.workers.models.files.file_formats import is_gguf
 from erasure_sweep.workers.models.files.staged_weights import StagedModel, content_hash
 from erasure_sweep.workers.models.files.stored_tensors import stored_tensors
 from erasure_sweep.workers.models.files.weights_file import WeightsFile
@@ -140,6 +141,8 @@ def family_weights(family: Family, stored: StoredTransformer, config: ModelConfi
 
 def refuse_other_depth(source: ModelFiles, n_layers: object) -> None:
     """Refuse more layers than there are tensors, before a model of so many is built, be it without weights."""
+    if is_gguf(source.weights[0]):  # its layers are counted in its header, as its tensors are
+        return
     n_tensors = len(stored_tensors(source.weights))
     if isinstance(n_layers, int) and n_layers > n_tensors:
         refuse_misfit(source.name, [f"it says {n_layers:,} layers, and the files hold {n_tensors:,} tensors"])

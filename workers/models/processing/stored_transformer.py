@@ -17,6 +17,8 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
 from erasure_sweep.workers.errors import DataError, one_line
+from erasure_sweep.workers.models.files.file_formats import is_gguf
+from erasure_sweep.workers.models.files.gguf_file import gguf_tensors
 from erasure_sweep.workers.models.files.stored_tensors import StoredTensor, stored_tensors
 from erasure_sweep.workers.models.processing.block_weights import Affine, Linear
 from erasure_sweep.workers.models.processing.refusals import LOAD_ERRORS, check_finite, refuse_misfit
@@ -108,7 +110,8 @@ class StoredTransformer:
 
     def _fitting(self, source: ModelFiles) -> dict[str, StoredTensor]:
         """The files' tensors by transformers' names; refused unless they are exactly those that transformers expects."""
-        shapes, found = self.shapes, stored_tensors(source.weights)
+        shapes, path = self.shapes, source.weights[0]
+        found = gguf_tensors(path, self.model) if is_gguf(path) else stored_tensors(source.weights)
         full = {name: self._full_name(name) for name in found}
         in_files = {
             name: tensor for name, tensor in found.items() if full[name] in shapes or not name.endswith(BUFFERS)
