@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,3 @@ def float64_logits(model: Any, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor
     with in_float64(), torch.no_grad():
         logits: Tensor = model.double()(tokens, use_cache=False).logits
     return logits
-
-
-Settings = Mapping[str, Any]

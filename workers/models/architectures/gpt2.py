@@ -20,7 +20,7 @@ from erasure_sweep.workers.models.processing.bridge import convert_bridge
 from erasure_sweep.workers.models.processing.family import Family, architecture, convert_family, usual_shape
 from erasure_sweep.workers.models.processing.refusals import refuse_unsupported
 from erasure_sweep.workers.models.processing.saved_state import GPT2, is_of_bridge
-from erasure_sweep.workers.models.processing.stored_transformer import StoredTransformer, read_config
+from erasure_sweep.workers.models.processing.stored_transformer import StoredTransformer, transformers_config
 from erasure_sweep.workers.models.sources import ModelFiles
 
 
@@ -76,7 +76,7 @@ def _convert(source: ModelFiles, path: Path) -> StagedModel:
 
 def _as_native(source: ModelFiles) -> dict[str, Any]:
     """The config of a GPT-2 in TransformerLens' words."""
-    hf = read_config(source.name, source.config)
+    hf = transformers_config(source.name, source.config)
     _refuse(source.name, hf)
     shape = _shape(hf).to_json()
     kept = ("n_layers", "d_model", "n_heads", "d_head", "d_mlp", "n_ctx", "d_vocab", "eps", "act_fn")

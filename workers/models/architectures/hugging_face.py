@@ -23,13 +23,13 @@ from erasure_sweep.workers.models.processing.refusals import (
     LOAD_ERRORS,
     check_finite,
     refuse_misfit,
+    refuse_other_depth,
     refuse_unsupported,
     unsupported,
 )
+from erasure_sweep.workers.models.processing.stored_transformer import BUFFERS
 from erasure_sweep.workers.models.sources import ModelFiles
 
-HF_BUFFERS = (".attn.bias", ".attn.masked_bias")
-"""Causal masks that old files of GPT-2 hold beside the weights."""
 HF_KEYS = ("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "add_cross_attention", "do_layer_norm_before")
 
 
@@ -70,19 +70,13 @@ def boot_hugging_face(source: ModelFiles) -> Any:
     return bridge.eval()
 
 
-def refuse_other_depth(source: ModelFiles, n_layers: object, n_tensors: int) -> None:
-    """Refuse more layers than there are tensors, before a model of so many is built, be it without weights."""
-    if isinstance(n_layers, int) and n_layers > n_tensors:
-        refuse_misfit(source.name, [f"it says {n_layers:,} layers, and the files hold {n_tensors:,} tensors"])
-
-
 def _refuse_other_size(source: ModelFiles) -> None:
     """Refuse a model that is larger than its files: transformers would make what they do not hold."""
     from transformers import AutoModelForCausalLM
 
     stored = stored_tensors(source.weights)
     config = _read_config(source.name, source.directory)
-    refuse_other_depth(source, getattr(config, "num_hidden_layers", None), len(stored))
+    refuse_other_depth(source.name, getattr(config, "num_hidden_layers", None), len(stored))
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
@@ -118,7 +112,7 @@ def _load_hugging_face(source: ModelFiles) -> Any:
         f"{key} has shape {tuple(found)}, expected {tuple(expected)}"
         for key, found, expected in sorted(info["mismatched_keys"])
     ]
-    extra = [key for key in sorted(info["unexpected_keys"]) if not key.endswith(HF_BUFFERS)]
+    extra = [key for key in sorted(info["unexpected_keys"]) if not key.endswith(BUFFERS)]
     refuse_misfit(source.name, problems + [f"{key} is not part of such a model" for key in extra])
     return model
 

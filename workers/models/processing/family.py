@@ -35,8 +35,8 @@ from erasure_sweep.workers.models.processing.block_weights import (
 )
 from erasure_sweep.workers.models.processing.bridge import bridge_logits, centred_logits, processing_errors
 from erasure_sweep.workers.models.processing.logits_check import check_logits, check_tokens
-from erasure_sweep.workers.models.processing.refusals import LOAD_ERRORS, check_finite, refuse_misfit
-from erasure_sweep.workers.models.processing.stored_transformer import StoredTransformer, read_config
+from erasure_sweep.workers.models.processing.refusals import LOAD_ERRORS, check_finite, refuse_other_depth
+from erasure_sweep.workers.models.processing.stored_transformer import StoredTransformer, transformers_config
 from erasure_sweep.workers.models.sources import ModelFiles
 from erasure_sweep.workers.storage.whole_file import whole_file
 
@@ -101,7 +101,7 @@ def _refuse(family: Family, name: str, _directory: Path, config: Config) -> None
 
 def _checked_config(family: Family, name: str, config: Config) -> tuple[Any, ModelConfig]:
     """transformers' config and this project's, refused where the forward cannot express it."""
-    hf = read_config(name, config)
+    hf = transformers_config(name, config)
     if hf.num_hidden_layers < 1:
         raise DataError(f"model {name}: config.json says {hf.num_hidden_layers} layers, not a positive number")
     try:
@@ -122,7 +122,8 @@ def convert_family(family: Family, source: ModelFiles, path: Path) -> StagedMode
         DataError: the files cannot be used, the model cannot be measured, or the staged file cannot be written.
     """
     hf, config = _checked_config(family, source.name, source.config)
-    refuse_other_depth(source, config.n_layers)
+    if not is_gguf(source.weights[0]):  # whose header counts its layers as it counts its tensors
+        refuse_other_depth(source.name, config.n_layers, len(stored_tensors(source.weights)))
     stored = StoredTransformer(source, hf)
     with _temporary(source, path) as temporary:
         found = _write(source, config, family_weights(family, stored, config), temporary)
@@ -137,15 +138,6 @@ def family_weights(family: Family, stored: StoredTransformer, config: ModelConfi
     """The processed weights of a model, read as they are asked for."""
     blocks = (family.sublayers(stored, config, layer) for layer in range(config.n_layers))
     return processed(config, family.ends(stored, config), blocks)
-
-
-def refuse_other_depth(source: ModelFiles, n_layers: object) -> None:
-    """Refuse more layers than there are tensors, before a model of so many is built, be it without weights."""
-    if is_gguf(source.weights[0]):  # its layers are counted in its header, as its tensors are
-        return
-    n_tensors = len(stored_tensors(source.weights))
-    if isinstance(n_layers, int) and n_layers > n_tensors:
-        refuse_misfit(source.name, [f"it says {n_layers:,} layers, and the files hold {n_tensors:,} tensors"])
 
 
 def _write(source: ModelFiles, config: ModelConfig, parts: Iterator[ProcessedWeight], path: Path) -> str:

@@ -164,7 +164,7 @@ def without_weights(name: str, config: Any, while_built: AbstractContextManager[
         raise DataError(f"model {name}: transformers cannot load it: {one_line(error)}") from error
 
 
-def read_config(name: str, values: Mapping[str, Any]) -> Any:
+def transformers_config(name: str, values: Mapping[str, Any]) -> Any:
     """transformers' config of what config.json holds.
 
     Raises:

@@ -28,7 +28,7 @@ from erasure_sweep.workers.models.model_config import ModelConfig
 from erasure_sweep.workers.models.processing.bridge import centred_logits
 from erasure_sweep.workers.models.processing.conversion import convert
 from erasure_sweep.workers.models.processing.family import Family, family_weights
-from erasure_sweep.workers.models.processing.stored_transformer import StoredTransformer, read_config
+from erasure_sweep.workers.models.processing.stored_transformer import StoredTransformer, transformers_config
 from erasure_sweep.workers.models.sources import ModelFiles, find_model_files
 from tests.support.models.transformers_models import float64_logits, random_transformer, write_transformer
 
@@ -86,7 +86,7 @@ def files_of(folder: Path, kind: str, seed: int = 1) -> tuple[ModelFiles, Any]:
 
 def float64_weights(family: Family, source: ModelFiles) -> tuple[ModelConfig, dict[str, Tensor]]:
     """What is staged, before it is rounded."""
-    hf = read_config(source.name, source.config)
+    hf = transformers_config(source.name, source.config)
     config, stored, found = family.shape(hf), StoredTransformer(source, hf), {}
     for name, layer, values in family_weights(family, stored, config):
         found.setdefault(name, []).append(values) if layer is not None else found.update({name: values})

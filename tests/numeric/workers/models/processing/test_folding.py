@@ -24,7 +24,7 @@ from erasure_sweep.workers.models.processing.bridge import process_bridge, quiet
 from erasure_sweep.workers.models.processing.conversion import convert
 from erasure_sweep.workers.models.processing.folding import ordered_sum
 from erasure_sweep.workers.models.processing.logits_check import check_tokens
-from erasure_sweep.workers.models.processing.stored_transformer import StoredTransformer, read_config
+from erasure_sweep.workers.models.processing.stored_transformer import StoredTransformer, transformers_config
 from erasure_sweep.workers.models.sources import ModelFiles, find_model_files
 from tests.support.models.bridges import boot_bridge
 from tests.support.models.random_models import random_config, write_hf_gpt2_directory, write_hf_gpt2_shards
@@ -246,7 +246,7 @@ class TestChecks:
     def test_logits_are_those_of_transformers(self, source: ModelFiles) -> None:
         from transformers import AutoModelForCausalLM
 
-        hf = read_config("m", source.config)
+        hf = transformers_config("m", source.config)
         gpt2, tokens = StoredTransformer(source, hf), check_tokens(FAMILY.shape(hf))
         with quiet(), torch.no_grad():
             expected = AutoModelForCausalLM.from_pretrained(source.directory).eval()(tokens).logits
