@@ -7,6 +7,7 @@ sublayers of a block read the same stream, whether a norm stands behind them. No
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -139,6 +140,11 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     if not config.attn_only:
         shapes |= _mlp_shapes(config)
     return shapes | {"W_U": (d_model, config.d_vocab), "b_U": (config.d_vocab,)}
+
+
+def weights_bytes(config: ModelConfig) -> int:
+    """What the processed weights take in float32."""
+    return 4 * sum(math.prod(shape) for shape in weight_shapes(config).values())
 
 
 def _mlp_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

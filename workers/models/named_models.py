@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, NamedTuple
 
-from erasure_sweep.workers.models.model_config import ModelConfig, weight_shapes
+from erasure_sweep.workers.models.model_config import ModelConfig, weights_bytes
 
 NANDA_REPOS = "NeelNanda/"
 _PYTHIA_REPOS = "EleutherAI/pythia-"
-_FLOAT32_BYTES = 4
 
 
 class ModelEntry(NamedTuple):
@@ -41,7 +40,7 @@ class ModelEntry(NamedTuple):
     @property
     def weights_bytes(self) -> int:
         """What the processed weights take in float32."""
-        return _FLOAT32_BYTES * sum(math.prod(shape) for shape in weight_shapes(self.config).values())
+        return weights_bytes(self.config)
 
 
 def hub_entries() -> list[ModelEntry]:

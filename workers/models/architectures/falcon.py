@@ -40,12 +40,7 @@ def _shape(hf: Any) -> ModelConfig:
 
 
 def _ends(stored: StoredTransformer, config: ModelConfig) -> EndWeights:
-    return EndWeights(
-        embed=stored.read(f"{stored.embed}.weight"),
-        norm=stored.affine("transformer.ln_f"),
-        unembed=stored.linear(stored.unembed),
-        tables=frequencies(config, stored.model.transformer.rotary_emb),
-    )
+    return stored.ends("transformer.ln_f", tables=frequencies(config, stored.model.transformer.rotary_emb))
 
 
 def _sublayers(stored: StoredTransformer, config: ModelConfig, layer: int) -> Iterator[AttentionWeights | MlpWeights]:

@@ -40,12 +40,7 @@ def _shape(hf: Any) -> ModelConfig:
 
 
 def _ends(stored: StoredTransformer, _config: ModelConfig) -> EndWeights:
-    return EndWeights(
-        embed=stored.read("transformer.wte.weight"),
-        positions=stored.read("transformer.wpe.weight"),
-        norm=stored.affine("transformer.ln_f"),
-        unembed=stored.linear("lm_head"),
-    )
+    return stored.ends("transformer.ln_f", positions=stored.read("transformer.wpe.weight"))
 
 
 def _sublayers(stored: StoredTransformer, _config: ModelConfig, layer: int) -> Iterator[AttentionWeights | MlpWeights]:

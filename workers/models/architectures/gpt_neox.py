@@ -38,12 +38,7 @@ def _shape(hf: Any) -> ModelConfig:
 
 
 def _ends(stored: StoredTransformer, config: ModelConfig) -> EndWeights:
-    return EndWeights(
-        embed=stored.read(f"{stored.embed}.weight"),
-        norm=stored.affine("gpt_neox.final_layer_norm"),
-        unembed=stored.linear(stored.unembed),
-        tables=frequencies(config, stored.model.gpt_neox.rotary_emb),
-    )
+    return stored.ends("gpt_neox.final_layer_norm", tables=frequencies(config, stored.model.gpt_neox.rotary_emb))
 
 
 def _sublayers(stored: StoredTransformer, config: ModelConfig, layer: int) -> Iterator[AttentionWeights | MlpWeights]:

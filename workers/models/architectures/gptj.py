@@ -34,11 +34,8 @@ def _shape(hf: Any) -> ModelConfig:
 
 def _ends(stored: StoredTransformer, config: ModelConfig) -> EndWeights:
     steps = torch.arange(0, config.rotary_dim, 2, dtype=torch.int64) / config.rotary_dim
-    return EndWeights(
-        embed=stored.read(f"{stored.embed}.weight"),
-        norm=stored.affine("transformer.ln_f"),
-        unembed=stored.linear(stored.unembed),
-        tables={"inverse_frequency": (1.0 / 10_000**steps).expand(config.n_layers, -1)},
+    return stored.ends(
+        "transformer.ln_f", tables={"inverse_frequency": (1.0 / 10_000**steps).expand(config.n_layers, -1)}
     )
 
 

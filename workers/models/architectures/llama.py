@@ -65,12 +65,8 @@ def ends(stored: StoredTransformer, config: ModelConfig, *, offset: float = 0.0)
         offset: what is added to gains of norms.
     """
     model = stored.model.model
-    return EndWeights(
-        embed=stored.read(f"{stored.embed}.weight") * float(getattr(model.embed_tokens, "embed_scale", 1.0)),
-        norm=stored.affine("model.norm", offset),
-        unembed=stored.linear(stored.unembed),
-        tables=frequencies(config, model.rotary_emb),
-    )
+    found = stored.ends("model.norm", offset=offset, tables=frequencies(config, model.rotary_emb))
+    return found._replace(embed=found.embed * float(getattr(model.embed_tokens, "embed_scale", 1.0)))
 
 
 class Norms(NamedTuple):

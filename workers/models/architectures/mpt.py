@@ -44,12 +44,7 @@ def _ends(stored: StoredTransformer, config: ModelConfig) -> EndWeights:
 
     # What is added to the scores of two tokens' distance of one.
     slopes = -build_mpt_alibi_tensor(config.n_heads, 2, stored.model.config.attn_config.alibi_bias_max)[:, 0, 0]
-    return EndWeights(
-        embed=stored.read(f"{stored.embed}.weight"),
-        norm=stored.affine("transformer.norm_f"),
-        unembed=stored.linear(stored.unembed),
-        tables={"alibi_slope": slopes},
-    )
+    return stored.ends("transformer.norm_f", tables={"alibi_slope": slopes})
 
 
 def _sublayers(stored: StoredTransformer, _config: ModelConfig, layer: int) -> Iterator[AttentionWeights | MlpWeights]:

@@ -30,11 +30,8 @@ def _shape(hf: Any) -> ModelConfig:
 
 
 def _ends(stored: StoredTransformer, _config: ModelConfig) -> EndWeights:
-    return EndWeights(
-        embed=stored.read(f"{stored.embed}.weight"),
-        positions=stored.read("model.decoder.embed_positions.weight")[_OFFSET:],
-        norm=stored.affine("model.decoder.final_layer_norm"),
-        unembed=stored.linear(stored.unembed),
+    return stored.ends(
+        "model.decoder.final_layer_norm", positions=stored.read("model.decoder.embed_positions.weight")[_OFFSET:]
     )
 
 

@@ -30,10 +30,8 @@ def _shape(hf: Any) -> ModelConfig:
 
 def _ends(stored: StoredTransformer, config: ModelConfig) -> EndWeights:
     model = stored.model.model
-    return EndWeights(
-        embed=stored.read(f"{stored.embed}.weight"),
-        norm=stored.affine("model.norm" if hasattr(model, "norm") else "model.final_layernorm"),
-        unembed=stored.linear(stored.unembed),
+    return stored.ends(
+        "model.norm" if hasattr(model, "norm") else "model.final_layernorm",
         tables=frequencies(config, model.rotary_emb),
     )
 

@@ -137,11 +137,26 @@ def _staging_error(path: Path, name: str, error: Exception) -> DataError:
 def write_staged(staged: StagedModel, source: ModelFiles, path: Path) -> None:
     """Write under a temporary name, sync, rename: a file of the final name is whole."""
     metadata = {"config": json.dumps(staged.config.to_json()), "hash": staged.hash, "origin": source.origin}
+    with staged_file(path, source.name) as temporary:
+        save_file(staged.weights, temporary, metadata)
+
+
+@contextmanager
+def staged_file(path: Path, name: str) -> Iterator[Path]:
+    """A path beside the staged file's, whose name it takes in the end.
+
+    Args:
+        path: of the staged file.
+        name: of the model, for errors.
+
+    Raises:
+        DataError: it cannot be written.
+    """
     try:
         with whole_file(path) as temporary:
-            save_file(staged.weights, temporary, metadata)
+            yield temporary
     except (OSError, SafetensorError) as error:
-        raise _staging_error(path, source.name, error) from error
+        raise _staging_error(path, name, error) from error
 
 
 def _read_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -7,9 +7,8 @@ held against a pass that is not this project's.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,12 +19,10 @@ from torch import Tensor
 
 from erasure_sweep.workers.errors import DataError, one_line
 from erasure_sweep.workers.models.architectures.architecture import Architecture, Config
-from erasure_sweep.workers.models.files.file_formats import is_gguf
-from erasure_sweep.workers.models.files.staged_weights import StagedModel, content_hash
-from erasure_sweep.workers.models.files.stored_tensors import stored_tensors
+from erasure_sweep.workers.models.files.staged_weights import StagedModel, content_hash, staged_file
 from erasure_sweep.workers.models.files.weights_file import WeightsFile
 from erasure_sweep.workers.models.forward import LeanModel, default_attn_scale
-from erasure_sweep.workers.models.model_config import ModelConfig, weight_shapes
+from erasure_sweep.workers.models.model_config import ModelConfig, weight_shapes, weights_bytes
 from erasure_sweep.workers.models.processing.block_weights import (
     AttentionWeights,
     EndWeights,
@@ -35,10 +32,9 @@ from erasure_sweep.workers.models.processing.block_weights import (
 )
 from erasure_sweep.workers.models.processing.bridge import bridge_logits, centred_logits, processing_errors
 from erasure_sweep.workers.models.processing.logits_check import check_logits, check_tokens
-from erasure_sweep.workers.models.processing.refusals import LOAD_ERRORS, check_finite, refuse_other_depth
+from erasure_sweep.workers.models.processing.refusals import LOAD_ERRORS, check_finite
 from erasure_sweep.workers.models.processing.stored_transformer import StoredTransformer, transformers_config
 from erasure_sweep.workers.models.sources import ModelFiles
-from erasure_sweep.workers.storage.whole_file import whole_file
 
 BRIDGE_BYTES = 2**30
 """Largest model, in bytes of its processed weights, that TransformerLens processes too, to be compared with: it takes
@@ -122,10 +118,8 @@ def convert_family(family: Family, source: ModelFiles, path: Path) -> StagedMode
         DataError: the files cannot be used, the model cannot be measured, or the staged file cannot be written.
     """
     hf, config = _checked_config(family, source.name, source.config)
-    if not is_gguf(source.weights[0]):  # whose header counts its layers as it counts its tensors
-        refuse_other_depth(source.name, config.n_layers, len(stored_tensors(source.weights)))
     stored = StoredTransformer(source, hf)
-    with _temporary(source, path) as temporary:
+    with staged_file(path, source.name) as temporary:
         found = _write(source, config, family_weights(family, stored, config), temporary)
         weights = load_file(temporary)
         with processing_errors(source.name):
@@ -159,7 +153,7 @@ def _expected_logits(
     family: Family, source: ModelFiles, stored: StoredTransformer, config: ModelConfig
 ) -> tuple[Float[Tensor, "batch pos d_vocab"], str]:
     """Logits of ``check_tokens`` that are not this project's, as those of processed weights are, and whose they are."""
-    tokens, n_bytes = check_tokens(config), 4 * sum(math.prod(shape) for shape in weight_shapes(config).values())
+    tokens, n_bytes = check_tokens(config), weights_bytes(config)
     # TransformerLens cannot process an MLP that is as wide as the stream.
     if family.boot is None or n_bytes > BRIDGE_BYTES or config.d_mlp == config.d_model:
         logits = stored.logits(tokens)
@@ -167,15 +161,3 @@ def _expected_logits(
     bridge = family.boot(source)
     bridge.enable_compatibility_mode(disable_warnings=True)
     return bridge_logits(bridge, tokens), "TransformerLens'"
-
-
-@contextmanager
-def _temporary(source: ModelFiles, path: Path) -> Iterator[Path]:
-    """A path beside the staged file's, whose name it takes in the end."""
-    try:
-        with whole_file(path) as temporary:
-            yield temporary
-    except OSError as error:
-        raise DataError(
-            f"cannot stage model {source.name} in {path.parent}: {one_line(error)} (--staging names another folder)"
-        ) from error

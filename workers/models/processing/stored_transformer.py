@@ -20,8 +20,13 @@ from erasure_sweep.workers.errors import DataError, one_line
 from erasure_sweep.workers.models.files.file_formats import is_gguf
 from erasure_sweep.workers.models.files.gguf_file import gguf_tensors
 from erasure_sweep.workers.models.files.stored_tensors import StoredTensor, stored_tensors
-from erasure_sweep.workers.models.processing.block_weights import Affine, Linear
-from erasure_sweep.workers.models.processing.refusals import LOAD_ERRORS, check_finite, refuse_misfit
+from erasure_sweep.workers.models.processing.block_weights import Affine, EndWeights, Linear
+from erasure_sweep.workers.models.processing.refusals import (
+    LOAD_ERRORS,
+    check_finite,
+    refuse_misfit,
+    refuse_other_depth,
+)
 from erasure_sweep.workers.models.sources import ModelFiles
 
 _UNEMBEDDINGS = ("lm_head.weight", "embed_out.weight")
@@ -45,6 +50,10 @@ class StoredTransformer:
         from accelerate import init_empty_weights
 
         self.name = source.name
+        path = source.weights[0]
+        in_files = None if is_gguf(path) else stored_tensors(source.weights)
+        if in_files is not None:  # the header of a GGUF file counts layers as it counts tensors
+            refuse_other_depth(self.name, config.num_hidden_layers, len(in_files))
         self.model = without_weights(source.name, config, torch.device("meta"))
         self.shapes = {name: tuple(p.shape) for name, p in self.model.named_parameters(remove_duplicate=False)}
         modules = {id(module): name for name, module in self.model.named_modules()}
@@ -52,7 +61,7 @@ class StoredTransformer:
         """The embedding's name."""
         self.unembed = modules[id(self.model.get_output_embeddings())]
         """The unembedding's."""
-        self._stored = self._fitting(source)
+        self._stored = self._fitting(gguf_tensors(path, self.model) if in_files is None else in_files)
         # Only what fits its files is built with buffers, which can be as large as a config says.
         self.model = without_weights(source.name, config, init_empty_weights(include_buffers=False))
 
@@ -76,6 +85,16 @@ class StoredTransformer:
         """What a norm does behind dividing; its weights are what is stored and ``offset``."""
         weight = self._optional(f"{name}.weight")
         return Affine(None if weight is None else weight + offset, self._optional(f"{name}.bias"))
+
+    def ends(self, norm: str, *, offset: float = 0.0, **rest: Any) -> EndWeights:
+        """Embedding, the norm in front of the unembedding, by its name, and the unembedding.
+
+        Args:
+            offset: of the norm's weights.
+            rest: what ``EndWeights`` has beside.
+        """
+        embed, unembed = self.read(f"{self.embed}.weight"), self.linear(self.unembed)
+        return EndWeights(embed=embed, norm=self.affine(norm, offset), unembed=unembed, **rest)
 
     def _optional(self, name: str) -> Float64[Tensor, "*shape"] | None:
         return self.read(name) if name in self.shapes else None
@@ -108,10 +127,9 @@ class StoredTransformer:
             values = self.read(f"{prefix}.{name}").to(dtype)
             setattr(module, name, nn.Parameter(values, requires_grad=False))
 
-    def _fitting(self, source: ModelFiles) -> dict[str, StoredTensor]:
+    def _fitting(self, found: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
         """The files' tensors by transformers' names; refused unless they are exactly those that transformers expects."""
-        shapes, path = self.shapes, source.weights[0]
-        found = gguf_tensors(path, self.model) if is_gguf(path) else stored_tensors(source.weights)
+        shapes = self.shapes
         full = {name: self._full_name(name) for name in found}
         in_files = {
             name: tensor for name, tensor in found.items() if full[name] in shapes or not name.endswith(BUFFERS)
@@ -128,7 +146,7 @@ class StoredTransformer:
             if name in stored and stored[name].shape != shape
         ]
         extra = [name for name in sorted(in_files) if full[name] not in shapes]
-        refuse_misfit(source.name, problems + [f"{name} is not part of such a model" for name in extra])
+        refuse_misfit(self.name, problems + [f"{name} is not part of such a model" for name in extra])
         return stored
 
     def _full_name(self, name: str) -> str:
