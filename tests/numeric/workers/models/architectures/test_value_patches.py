@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from erasure_sweep.workers.models.forward import LeanModel
-from tests.numeric.workers.models.architectures.test_families import MODELS, files_of, float64_weights
+from tests.support.models.families import MODELS, files_of, float64_weights
 from tests.support.models.transformers_models import in_float64
 from tests.support.oracle.measuring import measure_tables
 
