@@ -17,7 +17,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from erasure_sweep.sweep.tracking.saved_view import KIND_TAG, VIEW_TAG, experiment_tags, save_view
 from erasure_sweep.workers.errors import DataError
-from erasure_sweep.workers.models.architectures.hugging_face import refuse_by_bridge_config
+from erasure_sweep.workers.models.architectures import hugging_face
 from erasure_sweep.workers.storage.shard_storage import open_storage
 from tests.support.paths import ROOT
 
@@ -98,9 +98,9 @@ class TestBuilderOfTransformerLens:
         config = {"model_type": "gpt2", "n_layer": 1, "n_head": 1, "n_embd": 4, "scale_attn_weights": False}
         (tmp_path / "config.json").write_text(json.dumps(config))
         with pytest.raises(DataError, match="attention not scaled"):
-            refuse_by_bridge_config("m", tmp_path, config)
+            hugging_face.ARCHITECTURE.refuse("m", tmp_path, config)
         monkeypatch.setitem(sys.modules, BUILDER, None)
-        refuse_by_bridge_config("m", tmp_path, config)
+        hugging_face.ARCHITECTURE.refuse("m", tmp_path, config)
 
 
 def test_questions_of_rays_client_of_jobs():
