@@ -37,13 +37,15 @@ class Planted(NamedTuple):
     attend: Attend
     store: np.ndarray
     table: np.ndarray
-    """The writer's output vector by token id, or by position for ``pos_embed``."""
+    """What the writer makes of each token, by its id, or by position for ``pos_embed``."""
+    writes: Attend = "self"
+    """From where the writer has that."""
 
     def expected(self, tokens: Tensor | np.ndarray, positions: Tensor | np.ndarray | None = None) -> Expected:
         """What the construction says of the writer; arguments as ``tests.support.oracle.scan.measure`` takes them."""
         ids = np.asarray(tokens)
         rows = np.broadcast_to(np.arange(ids.shape[1]), ids.shape) if self.writer == "pos_embed" else ids
-        written = self.table[rows]
+        written = attended(self.writes, ids.shape[1]) @ self.table[rows]
         stored = written @ self.store.T @ self.store
         vectors = {self.writer: written, self.eraser: -self.fraction * (attended(self.attend, ids.shape[1]) @ stored)}
         if self.reinforcer is not None:

@@ -136,7 +136,7 @@ class Builder:
     def normal(self, *shape: int, std: float) -> np.ndarray:
         return std * self.rng.standard_normal(shape)
 
-    def _reading(self, *shape: int, std: float) -> np.ndarray:
+    def reading(self, *shape: int, std: float) -> np.ndarray:
         """Random weights [*leading, d_model, width] that read everything but the carrier."""
         seen = np.eye(self.config.d_model) - self.bases.carrier.T @ self.bases.carrier
         return self.scale * seen @ self.normal(*shape, std=std)
@@ -147,19 +147,19 @@ class Builder:
 
     def _background(self) -> dict[str, np.ndarray]:
         shapes, width = weight_shapes(self.config), 1.0 / math.sqrt(self.config.d_model)
-        weights = {name: self._reading(*shapes[name], std=width) for name in ("W_Q", "W_K", "W_V")}
+        weights = {name: self.reading(*shapes[name], std=width) for name in ("W_Q", "W_K", "W_V")}
         if self.quiet:
             weights["W_V"] = weights["W_V"] - self.bases.rest.T @ (self.bases.rest @ weights["W_V"])
         weights |= {name: self.normal(*shapes[name], std=0.2) for name in ("b_Q", "b_K", "b_U")}
         weights |= {"W_O": self._writing(*shapes["W_O"], std=width), "b_O": self._writing(*shapes["b_O"], std=0.1)}
         if not self.config.attn_only:
             weights |= {
-                "W_in": self._reading(*shapes["W_in"], std=width),
+                "W_in": self.reading(*shapes["W_in"], std=width),
                 "b_in": self.normal(*shapes["b_in"], std=0.2),
             }
             weights |= {"W_out": self._writing(*shapes["W_out"], std=width)}
             weights |= {"b_out": self._writing(*shapes["b_out"], std=0.1)}
-        weights["W_U"] = self._reading(*shapes["W_U"], std=width)
+        weights["W_U"] = self.reading(*shapes["W_U"], std=width)
         weights["W_E"] = self._code() @ self.bases.code
         weights["W_pos"] = self._clock() @ self.bases.clock + CARRIER * self.bases.carrier
         return weights
@@ -185,7 +185,7 @@ class Builder:
         angles = self._angles(np.arange(self.config.n_ctx))
         return np.concatenate([np.cos(angles), np.sin(angles)], axis=1) / math.sqrt(angles.shape[1])
 
-    def _attend(self, layer: int, head: int, attend: Attend) -> None:
+    def attend(self, layer: int, head: int, attend: Attend) -> None:
         """Make a head's attention what ``attended`` says: query and key are clocks, the query's turned back."""
         w = self.weights
         for name in ("W_Q", "W_K", "b_Q", "b_K"):
@@ -208,7 +208,7 @@ class Builder:
     def plant_head(self, head_label: str, attend: Attend, sources: Sequence[Source], store: int = 0) -> None:
         """Make a head write into a store what it makes of its sources where it attends to."""
         layer, head = head_index(head_label)
-        self._attend(layer, head, attend)
+        self.attend(layer, head, attend)
         inner = np.linalg.qr(self.normal(self.config.d_head, STORE_DIM, std=1.0))[0]
         read = sum(
             (source.basis.T @ source.coordinates for source in sources), np.zeros((self.config.d_model, STORE_DIM))
@@ -246,7 +246,7 @@ class Builder:
 
     def _plant_writing_head(self, writer: str, store: np.ndarray) -> np.ndarray:
         layer, head = head_index(writer)
-        self._attend(layer, head, "self")
+        self.attend(layer, head, "self")
         into = self.normal(CODE_DIM, self.config.d_head, std=1.0 / math.sqrt(CODE_DIM))
         out = self.normal(self.config.d_head, STORE_DIM, std=1.0)
         self.weights["W_V"][layer, head] = self.scale * self.bases.code.T @ into
