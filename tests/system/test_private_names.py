@@ -6,7 +6,6 @@ import inspect
 import json
 import logging
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,15 +15,12 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from erasure_sweep.sweep.tracking.saved_view import KIND_TAG, VIEW_TAG, experiment_tags, save_view
-from erasure_sweep.workers.errors import DataError
-from erasure_sweep.workers.models.architectures import hugging_face
 from erasure_sweep.workers.storage.shard_storage import open_storage
 from tests.support.paths import ROOT
 
 PRIVATE = re.compile(
     r"^ *(?:from|import) +([a-z][\w.]*\._[a-z][\w.]*)|getattr\(\w+, \"(_[a-z]\w*)\"|_do_request", re.MULTILINE
 )
-BUILDER = "transformer_lens.model_bridge.sources._bridge_builder"
 
 
 def sources() -> Iterator[Path]:
@@ -45,7 +41,7 @@ def test_each_stands_in_one_place():
         ("sweep/execution/ray/local_cluster.py", "ray._raylet"),
         ("tests/fast/sweep/clusters/test_clusters.py", "ray.autoscaler._private.util"),
         ("tests/situations/test_tracking.py", "mlflow.tracking._tracking_service.utils"),
-        ("workers/models/architectures/hugging_face.py", BUILDER),
+        ("workers/models/architectures/opt.py", "_remove_final_layer_norm"),  # of its config
         ("workers/storage/remote.py", "_pipe_file"),
     }
 
@@ -84,23 +80,6 @@ class TestViewOfMlflow:
         assert [record.getMessage() for record in caplog.records] == [
             "MLflow's pages open as they come: no view could be saved (tag value too long)"
         ]
-
-
-class TestBuilderOfTransformerLens:
-    def test_what_it_takes(self):
-        from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
-
-        assert len(inspect.signature(build_bridge_config_from_hf).parameters) >= 4
-
-    def test_without_it_a_model_is_refused_once_its_weights_are_here(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ):
-        config = {"model_type": "gpt2", "n_layer": 1, "n_head": 1, "n_embd": 4, "scale_attn_weights": False}
-        (tmp_path / "config.json").write_text(json.dumps(config))
-        with pytest.raises(DataError, match="attention not scaled"):
-            hugging_face.ARCHITECTURE.refuse("m", tmp_path, config)
-        monkeypatch.setitem(sys.modules, BUILDER, None)
-        hugging_face.ARCHITECTURE.refuse("m", tmp_path, config)
 
 
 def test_questions_of_rays_client_of_jobs():

@@ -34,5 +34,3 @@ class Architecture:
     made. Raises ``DataError`` where they are damaged or do not fit their config."""
     convert: Callable[[ModelFiles, Path], StagedModel]
     """Processes a model, checks its logits and stages it under a path."""
-    is_fallback: bool = False
-    """Whether it is asked only where no other recognizes a config."""

@@ -7,27 +7,37 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from erasure_sweep.workers.errors import DataError, one_line
 from erasure_sweep.workers.models.activations import activation
-from erasure_sweep.workers.models.architectures.hugging_face import HF_KEYS, boot_hugging_face
 from erasure_sweep.workers.models.architectures.transformer_lens_native import boot_native
 from erasure_sweep.workers.models.files.staged_weights import StagedModel
 from erasure_sweep.workers.models.files.stored_tensors import stored_tensors
 from erasure_sweep.workers.models.model_config import ModelConfig
-from erasure_sweep.workers.models.processing.block_weights import AttentionWeights, EndWeights, Linear, MlpWeights
+from erasure_sweep.workers.models.processing.block_weights import (
+    AttentionWeights,
+    EndWeights,
+    Linear,
+    MlpWeights,
+    Sublayer,
+)
 from erasure_sweep.workers.models.processing.bridge import convert_bridge
 from erasure_sweep.workers.models.processing.family import Family, architecture, convert_family, usual_shape
-from erasure_sweep.workers.models.processing.refusals import refuse_unsupported
+from erasure_sweep.workers.models.processing.refusals import LOAD_ERRORS, refuse_reasons
 from erasure_sweep.workers.models.processing.saved_state import GPT2, is_of_bridge
 from erasure_sweep.workers.models.processing.stored_transformer import StoredTransformer, transformers_config
 from erasure_sweep.workers.models.sources import ModelFiles
 
 
 def _refuse(name: str, hf: Any) -> None:
-    shape = {"n_heads": hf.n_head, "d_head": hf.n_embd // hf.n_head, "d_vocab": hf.vocab_size}
-    settings = {key: getattr(hf, key) for key in HF_KEYS if hasattr(hf, key)}
-    refuse_unsupported(name, {**shape, **settings, "normalization_type": "LN", "act_fn": hf.activation_function})
+    unusual = not hf.scale_attn_weights or hf.scale_attn_by_inverse_layer_idx
+    reasons = {
+        f"attention not scaled by 1/sqrt(d_head = {hf.n_embd // hf.n_head})": unusual,
+        "cross-attention": hf.add_cross_attention,
+    }
+    refuse_reasons(name, reasons, hf.activation_function)
 
 
 def _shape(hf: Any) -> ModelConfig:
@@ -43,7 +53,7 @@ def _ends(stored: StoredTransformer, _config: ModelConfig) -> EndWeights:
     return stored.ends("transformer.ln_f", positions=stored.read("transformer.wpe.weight"))
 
 
-def _sublayers(stored: StoredTransformer, _config: ModelConfig, layer: int) -> Iterator[AttentionWeights | MlpWeights]:
+def _sublayers(stored: StoredTransformer, _config: ModelConfig, layer: int) -> Iterator[Sublayer]:
     block = f"transformer.h.{layer}."
     # Queries, keys and values lie side by side in the file.
     parts = (values.chunk(3, dim=-1) for values in _conv(stored, f"{block}attn.c_attn"))
@@ -59,7 +69,24 @@ def _conv(stored: StoredTransformer, name: str) -> tuple[Tensor, Tensor]:
     return stored.read(f"{name}.weight"), stored.read(f"{name}.bias")
 
 
-FAMILY = Family("GPT-2", ("gpt2",), _refuse, _shape, _ends, _sublayers, boot_hugging_face)
+def _boot(source: ModelFiles) -> Any:
+    """TransformerLens' bridge around transformers' model."""
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            source.directory, local_files_only=True, trust_remote_code=False, dtype=torch.float32
+        )
+        name = type(model).__name__
+        return build_bridge_from_module(
+            model, name, hf_config=model.config, device="cpu", model_name=source.name
+        ).eval()
+    except LOAD_ERRORS as error:
+        raise DataError(f"model {source.name}: TransformerLens cannot load it: {one_line(error)}") from error
+
+
+FAMILY = Family("GPT-2", ("gpt2",), _refuse, _shape, _ends, _sublayers, _boot)
 
 
 def _convert(source: ModelFiles, path: Path) -> StagedModel:

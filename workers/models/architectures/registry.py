@@ -10,6 +10,11 @@ from erasure_sweep.workers.errors import DataError
 from erasure_sweep.workers.models import architectures as folder
 from erasure_sweep.workers.models.architectures.architecture import Architecture, Config
 
+RECURRENT = frozenset(
+    ("mamba", "mamba2", "falcon_mamba", "rwkv", "recurrent_gemma", "jamba", "bamba", "zamba", "zamba2", "xlstm")
+)
+"""What configs call models whose layers hand on a state from token to token."""
+
 
 @cache
 def architectures() -> tuple[Architecture, ...]:
@@ -20,12 +25,20 @@ def architectures() -> tuple[Architecture, ...]:
 
 
 def find_architecture(config: Config) -> Architecture:
-    """The family that a config.json is of; of two that recognize it, the one that is no fallback.
+    """The family that a config.json is of.
 
     Raises:
         DataError: none recognizes it.
     """
-    recognized = [architecture for architecture in architectures() if architecture.recognizes(config)]
-    if not recognized:
-        raise DataError(f"config.json is of no known architecture ({', '.join(each.name for each in architectures())})")
-    return min(recognized, key=lambda architecture: architecture.is_fallback)
+    found = next((architecture for architecture in architectures() if architecture.recognizes(config)), None)
+    if found is None:
+        raise DataError(f"models of the kind {config.get('model_type')} are not read: {_why_not(config)}")
+    return found
+
+
+def _why_not(config: Config) -> str:
+    if config.get("is_encoder_decoder"):
+        return "they have an encoder"
+    if config.get("model_type") in RECURRENT:
+        return "they are recurrent"
+    return f"those that are read are of the kinds {', '.join(each.name for each in architectures())}"

@@ -7,16 +7,18 @@ It is loaded as ``TransformerBridge.boot_tl_legacy`` does, from files that are a
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from erasure_sweep.workers.errors import DataError
+from erasure_sweep.workers.errors import DataError, one_line
 from erasure_sweep.workers.models.architectures.architecture import Architecture, Config
 from erasure_sweep.workers.models.files.file_formats import layout_of
 from erasure_sweep.workers.models.files.stored_tensors import read_state_dict
+from erasure_sweep.workers.models.forward import default_attn_scale
 from erasure_sweep.workers.models.processing.bridge import convert_bridge
-from erasure_sweep.workers.models.processing.refusals import refuse_unsupported
+from erasure_sweep.workers.models.processing.refusals import refuse_reasons
 from erasure_sweep.workers.models.processing.saved_state import read_saved
 from erasure_sweep.workers.models.sources import ModelFiles
 
@@ -32,13 +34,13 @@ def _recognizes(config: Config) -> bool:
 def _refuse(name: str, _directory: Path, config: Config) -> None:
     if config.get("architecture") in _OLDER_LAYOUTS or name.endswith("_old"):
         raise DataError(f"model {name} cannot be measured: its weights are in a layout older than TransformerLens' own")
-    refuse_unsupported(name, {**config, **_fields(name, config)})
+    _refuse_unsupported(name, {**config, **_fields(name, config)})
 
 
 def boot_native(source: ModelFiles) -> Any:
     """TransformerLens' native bridge, loaded strictly."""
     values = _fields(source.name, source.config)
-    refuse_unsupported(source.name, source.config | values)
+    _refuse_unsupported(source.name, source.config | values)
     files = [path for path in source.weights if path.suffix != ".json"]
     saved = {name: tensor for path in files for name, tensor in read_state_dict(path).items()}
     state = read_saved(source.name, saved, values, source.config.get("architecture"))
@@ -50,6 +52,44 @@ def boot_native(source: ModelFiles) -> Any:
     bridge = TransformerBridge.boot_native(config, device="cpu", model_name=source.name)
     bridge.load_state_dict(convert_tl_checkpoint(state, config), strict=True)
     return bridge.eval()
+
+
+def _refuse_unsupported(name: str, values: Mapping[str, Any]) -> None:
+    """Refuse what the forward cannot express of what TransformerLens' configs can say."""
+    try:
+        reasons = _unsupported(values)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"model {name}: config.json holds a value of another kind: {one_line(error)}") from error
+    refuse_reasons(name, reasons, None if values.get("attn_only") else values.get("act_fn"))
+
+
+def _unsupported(values: Mapping[str, Any]) -> dict[str, object]:
+    n_heads, d_head = values["n_heads"], values["d_head"]
+    positions = str(values.get("positional_embedding_type") or "standard").lower()
+    normalization = str(values.get("normalization_type") or "no")
+    kv_heads = values.get("n_key_value_heads") or n_heads
+    scale = float(values.get("attn_scale") or -1.0)
+    usual = scale <= 0 or math.isclose(scale, default_attn_scale(d_head), rel_tol=1e-6)
+    caps = [float(values.get(name) or -1.0) for name in ("attn_scores_soft_cap", "output_logits_soft_cap")]
+    d_vocab_out = int(values.get("d_vocab_out") or -1)
+    return {
+        f"{positions} position embeddings": positions != "standard",
+        "shortformer position embeddings": values.get("shortformer_pos"),
+        f"{normalization} normalization": normalization not in ("LN", "LNPre"),
+        "RMS normalization before the unembedding": values.get("final_rms"),
+        "attention and MLP in parallel": values.get("parallel_attn_mlp"),
+        f"grouped-query attention ({n_heads} heads on {kv_heads} keys)": kv_heads != n_heads,
+        "a gated MLP": values.get("gated_mlp"),
+        "a mixture of experts": values.get("num_experts"),
+        "soft-capped scores or logits": max(caps) > 0,
+        "local attention": values.get("use_local_attn") or values.get("window_size"),
+        "attention that is not causal": values.get("attention_dir", "causal") != "causal",
+        f"attention not scaled by 1/sqrt(d_head = {d_head})": not (values.get("use_attn_scale", True) and usual),
+        "normalized queries and keys": values.get("use_qk_norm"),
+        "normalization after sublayers or embedding": values.get("use_normalization_before_and_after")
+        or values.get("post_embedding_ln"),
+        f"a vocabulary of {d_vocab_out} for output alone": d_vocab_out not in (-1, values["d_vocab"]),
+    }
 
 
 def _fields(name: str, config: Config) -> dict[str, Any]:

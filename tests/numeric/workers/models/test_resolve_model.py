@@ -468,9 +468,9 @@ class TestRefusals:
             ({"n_positions": 16}, "transformer.wpe.weight has shape (64, 32), expected (16, 32)"),
             ({"n_head": 5}, "transformers cannot load it: `embed_dim` must be divisible"),
             ({"n_head": "four"}, "transformers cannot load it"),
-            ({"model_type": "nonsense"}, "transformers cannot load it"),
-            ({"model_type": "nonsense", "auto_map": {"AutoConfig": "a.B"}}, "transformers cannot load it"),
-            ({"model_type": "t5"}, "transformers cannot load it"),
+            ({"model_type": "nonsense"}, "models of the kind nonsense are not read"),
+            ({"model_type": "nonsense", "auto_map": {"AutoConfig": "a.B"}}, "models of the kind nonsense are not read"),
+            ({"model_type": "t5"}, "models of the kind t5 are not read"),
         ],
     )
     def test_hugging_face(self, overrides, expected, tmp_path, staging):
@@ -496,11 +496,10 @@ class TestRefusals:
         from transformers import CONFIG_MAPPING
 
         expected = {
-            "mixtral": "models of the kind mixtral are not read (it has ",
-            "mamba": "recurrent layers",
-            "cohere": "attention and MLP in parallel",
-            "bert": "attention that is not causal",
-            "t5": "t5 is no causal language model",
+            "mamba": "models of the kind mamba are not read: they are recurrent",
+            "cohere": "models of the kind cohere are not read: those that are read are of the kinds Falcon, ",
+            "bert": "models of the kind bert are not read",
+            "t5": "models of the kind t5 are not read: they have an encoder",
         }
         for model_type, reason in expected.items():
             CONFIG_MAPPING[model_type]().save_pretrained(tmp_path / model_type)
