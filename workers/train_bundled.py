@@ -1,13 +1,15 @@
-"""Train the bundled models: gelu-Nl's and attn-only-Nl's architectures at small width, on the standard library's source.
+"""Train the bundled models: known architectures at a width that two CPU cores can train, on the standard library's source.
 
-The architecture is that of Neel Nanda's gelu-1l…4l (LayerNorm, GELU MLPs four times as wide as the stream, learned
-positions, separate unembedding) and attn-only-1l…4l (the same without MLPs), the width small enough for two CPU cores.
+Architectures are those of Neel Nanda's gelu-1l…4l (LayerNorm, GELU MLPs four times as wide as the stream, learned
+positions, separate unembedding), attn-only-1l…4l (the same without MLPs), Llama (RMSNorm, rotary positions, two query heads
+on one key-value head, gated MLPs of the others' size, no biases) and Pythia (attention and MLP in parallel, a quarter of each
+head rotary); the last two are transformers' own modules.
 The corpus is the ``.py`` files of the interpreter that runs this script, in path order; every twentieth file (by a hash of
 its path) is held out for the loss.
 
     python -m erasure_sweep.workers.train_bundled toy-gelu-4l --tokens 16777216 --out build/bundled
 
-leaves ``OUT/tokenizer/tokenizer.json`` (made when absent) and ``OUT/NAME/`` in TransformerLens' layout:
+leaves ``OUT/tokenizer/tokenizer.json`` (made when absent) and ``OUT/NAME/`` in TransformerLens' or Hugging Face's layout:
 ``config.json``, ``model.safetensors``, ``training_log.json``, and ``checkpoints/`` at the powers of two of the step
 count.
 """
@@ -22,7 +24,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -37,14 +39,30 @@ from erasure_sweep.workers.fingerprint import digest
 N_CTX = 256
 D_VOCAB = 2048
 D_HEAD = 16
+TOKENIZER = "../tokenizer"
 HELD_OUT_ONE_IN = 20
 EVAL_ROWS = 128
 CHUNK_ROWS = 4
 """Rows whose logits are in memory at a time: what fits into a core's cache is up to a third faster."""
 
 
+class Trainable(Protocol):
+    """A model in training, and its files."""
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Next-token logits [rows, tokens, ``D_VOCAB``]."""
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def config(self) -> dict[str, object]:
+        """Its ``config.json``."""
+
+    def weights(self) -> dict[str, Tensor]:
+        """Its parameters under the names of the files."""
+
+
 class Shape(NamedTuple):
-    """What distinguishes one bundled model from another."""
+    """What distinguishes one GELU or attention-only model from another."""
 
     n_layers: int
     d_model: int
@@ -63,7 +81,7 @@ class Shape(NamedTuple):
             "act_fn": "gelu",
             "attn_only": self.attn_only,
             "normalization": "LN",
-            "tokenizer_name": "../tokenizer",
+            "tokenizer_name": TOKENIZER,
         }
 
 
@@ -71,6 +89,39 @@ DEPTHS = (1, 2, 3, 4)
 SHAPES = {f"toy-gelu-{n}l": Shape(n, d_model=64) for n in DEPTHS}
 SHAPES |= {f"toy-attn-{n}l": Shape(n, d_model=64, attn_only=True) for n in DEPTHS}
 SHAPES |= {f"toy-gelu-{n}l-w128": Shape(n, d_model=128) for n in DEPTHS}
+
+_SIZES: dict[str, Any] = {
+    "vocab_size": D_VOCAB,
+    "hidden_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "max_position_embeddings": N_CTX,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "tie_word_embeddings": False,
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    # 3 matrices of 168 are about the 2 of 256 that the others have.
+    "toy-llama-4l": {"model_type": "llama", "intermediate_size": 168, "num_key_value_heads": 2} | _SIZES,
+    "toy-pythia-4l": {"model_type": "gpt_neox", "intermediate_size": 256} | _SIZES,
+}
+"""transformers' settings of the models that it has the modules of."""
+
+
+def build(name: str) -> Trainable:
+    """A bundled model before its training."""
+    return Transformer(SHAPES[name]) if name in SHAPES else TransformersModel(FAMILIES[name])
+
+
+def initialize(model: nn.Module) -> None:
+    """Embeddings small, other matrices by what enters them, biases zero."""
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.8 / math.sqrt(module.in_features))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 class TransformerBlock(nn.Module):
@@ -106,11 +157,8 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(TransformerBlock(shape.d_model, shape.attn_only) for _ in range(shape.n_layers))
         self.ln_final = nn.LayerNorm(shape.d_model)
         self.unembed = nn.Linear(shape.d_model, D_VOCAB)
-        for name, parameter in self.named_parameters():
-            if parameter.ndim == 2:
-                nn.init.normal_(parameter, std=0.02 if "embed." in name[:10] else 0.8 / math.sqrt(parameter.shape[1]))
-            elif name.endswith("bias"):
-                nn.init.zeros_(parameter)
+        self._shape = shape
+        initialize(self)
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.embed(tokens) + self.pos_embed.weight[: tokens.shape[1]]
@@ -119,8 +167,12 @@ class Transformer(nn.Module):
         logits: Tensor = self.unembed(self.ln_final(x))
         return logits
 
-    def tl_state_dict(self) -> dict[str, Tensor]:
-        """Parameters under the names and shapes of TransformerLens' legacy checkpoints."""
+    def config(self) -> dict[str, object]:
+        """In TransformerLens' legacy layout."""
+        return self._shape.tl_config()
+
+    def weights(self) -> dict[str, Tensor]:
+        """Under the names and shapes of TransformerLens' legacy checkpoints."""
         state = {"embed.W_E": self.embed.weight, "pos_embed.W_pos": self.pos_embed.weight}
         for layer, block in enumerate(self.blocks):
             assert isinstance(block, TransformerBlock)
@@ -143,6 +195,29 @@ def _tl_block(block: TransformerBlock) -> dict[str, Tensor]:
     state |= {"ln2.w": block.ln2.weight, "ln2.b": block.ln2.bias}
     state |= {"mlp.W_in": block.w_in.weight.T, "mlp.b_in": block.w_in.bias}
     return state | {"mlp.W_out": block.w_out.weight.T, "mlp.b_out": block.w_out.bias}
+
+
+class TransformersModel(nn.Module):
+    """A model of transformers', in Hugging Face's layout."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        super().__init__()
+        self._config = AutoConfig.for_model(**settings)
+        self._model = AutoModelForCausalLM.from_config(self._config)
+        initialize(self)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        logits: Tensor = self._model(tokens, use_cache=False).logits
+        return logits
+
+    def config(self) -> dict[str, object]:
+        said: dict[str, object] = self._config.to_diff_dict()
+        return said | {"tokenizer_name": TOKENIZER}
+
+    def weights(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone().contiguous() for name, value in self._model.state_dict().items()}
 
 
 def is_held_out(name: str) -> bool:
@@ -196,14 +271,14 @@ def sample_rows(stream: np.ndarray, rows: int, generator: np.random.Generator) -
     return torch.from_numpy(np.concatenate([np.full((rows, 1), stream[0]), windows], axis=1))
 
 
-def next_token_loss(model: Transformer, rows: Tensor) -> Tensor:
+def next_token_loss(model: Trainable, rows: Tensor) -> Tensor:
     """Mean cross entropy in nats over all positions."""
     logits = model(rows[:, :-1])
     return functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
 
 
 @torch.no_grad()
-def held_out_loss(model: Transformer, stream: np.ndarray) -> float:
+def held_out_loss(model: Trainable, stream: np.ndarray) -> float:
     rows = sample_rows(stream, EVAL_ROWS, np.random.default_rng(1))
     return sum(next_token_loss(model, chunk).item() * len(chunk) for chunk in torch.split(rows, 16)) / len(rows)
 
@@ -222,7 +297,7 @@ def train(name: str, out: Path, n_tokens: int, rows: int = 16, peak_lr: float = 
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)
     streams = load_streams(out / "tokenizer")
-    model = Transformer(SHAPES[name])
+    model = build(name)
     decayed = [p for p in model.parameters() if p.ndim == 2]
     other = [p for p in model.parameters() if p.ndim != 2]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": other, "weight_decay": 0.0}]
@@ -236,7 +311,7 @@ def train(name: str, out: Path, n_tokens: int, rows: int = 16, peak_lr: float = 
         if (step & (step - 1)) == 0 or step == n_steps:
             loss = held_out_loss(model, streams.held_out)
             log.append({"step": step, "tokens": step * rows * N_CTX, "held_out_loss_nats": round(loss, 4)})
-            save_file(model.tl_state_dict(), folder / "checkpoints" / f"{step:06d}.safetensors")
+            save_file(model.weights(), folder / "checkpoints" / f"{step:06d}.safetensors")
             sys.stderr.write(
                 f"{name} step {step}/{n_steps} held-out loss {loss:.4f} {time.monotonic() - start:.0f} s\n"
             )
@@ -249,8 +324,8 @@ def train(name: str, out: Path, n_tokens: int, rows: int = 16, peak_lr: float = 
             (next_token_loss(model, chunk) * (len(chunk) / rows)).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-    save_file(model.tl_state_dict(), folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(SHAPES[name].tl_config(), indent=1) + "\n")
+    save_file(model.weights(), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(model.config(), indent=1) + "\n")
     settings = {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -267,7 +342,7 @@ def train(name: str, out: Path, n_tokens: int, rows: int = 16, peak_lr: float = 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=sorted(SHAPES))
+    parser.add_argument("name", choices=sorted([*SHAPES, *FAMILIES]))
     parser.add_argument("--tokens", type=int, default=2**24)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
