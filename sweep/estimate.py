@@ -106,11 +106,16 @@ def worker_memory(
 
     Args:
         sketches: how many each writer needs.
-        shape: the model's ``n_layers`` and ``d_model``.
+        weights_bytes: of the staged file, which is float32.
+        shape: the model's architecture.
     """
     widest = max(sum(sketches[start:stop]) for start, stop in writer_blocks(sketches, sketch_bytes(config)))
-    activations = 4 * config.batch_on("cpu") * seq_len * int(shape["d_model"]) * (7 * int(shape["n_layers"]) + 12)
-    return 2**29 + 2 * weights_bytes + sketch_bytes(config) * widest + activations
+    heads = int(shape["n_heads"]) * int(shape["d_head"])  # in some families wider than the stream
+    a_token = int(shape["n_layers"]) * (4 * int(shape["d_model"]) + 3 * heads) + 12 * int(shape["d_model"])
+    of_float32 = 2 if config.dtype == "float64" else 1
+    weights = weights_bytes // 2 if config.dtype == "bfloat16" else of_float32 * weights_bytes
+    activations = 4 * of_float32 * config.batch_on("cpu") * seq_len * a_token
+    return 2**29 + 2 * weights + sketch_bytes(config) * widest + activations
 
 
 def _forward_flops(model: Resolved) -> float:

@@ -29,7 +29,7 @@ from erasure_sweep.workers.storage.states import encode_states
 
 log = logging.getLogger(__name__)
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
 class ShardWorker:

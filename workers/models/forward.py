@@ -29,6 +29,9 @@ from erasure_sweep.workers.models.trace import Attention, Trace, select
 ALIGNMENT = 64
 """Bytes that the addresses of torch's own CPU tensors are multiples of."""
 
+MATRICES = frozenset(f"W_{name}" for name in ("E", "pos", "Q", "K", "V", "O", "in", "gate", "out", "U"))
+"""Weights that bfloat16 halves; what is left is small."""
+
 LOGITS_BYTES = 64 * 2**20
 """Bound on the logits that are in memory at a time."""
 
@@ -39,7 +42,9 @@ class LeanModel:
     Args:
         config: the architecture.
         weights: as ``weight_shapes`` names them; value biases already folded into ``b_O``.
-        device, dtype: where and how the forward runs.
+        device: where the forward runs.
+        dtype: how. In bfloat16 are matrices, and what they multiply is rounded to it; sums, the stream, norms, what a
+            trace holds and the maps that measures ask for are float32, so that outputs add up to what the stream holds.
 
     Raises:
         ValueError: a weight is missing or of another shape, or the activation is unknown.
@@ -60,8 +65,12 @@ class LeanModel:
                 raise ValueError(f"weight {name} should have shape {shape}, found {found}")
         self.config = config
         self.device = torch.device(device)
-        self.dtype = dtype
-        self.weights = {name: _aligned(weights[name].to(self.device, dtype)) for name in weight_shapes(config)}
+        self.dtype = torch.float32 if dtype == torch.bfloat16 else dtype
+        """Of the stream, and of everything that measures are given."""
+        self.weights = {
+            name: _aligned(weights[name].to(self.device, dtype if name in MATRICES else self.dtype))
+            for name in weight_shapes(config)
+        }
         # Columns of W_U are gathered for every token: they should lie together in memory.
         self.weights["W_U"] = self.weights["W_U"].T.contiguous().T
         if config.positions == "rotary":  # angles are float32 in every family, whatever the rest is
@@ -81,20 +90,20 @@ class LeanModel:
         self._b_qkv = torch.cat([bias.flatten(1) for bias in biases], dim=1)
         self._w_o = self.weights["W_O"]
         if config.norm_behind:
-            self._w_o = self._w_o * self.weights["attn_gain"][:, None, None]
+            self._w_o = (self._w_o * self.weights["attn_gain"][:, None, None]).to(self._w_o.dtype)
 
     # What measures ask for.
 
     def w_v(self, layer: int) -> Float[Tensor, "d_model head d_head"]:
         """Value weights of every query head, centred along d_model where the norm removes the mean of what they read."""
         config = self.config
-        weights = self._w_qkv[layer, :, -config.n_kv_heads * config.d_head :]
+        weights = self._w_qkv[layer, :, -config.n_kv_heads * config.d_head :].to(self.dtype)
         weights = weights.view(config.d_model, config.n_kv_heads, config.d_head)
         return self._for_query_heads(self.centre(weights, dim=0), dim=1)
 
     def w_o(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         """Output weights of every head, the gain of a norm behind the layer in them."""
-        return self._w_o[layer]
+        return self._w_o[layer].to(self.dtype)
 
     def b_o(self, layer: int) -> Float[Tensor, "d_model"]:
         """What an attention layer writes beside its heads; only where the layout has it."""
@@ -135,7 +144,7 @@ class LeanModel:
         """
         config = self.config
         normalized, inverse_scale = self._read_with_inverse_scale(resid)
-        qkv = torch.addmm(self._b_qkv[layer], normalized.flatten(0, 1), self._w_qkv[layer])
+        qkv = product(normalized.flatten(0, 1), self._w_qkv[layer], self._b_qkv[layer])
         qkv = qkv.view(*resid.shape[:2], -1, config.d_head)
         q, k, v = torch.split(qkv, [config.n_heads, config.n_kv_heads, config.n_kv_heads], dim=2)
         q, k = self._prepared(layer, q, "Q", first), self._for_query_heads(self._prepared(layer, k, "K", first), dim=2)
@@ -196,11 +205,12 @@ class LeanModel:
 
     def unembed(self, normalized: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_vocab"]:
         """Next-token logits of normalized final states, before any cap: what direct logit attribution adds up to."""
-        return torch.addmm(self.weights["b_U"], normalized, self.weights["W_U"])
+        return product(normalized, self.weights["W_U"], self.weights["b_U"])
 
     def logits_of(self, final: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
         """Next-token logits of final states, as the model gives them out."""
-        logits, cap = self.normalize(final) @ self.weights["W_U"] + self.weights["b_U"], self.config.logit_cap
+        logits, cap = self.unembed(self.normalize(final).flatten(0, -2)), self.config.logit_cap
+        logits = logits.view(*final.shape[:-1], -1)
         return cap * torch.tanh(logits / cap) if cap else logits
 
     @torch.inference_mode()
@@ -280,23 +290,23 @@ class LeanModel:
     def between(self, first: Int[Tensor, "*batch"], second: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch d_model"]:
         """The direction in which the logits of two tokens differ, over a final scale of one."""
         rows = self.weights["W_U"].T
-        return self.centre(rows[first] - rows[second])
+        return self.centre(rows[first].to(self.dtype) - rows[second].to(self.dtype))
 
     def logit_row(self, tokens: Int[Tensor, "token"]) -> Float[Tensor, "token d_model"]:
         """The direction in which the logit of each token grows, over a final scale of one."""
-        return self.centre(self.weights["W_U"].T[tokens])
+        return self.centre(self.weights["W_U"].T[tokens].to(self.dtype))
 
     def direct_logits(self, vector: Float[Tensor, "d_model"]) -> Float[Tensor, "d_vocab"]:
         """What a vector of the stream adds to every logit, over a final scale of one."""
-        return self.centre(vector).to(self.dtype) @ self.weights["W_U"]
+        return product(self.centre(vector).to(self.dtype)[None], self.weights["W_U"])[0]
 
     # How it is done.
 
     def _embed(self, tokens: Int[Tensor, "batch pos"]) -> tuple[Tensor, Tensor | None]:
-        embed = self.weights["W_E"][tokens]
+        embed = self.weights["W_E"][tokens].to(self.dtype)
         if self.config.positions != "learned":
             return embed, None
-        return embed, self.weights["W_pos"][: tokens.shape[1]].expand(*tokens.shape, -1)
+        return embed, self.weights["W_pos"][: tokens.shape[1]].to(self.dtype).expand(*tokens.shape, -1)
 
     def _size(self, resid: Float[Tensor, "*batch d_model"]) -> tuple[Tensor, Tensor]:
         """Squared norm and scale of a state."""
@@ -338,22 +348,47 @@ class LeanModel:
             return torch.stack(
                 [self.attention_weights(layer, products, positions) @ values for products, values in rows]
             )
-        scale, window = 1.0 / config.attn_scale, config.window(layer)
+        scale, window, dtype = 1.0 / config.attn_scale, config.window(layer), q.dtype
+        q, k, v = (values.to(self._w_qkv.dtype) for values in (q, k, v))
         if config.positions != "alibi" and not 0 < window < n_tokens:
-            return functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+            return functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale).to(dtype)
         mask = causal_mask(positions, n_tokens, window, self._slopes(None))
-        return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype), scale=scale)
+        return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype), scale=scale).to(dtype)
 
     def _mlp(self, layer: int, read: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """What an MLP makes of its input, before a norm behind it."""
         w, flat = self.weights, read.flatten(0, -2)
-        hidden = torch.addmm(w["b_in"][layer], flat, w["W_in"][layer])
+        if self.config.n_experts:
+            return self._experts(layer, flat).view_as(read)
+        hidden = product(flat, w["W_in"][layer], w["b_in"][layer])
         hidden = (
-            self._activation(flat @ w["W_gate"][layer]) * hidden if self.config.gated_mlp else self._activation(hidden)
+            self._activation(product(flat, w["W_gate"][layer])) * hidden
+            if self.config.gated_mlp
+            else self._activation(hidden)
         )
         if self.config.act_fn == "solu_ln":
             hidden = functional.layer_norm(hidden, (self.config.d_mlp,), eps=self.config.eps)
-        return torch.addmm(w["b_out"][layer], hidden, w["W_out"][layer]).view_as(read)
+        return product(hidden, w["W_out"][layer], w["b_out"][layer]).view_as(read)
+
+    def _experts(self, layer: int, read: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_model"]:
+        """What a layer's experts make of its input: of each token the few that its router likes best, by how much it does."""
+        config, w = self.config, self.weights
+        liking = (read @ w["W_router"][layer]).softmax(dim=-1)
+        liked, chosen = liking.topk(config.experts_per_token, dim=-1)
+        if config.weigh_to_one:
+            liked = liked / liked.sum(dim=-1, keepdim=True)
+        written = torch.zeros_like(read)
+        for expert in range(config.n_experts):
+            tokens, place = (chosen == expert).nonzero(as_tuple=True)
+            if not len(tokens):
+                continue
+            seen = read[tokens]
+            hidden = self._activation(product(seen, w["W_gate"][layer, expert])) * product(
+                seen, w["W_in"][layer, expert]
+            )
+            found = product(hidden, w["W_out"][layer, expert])
+            written.index_add_(0, tokens, found * liked[tokens, place].unsqueeze(-1))
+        return written
 
     def _behind_mlp(self, layer: int, written: Float[Tensor, "*batch d_model"], scale: Tensor | None) -> Tensor:
         return written if scale is None else written * self.weights["mlp_gain"][layer] / scale.unsqueeze(-1)
@@ -368,10 +403,21 @@ class LeanModel:
         return self.weights["alibi_slope"] if heads is None else self.weights["alibi_slope"][list(heads)]
 
     def _out(self, z: Float[Tensor, "batch pos head d_head"], w_o: Tensor, layer: int) -> Tensor:
-        flat, w_o = z.flatten(2).flatten(0, 1), w_o.flatten(0, 1)
-        if not self.config.attn_bias:
-            return (flat @ w_o).view(*z.shape[:2], -1)
-        return torch.addmm(self.weights["b_O"][layer], flat, w_o).view(*z.shape[:2], -1)
+        bias = self.weights["b_O"][layer] if self.config.attn_bias else None
+        return product(z.flatten(2).flatten(0, 1), w_o.flatten(0, 1), bias).view(*z.shape[:2], -1)
+
+
+def product(
+    values: Float[Tensor, "token into"], matrix: Float[Tensor, "into out"], bias: Float[Tensor, "out"] | None = None
+) -> Float[Tensor, "token out"]:
+    """Values times a matrix, and a bias added; the values are rounded to the matrix's dtype, and sums are of their own."""
+    if values.dtype != matrix.dtype:
+        values, dtype = values.to(matrix.dtype), values.dtype
+        if values.is_cuda:
+            found = torch.mm(values, matrix, out_dtype=dtype)
+            return found if bias is None else found + bias
+        values, matrix = values.to(dtype), matrix.to(dtype)
+    return values @ matrix if bias is None else torch.addmm(bias, values, matrix)
 
 
 def _root_mean_square(values: Float[Tensor, "*batch d"], eps: float) -> Float[Tensor, "*batch"]:

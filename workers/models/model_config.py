@@ -54,6 +54,11 @@ class ModelConfig:
     qk_norm: QKNorm = "none"
     gated_mlp: bool = False
     """Whether what enters the neurons is multiplied by a second reading of the input."""
+    n_experts: int = 0
+    """MLPs of a layer, of which each token goes through few; 0 where there is one for all."""
+    experts_per_token: int = 0
+    weigh_to_one: bool = False
+    """Whether the weights of the experts that a token goes through are made to add up to one."""
     parallel: bool = False
     """Whether attention and MLP of a block read the same stream."""
     attn_bias: bool = True
@@ -92,7 +97,7 @@ class ModelConfig:
     @property
     def n_params(self) -> int:
         """Weights of attention and MLPs; like TransformerLens, without embeddings, biases and norms."""
-        mlp = 0 if self.attn_only else (2 + self.gated_mlp) * self.d_model * self.d_mlp
+        mlp = 0 if self.attn_only else (2 + self.gated_mlp) * self.d_model * self.d_mlp * max(1, self.n_experts)
         return self.n_layers * (2 * self.d_model * (self.n_heads + self.n_kv_heads) * self.d_head + mlp)
 
     def window(self, layer: int) -> int:
@@ -149,6 +154,9 @@ def weights_bytes(config: ModelConfig) -> int:
 
 def _mlp_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     layers, d_model, d_mlp = config.n_layers, config.d_model, config.d_mlp
+    if config.n_experts:
+        into, out = (layers, config.n_experts, d_model, d_mlp), (layers, config.n_experts, d_mlp, d_model)
+        return {"W_router": (layers, d_model, config.n_experts), "W_in": into, "W_gate": into, "W_out": out}
     shapes: dict[str, tuple[int, ...]] = {"W_in": (layers, d_model, d_mlp), "b_in": (layers, d_mlp)}
     if config.gated_mlp:
         shapes |= {"W_gate": (layers, d_model, d_mlp)}

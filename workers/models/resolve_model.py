@@ -17,6 +17,7 @@ import torch
 from erasure_sweep.workers.errors import DataError, SweepError
 from erasure_sweep.workers.models.catalog import find_entry, locate
 from erasure_sweep.workers.models.checkpoints import SEPARATOR, find_checkpoint, split_point
+from erasure_sweep.workers.models.device_memory import refuse_larger_than
 from erasure_sweep.workers.models.files.staged_weights import StagedHeader, find_staged, locked, read_staged
 from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.models.known_names import (
@@ -104,8 +105,11 @@ def load_model(
         device, dtype: where and how the forward runs.
 
     Raises:
-        DataError: the file is missing or damaged.
+        DataError: the file is missing or damaged, or its weights are larger than the device's memory.
     """
+    if not isinstance(weights, Path) or weights.is_file():
+        n_bytes = weights.stat().st_size if isinstance(weights, Path) else len(weights)
+        refuse_larger_than(torch.device(device), n_bytes, dtype)
     staged = read_staged(weights)
     return staged.config, LeanModel(staged.config, staged.weights, device, dtype)
 

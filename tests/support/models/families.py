@@ -16,6 +16,7 @@ from erasure_sweep.workers.models.architectures import (
     gpt_neox,
     gptj,
     llama,
+    mixture,
     mpt,
     olmo,
     opt,
@@ -57,6 +58,12 @@ MODELS: dict[str, tuple[Family, str, dict[str, Any]]] = {
     "gemma 3": (
         gemma.FAMILY, "gemma3_text",
         {"head_dim": 8, "query_pre_attn_scalar": 9, "sliding_window": 4, "layer_types": ALTERNATE},
+    ),
+    "mixtral": (mixture.FAMILY, "mixtral", {"num_local_experts": 5, "sliding_window": 9}),
+    "olmoe": (mixture.FAMILY, "olmoe", {"num_experts": 6, "num_experts_per_tok": 3, "norm_topk_prob": False}),
+    "qwen 3, experts": (
+        mixture.FAMILY, "qwen3_moe",
+        {"head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 20, "norm_topk_prob": True},
     ),
     "olmo": (olmo.FAMILY, "olmo", {}),
     "olmo 2": (olmo.FAMILY, "olmo2", {}),

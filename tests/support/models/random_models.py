@@ -85,6 +85,10 @@ KINDS: dict[str, dict[str, object]] = {
         **{"qk_norm": "layer", "gated_mlp": True, "act_fn": "silu", "attn_bias": False},
     },
     "GPT-NeoX": {"positions": "rotary", "rotary_dim": 4, "rotary_scale": 1.25, "parallel": True},
+    "Mixtral": {
+        **{"norm": "rms", "positions": "rotary", "rotary_dim": 8, "n_key_value_heads": 2, "gated_mlp": True},
+        **{"act_fn": "silu", "attn_bias": False, "n_experts": 3, "experts_per_token": 2, "weigh_to_one": True},
+    },
     "MPT": {"positions": "alibi", "attn_bias": False},
 }
 """What families of models differ in, as ``random_config`` takes it; each has what the others lack."""

@@ -34,7 +34,9 @@ def random_transformer(model_type: str, seed: int, **settings: Any) -> Any:
     config = CONFIG_MAPPING[model_type](**{**TINY, **settings})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+        model = AutoModelForCausalLM.from_config(
+            config, attn_implementation="eager", experts_implementation="eager"
+        ).eval()
         for name, values in model.named_parameters():
             scale = 0.2 if values.ndim == 1 else 1.0 / values.shape[-1] ** 0.5
             around = 1.0 if values.ndim == 1 and name.endswith("weight") else 0.0
@@ -46,6 +48,15 @@ def write_transformer(folder: Path, model: Any, **saving: Any) -> Path:
     """The model's folder as transformers writes it."""
     model.save_pretrained(folder, **saving)
     return folder
+
+
+def write_llama_directory(folder: Path, seed: int = 0, **settings: Any) -> Path:
+    """A random Llama whose last layer's first head writes against whatever it reads, as in ``random_models``."""
+    model = random_transformer("llama", seed, **{"num_hidden_layers": 3, "vocab_size": 97, **settings})
+    attention = model.model.layers[-1].self_attn
+    d_head = attention.head_dim
+    attention.o_proj.weight.data[:, :d_head] = -3.0 * attention.v_proj.weight.data[:d_head].T
+    return write_transformer(folder, model)
 
 
 @contextmanager

@@ -174,6 +174,8 @@ def behind_mlp(config: ModelConfig, w: Weights, layer: int, written: np.ndarray,
 
 def neurons(config: ModelConfig, w: Weights, layer: int, x: np.ndarray) -> np.ndarray:
     """What an MLP makes of what it reads; SoLU's neurons are normalised once more before they are read."""
+    if config.n_experts:
+        return np.stack([experts(config, w, layer, vector) for vector in x])
     entering = x @ w["W_in"][layer] + w["b_in"][layer]
     gate = x @ w["W_gate"][layer] if config.gated_mlp else entering
     hidden = activate(config.act_fn, gate) * (entering if config.gated_mlp else 1.0)
@@ -181,6 +183,19 @@ def neurons(config: ModelConfig, w: Weights, layer: int, x: np.ndarray) -> np.nd
         apart = hidden - hidden.mean(axis=-1, keepdims=True)
         hidden = apart / root_mean_square(apart, config.eps)[:, None]
     return hidden @ w["W_out"][layer] + w["b_out"][layer]
+
+
+def experts(config: ModelConfig, w: Weights, layer: int, x: np.ndarray) -> np.ndarray:
+    """What those experts make of one token's input [d_model] that its router gives the most weight."""
+    scores = x @ w["W_router"][layer]
+    likings = np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
+    chosen = sorted(range(config.n_experts), key=lambda expert: -likings[expert])[: config.experts_per_token]
+    total = sum(likings[expert] for expert in chosen) if config.weigh_to_one else 1.0
+    written = np.zeros(config.d_model)
+    for expert in chosen:
+        hidden = activate(config.act_fn, x @ w["W_gate"][layer, expert]) * (x @ w["W_in"][layer, expert])
+        written += likings[expert] / total * (hidden @ w["W_out"][layer, expert])
+    return written
 
 
 def activate(name: str, x: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from tests.support.bad_input import (
     assert_refused,
     environment,
 )
-from tests.support.models.random_models import write_tl_directory
+from tests.support.models.transformers_models import write_llama_directory
 from tests.support.waiting import wait_until
 
 
@@ -214,7 +214,7 @@ def test_a_model_that_cannot_be_measured_does_not_stop_the_others(
 ):
     from erasure_sweep.workers.worker import ShardWorker
 
-    other = write_tl_directory(tmp_path / "other", 5, 1, 2, 16)
+    other = write_llama_directory(tmp_path / "other", 5)
     measure, hashes = ShardWorker.measure, []
 
     def fail_on_other(worker: ShardWorker, task: ShardTask) -> ShardResult:

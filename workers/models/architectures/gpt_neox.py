@@ -11,6 +11,7 @@ from erasure_sweep.workers.models.processing.block_weights import (
     AttentionWeights,
     EndWeights,
     MlpWeights,
+    Sublayer,
     split_groups,
 )
 from erasure_sweep.workers.models.processing.family import Family, architecture, usual_shape
@@ -41,7 +42,7 @@ def _ends(stored: StoredTransformer, config: ModelConfig) -> EndWeights:
     return stored.ends("gpt_neox.final_layer_norm", tables=frequencies(config, stored.model.gpt_neox.rotary_emb))
 
 
-def _sublayers(stored: StoredTransformer, config: ModelConfig, layer: int) -> Iterator[AttentionWeights | MlpWeights]:
+def _sublayers(stored: StoredTransformer, config: ModelConfig, layer: int) -> Iterator[Sublayer]:
     block = f"gpt_neox.layers.{layer}."
     maps = split_groups(stored.linear(f"{block}attention.query_key_value"), config)
     yield AttentionWeights(stored.affine(f"{block}input_layernorm"), *maps, stored.linear(f"{block}attention.dense"))

@@ -10,7 +10,13 @@ from torch import Tensor
 
 from erasure_sweep.workers.models.activations import activation
 from erasure_sweep.workers.models.model_config import ModelConfig
-from erasure_sweep.workers.models.processing.block_weights import AttentionWeights, EndWeights, Linear, MlpWeights
+from erasure_sweep.workers.models.processing.block_weights import (
+    AttentionWeights,
+    EndWeights,
+    Linear,
+    MlpWeights,
+    Sublayer,
+)
 from erasure_sweep.workers.models.processing.family import Family, architecture, usual_shape
 from erasure_sweep.workers.models.processing.refusals import refuse_reasons
 from erasure_sweep.workers.models.processing.stored_transformer import StoredTransformer
@@ -39,7 +45,7 @@ def _ends(stored: StoredTransformer, config: ModelConfig) -> EndWeights:
     )
 
 
-def _sublayers(stored: StoredTransformer, config: ModelConfig, layer: int) -> Iterator[AttentionWeights | MlpWeights]:
+def _sublayers(stored: StoredTransformer, config: ModelConfig, layer: int) -> Iterator[Sublayer]:
     block = f"transformer.h.{layer}."
     norm = stored.affine(f"{block}ln_1")
     query, key, value, out = (stored.linear(f"{block}attn.{name}_proj").weight for name in ("q", "k", "v", "out"))

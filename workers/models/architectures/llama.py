@@ -10,7 +10,13 @@ from typing import Any, NamedTuple
 
 from erasure_sweep.workers.models.activations import activation
 from erasure_sweep.workers.models.model_config import ModelConfig
-from erasure_sweep.workers.models.processing.block_weights import Affine, AttentionWeights, EndWeights, MlpWeights
+from erasure_sweep.workers.models.processing.block_weights import (
+    Affine,
+    AttentionWeights,
+    EndWeights,
+    MlpWeights,
+    Sublayer,
+)
 from erasure_sweep.workers.models.processing.family import Family, architecture, usual_shape
 from erasure_sweep.workers.models.processing.refusals import refuse_reasons
 from erasure_sweep.workers.models.processing.rotary import frequencies, refuse_rotary, rotary_dim, rotary_scale
@@ -81,18 +87,24 @@ class Norms(NamedTuple):
 NORMS = Norms()
 
 
-def sublayers(
-    stored: StoredTransformer, _config: ModelConfig, layer: int, norms: Norms = NORMS
-) -> Iterator[AttentionWeights | MlpWeights]:
+def sublayers(stored: StoredTransformer, _config: ModelConfig, layer: int, norms: Norms = NORMS) -> Iterator[Sublayer]:
     """Of one layer, attention first."""
+    yield attention(stored, layer, norms)
+    block = f"model.layers.{layer}."
+    in_front = stored.affine(block + norms.in_front[1], norms.offset) if norms.in_front else Affine()
+    behind = stored.affine(block + norms.behind[1], norms.offset).weight if norms.behind else None
+    enter, leave, gate = (stored.linear(f"{block}mlp.{name}_proj") for name in ("up", "down", "gate"))
+    yield MlpWeights(in_front, enter, leave, gate, behind)
+
+
+def attention(stored: StoredTransformer, layer: int, norms: Norms = NORMS) -> AttentionWeights:
+    """The attention layer of a block."""
     block, offset = f"model.layers.{layer}.", norms.offset
-    in_front = [stored.affine(block + name, offset) for name in norms.in_front or ()] or [Affine(), Affine()]
-    behind = [stored.affine(block + name, offset).weight for name in norms.behind or ()] or [None, None]
+    in_front = stored.affine(block + norms.in_front[0], offset) if norms.in_front else Affine()
+    behind = stored.affine(block + norms.behind[0], offset).weight if norms.behind else None
     query, key, value, out = (stored.linear(f"{block}self_attn.{name}_proj") for name in "qkvo")
     gain_q, gain_k = (stored.affine(f"{block}self_attn.{name}_norm", offset).weight for name in "qk")
-    yield AttentionWeights(in_front[0], query, key, value, out, gain_q, gain_k, behind[0])
-    enter, leave, gate = (stored.linear(f"{block}mlp.{name}_proj") for name in ("up", "down", "gate"))
-    yield MlpWeights(in_front[1], enter, leave, gate, behind[1])
+    return AttentionWeights(in_front, query, key, value, out, gain_q, gain_k, behind)
 
 
 FAMILY = Family("Llama", ("llama", "mistral"), refuse, shape, ends, sublayers)

@@ -7,7 +7,13 @@ from typing import Any
 
 from erasure_sweep.workers.models.activations import activation
 from erasure_sweep.workers.models.model_config import ModelConfig
-from erasure_sweep.workers.models.processing.block_weights import AttentionWeights, EndWeights, Linear, MlpWeights
+from erasure_sweep.workers.models.processing.block_weights import (
+    AttentionWeights,
+    EndWeights,
+    Linear,
+    MlpWeights,
+    Sublayer,
+)
 from erasure_sweep.workers.models.processing.family import Family, architecture, usual_shape
 from erasure_sweep.workers.models.processing.refusals import refuse_reasons
 from erasure_sweep.workers.models.processing.stored_transformer import StoredTransformer
@@ -47,7 +53,7 @@ def _ends(stored: StoredTransformer, config: ModelConfig) -> EndWeights:
     return stored.ends("transformer.norm_f", tables={"alibi_slope": slopes})
 
 
-def _sublayers(stored: StoredTransformer, _config: ModelConfig, layer: int) -> Iterator[AttentionWeights | MlpWeights]:
+def _sublayers(stored: StoredTransformer, _config: ModelConfig, layer: int) -> Iterator[Sublayer]:
     block = f"transformer.blocks.{layer}."
     query, key, value = (Linear(part) for part in stored.linear(f"{block}attn.Wqkv").weight.chunk(3, dim=1))
     out = stored.linear(f"{block}attn.out_proj")

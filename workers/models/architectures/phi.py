@@ -9,7 +9,13 @@ import torch
 
 from erasure_sweep.workers.models.architectures import llama
 from erasure_sweep.workers.models.model_config import ModelConfig
-from erasure_sweep.workers.models.processing.block_weights import AttentionWeights, EndWeights, Linear, MlpWeights
+from erasure_sweep.workers.models.processing.block_weights import (
+    AttentionWeights,
+    EndWeights,
+    Linear,
+    MlpWeights,
+    Sublayer,
+)
 from erasure_sweep.workers.models.processing.family import Family, architecture
 from erasure_sweep.workers.models.processing.refusals import refuse_reasons
 from erasure_sweep.workers.models.processing.rotary import frequencies, refuse_rotary
@@ -36,7 +42,7 @@ def _ends(stored: StoredTransformer, config: ModelConfig) -> EndWeights:
     )
 
 
-def _sublayers(stored: StoredTransformer, config: ModelConfig, layer: int) -> Iterator[AttentionWeights | MlpWeights]:
+def _sublayers(stored: StoredTransformer, config: ModelConfig, layer: int) -> Iterator[Sublayer]:
     block = f"model.layers.{layer}."
     norm = stored.affine(f"{block}input_layernorm")
     if not config.gated_mlp:

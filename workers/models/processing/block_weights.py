@@ -57,6 +57,19 @@ class MlpWeights(NamedTuple):
     behind: Float64[Tensor, "d_model"] | None = None
 
 
+class ExpertWeights(NamedTuple):
+    """The MLPs of a layer of which each token goes through few, all gated and without biases."""
+
+    norm: Affine
+    router: Float64[Tensor, "d_model expert"]
+    enter: Float64[Tensor, "expert d_model d_mlp"]
+    gate: Float64[Tensor, "expert d_model d_mlp"]
+    leave: Float64[Tensor, "expert d_mlp d_model"]
+
+
+Sublayer = AttentionWeights | MlpWeights | ExpertWeights
+
+
 class EndWeights(NamedTuple):
     """What stands before and behind the blocks."""
 
@@ -94,7 +107,7 @@ def split_groups(weights: Linear, config: ModelConfig) -> tuple[Linear, Linear, 
 def processed(
     config: ModelConfig,
     ends: EndWeights,
-    blocks: Iterable[Iterable[AttentionWeights | MlpWeights]],
+    blocks: Iterable[Iterable[Sublayer]],
 ) -> Iterator[ProcessedWeight]:
     """The processed weights of a model, under the names and in the shapes of ``weight_shapes``.
 
@@ -109,8 +122,7 @@ def processed(
         yield ProcessedWeight(name, None, values.double())
     for layer, sublayers in enumerate(blocks):
         for sublayer in sublayers:
-            found = _attention(config, sublayer) if isinstance(sublayer, AttentionWeights) else _mlp(config, sublayer)
-            for name, values in found.items():
+            for name, values in _of_sublayer(config, sublayer).items():
                 yield ProcessedWeight(name, layer, values)
     w_u, b_u = _from_stream(config, ends.unembed, ends.norm)
     if not config.logit_cap:  # a softmax sees no mean over the vocabulary, a cap does
@@ -128,6 +140,12 @@ def _from_stream(config: ModelConfig, weights: Linear, norm: Affine) -> tuple[Te
 def _to_stream(config: ModelConfig, values: Float64[Tensor, "*into d_model"]) -> Tensor:
     """What writes to the stream, without the mean that readers take away."""
     return centred(values, dim=values.ndim - 1) if config.norm == "layer" else values
+
+
+def _of_sublayer(config: ModelConfig, weights: Sublayer) -> dict[str, Tensor]:
+    if isinstance(weights, AttentionWeights):
+        return _attention(config, weights)
+    return _mlp(config, weights) if isinstance(weights, MlpWeights) else _experts(config, weights)
 
 
 def _attention(config: ModelConfig, weights: AttentionWeights) -> dict[str, Tensor]:
@@ -164,3 +182,12 @@ def _mlp(config: ModelConfig, weights: MlpWeights) -> dict[str, Tensor]:
     b_out = torch.zeros(config.d_model, dtype=torch.float64) if bias is None else _to_stream(config, bias)
     found |= {"W_out": _to_stream(config, weights.leave.weight), "b_out": b_out}
     return found | ({} if weights.behind is None else {"mlp_gain": weights.behind})
+
+
+def _experts(config: ModelConfig, weights: ExpertWeights) -> dict[str, Tensor]:
+    """The processed weights of a layer of experts, an RMSNorm before them."""
+    if config.norm != "rms":
+        raise ValueError("experts behind a norm that is no RMSNorm")
+    gain = 1.0 if weights.norm.weight is None else weights.norm.weight[:, None]
+    found = {"W_router": weights.router * gain, "W_in": weights.enter * gain, "W_gate": weights.gate * gain}
+    return found | {"W_out": weights.leave}

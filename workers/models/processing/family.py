@@ -24,10 +24,9 @@ from erasure_sweep.workers.models.files.weights_file import WeightsFile
 from erasure_sweep.workers.models.forward import LeanModel, default_attn_scale
 from erasure_sweep.workers.models.model_config import ModelConfig, weight_shapes, weights_bytes
 from erasure_sweep.workers.models.processing.block_weights import (
-    AttentionWeights,
     EndWeights,
-    MlpWeights,
     ProcessedWeight,
+    Sublayer,
     processed,
 )
 from erasure_sweep.workers.models.processing.bridge import bridge_logits, centred_logits, processing_errors
@@ -53,7 +52,7 @@ class Family(NamedTuple):
     shape: Callable[[Any], ModelConfig]
     """What is made of ``hf``."""
     ends: Callable[[StoredTransformer, ModelConfig], EndWeights]
-    sublayers: Callable[[StoredTransformer, ModelConfig, int], Iterator[AttentionWeights | MlpWeights]]
+    sublayers: Callable[[StoredTransformer, ModelConfig, int], Iterator[Sublayer]]
     """Of one layer, attention first."""
     boot: Callable[[ModelFiles], Any] | None = None
     """TransformerLens' bridge, where small models are compared with it; else with transformers' own model."""

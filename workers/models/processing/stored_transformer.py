@@ -21,6 +21,7 @@ from erasure_sweep.workers.models.files.file_formats import is_gguf
 from erasure_sweep.workers.models.files.gguf_file import gguf_tensors
 from erasure_sweep.workers.models.files.stored_tensors import StoredTensor, stored_tensors
 from erasure_sweep.workers.models.processing.block_weights import Affine, EndWeights, Linear
+from erasure_sweep.workers.models.processing.fused_experts import with_fused_experts
 from erasure_sweep.workers.models.processing.refusals import (
     LOAD_ERRORS,
     check_finite,
@@ -51,7 +52,7 @@ class StoredTransformer:
 
         self.name = source.name
         path = source.weights[0]
-        in_files = None if is_gguf(path) else stored_tensors(source.weights)
+        in_files = None if is_gguf(path) else with_fused_experts(stored_tensors(source.weights))
         if in_files is not None:  # the header of a GGUF file counts layers as it counts tensors
             refuse_other_depth(self.name, config.num_hidden_layers, len(in_files))
         self.model = without_weights(source.name, config, torch.device("meta"))
