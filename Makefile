@@ -21,7 +21,7 @@ NAMED := $(PYTHON)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast lint check docs bench soak ui services runtime dev venv
+.PHONY: help run test test-fast lint check docs bench real soak ui services runtime dev venv
 
 help:
 	@echo "make run      measure the bundled models: tables, figures, MLflow runs and a page in runs/demo"
@@ -33,6 +33,7 @@ help:
 	@echo "make lint     linters and type checker alone"
 	@echo "make docs     docs/tables.md anew, from the declarations of the tables, and docs/situations.md, from its tests"
 	@echo "make bench    speed and memory beside plain forward passes, printed and saved as JSON (ARGS=--quick: in minutes)"
+	@echo "make real     SmolLM2-135M, which a Python package carries, measured, and held against literal reruns (ARGS=--short)"
 	@echo "make soak     the nightly tests: long trials, and further seeds of other tests"
 	@echo "Each sets up .venv first if need be. ARGS=\"…\" is passed on, PYTHON=… names the Python to use."
 
@@ -69,6 +70,9 @@ docs: dev
 
 bench: dev
 	@$(BIN) -m tests.benchmarks $(ARGS)
+
+real: dev
+	@$(BIN) -m tests.real $(ARGS)
 
 soak: dev
 	@$(BIN) -m pytest -m nightly $(ARGS)

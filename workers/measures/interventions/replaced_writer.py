@@ -14,6 +14,7 @@ A head's m_c needs no output: its change of z goes along W_O g, which is folded 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -31,7 +32,7 @@ RERUN_BYTES = 256 * 2**20
 
 
 class Replacement(NamedTuple):
-    """Writers of one sublayer, each in a run of its own with something else in its place."""
+    """Writers, each in a run of its own with something else in its place."""
 
     attribution: Float[Tensor, "writer token"]
     """DLA of the clean output."""
@@ -52,17 +53,13 @@ def mediators_of(layout: Layout, writer: str) -> tuple[str, ...]:
     return (*later, FINAL_NORM)
 
 
-def together(view: PromptView, writers: Sequence[str]) -> Iterator[tuple[Sublayer, list[str]]]:
-    """Writers of one sublayer, as many at once as memory allows, with the sublayer behind them."""
+def together(view: PromptView, writers: Sequence[str]) -> Iterator[list[str]]:
+    """Writers in the order of the stream, as many at once as memory allows."""
     config = view.model.config
     width = max(config.d_mlp, 3 * config.n_heads * config.d_head)
     most = max(1, RERUN_BYTES // (4 * view.seq_len * width))
-    by_start: dict[Sublayer, list[str]] = {}
-    for writer in writers:
-        by_start.setdefault(reader_behind(config.layout, own_sublayer(writer)), []).append(writer)
-    for start, labels in by_start.items():
-        for first in range(0, len(labels), most):
-            yield start, labels[first : first + most]
+    for first in range(0, len(writers), most):
+        yield list(writers[first : first + most])
 
 
 def written(view: PromptView, labels: Sequence[str]) -> Float[Tensor, "writer pos d_model"]:
@@ -81,7 +78,7 @@ class Replacer:
 
     def replace(
         self,
-        start: Sublayer,
+        writers: Sequence[str],
         own: Float[Tensor, "writer pos d_model"],
         other: Float[Tensor, "writer pos d_model"],
         *,
@@ -90,7 +87,7 @@ class Replacer:
         """Put other outputs in the place of writers' own where these are a source.
 
         Args:
-            start: the sublayer behind the writers.
+            writers: in the order of the stream, each with a run of its own; later ones join where they write.
             own, other: of each writer.
             mediated: whether to work out who changes the effect; else that is all zero.
         """
@@ -99,7 +96,7 @@ class Replacer:
         edits[:, : view.first] = 0.0
         direct = -_along(edits[:, self._at], g)
         sums = torch.zeros(len(own), len(mediators(self.model.config.layout)), dtype=torch.float64, device=own.device)
-        resid = self._rerun(view.input_of(start) + edits, start, direct.double(), sums if mediated else None)
+        resid = self._rerun(writers, edits, direct.double(), sums if mediated else None)
         left = _along(resid, g)
         by_norm = left * (1.0 - view.final_scale / self.model.scale(resid))
         sums[:, -1] = (direct.double() * by_norm.double()).sum(dim=-1)
@@ -108,29 +105,42 @@ class Replacer:
 
     def _rerun(
         self,
-        resid: Float[Tensor, "writer pos d_model"],
-        start: Sublayer,
+        writers: Sequence[str],
+        edits: Float[Tensor, "writer pos d_model"],
         direct: Float[Tensor, "writer token"],
         sums: Float[Tensor, "writer mediator"] | None,
     ) -> Float[Tensor, "writer token d_model"]:
         """The final state at the measured positions; adds Σ d·m of every sublayer on the way."""
         layout, at = self.model.config.layout, self._at
-        last = Sublayer(layout.n_layers - 1, layout.has_middle)
-        for step in run_on(self.model, resid, start, stop=last if last.mlp else None):
+        last, end = Sublayer(layout.n_layers - 1, layout.has_middle), Sublayer(layout.n_layers, False)
+        streams = self._edited(writers, edits)
+        start = min(streams)
+        resid = streams.pop(start)
+        for step in run_on(self.model, resid, start, stop=last if last.mlp else None, joining=streams):
             resid = step.resid
             if sums is not None:
                 self._mediate(step.sublayer, step.output[:, at], direct, sums)
-        resid = resid[:, at]
-        if last.mlp and start <= last:  # it reads every position by itself: it is needed at these alone
-            written = self.model.mlp(last.layer, resid)
-            resid = resid + written
+        if last.mlp and start <= last:  # it reads every position by itself: it is needed at the measured ones alone
+            resid = torch.cat([resid, streams.pop(last)]) if last in streams else resid
+            written = self.model.mlp(last.layer, resid[:, at])
             if sums is not None:
                 self._mediate(last, written, direct, sums)
-        return resid
+            resid = resid[:, at] + written
+        else:
+            resid = resid[:, at]
+        return torch.cat([resid, streams[end][:, at]]) if end in streams else resid
+
+    def _edited(self, writers: Sequence[str], edits: Float[Tensor, "writer pos d_model"]) -> dict[Sublayer, Tensor]:
+        """The clean stream behind each writer, edited, by the sublayer from which it runs on."""
+        starts = [reader_behind(self.model.config.layout, own_sublayer(writer)) for writer in writers]
+        sizes = {start: len(list(equal)) for start, equal in groupby(starts)}
+        parts = zip(sizes, torch.split(edits, list(sizes.values())), strict=True)
+        return {start: self.view.input_of(start) + part for start, part in parts}
 
     def _mediate(self, sublayer: Sublayer, output: Tensor, direct: Float[Tensor, "writer token"], sums: Tensor) -> None:
-        """Add Σ d·m of what a sublayer writes: z of an attention layer, or the output of an MLP."""
+        """Add Σ d·m of what a sublayer writes: z of an attention layer, or the output of an MLP; of the first writers."""
         config, trace, (layer, is_mlp) = self.model.config, self.view.trace, sublayer
+        direct, sums = direct[: len(output)], sums[: len(output)]
         first = layer * (config.n_heads + (not config.attn_only))
         if is_mlp:
             change = _along(trace.mlp_out[layer, self.view.index, self._at] - output, self.view.logit_direction)

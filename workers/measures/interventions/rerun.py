@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -59,6 +60,7 @@ def run_on(
     start: Sublayer,
     value_shifts: Mapping[int, Float[Tensor, "batch pos head d_head"]] | None = None,
     stop: Sublayer | None = None,
+    joining: Mapping[Sublayer, Float[Tensor, "_ pos d_model"]] | None = None,
 ) -> Iterator[SublayerStep]:
     """Run the model from a sublayer on.
 
@@ -66,10 +68,14 @@ def run_on(
         resid: the input of ``start``; of a parallel block that of both sublayers, and ``start`` its attention.
         value_shifts: by layer, what is taken from its heads' values.
         stop: the sublayer before which to end; by default the end of the model.
+        joining: further streams, which run on from later sublayers, behind those that are there; in parallel blocks these
+            are attention layers.
     """
-    layout, sublayer, shifts = model.config.layout, start, value_shifts or {}
+    layout, sublayer, shifts, joining = model.config.layout, start, value_shifts or {}, joining or {}
     stop, block_input = stop or Sublayer(layout.n_layers, False), resid
     while sublayer < stop:
+        if sublayer in joining:
+            resid = torch.cat([resid, joining[sublayer]])
         if sublayer.mlp:
             output = model.mlp(sublayer.layer, block_input if layout.parallel else resid)
             resid = resid + output

@@ -80,10 +80,10 @@ class TrustAccumulator:
     def update(self, products: PromptView) -> None:
         """Take in one prompt."""
         replacer, found = Replacer(products), []
-        for start, labels in together(products, self._writers):
+        for labels in together(products, self._writers):
             own = written(products, labels)
             other = self._others(products, labels)
-            found.append(replacer.replace(start, own, other, mediated=not self._block.work.rotated))
+            found.append(replacer.replace(labels, own, other, mediated=not self._block.work.rotated))
         self._sums.append(torch.cat([_sums(one) for one in found], dim=1))
         if not self._block.work.rotated:
             self._mediated.append(torch.cat([one.mediated for one in found]))
