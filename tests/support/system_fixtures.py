@@ -10,6 +10,7 @@ from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
+import jaxtyping
 import pytest
 
 from erasure_sweep.sweep.helper.process import HelperProcess
@@ -17,6 +18,14 @@ from tests.support.bad_input import Bench, Ran, assert_finished
 from tests.support.helper_process import lending
 from tests.support.servers.hub import Hub
 from tests.support.servers.s3 import S3Server
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shapes_unchecked() -> Iterator[None]:
+    """Shapes are checked where measures stand beside the oracle; in whole runs checking would take longer than measuring."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -294,8 +294,8 @@ def test_a_gpu_that_torch_does_not_find_is_said(
 def test_a_cluster_that_is_gone_ends_the_run_with_one_line(tmp_path: Path) -> None:
     """Ray itself would end the driver after a minute, with a page of its own."""
     out, bench = tmp_path / "out", Bench(tmp_path)
-    np.save(tmp_path / "long.npy", np.random.default_rng(2).integers(0, 97, (800, 16)))
-    long = {"corpus": tmp_path / "long.npy", "prompts": 800, "stage": "scan"}
+    np.save(tmp_path / "long.npy", np.random.default_rng(2).integers(0, 97, (400, 16)))
+    long = {"corpus": tmp_path / "long.npy", "prompts": 400, "stage": "scan"}
     with HandCluster() as cluster:
         cluster.add_worker()
         command = bench.command(out, workers=None, ray_address=cluster.address, **long)
@@ -318,7 +318,7 @@ def test_a_cluster_that_is_gone_ends_the_run_with_one_line(tmp_path: Path) -> No
     bench.close()
     assert not list(out.rglob("*.tmp"))
     assert (again.code, again.states) == (0, {"good": "FINISHED"}), again.stderr
-    assert f"good: 100 shards of scan, {n_measured} already measured" in again.stdout
+    assert f"good: 50 shards of scan, {n_measured} already measured" in again.stdout
 
 
 def test_a_cluster_says_how_its_workers_compute(machines: Machines) -> None:
