@@ -39,6 +39,7 @@ def layer_of(label: str) -> int:
     return int(next(layer for layer in match.group("head_layer", "mlp_layer", "bias_layer", "attn_layer") if layer))
 
 
+@lru_cache(maxsize=2**16)
 def kind_of(label: str) -> str:
     """Kind of a component's label: embeddings, head, bias, attention (a layer's sum), MLP, or other."""
     if label in ("embed", "pos_embed"):

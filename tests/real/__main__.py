@@ -27,6 +27,11 @@ from tests.real.reruns import Compared, compare_pairs, compare_trust, heads_of, 
 from tests.real.smollm2 import PACKAGE, fetch
 from tests.support.models.hooked import Hooked
 
+FEWER = {
+    **{"verify_prompts": 4, "trust_prompts": 2, "trust_tokens": 64, "rotated_prompts": 2, "paths_prompts": 4},
+    **{"paths_centred_prompts": 2, "donors": 50, "places": 2, "placebos": 8, "top": 2},
+}
+"""Prompts and draws than by default: on two cores each text is a matter of half an hour."""
 TOLERANCE = 0.01
 """Of float32 sums and quantized weights' float32 values beside float64."""
 
@@ -62,12 +67,9 @@ def say(line: str) -> None:
 def measure(folder: Path, model: Path, name: str, corpus: str, short: bool) -> Path:
     """``erasure-sweep run`` on the model's file."""
     out = folder / (f"{name}-short" if short else name)
-    size = (
-        ["--prompts", "2", "--seq-len", "64", "--stage", "scan"] if short else ["--prompts", "16", "--seq-len", "128"]
-    )
+    size = ["--prompts", "2", "--seq-len", "64", "--stage", "scan"] if short else ["--prompts", "8", "--seq-len", "128"]
     settings = folder / f"{out.name}.yaml"
-    fewer = {"verify_prompts": 8, "trust_prompts": 4, "paths_prompts": 8, "paths_centred_prompts": 4, "donors": 100}
-    settings.write_text(json.dumps({"name": out.name, **fewer}))  # JSON is YAML
+    settings.write_text(json.dumps({"name": out.name, **FEWER}))  # JSON is YAML
     command = [str(Path(sys.executable).with_name("erasure-sweep")), "run", str(settings), *size]
     command += ["--model", str(model), "--corpus", corpus, "--positions", "all", "--out", str(out)]
     command += ["--staging", str(folder / "staging"), "--tracking-uri", f"sqlite:///{folder}/mlflow.db"]
@@ -85,7 +87,8 @@ def rerun(hooked: Hooked, out: Path, staging: Path, short: bool) -> Iterator[Com
     yield from compare_pairs(hooked, pairs, scanned, pairs_of(pairs, 2 if short else 10))
     if not short:
         trust = pd.read_parquet(tables / "dla_trust.parquet")
-        yield from compare_trust(hooked, trust, scanned, rest[:4], heads_of(trust, 10))
+        beginnings = rest[: FEWER["trust_prompts"], : FEWER["trust_tokens"]]
+        yield from compare_trust(hooked, trust, scanned, beginnings, heads_of(trust, 10))
     say(speed(next(staging.rglob(entry["weights_file"])), scanned[:2]))
 
 
