@@ -1,7 +1,7 @@
 """Measure SmolLM2-135M on code and on English, as a user would, and hold numbers against literal reruns.
 
     make real                     scan and verify, pages, ten pairs and ten trust values for each text, speed
-    make real ARGS=--short        two prompts of 64 tokens, the scan alone, two pairs
+    make real ARGS=--short        two prompts of 32 tokens, the scan alone, two pairs
 
 Where the package that carries the model cannot be had this is said, and nothing is measured.
 """
@@ -67,9 +67,11 @@ def say(line: str) -> None:
 def measure(folder: Path, model: Path, name: str, corpus: str, short: bool) -> Path:
     """``erasure-sweep run`` on the model's file."""
     out = folder / (f"{name}-short" if short else name)
-    size = ["--prompts", "2", "--seq-len", "64", "--stage", "scan"] if short else ["--prompts", "8", "--seq-len", "128"]
+    size = ["--prompts", "2", "--seq-len", "32", "--stage", "scan"] if short else ["--prompts", "8", "--seq-len", "128"]
     settings = folder / f"{out.name}.yaml"
-    settings.write_text(json.dumps({"name": out.name, **FEWER}))  # JSON is YAML
+    settings.write_text(
+        json.dumps({"name": out.name, **FEWER} | ({"paths_centred_prompts": 0} if short else {}))
+    )  # JSON is YAML
     command = [str(Path(sys.executable).with_name("erasure-sweep")), "run", str(settings), *size]
     command += ["--model", str(model), "--corpus", corpus, "--positions", "all", "--out", str(out)]
     command += ["--staging", str(folder / "staging"), "--tracking-uri", f"sqlite:///{folder}/mlflow.db"]
