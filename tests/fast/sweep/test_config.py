@@ -88,7 +88,7 @@ def test_a_sweep_is_named_after_its_file(tmp_path: Path, file: str, name: str):
         ({"writers": ["L0H1"], "erasers": "L2H1+L2H0+L2H1"}, "erasers: L2H1 is listed more than once"),
         ({"erasers": "L1H0"}, "erasers = 'L1H0': needs writers, the components (L0H2) that these heads erase"),
         ({"writers": ["L0H1"], "erasers": ""}, "erasers = '': should be a line of text"),
-        ({"dtype": "float16"}, "dtype = 'float16': should be 'float32' or 'float64'"),
+        ({"dtype": "float16"}, "dtype = 'float16': should be 'float32', 'float64' or 'bfloat16'"),
         ({"device": "tpu"}, "device = 'tpu': should be 'auto', 'cpu' or 'cuda'"),
         ({"tau": float("inf")}, "tau = inf: should be a finite number"),
         ({"tau": float("nan")}, "tau = nan: should be a finite number"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from erasure_sweep.sweep.config import build_config
-from erasure_sweep.sweep.estimate import work_of
+from erasure_sweep.sweep.estimate import work_of, worker_memory
 from erasure_sweep.sweep.helper.tasks import total_costs
 from erasure_sweep.sweep.plan import expected_stages
 from erasure_sweep.workers.records import Numerics, Resolved
@@ -34,3 +34,16 @@ def test_shards_that_differ_in_their_prompts_alone_are_worked_out_once() -> None
     assert total_costs([few])[0].passes < total_costs([many])[0].passes / 20
     one_by_one = [(stage, size, 1) for stage, size, n in few for _ in range(n)]
     assert total_costs([few]) == total_costs([one_by_one])
+
+
+def test_memory_of_a_model_of_eight_billion_weights() -> None:
+    """Llama 3.1 8B's shape: 32 GB of float32 weights, staged and on the device; half of that in bfloat16.
+
+    Its activations of a batch of 2,048 tokens, 32 layers of 4 · 4,096 and of 3 · 32 · 128 numbers: 7.7 GB.
+    """
+    shape = {"n_layers": 32, "d_model": 4096, "n_heads": 32, "d_head": 128}
+    config = build_config({"models": ["m"], "seq_len": 256})
+    half = build_config({"models": ["m"], "seq_len": 256, "dtype": "bfloat16"})
+    whole, less = (worker_memory(each, (1,), 32 * 10**9, 256, shape) for each in (config, half))
+    assert whole - less == 32 * 10**9
+    assert 64e9 + 7.5e9 < whole < 64e9 + 9e9

@@ -53,7 +53,7 @@ def test_help_is_the_docstring_of_the_field():
 def test_choices_and_what_stands_for_a_value():
     options, context = config_options(), click.Context(run)
     shown = {key: option.make_metavar(context) for key, option in options.items()}
-    assert shown["stage"] == "[scan|verify|all]" and shown["dtype"] == "[float32|float64]"
+    assert shown["stage"] == "[scan|verify|all]" and shown["dtype"] == "[float32|float64|bfloat16]"
     assert shown["positions"] == "all|N" and shown["seq_len"] == shown["workers"] == "N"
     assert shown["models"] == "[NAME=]NAME|DIR" and shown["erasers"] == "L2H2+L2H3"
 

@@ -16,7 +16,7 @@ GIB = 2**30
 
 
 def model(weights_gib: float, seq_len: int = 256, n_layers: int = 4, d_model: int = 512) -> Resolved:
-    shape = {"n_layers": n_layers, "d_model": d_model}
+    shape = {"n_layers": n_layers, "d_model": d_model, "n_heads": 8, "d_head": d_model // 8}
     return Resolved(
         "m",
         "m",
@@ -61,6 +61,10 @@ def test_activations_count_at_the_batch_of_a_gpu():
     wide = model(0.2, seq_len=1024, n_layers=24, d_model=1024)
     assert share(wide, seq_len=1024) == 0.5
     assert share(wide, seq_len=1024, batch=2) == 0.25
+
+
+def test_weights_in_bfloat16_take_half_and_in_float64_twice():
+    assert [share(model(3.0), dtype=dtype) for dtype in ("bfloat16", "float32", "float64")] == [0.25, 0.5, 1.0]
 
 
 def test_a_number_is_taken_as_it_is_and_a_cpu_needs_none():
