@@ -24,7 +24,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -46,6 +46,7 @@ CHUNK_ROWS = 4
 """Rows whose logits are in memory at a time: what fits into a core's cache is up to a third faster."""
 
 
+@runtime_checkable
 class Trainable(Protocol):
     """A model in training, and its files."""
 

@@ -210,7 +210,7 @@ class LeanModel:
     def logits_of(self, final: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
         """Next-token logits of final states, as the model gives them out."""
         logits, cap = self.unembed(self.normalize(final).flatten(0, -2)), self.config.logit_cap
-        logits = logits.view(*final.shape[:-1], -1)
+        logits = logits.view(*final.shape[:-1], self.config.d_vocab)
         return cap * torch.tanh(logits / cap) if cap else logits
 
     @torch.inference_mode()

@@ -11,6 +11,7 @@ import pytest
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 TINY = {
     "vocab_size": 61,
@@ -69,8 +70,17 @@ def in_float64() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "float32", torch.float64)
+        patch.setattr(functional, "softmax", _softmax)
         patch.setattr(Tensor, "float", kept)
         yield
+
+
+_plain_softmax = functional.softmax
+
+
+def _softmax(values: Tensor, *args: Any, dtype: torch.dtype | None = None, **kwargs: Any) -> Tensor:
+    """Routers ask for float32 by its other name."""
+    return _plain_softmax(values, *args, dtype=values.dtype if dtype == torch.float else dtype, **kwargs)
 
 
 def float64_logits(model: Any, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:

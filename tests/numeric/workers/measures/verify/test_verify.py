@@ -31,10 +31,10 @@ SHAPES: dict[str, dict[str, Any]] = {
     "wide heads": {"n_layers": 3, "n_heads": 2, "d_model": 18, "d_head": 11},
     "solu": {"n_layers": 3, "n_heads": 2, "d_model": 24, "act_fn": "solu_ln"},
 }
-GIVEN = ((3, 1, 4, 1, 5, 9, 2), (11,), tuple(range(30)))
+GIVEN = ((3, 1, 4, 1, 5, 9, 2), (11,), tuple(range(20)))
 
 
-def draw(config: ModelConfig, shape: tuple[int, int] = (7, 35), seed: int = 61) -> np.ndarray:
+def draw(config: ModelConfig, shape: tuple[int, int] = (7, 23), seed: int = 61) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, config.d_vocab, shape)
 
 
@@ -58,8 +58,14 @@ def some_targets(config: ModelConfig) -> tuple[Target, ...]:
     return (*targets, *(() if config.attn_only else (Target("MLP0", both, "rule"),)))
 
 
-@pytest.mark.parametrize("first_position", [True, False])
-@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize(
+    ("kind", "first_position"),
+    [
+        *((kind, False) for kind in SHAPES),
+        ("gelu", True),
+        *(pytest.param(kind, True, marks=pytest.mark.nightly) for kind in SHAPES if kind != "gelu"),
+    ],
+)
 def test_every_table_agrees_with_the_oracle(kind: str, first_position: bool) -> None:
     config, weights, _ = random_lean(list(SHAPES).index(kind), **SHAPES[kind])
     undo_what_is_read(weights)
