@@ -54,7 +54,7 @@ def test_states_are_those_of_the_oracle_but_for_rounding(kind: str) -> None:
     final = list(forward(model.config, kept, ids[0]).states.values())[-1]
     assert trace.resid_pre is not None
     off = trace.resid_pre[-1, 0].numpy() - final
-    assert 0 < np.sqrt(np.mean(off**2)) < 2 * ROUNDING * np.std(final)
+    assert 0 < np.sqrt(np.mean(off**2)) < 4 * ROUNDING * np.std(final)  # experts differ where rounding chooses
 
 
 @pytest.mark.parametrize("kind", KINDS)

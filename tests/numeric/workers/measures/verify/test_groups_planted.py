@@ -90,7 +90,7 @@ def test_where_nothing_is_planted_nothing_is_found(attn_only: bool) -> None:
     assert list(of_groups(tables)["verdict"]) == 3 * ["not found"]
 
 
-@pytest.mark.parametrize("seed", seeds(2, nightly=24))
+@pytest.mark.parametrize("seed", seeds(1, nightly=24))
 def test_on_random_models_a_writer_is_no_more_erased_than_its_placebos(seed: int) -> None:
     """Of 24 such models and 141 writers one was `erased` (0.7 %), and 7 were below all of 20 placebos (1 in 21 is expected)."""
     config, weights, _ = random_lean(300 + seed, n_layers=3, n_heads=4, d_model=32, n_ctx=16)
