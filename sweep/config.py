@@ -173,7 +173,7 @@ class SweepConfig(BaseModel):
     device: Annotated[Literal["auto", "cpu", "cuda"], Flag()] = "auto"
     """Where models run; `auto` takes a GPU when there is one."""
     dtype: Annotated[Literal["float32", "float64", "bfloat16"], Flag()] = "float32"
-    """Precision of the forward pass and of the products; sums are always float64."""
+    """Precision of the forward pass and of the products, with `bfloat16` of its matrices alone; sums are always float64."""
     workers: Annotated[NonNegative | None, Flag()] = None
     """Worker processes; by default what the machine or cluster has, also when it grows or shrinks. 0 measures in the
     driver's own process."""

@@ -99,6 +99,10 @@ def _estimate(config: SweepConfig, scan: StagePlan, tasks: list[ShardTask], cost
     )
 
 
+_ITEM_BYTES = {"bfloat16": 2, "float32": 4, "float64": 8}
+"""Of weights; what is added up stays float32 at least."""
+
+
 def worker_memory(
     config: SweepConfig, sketches: tuple[int, ...], weights_bytes: int, seq_len: int, shape: Mapping[str, Any]
 ) -> float:
@@ -112,10 +116,9 @@ def worker_memory(
     widest = max(sum(sketches[start:stop]) for start, stop in writer_blocks(sketches, sketch_bytes(config)))
     heads = int(shape["n_heads"]) * int(shape["d_head"])  # in some families wider than the stream
     a_token = int(shape["n_layers"]) * (4 * int(shape["d_model"]) + 3 * heads) + 12 * int(shape["d_model"])
-    of_float32 = 2 if config.dtype == "float64" else 1
-    weights = weights_bytes // 2 if config.dtype == "bfloat16" else of_float32 * weights_bytes
-    activations = 4 * of_float32 * config.batch_on("cpu") * seq_len * a_token
-    return 2**29 + 2 * weights + sketch_bytes(config) * widest + activations
+    item_bytes = _ITEM_BYTES[config.dtype]
+    activations = max(4, item_bytes) * config.batch_on("cpu") * seq_len * a_token
+    return 2**29 + 2 * (weights_bytes * item_bytes // 4) + sketch_bytes(config) * widest + activations
 
 
 def _forward_flops(model: Resolved) -> float:

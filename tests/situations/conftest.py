@@ -8,32 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.bad_input import Ran
-from tests.support.system_fixtures import (
-    bench,
-    cache,
-    cleaned,
-    helper,
-    hub,
-    measured,
-    out,
-    s3,
-    s3_server,
-    shapes_unchecked,
-)
-
-__all__ = [
-    "bench",
-    "cache",
-    "cleaned",
-    "copied",
-    "helper",
-    "hub",
-    "measured",
-    "out",
-    "s3",
-    "s3_server",
-    "shapes_unchecked",
-]
+from tests.support.system_fixtures import *  # noqa: F403
 
 
 @pytest.fixture

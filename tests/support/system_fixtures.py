@@ -1,6 +1,6 @@
 """Fixtures of whole runs: a hub with a cache of its own; a bench and an undisturbed run on it; cleaning up.
 
-The conftest of each folder that uses them imports them.
+The conftest of each folder that uses them imports all.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from tests.support.bad_input import Bench, Ran, assert_finished
 from tests.support.helper_process import lending
 from tests.support.servers.hub import Hub
 from tests.support.servers.s3 import S3Server
+
+__all__ = ["bench", "cache", "cleaned", "helper", "hub", "measured", "out", "s3", "s3_server", "shapes_unchecked"]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -6,9 +6,7 @@ import psutil
 import torch
 
 from erasure_sweep.workers.errors import DataError
-
-STORED_ITEM_BYTES = 4
-"""Staged weights are float32."""
+from erasure_sweep.workers.models.files.weights_file import ITEM_BYTES
 
 
 def refuse_larger_than(device: torch.device, n_stored_bytes: int, dtype: torch.dtype) -> None:
@@ -21,7 +19,7 @@ def refuse_larger_than(device: torch.device, n_stored_bytes: int, dtype: torch.d
     Raises:
         DataError: they are larger.
     """
-    needed, room = n_stored_bytes // STORED_ITEM_BYTES * dtype.itemsize, device_memory(device)
+    needed, room = n_stored_bytes // ITEM_BYTES * dtype.itemsize, device_memory(device)
     if needed > room:
         has = "its GPU" if device.type == "cuda" else "the machine"
         half = "" if dtype == torch.bfloat16 else "; --dtype bfloat16 takes less"

@@ -107,7 +107,7 @@ def load_model(
     Raises:
         DataError: the file is missing or damaged, or its weights are larger than the device's memory.
     """
-    if not isinstance(weights, Path) or weights.is_file():
+    with suppress(OSError):  # a file that is missing is refused where it is read
         n_bytes = weights.stat().st_size if isinstance(weights, Path) else len(weights)
         refuse_larger_than(torch.device(device), n_bytes, dtype)
     staged = read_staged(weights)

@@ -11,7 +11,7 @@ from erasure_sweep.workers.models.processing.block_weights import (
     AttentionWeights,
     EndWeights,
     MlpWeights,
-    Sublayer,
+    SublayerWeights,
     split_groups,
 )
 from erasure_sweep.workers.models.processing.family import Family, architecture, usual_shape
@@ -44,7 +44,7 @@ def _ends(stored: StoredTransformer, config: ModelConfig) -> EndWeights:
     return stored.ends("transformer.ln_f", tables=frequencies(config, stored.model.transformer.rotary_emb))
 
 
-def _sublayers(stored: StoredTransformer, config: ModelConfig, layer: int) -> Iterator[Sublayer]:
+def _sublayers(stored: StoredTransformer, config: ModelConfig, layer: int) -> Iterator[SublayerWeights]:
     block = f"transformer.h.{layer}."
     norms = [name for name in _NORMS if f"{block}{name}.weight" in stored.shapes]
     maps = split_groups(stored.linear(f"{block}self_attention.query_key_value"), config)

@@ -21,7 +21,7 @@ from erasure_sweep.workers.models.processing.block_weights import (
     EndWeights,
     Linear,
     MlpWeights,
-    Sublayer,
+    SublayerWeights,
 )
 from erasure_sweep.workers.models.processing.bridge import convert_bridge
 from erasure_sweep.workers.models.processing.family import Family, architecture, convert_family, usual_shape
@@ -53,7 +53,7 @@ def _ends(stored: StoredTransformer, _config: ModelConfig) -> EndWeights:
     return stored.ends("transformer.ln_f", positions=stored.read("transformer.wpe.weight"))
 
 
-def _sublayers(stored: StoredTransformer, _config: ModelConfig, layer: int) -> Iterator[Sublayer]:
+def _sublayers(stored: StoredTransformer, _config: ModelConfig, layer: int) -> Iterator[SublayerWeights]:
     block = f"transformer.h.{layer}."
     # Queries, keys and values lie side by side in the file.
     parts = (values.chunk(3, dim=-1) for values in _conv(stored, f"{block}attn.c_attn"))

@@ -7,7 +7,12 @@ from typing import Any
 
 from erasure_sweep.workers.models.activations import activation
 from erasure_sweep.workers.models.model_config import ModelConfig
-from erasure_sweep.workers.models.processing.block_weights import AttentionWeights, EndWeights, MlpWeights, Sublayer
+from erasure_sweep.workers.models.processing.block_weights import (
+    AttentionWeights,
+    EndWeights,
+    MlpWeights,
+    SublayerWeights,
+)
 from erasure_sweep.workers.models.processing.family import Family, architecture, usual_shape
 from erasure_sweep.workers.models.processing.refusals import refuse_reasons
 from erasure_sweep.workers.models.processing.stored_transformer import StoredTransformer
@@ -32,7 +37,7 @@ def _ends(stored: StoredTransformer, _config: ModelConfig) -> EndWeights:
     return stored.ends("transformer.ln_f", positions=stored.read("transformer.wpe.weight"))
 
 
-def _sublayers(stored: StoredTransformer, _config: ModelConfig, layer: int) -> Iterator[Sublayer]:
+def _sublayers(stored: StoredTransformer, _config: ModelConfig, layer: int) -> Iterator[SublayerWeights]:
     block = f"transformer.h.{layer}."
     query, key, value, out = (stored.linear(f"{block}attn.attention.{name}_proj") for name in ("q", "k", "v", "out"))
     yield AttentionWeights(stored.affine(f"{block}ln_1"), query, key, value, out)

@@ -11,7 +11,7 @@ from erasure_sweep.workers.models.processing.block_weights import (
     AttentionWeights,
     EndWeights,
     MlpWeights,
-    Sublayer,
+    SublayerWeights,
     split_groups,
 )
 from erasure_sweep.workers.models.processing.family import Family, architecture, usual_shape
@@ -42,7 +42,7 @@ def _ends(stored: StoredTransformer, config: ModelConfig) -> EndWeights:
     return stored.ends("gpt_neox.final_layer_norm", tables=frequencies(config, stored.model.gpt_neox.rotary_emb))
 
 
-def _sublayers(stored: StoredTransformer, config: ModelConfig, layer: int) -> Iterator[Sublayer]:
+def _sublayers(stored: StoredTransformer, config: ModelConfig, layer: int) -> Iterator[SublayerWeights]:
     block = f"gpt_neox.layers.{layer}."
     maps = split_groups(stored.linear(f"{block}attention.query_key_value"), config)
     yield AttentionWeights(stored.affine(f"{block}input_layernorm"), *maps, stored.linear(f"{block}attention.dense"))

@@ -15,7 +15,7 @@ from erasure_sweep.workers.models.processing.block_weights import (
     EndWeights,
     Linear,
     MlpWeights,
-    Sublayer,
+    SublayerWeights,
 )
 from erasure_sweep.workers.models.processing.family import Family, architecture, usual_shape
 from erasure_sweep.workers.models.processing.refusals import refuse_reasons
@@ -45,7 +45,7 @@ def _ends(stored: StoredTransformer, config: ModelConfig) -> EndWeights:
     )
 
 
-def _sublayers(stored: StoredTransformer, config: ModelConfig, layer: int) -> Iterator[Sublayer]:
+def _sublayers(stored: StoredTransformer, config: ModelConfig, layer: int) -> Iterator[SublayerWeights]:
     block = f"transformer.h.{layer}."
     norm = stored.affine(f"{block}ln_1")
     query, key, value, out = (stored.linear(f"{block}attn.{name}_proj").weight for name in ("q", "k", "v", "out"))

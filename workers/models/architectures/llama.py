@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from erasure_sweep.workers.models.activations import activation
 from erasure_sweep.workers.models.model_config import ModelConfig
 from erasure_sweep.workers.models.processing.block_weights import (
@@ -15,7 +17,7 @@ from erasure_sweep.workers.models.processing.block_weights import (
     AttentionWeights,
     EndWeights,
     MlpWeights,
-    Sublayer,
+    SublayerWeights,
 )
 from erasure_sweep.workers.models.processing.family import Family, architecture, usual_shape
 from erasure_sweep.workers.models.processing.refusals import refuse_reasons
@@ -87,12 +89,13 @@ class Norms(NamedTuple):
 NORMS = Norms()
 
 
-def sublayers(stored: StoredTransformer, _config: ModelConfig, layer: int, norms: Norms = NORMS) -> Iterator[Sublayer]:
+def sublayers(
+    stored: StoredTransformer, _config: ModelConfig, layer: int, norms: Norms = NORMS
+) -> Iterator[SublayerWeights]:
     """Of one layer, attention first."""
     yield attention(stored, layer, norms)
     block = f"model.layers.{layer}."
-    in_front = stored.affine(block + norms.in_front[1], norms.offset) if norms.in_front else Affine()
-    behind = stored.affine(block + norms.behind[1], norms.offset).weight if norms.behind else None
+    in_front, behind = _norms(stored, block, norms, 1)
     enter, leave, gate = (stored.linear(f"{block}mlp.{name}_proj") for name in ("up", "down", "gate"))
     yield MlpWeights(in_front, enter, leave, gate, behind)
 
@@ -100,11 +103,16 @@ def sublayers(stored: StoredTransformer, _config: ModelConfig, layer: int, norms
 def attention(stored: StoredTransformer, layer: int, norms: Norms = NORMS) -> AttentionWeights:
     """The attention layer of a block."""
     block, offset = f"model.layers.{layer}.", norms.offset
-    in_front = stored.affine(block + norms.in_front[0], offset) if norms.in_front else Affine()
-    behind = stored.affine(block + norms.behind[0], offset).weight if norms.behind else None
+    in_front, behind = _norms(stored, block, norms, 0)
     query, key, value, out = (stored.linear(f"{block}self_attn.{name}_proj") for name in "qkvo")
     gain_q, gain_k = (stored.affine(f"{block}self_attn.{name}_norm", offset).weight for name in "qk")
     return AttentionWeights(in_front, query, key, value, out, gain_q, gain_k, behind)
+
+
+def _norms(stored: StoredTransformer, block: str, norms: Norms, which: int) -> tuple[Affine, Tensor | None]:
+    """The norm in front of a sublayer and the gain behind it, as far as there are such."""
+    in_front = stored.affine(block + norms.in_front[which], norms.offset) if norms.in_front else Affine()
+    return in_front, stored.affine(block + norms.behind[which], norms.offset).weight if norms.behind else None
 
 
 FAMILY = Family("Llama", ("llama", "mistral"), refuse, shape, ends, sublayers)

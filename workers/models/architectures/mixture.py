@@ -7,7 +7,7 @@ from typing import Any
 
 from erasure_sweep.workers.models.architectures import llama
 from erasure_sweep.workers.models.model_config import ModelConfig
-from erasure_sweep.workers.models.processing.block_weights import ExpertWeights, Sublayer
+from erasure_sweep.workers.models.processing.block_weights import ExpertWeights, SublayerWeights
 from erasure_sweep.workers.models.processing.family import Family, architecture
 from erasure_sweep.workers.models.processing.refusals import refuse_reasons
 from erasure_sweep.workers.models.processing.stored_transformer import StoredTransformer
@@ -35,7 +35,7 @@ def _shape(hf: Any) -> ModelConfig:
     )
 
 
-def _sublayers(stored: StoredTransformer, config: ModelConfig, layer: int) -> Iterator[Sublayer]:
+def _sublayers(stored: StoredTransformer, config: ModelConfig, layer: int) -> Iterator[SublayerWeights]:
     yield llama.attention(stored, layer)
     block = f"model.layers.{layer}."
     router = stored.read(f"{block}mlp.gate.weight").T

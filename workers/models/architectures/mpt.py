@@ -12,7 +12,7 @@ from erasure_sweep.workers.models.processing.block_weights import (
     EndWeights,
     Linear,
     MlpWeights,
-    Sublayer,
+    SublayerWeights,
 )
 from erasure_sweep.workers.models.processing.family import Family, architecture, usual_shape
 from erasure_sweep.workers.models.processing.refusals import refuse_reasons
@@ -53,7 +53,7 @@ def _ends(stored: StoredTransformer, config: ModelConfig) -> EndWeights:
     return stored.ends("transformer.norm_f", tables={"alibi_slope": slopes})
 
 
-def _sublayers(stored: StoredTransformer, _config: ModelConfig, layer: int) -> Iterator[Sublayer]:
+def _sublayers(stored: StoredTransformer, _config: ModelConfig, layer: int) -> Iterator[SublayerWeights]:
     block = f"transformer.blocks.{layer}."
     query, key, value = (Linear(part) for part in stored.linear(f"{block}attn.Wqkv").weight.chunk(3, dim=1))
     out = stored.linear(f"{block}attn.out_proj")

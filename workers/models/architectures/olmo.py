@@ -7,7 +7,7 @@ from typing import Any
 
 from erasure_sweep.workers.models.architectures import llama
 from erasure_sweep.workers.models.model_config import ModelConfig
-from erasure_sweep.workers.models.processing.block_weights import Sublayer
+from erasure_sweep.workers.models.processing.block_weights import SublayerWeights
 from erasure_sweep.workers.models.processing.family import Family, architecture
 from erasure_sweep.workers.models.processing.refusals import refuse_reasons
 from erasure_sweep.workers.models.processing.rotary import refuse_rotary
@@ -33,7 +33,7 @@ def _shape(hf: Any) -> ModelConfig:
     return llama.shape(hf, norm_before=False, norm_behind=True, qk_norm="layer")
 
 
-def _sublayers(stored: StoredTransformer, config: ModelConfig, layer: int) -> Iterator[Sublayer]:
+def _sublayers(stored: StoredTransformer, config: ModelConfig, layer: int) -> Iterator[SublayerWeights]:
     return llama.sublayers(stored, config, layer, _BEHIND if config.norm_behind else llama.NORMS)
 
 

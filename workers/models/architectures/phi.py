@@ -14,7 +14,7 @@ from erasure_sweep.workers.models.processing.block_weights import (
     EndWeights,
     Linear,
     MlpWeights,
-    Sublayer,
+    SublayerWeights,
 )
 from erasure_sweep.workers.models.processing.family import Family, architecture
 from erasure_sweep.workers.models.processing.refusals import refuse_reasons
@@ -42,7 +42,7 @@ def _ends(stored: StoredTransformer, config: ModelConfig) -> EndWeights:
     )
 
 
-def _sublayers(stored: StoredTransformer, config: ModelConfig, layer: int) -> Iterator[Sublayer]:
+def _sublayers(stored: StoredTransformer, config: ModelConfig, layer: int) -> Iterator[SublayerWeights]:
     block = f"model.layers.{layer}."
     norm = stored.affine(f"{block}input_layernorm")
     if not config.gated_mlp:

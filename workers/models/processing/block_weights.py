@@ -67,7 +67,7 @@ class ExpertWeights(NamedTuple):
     leave: Float64[Tensor, "expert d_mlp d_model"]
 
 
-Sublayer = AttentionWeights | MlpWeights | ExpertWeights
+SublayerWeights = AttentionWeights | MlpWeights | ExpertWeights
 
 
 class EndWeights(NamedTuple):
@@ -107,7 +107,7 @@ def split_groups(weights: Linear, config: ModelConfig) -> tuple[Linear, Linear, 
 def processed(
     config: ModelConfig,
     ends: EndWeights,
-    blocks: Iterable[Iterable[Sublayer]],
+    blocks: Iterable[Iterable[SublayerWeights]],
 ) -> Iterator[ProcessedWeight]:
     """The processed weights of a model, under the names and in the shapes of ``weight_shapes``.
 
@@ -142,7 +142,7 @@ def _to_stream(config: ModelConfig, values: Float64[Tensor, "*into d_model"]) ->
     return centred(values, dim=values.ndim - 1) if config.norm == "layer" else values
 
 
-def _of_sublayer(config: ModelConfig, weights: Sublayer) -> dict[str, Tensor]:
+def _of_sublayer(config: ModelConfig, weights: SublayerWeights) -> dict[str, Tensor]:
     if isinstance(weights, AttentionWeights):
         return _attention(config, weights)
     return _mlp(config, weights) if isinstance(weights, MlpWeights) else _experts(config, weights)

@@ -26,7 +26,7 @@ from erasure_sweep.workers.models.model_config import ModelConfig, weight_shapes
 from erasure_sweep.workers.models.processing.block_weights import (
     EndWeights,
     ProcessedWeight,
-    Sublayer,
+    SublayerWeights,
     processed,
 )
 from erasure_sweep.workers.models.processing.bridge import bridge_logits, centred_logits, processing_errors
@@ -52,7 +52,7 @@ class Family(NamedTuple):
     shape: Callable[[Any], ModelConfig]
     """What is made of ``hf``."""
     ends: Callable[[StoredTransformer, ModelConfig], EndWeights]
-    sublayers: Callable[[StoredTransformer, ModelConfig, int], Iterator[Sublayer]]
+    sublayers: Callable[[StoredTransformer, ModelConfig, int], Iterator[SublayerWeights]]
     """Of one layer, attention first."""
     boot: Callable[[ModelFiles], Any] | None = None
     """TransformerLens' bridge, where small models are compared with it; else with transformers' own model."""

@@ -38,6 +38,8 @@ def _fused(
     prefix: str, names: Mapping[tuple[int, str], str], found: Mapping[str, StoredTensor]
 ) -> dict[str, StoredTensor] | None:
     n_experts = 1 + max(expert for expert, _ in names)
+    if len(names) != 3 * n_experts:  # before so many are counted through: a name may say any number
+        return None
 
     def of(kind: tuple[str, ...]) -> list[StoredTensor]:
         keys = [(expert, name) for expert in range(n_experts) for name in kind if (expert, name) in names]
@@ -45,7 +47,7 @@ def _fused(
 
     gate, enter, leave = of(_GATE), of(_ENTER), of(_LEAVE)
     same = all(len(kind) == n_experts and len({tensor.shape for tensor in kind}) == 1 for kind in (gate, enter, leave))
-    if not same or gate[0].shape != enter[0].shape or len(names) != 3 * n_experts:
+    if not same or gate[0].shape != enter[0].shape:
         return None
     wide, deep = gate[0].shape
     both = StoredTensor((n_experts, 2 * wide, deep), partial(_stack, [gate, enter]))
