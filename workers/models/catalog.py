@@ -11,16 +11,24 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from erasure_sweep.workers.errors import DataError, UsageError, nearest
 from erasure_sweep.workers.models.files.file_formats import is_gguf
-from erasure_sweep.workers.models.named_models import ModelEntry, hub_entries, usual_config
+from erasure_sweep.workers.models.model_config import ModelConfig
+from erasure_sweep.workers.models.named_models import (
+    ModelEntry,
+    hub_entries,
+    llama_config,
+    pythia_config,
+    usual_config,
+)
 
 BUNDLED = Path(__file__).parent / "bundled"
 CHECKPOINT_SUFFIXES = (".pth", ".safetensors")
 
 _SHAPE_KEYS = ("n_layers", "d_model", "n_heads", "d_head", "d_mlp", "n_ctx", "d_vocab")
+_TRANSFORMERS_SHAPE_KEYS = ("num_hidden_layers", "hidden_size", "num_attention_heads")
 _REPO_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 
 
@@ -119,10 +127,23 @@ def _aliases() -> Mapping[str, str]:
 
 def _bundled_entry(folder: Path) -> ModelEntry:
     try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        shape = {key: int(values[key]) for key in _SHAPE_KEYS}
-        config = usual_config(**shape, act_fn=str(values["act_fn"]), attn_only=bool(values["attn_only"]))
+        config = _bundled_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"bundled model {folder.name}: config.json is damaged ({error!r}): install anew") from error
     kept = [path for path in folder.glob("checkpoints/*") if path.suffix in CHECKPOINT_SUFFIXES]
     return ModelEntry(folder.name, "bundled", str(folder), config, n_checkpoints=len(kept))
+
+
+def _bundled_config(values: Mapping[str, Any]) -> ModelConfig:
+    """The architecture that a config.json says, in TransformerLens' words or in transformers'."""
+    if "model_type" not in values:
+        shape = {key: int(values[key]) for key in _SHAPE_KEYS}
+        return usual_config(**shape, act_fn=str(values["act_fn"]), attn_only=bool(values["attn_only"]))
+    n_layers, d_model, n_heads = (int(values[key]) for key in _TRANSFORMERS_SHAPE_KEYS)
+    rest = {"n_ctx": int(values["max_position_embeddings"]), "d_vocab": int(values["vocab_size"])}
+    if values["model_type"] == "gpt_neox":
+        return pythia_config(n_layers, d_model, n_heads, **rest)
+    if values["model_type"] != "llama":
+        raise ValueError(f"no bundled model is of the kind {values['model_type']}")
+    n_kv_heads, d_mlp = int(values["num_key_value_heads"]), int(values["intermediate_size"])
+    return llama_config(n_layers, d_model, n_heads, n_kv_heads, d_mlp, **rest)

@@ -99,24 +99,32 @@ def _gpt2(name: str, n_layers: int, d_model: int) -> ModelEntry:
 
 
 def _pythia(size: str, n_layers: int, d_model: int, n_heads: int) -> ModelEntry:
-    config = usual_config(
+    config = pythia_config(n_layers, d_model, n_heads, n_ctx=2048, d_vocab=50304)
+    return ModelEntry(f"pythia-{size}", "hub", f"{_PYTHIA_REPOS}{size}", config)
+
+
+def pythia_config(n_layers: int, d_model: int, n_heads: int, **rest: Any) -> ModelConfig:
+    """A model of Pythia's kind: attention and MLP in parallel, a quarter of each head rotary."""
+    return usual_config(
         n_layers=n_layers,
         d_model=d_model,
         n_heads=n_heads,
         d_mlp=4 * d_model,
-        n_ctx=2048,
-        d_vocab=50304,
         act_fn="gelu",
         positions="rotary",
         rotary_dim=d_model // n_heads // 4,
         parallel=True,
+        **rest,
     )
-    return ModelEntry(f"pythia-{size}", "hub", f"{_PYTHIA_REPOS}{size}", config)
 
 
 def _llama(name: str, repo: str, sizes: tuple[int, int, int, int, int], rest: dict[str, Any]) -> ModelEntry:
-    n_layers, d_model, n_heads, n_kv_heads, d_mlp = sizes
-    config = usual_config(
+    return ModelEntry(name, "hub", repo, llama_config(*sizes, **rest))
+
+
+def llama_config(n_layers: int, d_model: int, n_heads: int, n_kv_heads: int, d_mlp: int, **rest: Any) -> ModelConfig:
+    """A model of Llama's kind: RMSNorm, rotary positions, grouped value heads, gated MLPs."""
+    return usual_config(
         n_layers=n_layers,
         d_model=d_model,
         n_heads=n_heads,
@@ -129,4 +137,3 @@ def _llama(name: str, repo: str, sizes: tuple[int, int, int, int, int], rest: di
         gated_mlp=True,
         **{"attn_bias": False, **rest},
     )
-    return ModelEntry(name, "hub", repo, config)

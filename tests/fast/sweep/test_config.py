@@ -274,7 +274,7 @@ def test_the_published_prompts_come_with_the_presets():
     [
         ("demo", {}, "demo"),
         ("demo", {"prompts": 8}, "demo"),
-        ("demo", {"models": ["toy-gelu-1l", "toy-gelu-2l", "toy-gelu-3l", "toy-gelu-4l"]}, "demo"),
+        ("demo", {"models": ["toy-gelu-2l", "toy-gelu-3l", "toy-gelu-4l", "toy-llama-4l"]}, "demo"),
         ("demo", {"models": ["./runs/my model/"]}, "my_model"),
         ("demo", {"models": ["NeelNanda/GELU_1L512W_C4_Code@main"]}, "GELU_1L512W_C4_Code_main"),
         ("demo", {"models": ["a", "b", "c", "d", "e"], "corpus": "data/notes.txt"}, "a-b-c-and-2-more-notes"),

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from erasure_sweep.workers.errors import DataError
 from erasure_sweep.workers.models import architectures as folder
-from erasure_sweep.workers.models.architectures import registry
+from erasure_sweep.workers.models.architectures import gpt_neox, llama, registry
 from erasure_sweep.workers.models.architectures.gpt2 import ARCHITECTURE
 from erasure_sweep.workers.models.architectures.registry import architectures, find_architecture
 from erasure_sweep.workers.models.catalog import bundled_entries
 from erasure_sweep.workers.models.files.file_formats import read_config
+from erasure_sweep.workers.models.processing.stored_transformer import transformers_config
 
 NEW_FAMILY = """
 from dataclasses import replace
@@ -52,10 +54,15 @@ def test_is_found_by_its_config(config: dict[str, object], name: str):
     assert sum(each.recognizes(config) for each in architectures()) == 1
 
 
-def test_bundled_models_are_in_the_layout_of_transformer_lens():
-    assert {find_architecture(read_config(Path(entry.location))).name for entry in bundled_entries()} == {
-        "TransformerLens"
-    }
+def test_bundled_models_are_of_three_kinds_and_their_entries_say_what_their_files_do():
+    kinds = {entry.name: find_architecture(read_config(Path(entry.location))).name for entry in bundled_entries()}
+    others = {"toy-llama-4l": "Llama", "toy-pythia-4l": "GPT-NeoX"}
+    assert {name: kind for name, kind in kinds.items() if kind != "TransformerLens"} == others
+    for entry in bundled_entries():
+        if entry.name in others:
+            family = {"Llama": llama.FAMILY, "GPT-NeoX": gpt_neox.FAMILY}[kinds[entry.name]]
+            shape = family.shape(transformers_config(entry.name, read_config(Path(entry.location))))
+            assert entry.config == replace(shape, eps=entry.config.eps)
 
 
 def test_a_new_file_adds_a_family(strange: None):
