@@ -51,6 +51,28 @@ class Trace(NamedTuple):
     resid_pre: Float[Tensor, "layer_or_end prompt pos d_model"] | None
     """Inputs of the attention layers and, last, the final state; kept where the forward is to be continued otherwise."""
 
+    def of_prompt(self, prompt: int, n_tokens: int, n_measured: int) -> Trace:
+        """What one prompt leaves, without what stands behind its last token and its last measured position.
+
+        Attention is causal: what stands behind a prompt to fill up its batch changes nothing in it.
+        """
+        one, first, measured = slice(prompt, prompt + 1), slice(n_tokens), slice(n_measured)
+        return Trace(
+            positions=self.positions[one, measured],
+            embed=self.embed[one, first],
+            pos_embed=None if self.pos_embed is None else self.pos_embed[one, first],
+            z=self.z[:, one, first],
+            mlp_out=self.mlp_out[:, one, first],
+            state_norm_sq=self.state_norm_sq[:, one, measured],
+            state_scale=self.state_scale[:, one, measured],
+            q=self.q[:, one, first],
+            k=self.k[:, one, first],
+            ln1_scale=self.ln1_scale[:, one, first],
+            write_scale=None if self.write_scale is None else self.write_scale[:, one, first],
+            logit_direction=self.logit_direction[one, measured],
+            resid_pre=None if self.resid_pre is None else self.resid_pre[:, one, first],
+        )
+
     def embeddings(self, prompt: int) -> Float[Tensor, "pos d_model"]:
         """The stream before the first layer."""
         return self.embed[prompt] if self.pos_embed is None else self.embed[prompt] + self.pos_embed[prompt]

@@ -90,7 +90,7 @@ def files_of(folder: Path, kind: str, seed: int = 1) -> tuple[ModelFiles, Any]:
 def float64_weights(family: Family, source: ModelFiles) -> tuple[ModelConfig, dict[str, Tensor]]:
     """What is staged, before it is rounded."""
     hf = transformers_config(source.name, source.config)
-    config, stored, found = family.shape(hf), StoredTransformer(source, hf), {}
+    config, stored, found = family.shape(hf), StoredTransformer.of_files(source, hf), {}
     for name, layer, values in family_weights(family, stored, config):
         found.setdefault(name, []).append(values) if layer is not None else found.update({name: values})
     return config, {name: torch.stack(of) if isinstance(of, list) else of for name, of in found.items()}

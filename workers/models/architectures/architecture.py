@@ -9,13 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from erasure_sweep.workers.models.files.staged_weights import StagedModel
+from erasure_sweep.workers.models.model_config import ModelConfig
 from erasure_sweep.workers.models.sources import ModelFiles
 
 Config = Mapping[str, Any]
 """What config.json holds."""
+
+
+class InMemory(NamedTuple):
+    """A model's processed weights that are nowhere staged."""
+
+    config: ModelConfig
+    weights: dict[str, Tensor]
+    """As ``weight_shapes`` names them, float32, or float64 where a model of transformers is."""
 
 
 @dataclass(frozen=True)
@@ -34,3 +45,5 @@ class Architecture:
     made. Raises ``DataError`` where they are damaged or do not fit their config."""
     convert: Callable[[ModelFiles, Path], StagedModel]
     """Processes a model, checks its logits and stages it under a path."""
+    process: Callable[[str, Config, Mapping[str, Tensor]], InMemory]
+    """Processes a model in memory: its name, its config and its state dict, which stays as it is."""

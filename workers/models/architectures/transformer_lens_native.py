@@ -7,17 +7,19 @@ It is loaded as ``TransformerBridge.boot_tl_legacy`` does, from files that are a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from erasure_sweep.workers.errors import DataError, one_line
-from erasure_sweep.workers.models.architectures.architecture import Architecture, Config
+from erasure_sweep.workers.models.architectures.architecture import Architecture, Config, InMemory
 from erasure_sweep.workers.models.files.file_formats import layout_of
 from erasure_sweep.workers.models.files.stored_tensors import read_state_dict
 from erasure_sweep.workers.models.forward import default_attn_scale
-from erasure_sweep.workers.models.processing.bridge import convert_bridge
+from erasure_sweep.workers.models.processing.bridge import convert_bridge, process_bridge, processing_errors
 from erasure_sweep.workers.models.processing.refusals import refuse_reasons
 from erasure_sweep.workers.models.processing.saved_state import read_saved
 from erasure_sweep.workers.models.sources import ModelFiles
@@ -39,19 +41,31 @@ def _refuse(name: str, _directory: Path, config: Config) -> None:
 
 def boot_native(source: ModelFiles) -> Any:
     """TransformerLens' native bridge, loaded strictly."""
-    values = _fields(source.name, source.config)
-    _refuse_unsupported(source.name, source.config | values)
     files = [path for path in source.weights if path.suffix != ".json"]
-    saved = {name: tensor for path in files for name, tensor in read_state_dict(path).items()}
-    state = read_saved(source.name, saved, values, source.config.get("architecture"))
+    saved = (item for path in files for item in read_state_dict(path).items())
+    return _booted(source.name, source.config, lambda: dict(saved))
+
+
+def _booted(name: str, config: Config, saved: Callable[[], Mapping[str, Tensor]]) -> Any:
+    """The native bridge of a config and the state dict that goes with it, read once the config is one that can be used."""
+    values = _fields(name, config)
+    _refuse_unsupported(name, {**config, **values})
+    state = read_saved(name, saved(), values, config.get("architecture"))
     from transformer_lens.config import TransformerBridgeConfig
     from transformer_lens.model_bridge import TransformerBridge
     from transformer_lens.utilities.tl_checkpoint_conversion import convert_tl_checkpoint
 
-    config = TransformerBridgeConfig(**values, architecture="TransformerLensNative", device="cpu", init_weights=False)
-    bridge = TransformerBridge.boot_native(config, device="cpu", model_name=source.name)
-    bridge.load_state_dict(convert_tl_checkpoint(state, config), strict=True)
+    told = TransformerBridgeConfig(**values, architecture="TransformerLensNative", device="cpu", init_weights=False)
+    bridge = TransformerBridge.boot_native(told, device="cpu", model_name=name)
+    bridge.load_state_dict(convert_tl_checkpoint(state, told), strict=True)
     return bridge.eval()
+
+
+def _process(name: str, config: Config, state: Mapping[str, Tensor]) -> InMemory:
+    """A ``HookedTransformer``, or a native bridge, by its config and its state dict."""
+    on_cpu = {key: values.detach().cpu() for key, values in state.items()}
+    with processing_errors(name):
+        return InMemory(*process_bridge(_booted(name, config, lambda: on_cpu)))
 
 
 def _refuse_unsupported(name: str, values: Mapping[str, Any]) -> None:
@@ -122,4 +136,5 @@ ARCHITECTURE = Architecture(
     refuse=_refuse,
     boot=boot_native,
     convert=partial(convert_bridge, boot=boot_native),
+    process=_process,
 )

@@ -63,6 +63,11 @@ def process_bridge(bridge: Any) -> tuple[ModelConfig, dict[str, Tensor]]:
         The architecture, and the weights as ``weight_shapes`` names them, in the bridge's dtype.
     """
     bridge.enable_compatibility_mode(disable_warnings=True)
+    return read_bridge(bridge)
+
+
+def read_bridge(bridge: Any) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Architecture and weights of a bridge that was processed; it stays as it is."""
     with torch.no_grad():
         names = ["W_E", "W_pos", "W_Q", "W_K", "W_V", "b_Q", "b_K", "W_O", "b_O", "W_U", "b_U"]
         names += [] if bridge.cfg.attn_only else ["W_in", "b_in", "W_out", "b_out"]

@@ -7,18 +7,19 @@ held against a pass that is not this project's.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor
 
 from erasure_sweep.workers.errors import DataError, one_line
-from erasure_sweep.workers.models.architectures.architecture import Architecture, Config
+from erasure_sweep.workers.models.architectures.architecture import Architecture, Config, InMemory
 from erasure_sweep.workers.models.files.staged_weights import StagedModel, content_hash, staged_file
 from erasure_sweep.workers.models.files.weights_file import WeightsFile
 from erasure_sweep.workers.models.forward import LeanModel, default_attn_scale
@@ -87,6 +88,7 @@ def architecture(family: Family) -> Architecture:
         refuse=partial(_refuse, family),
         boot=family.boot,
         convert=partial(convert_family, family),
+        process=partial(_process, family),
     )
 
 
@@ -117,7 +119,7 @@ def convert_family(family: Family, source: ModelFiles, path: Path) -> StagedMode
         DataError: the files cannot be used, the model cannot be measured, or the staged file cannot be written.
     """
     hf, config = _checked_config(family, source.name, source.config)
-    stored = StoredTransformer(source, hf)
+    stored = StoredTransformer.of_files(source, hf)
     with staged_file(path, source.name) as temporary:
         found = _write(source, config, family_weights(family, stored, config), temporary)
         weights = load_file(temporary)
@@ -125,6 +127,17 @@ def convert_family(family: Family, source: ModelFiles, path: Path) -> StagedMode
             expected, whose = _expected_logits(family, source, stored, config)
             check_logits(source.name, LeanModel(config, weights), expected, whose)
     return StagedModel(config, found, weights)
+
+
+def _process(family: Family, name: str, values: Config, state: Mapping[str, Tensor]) -> InMemory:
+    """A model in memory: its config.json and its state dict."""
+    hf, config = _checked_config(family, name, values)
+    stored = StoredTransformer.of_state(name, hf, state)
+    dtype = torch.float64 if stored.dtype == torch.float64 else torch.float32
+    weights = {key: torch.empty(shape, dtype=dtype) for key, shape in weight_shapes(config).items()}
+    for key, layer, found in family_weights(family, stored, config):
+        (weights[key] if layer is None else weights[key][layer]).copy_(found)
+    return InMemory(config, weights)
 
 
 def family_weights(family: Family, stored: StoredTransformer, config: ModelConfig) -> Iterator[ProcessedWeight]:

@@ -25,7 +25,11 @@ def check_tokens(config: Any) -> Int[Tensor, "batch pos"]:
 
 
 def check_logits(
-    name: str, model: LeanModel, expected: Float[Tensor, "batch pos d_vocab"], whose: str = "TransformerLens'"
+    name: str,
+    model: LeanModel,
+    expected: Float[Tensor, "batch pos d_vocab"],
+    whose: str = "TransformerLens'",
+    tolerance: float = CHECK_TOLERANCE,
 ) -> None:
     """Refuse a model on which the lean forward does not reproduce another's logits.
 
@@ -34,12 +38,14 @@ def check_logits(
         model: the lean forward over the processed weights.
         expected: the other's logits of ``check_tokens``, centred over the vocabulary.
         whose: they are.
+        tolerance: how far they may differ, relative to the largest logit where that exceeds one.
 
     Raises:
         DataError: the logits differ, by how much is said.
     """
-    difference = float((model.logits(check_tokens(model.config)) - expected).abs().max())
-    allowed = CHECK_TOLERANCE * max(1.0, float(expected.abs().max()))
+    found = model.logits(check_tokens(model.config).to(model.device))
+    difference = float((found - expected).abs().max())
+    allowed = tolerance * max(1.0, float(expected.abs().max()))
     if not difference <= allowed:
         raise DataError(
             f"model {name} cannot be measured: the trace's logits differ from {whose} by {difference:.2g} "

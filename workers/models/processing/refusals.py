@@ -77,7 +77,7 @@ def refuse_misfit(name: str, problems: Sequence[str]) -> None:
 def refuse_other_depth(name: str, n_layers: object, n_tensors: int) -> None:
     """Refuse more layers than there are tensors, before a model of so many is built, be it without weights."""
     if isinstance(n_layers, int) and n_layers > n_tensors:
-        refuse_misfit(name, [f"it says {n_layers:,} layers, and the files hold {n_tensors:,} tensors"])
+        refuse_misfit(name, [f"it says {n_layers:,} layers, and there are {n_tensors:,} tensors"])
 
 
 def check_finite(name: str, state: Mapping[str, Tensor]) -> None:

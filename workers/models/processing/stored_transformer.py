@@ -1,4 +1,4 @@
-"""A model of the transformers library whose weights stay in their files: which tensors there are, and its own logits.
+"""A model of the transformers library whose weights stay in their files, or in memory: which there are, and its own logits.
 
 transformers builds the model without weights, which says every tensor's name and shape. A tensor is read when it is asked
 for and belongs to nobody afterwards, so that a model of any size needs the memory of its largest tensors. Buffers
@@ -7,7 +7,7 @@ for and belongs to nobody afterwards, so that a model of any size needs the memo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
@@ -36,35 +36,51 @@ BUFFERS = (".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.mas
 """Causal masks and frequencies that old files hold beside the weights."""
 
 
+Tensors = Mapping[str, StoredTensor]
+
+
 class StoredTransformer:
-    """A causal language model whose tensors are in files.
+    """A causal language model whose tensors are in files, or in memory.
 
     Args:
-        source: the model's files.
+        name: of the model, as shown.
         config: transformers' config of it.
+        tensors: by their names there, or what finds them once transformers' model is built without values.
 
     Raises:
-        DataError: transformers cannot build it, or its files are damaged or do not fit its config.
+        DataError: transformers cannot build it, or its tensors are damaged or do not fit its config.
     """
 
-    def __init__(self, source: ModelFiles, config: Any) -> None:
+    def __init__(self, name: str, config: Any, tensors: Tensors | Callable[[Any], Tensors]) -> None:
         from accelerate import init_empty_weights
 
-        self.name = source.name
-        path = source.weights[0]
-        in_files = None if is_gguf(path) else with_fused_experts(stored_tensors(source.weights))
-        if in_files is not None:  # the header of a GGUF file counts layers as it counts tensors
-            refuse_other_depth(self.name, config.num_hidden_layers, len(in_files))
-        self.model = without_weights(source.name, config, torch.device("meta"))
+        self.name = name
+        if isinstance(tensors, Mapping):
+            refuse_other_depth(name, config.num_hidden_layers, len(tensors))
+        self.model = without_weights(name, config, torch.device("meta"))
         self.shapes = {name: tuple(p.shape) for name, p in self.model.named_parameters(remove_duplicate=False)}
         modules = {id(module): name for name, module in self.model.named_modules()}
         self.embed = modules[id(self.model.get_input_embeddings())]
         """The embedding's name."""
         self.unembed = modules[id(self.model.get_output_embeddings())]
         """The unembedding's."""
-        self._stored = self._fitting(gguf_tensors(path, self.model) if in_files is None else in_files)
-        # Only what fits its files is built with buffers, which can be as large as a config says.
-        self.model = without_weights(source.name, config, init_empty_weights(include_buffers=False))
+        self._stored = self._fitting(tensors if isinstance(tensors, Mapping) else tensors(self.model))
+        # Only what fits is built with buffers, which can be as large as a config says.
+        self.model = without_weights(name, config, init_empty_weights(include_buffers=False))
+
+    @classmethod
+    def of_files(cls, source: ModelFiles, config: Any) -> StoredTransformer:
+        """The model in some files."""
+        path = source.weights[0]
+        if is_gguf(path):  # the header of a GGUF file counts layers as it counts tensors
+            return cls(source.name, config, partial(gguf_tensors, path))
+        return cls(source.name, config, with_fused_experts(stored_tensors(source.weights)))
+
+    @classmethod
+    def of_state(cls, name: str, config: Any, state: Mapping[str, Tensor]) -> StoredTransformer:
+        """The model whose ``state_dict`` this is; it stays as it is."""
+        tensors = {key: StoredTensor(tuple(values.shape), partial(_on_cpu, values)) for key, values in state.items()}
+        return cls(name, config, with_fused_experts(tensors))
 
     def read(self, name: str) -> Float64[Tensor, "*shape"]:
         """A tensor by transformers' name for it.
@@ -77,6 +93,11 @@ class StoredTransformer:
             raise DataError(f"model {self.name}: {name} holds {tensor.dtype}, not floating-point numbers")
         check_finite(self.name, {name: tensor})
         return tensor.to(torch.float64)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its embedding."""
+        return self._stored[f"{self.embed}.weight"].read().dtype
 
     def linear(self, name: str) -> Linear:
         """A ``torch.nn.Linear``, whose weight is stored [out, into], with its bias where it has one."""
@@ -156,6 +177,10 @@ class StoredTransformer:
             return f"{self.unembed}.weight"
         prefixed = f"{self.model.base_model_prefix}.{name}"
         return prefixed if name not in self.shapes and prefixed in self.shapes else name
+
+
+def _on_cpu(values: Tensor) -> Tensor:
+    return values.detach().cpu()
 
 
 def _drop(module: nn.Module, _inputs: object, _output: object, empty: Mapping[str, nn.Parameter]) -> None:

@@ -247,7 +247,7 @@ class TestChecks:
         from transformers import AutoModelForCausalLM
 
         hf = transformers_config("m", source.config)
-        gpt2, tokens = StoredTransformer(source, hf), check_tokens(FAMILY.shape(hf))
+        gpt2, tokens = StoredTransformer.of_files(source, hf), check_tokens(FAMILY.shape(hf))
         with quiet(), torch.no_grad():
             expected = AutoModelForCausalLM.from_pretrained(source.directory).eval()(tokens).logits
         first = gpt2.logits(tokens)
