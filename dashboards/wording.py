@@ -212,9 +212,10 @@ def measured_line(about: ManifestEntry | None, sweep: Manifest | None) -> str:
     positions, seed, dtype = (of_sweep(sweep, key) for key in ("positions", "seed", "dtype"))
     but_first = " but the first" if str(of_sweep(sweep, "first_position")) == "False" else ""
     where = f"every position{but_first}" if positions in ("all", None) else f"{positions} positions of each"
+    up_to = "up to " if str(of_sweep(sweep, "pack")) == "False" else ""
     tokens = f" ({amount(about.n_tokens)} tokens)" if about and about.n_tokens is not None else ""
     facts = [
-        f"Measured on {amount(prompts)} prompts of {amount(of_sweep(sweep, 'seq_len'))} tokens, {where}{tokens}",
+        f"Measured on {amount(prompts)} prompts of {up_to}{amount(of_sweep(sweep, 'seq_len'))} tokens, {where}{tokens}",
         _corpus(about, of_sweep(sweep, "corpus")),
         f"seed {_MISSING if seed is None else seed}",
     ]
@@ -255,6 +256,7 @@ def protocol_warnings(models: Sequence[ModelTables], names: Sequence[str]) -> li
         ("n_tokens", "on different numbers of measured tokens"),
         *([] if len(corpora) > 1 else [("corpus", "on different corpora")]),
         ("seq_len", "on different prompt lengths"),
+        ("pack", "on packed prompts and on whole documents"),
         ("positions", "on different positions"),
         ("first_position", "with and without position 0"),
         ("seed", "with different seeds"),

@@ -60,6 +60,8 @@ PROTOCOL_VALUES = (
         "own_corpora",
         "prompts",
         "seq_len",
+        "pack",
+        "pad_id",
         "positions",
         "first_position",
         "seed",
@@ -107,7 +109,13 @@ class SweepConfig(BaseModel):
     prompts: Annotated[Positive, Flag()] = 64
     """How many prompts; the first N of a longer run are the same prompts."""
     seq_len: Annotated[int, Field(ge=2), Flag()] = 256
-    """Tokens of each prompt, the BOS included."""
+    """Tokens of each prompt, the BOS included; where prompts are not packed, the most that one has."""
+    pack: Annotated[bool, Flag("true|false")] = True
+    """Whether every prompt has `seq_len` tokens, packed from passages of text; with `false` each document, or row of ready
+    tokens, is a prompt of its own, cut to `seq_len` tokens: padding neither attends nor counts."""
+    pad_id: Annotated[int | None, Flag("ID")] = None
+    """Which id at the end of ready tokens is padding; one before the first token is taken for BOS. Rows that say how many of
+    their tokens are none in a `length` column need no such id where prompts are not packed."""
     positions: Annotated[Literal["all"] | Positive, Flag()] = 128
     """Measured positions of each prompt: `all`, the paper's protocol, or how many, drawn by a hash of seed, prompt and
     position; all where prompts have no more."""

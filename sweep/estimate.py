@@ -74,12 +74,14 @@ def _measured(config: SweepConfig, stages: list[StagePlan]) -> list[ShardTask]:
 def work_of(model: Resolved, tasks: list[ShardTask]) -> list[tuple[str, ShardSize, int]]:
     """Stage and size of the shards, and how many are alike: those that differ in their prompts alone cost the same."""
 
+    length = mean_length(model)
+
     def measured(task: ShardTask) -> int:
-        return count_positions(model.seq_len, task.positions, task.first_position)
+        return count_positions(length, task.positions, task.first_position)
 
     alike = Counter((task.stage, task.work, task.n_prompts, measured(task)) for task in tasks)
     return [
-        (stage, ShardSize(work, model.architecture, n_prompts, model.seq_len, positions), n)
+        (stage, ShardSize(work, model.architecture, n_prompts, length, positions), n)
         for (stage, work, n_prompts, positions), n in alike.items()
     ]
 
@@ -123,8 +125,13 @@ def worker_memory(
 
 def _forward_flops(model: Resolved) -> float:
     """Operations of a forward pass of one prompt."""
-    shape = model.architecture
-    return float(model.seq_len * (2 * model.n_params + 4 * shape["n_layers"] * model.seq_len * shape["d_model"]))
+    shape, length = model.architecture, mean_length(model)
+    return float(length * (2 * model.n_params + 4 * shape["n_layers"] * length * shape["d_model"]))
+
+
+def mean_length(model: Resolved) -> int:
+    """Tokens of a prompt, on average."""
+    return max(2, round(model.n_tokens / model.n_prompts))
 
 
 def _flops_per_s(size: int = 1024) -> float:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from erasure_sweep.sweep.config import SweepConfig
+from erasure_sweep.sweep.plan import measured_tokens
 from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.run_folder import folder_names
 from erasure_sweep.sweep.tracking.store_address import named_uri
@@ -99,7 +100,7 @@ class ManifestKeeper:
             model.name: ManifestEntry(
                 **_description(model),
                 folder=folders[model.name],
-                n_tokens=model.n_prompts * config.measured_positions,
+                n_tokens=measured_tokens(config, model),
                 batch=config.batch_on(numerics.device),
                 numerics=numerics._asdict(),
                 **self._reached(model),

@@ -21,7 +21,7 @@ from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.measures.statistics.sketch_bins import N_BINS, count_bytes
 from erasure_sweep.workers.measures.verify.group_rule import later_heads
 from erasure_sweep.workers.models.model_config import ModelConfig
-from erasure_sweep.workers.positions import hash_u64
+from erasure_sweep.workers.positions import count_positions, hash_u64
 from erasure_sweep.workers.records import (
     AdversarialWork,
     CovarianceWork,
@@ -288,16 +288,22 @@ def n_rows(model: Resolved) -> int:
     return max(model.n_prompts, model.verify_prompts[1])
 
 
+def measured_tokens(config: SweepConfig, model: Resolved) -> int:
+    """How many tokens of the prompts that are scanned are measured."""
+    return sum(count_positions(size, config.n_positions, config.first_position) * n for size, n in model.lengths)
+
+
 def scan_options(config: SweepConfig, model: Resolved) -> ScanOptions:
     """What workers are told beside model and tokens: among it, which tokens are sampled for rank correlations.
 
     A third more than the sample is drawn, so that the lowest hashes among them are almost surely as many as it should have.
     """
-    measured = config.measured_positions
     sample = min(SAMPLE, max(20, SAMPLED_VALUES // sum(model.sketches)))
-    drawn = min(1.0, (1.33 * sample + 20) / (model.n_prompts * measured))
+    drawn = min(1.0, (1.33 * sample + 20) / measured_tokens(config, model))
     below = 2**64 if drawn == 1.0 else int(drawn * 2**64)
-    return ScanOptions(config.ln, config.groups, config.seed, below, sample, config.block_prompts * measured)
+    return ScanOptions(
+        config.ln, config.groups, config.seed, below, sample, config.block_prompts * config.measured_positions
+    )
 
 
 def sketch_bytes(config: SweepConfig) -> int:

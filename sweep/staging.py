@@ -92,7 +92,9 @@ class ModelStaging:
                 own = {spec: own[key], **own}
         request = ModelRequest(
             spec,
-            CorpusRequest(config.corpus, config.prompts, config.seq_len, config.seed),
+            CorpusRequest(
+                config.corpus, config.prompts, config.seq_len, config.seed, pack=config.pack, pad_id=config.pad_id
+            ),
             self._folder,
             config.groups,
             tuple(config.writers),

@@ -155,6 +155,7 @@ class ManifestConfig(_Written):
     corpus: str | None = None
     prompts: Count = None
     seq_len: Count = None
+    pack: bool | str | None = None
     positions: Count = None
     first_position: bool | str | None = None
     seed: Count = None

@@ -11,10 +11,13 @@ The hash chains SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudor
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Int64, UInt64
+from jaxtyping import Int64, Integer, UInt64
 from numpy.typing import ArrayLike
 
 from erasure_sweep.workers.errors import UsageError
+
+PADDING = -1
+"""What stands in a token array behind the last token of a prompt that is shorter than others: the model never sees it."""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FACTORS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
@@ -43,15 +46,21 @@ def hash_u64(seed: int | ArrayLike, prompt: int | ArrayLike, position: int | Arr
     return mix_u64(of_prompt, as_u64(position))
 
 
+def prompt_lengths(tokens: Integer[np.ndarray, "prompt pos"]) -> Int64[np.ndarray, "prompt"]:
+    """How many tokens each prompt has."""
+    return np.asarray((np.asarray(tokens) != PADDING).sum(axis=1), dtype=np.int64)
+
+
 def count_positions(seq_len: int, n_positions: int | None, first_position: bool) -> int:
-    """How many positions of a prompt are measured.
+    """How many positions of a prompt are measured: as many as are asked for, or all where it has no more.
 
     Args:
         seq_len: positions in a prompt.
         n_positions: how many are asked for; ``None`` for all.
         first_position: whether position 0 is one of them.
     """
-    return seq_len - (not first_position) if n_positions is None else n_positions
+    every = seq_len - (not first_position)
+    return every if n_positions is None else min(n_positions, every)
 
 
 def measured_positions(

@@ -265,6 +265,9 @@ class Resolved(NamedTuple):
     n_prompts: int
     """How many prompts are scanned, the first of the token array."""
     seq_len: int
+    """Tokens of the longest prompts that there may be."""
+    lengths: tuple[tuple[int, int], ...]
+    """Each length of the prompts that are scanned, and how many have it."""
     verify_prompts: tuple[int, int] = (0, 0)
     """First and one past the last of the prompts on which verify measures: behind the scanned ones, or among them where
     the corpus holds no more; empty where verify is not asked for."""
@@ -285,6 +288,11 @@ class Resolved(NamedTuple):
     """Name of the corpus that it reads."""
     notes: tuple[str, ...] = ()
     """What the user should hear before anything is measured, a line each."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of all prompts that are scanned."""
+        return sum(length * n for length, n in self.lengths)
 
 
 class StagedArray(NamedTuple):

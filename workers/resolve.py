@@ -6,6 +6,7 @@ Workers never read a hub or a corpus: they get the files named here.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from erasure_sweep.workers.measures.registry import count_sketches
 from erasure_sweep.workers.measures.scan.composition import check_groups
 from erasure_sweep.workers.models.files.staged_weights import read_staged
 from erasure_sweep.workers.models.resolve_model import ResolvedModel, resolve_model
+from erasure_sweep.workers.positions import prompt_lengths
 from erasure_sweep.workers.records import Group, Resolved, ScanOptions, VerifyRequest
 from erasure_sweep.workers.storage.own_staging import mark_staging
 
@@ -80,6 +82,7 @@ def resolve(
         corpus_description=corpus.description,
         n_prompts=n_prompts,
         seq_len=corpus.seq_len,
+        lengths=tuple(sorted(Counter(prompt_lengths(scanned).tolist()).items())),
         tokenizer=model.tokenizer,
         base=model.base,
         training_tokens=model.training_tokens,
@@ -93,10 +96,10 @@ def resolve(
     if n_prompts < request.prompts:
         resolved = _noting(
             resolved,
-            f"the corpus holds {n_prompts} distinct prompts of {corpus.seq_len} tokens, the others repeat them, so "
+            f"the corpus holds {n_prompts} distinct prompts of {request.sizes}, the others repeat them, so "
             f"{n_prompts} are measured instead of {request.prompts}",
         )
-    return resolved if verify is None else _prepare_verify(resolved, model, corpus, verify)
+    return resolved if verify is None else _prepare_verify(resolved, model, corpus, verify, request.sizes)
 
 
 def _with_more(request: CorpusRequest, n_prompts: int) -> CorpusRequest:
@@ -105,7 +108,7 @@ def _with_more(request: CorpusRequest, n_prompts: int) -> CorpusRequest:
 
 
 def _prepare_verify(
-    resolved: Resolved, model: ResolvedModel, corpus: ResolvedCorpus, verify: VerifyRequest
+    resolved: Resolved, model: ResolvedModel, corpus: ResolvedCorpus, verify: VerifyRequest, sizes: str
 ) -> Resolved:
     """Add which prompts verify measures on, what the user gave, and a tokenizer that can be read."""
     span = verify_span(resolved.n_prompts, corpus.n_prompts, verify.prompts)
@@ -119,14 +122,14 @@ def _prepare_verify(
     if not resolved.held_out:
         resolved = _noting(
             resolved,
-            f"the corpus holds no more than {corpus.n_prompts} prompts of {resolved.seq_len} tokens, so verify measures "
+            f"the corpus holds no more than {corpus.n_prompts} prompts of {sizes}, so verify measures "
             "on prompts that were scanned: what it finds is not held out",
         )
     first, stop = resolved.verify_prompts
     if resolved.held_out and stop - first < verify.prompts:
         resolved = _noting(
             resolved,
-            f"the corpus holds no more than {corpus.n_prompts} prompts of {resolved.seq_len} tokens, so verify measures "
+            f"the corpus holds no more than {corpus.n_prompts} prompts of {sizes}, so verify measures "
             f"on {stop - first} instead of {verify.prompts}",
         )
     try:

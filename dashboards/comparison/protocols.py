@@ -45,6 +45,10 @@ def _whether(value: object) -> str:
     return {"True": "measured", "False": "left out"}.get(str(value), str(value))
 
 
+def _packed(value: object) -> str:
+    return {"True": "yes", "False": "no"}.get(str(value), str(value))
+
+
 def _stages(value: object) -> str:
     listed = [str(stage) for stage in value] if isinstance(value, list | tuple) else [str(value)]
     return ", ".join(listed) or "none"
@@ -61,9 +65,12 @@ FIELDS = (
     ),
     ProtocolField("n_prompts", "prompts", "how many prompts", amount, "prompts"),
     ProtocolField("seq_len", "length", "tokens of a prompt", amount),
+    ProtocolField(
+        "pack", "packed", "whether prompts are packed to that length; else each is a document, or shorter", _packed
+    ),
     ProtocolField("positions", "positions", "how many positions of each prompt are measured", _positions),
     ProtocolField("first_position", "position 0", "whether the first position of a prompt is measured", _whether),
-    ProtocolField("n_tokens", "tokens measured", "prompts times positions", amount),
+    ProtocolField("n_tokens", "tokens measured", "measured positions of all prompts", amount),
     ProtocolField("seed", "seed", "what prompts and positions are drawn with"),
     ProtocolField("dtype", "precision", "of the numbers that the model computes with"),
     ProtocolField("device_type", "device", "what it computes on"),

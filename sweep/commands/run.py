@@ -100,7 +100,7 @@ def _print_estimates(config: SweepConfig) -> None:
 
     numbers = ("shards of scan", "of verify", "writers in a shard", "time on one core", "memory of a worker")
     table = printed_table(
-        f"What `run` would measure ({config.prompts} prompts × {config.seq_len} tokens)",
+        f"What `run` would measure ({config.prompts} prompts × {'' if config.pack else 'up to '}{config.seq_len} tokens)",
         {"model": "text", **dict.fromkeys((*numbers, "store on disk"), "number")},
     )
     with closing(reporter(console)) as progress:

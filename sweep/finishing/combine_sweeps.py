@@ -26,7 +26,7 @@ from erasure_sweep.workers.tables import SCHEMA_VERSION
 from erasure_sweep.workers.tables.files import SchemaError
 from erasure_sweep.workers.tables.sweep_folder import ModelTables, model_folder, read_manifest, read_model
 
-_PROTOCOL = ("prompts", "seq_len", "positions", "first_position", "corpus", "seed", "dtype", "tau", "ln")
+_PROTOCOL = ("prompts", "seq_len", "pack", "positions", "first_position", "corpus", "seed", "dtype", "tau", "ln")
 _MADE_WITH = ("device_type", "version", "git_commit", "schema_version")
 
 

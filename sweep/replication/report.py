@@ -96,10 +96,11 @@ def _of_prompts(results: Results) -> str:
     """What the two stages were measured on."""
     positions, about = results.config.get("positions"), results.about
     tokens = "every position" if positions == "all" else f"{positions} positions of each"
+    up_to = "up to " if str(results.config.get("pack")) == "False" else ""
     second = "that the scan has not seen" if results.verified_on == HELD_OUT else "of the same"
     which = SCAN if results.other_protocol or results.same_model is False else f"{SCAN}, drawn as published"
     return (
-        f"{about.get('n_prompts')} prompts × {results.config.get('seq_len')} tokens, {tokens} ({which}), and on "
+        f"{about.get('n_prompts')} prompts × {up_to}{results.config.get('seq_len')} tokens, {tokens} ({which}), and on "
         f"{about.get('n_verify_prompts')} prompts {second} ({results.verified_on})"
     )
 

@@ -129,6 +129,7 @@ class LoggedRuns:
             "source": model.corpus_description,
             "prompts": model.n_prompts,
             "seq_len": model.seq_len,
+            "tokens": model.n_tokens,
         }
 
         def send() -> None:

@@ -73,7 +73,9 @@ class DatasetInfo(TypedDict):
     source: str
     prompts: int
     seq_len: int
-    """Tokens of each prompt."""
+    """The most tokens that a prompt may have."""
+    tokens: int
+    """Of all prompts."""
 
 
 class ModelResults(NamedTuple):
@@ -390,6 +392,6 @@ def _dataset_input(dataset: DatasetInfo) -> Any:
         source_type="corpus",
         source=json.dumps({"uri": masked(dataset["source"])}),
         schema=json.dumps({"mlflow_tensorspec": [column]}),
-        profile=json.dumps({"num_rows": dataset["prompts"], "num_elements": dataset["prompts"] * length}),
+        profile=json.dumps({"num_rows": dataset["prompts"], "num_elements": dataset["tokens"]}),
     )
     return DatasetInput(dataset=entity, tags=[InputTag("mlflow.data.context", "measurement")])

@@ -98,6 +98,7 @@ def stage(config: ModelConfig, seq_len: int, n_prompts: int, folder: Path) -> Re
         corpus_description="random tokens",
         n_prompts=n_prompts,
         seq_len=seq_len,
+        lengths=((seq_len, n_prompts),),
         verify_prompts=(0, n_prompts),
     )
 

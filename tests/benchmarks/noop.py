@@ -67,6 +67,7 @@ def no_model(folder: Path) -> Resolved:
         corpus_description="nothing",
         n_prompts=1,
         seq_len=2,
+        lengths=((2, 1),),
     )
 
 

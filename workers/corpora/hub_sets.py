@@ -33,7 +33,7 @@ from erasure_sweep.workers.corpora.sampling import (
     Document,
     DrawnPrompts,
     Prompt,
-    as_ids,
+    cut_row,
     draw_text,
     no_tokenizer,
     take_distinct,
@@ -120,26 +120,29 @@ class HubCorpus(NamedTuple):
         folder = self.config or _only_folder(self.repo)
         return load_dataset(self.repo, data_dir=folder, split=self.split, streaming=True, revision=_PARQUET_BRANCH)
 
-    def long_rows(self, rows: Iterator[Row], seq_len: int) -> Iterator[Int64[np.ndarray, " pos"]]:
-        """The first ``seq_len`` ids of rows that have as many.
+    def cut_rows(self, rows: Iterator[Row], request: CorpusRequest) -> Iterator[Int64[np.ndarray, " pos"]]:
+        """Rows as prompts; where these are of one length, those that are long enough.
 
         Raises:
-            UsageError: none of many rows has.
+            UsageError: none of many rows is.
         """
         n_short, longest = 0, 0
         for index, row in enumerate(rows):
             where = f"data set {self.repo}, row {index} as streamed,"
-            ids = ids_of(row, where)
-            if len(ids) >= seq_len:
-                yield as_ids(ids[:seq_len], where)
+            ids = ids_of(row, where, not request.pack)
+            prompt = cut_row(ids, request, where)
+            if prompt is not None:
+                yield prompt
                 continue
-            n_short, longest = n_short + 1, max(longest, len(ids))
+            n_short, longest = n_short + 1, max(longest, sum(value != request.pad_id for value in ids))
             if n_short == _MAX_SHORT_ROWS:
-                raise UsageError(f"rows of {self.repo} have up to {longest} tokens, --seq-len is {seq_len}: lower it")
+                raise UsageError(
+                    f"rows of {self.repo} have up to {longest} tokens, --seq-len is {request.seq_len}: lower it"
+                )
 
     def _draw_tokens(self, rows: Iterator[Row], request: CorpusRequest) -> DrawnPrompts:
         description = f"rows of {READY_TOKENS} of {self.repo}, streamed in the order of seed {request.seed}"
-        return take_distinct(map(Prompt, self.long_rows(rows, request.seq_len)), request, description)
+        return take_distinct(map(Prompt, self.cut_rows(rows, request)), request, description)
 
     def _documents(self, rows: Iterator[Row]) -> Iterator[Document]:
         n_bytes = 0
@@ -165,22 +168,22 @@ class GeluMix(NamedTuple):
     def _draw(self, request: CorpusRequest) -> DrawnPrompts:
         parts = " and ".join(f"{n} prompts of {name}" for name, n in MIX_ROUND)
         description = f"{READY_TOKENS}, rounds of {parts}, streamed with seed {MIX_SEED} and permuted with it"
-        return take_distinct(map(Prompt, self._prompts(request.seq_len)), request, description)
+        return take_distinct(map(Prompt, self._prompts(request)), request, description)
 
-    def _prompts(self, seq_len: int) -> Iterator[Int64[np.ndarray, " pos"]]:
+    def _prompts(self, request: CorpusRequest) -> Iterator[Int64[np.ndarray, " pos"]]:
         """Round after round, as long as both sets have enough for a whole one."""
-        streams = [self._stream(name, seq_len) for name, _ in MIX_ROUND]
+        streams = [self._stream(name, request) for name, _ in MIX_ROUND]
         while True:
             taken = [list(islice(stream, n)) for stream, (_, n) in zip(streams, MIX_ROUND, strict=True)]
             if any(len(rows) < n for rows, (_, n) in zip(taken, MIX_ROUND, strict=True)):
                 return
-            prompts = np.stack([*chain.from_iterable(taken)])
-            yield from prompts[torch_permutation(MIX_SEED, len(prompts))]
+            prompts = [*chain.from_iterable(taken)]
+            yield from (prompts[i] for i in torch_permutation(MIX_SEED, len(prompts)))
 
     @staticmethod
-    def _stream(name: str, seq_len: int) -> Iterator[Int64[np.ndarray, " pos"]]:
+    def _stream(name: str, request: CorpusRequest) -> Iterator[Int64[np.ndarray, " pos"]]:
         corpus = KNOWN_SETS[name]
-        return corpus.long_rows(corpus.stream(MIX_SEED, MIX_BUFFER_ROWS), seq_len)
+        return corpus.cut_rows(corpus.stream(MIX_SEED, MIX_BUFFER_ROWS), request)
 
 
 KNOWN_SETS = {

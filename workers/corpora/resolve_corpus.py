@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from erasure_sweep.workers.corpora.hub_sets import KNOWN_SETS, GeluMix, HubCorpus, parse_hub_corpus
-from erasure_sweep.workers.corpora.sampling import CorpusRequest, DrawnPrompts, Prompt, take_distinct
+from erasure_sweep.workers.corpora.sampling import CorpusRequest, DrawnPrompts, Prompt, cut_row, take_distinct
 from erasure_sweep.workers.corpora.staged_tokens import (
     ResolvedCorpus,
     drawing,
@@ -82,12 +82,13 @@ class ArrayCorpus(NamedTuple):
 
     def draw(self, request: CorpusRequest, tokenizer: Tokenizer | None) -> DrawnPrompts:
         tokens = load_tokens(self.path)
-        if tokens.shape[1] < request.seq_len:
+        if tokens.shape[1] < request.seq_len and request.pack:
             raise UsageError(
                 f"{self.path} has {tokens.shape[1]} tokens per prompt, --seq-len is {request.seq_len}: lower it"
             )
+        cut = (cut_row(row.tolist(), request, f"{self.path}, prompt {i},") for i, row in enumerate(tokens))
         return take_distinct(
-            map(Prompt, tokens[:, : request.seq_len]),
+            (Prompt(ids) for ids in cut if ids is not None),
             request,
             f"{READY_TOKENS} of shape {tokens.shape}, taken in order",
         )
@@ -124,6 +125,7 @@ def resolve_corpus(
         needed = tokenizer is not None and corpus.needs_tokenizer
         loaded = _load_for_text(tokenizer, d_vocab) if tokenizer is not None and needed else None
         cut = [request.seq_len, request.seed, d_vocab, loaded.fingerprint if loaded else None]
+        cut += [] if request.pack and request.pad_id is None else [request.pack, request.pad_id]
         key = fingerprint(json.dumps([DRAWS_VERSION, corpus.identity, *cut]))
         folder = staging / "corpora"
         found = find_tokens(folder, key, request)
@@ -239,16 +241,15 @@ def _load_for_text(source: str, d_vocab: int) -> Tokenizer:
 def _stage(folder: Path, key: str, drawn: DrawnPrompts, request: CorpusRequest, d_vocab: int) -> ResolvedCorpus:
     _check_ids(drawn, d_vocab, request.corpus)
     drawn = drawn._replace(description=f"{request.corpus}: {drawn.description}")
-    return write_tokens(folder, key, request.prompts, drawn)
+    return write_tokens(folder, key, request, drawn)
 
 
 def _check_ids(drawn: DrawnPrompts, d_vocab: int, corpus: str) -> None:
-    tokens = drawn.tokens
-    beyond = np.argwhere((tokens < 0) | (tokens >= d_vocab))
-    if len(beyond):
-        prompt, position = beyond[0].tolist()
-        which = f"distinct prompt {prompt}" if drawn.n_repeats else f"prompt {prompt}"
-        raise DataError(
-            f"corpus {corpus} has token id {tokens[prompt, position]} at {which}, position {position}: the"
-            f" model's ids go from 0 to {d_vocab - 1}"
-        )
+    for prompt, ids in enumerate(drawn.prompts):
+        beyond = np.flatnonzero((ids < 0) | (ids >= d_vocab))
+        if len(beyond):
+            which = f"distinct prompt {prompt}" if drawn.n_repeats else f"prompt {prompt}"
+            raise DataError(
+                f"corpus {corpus} has token id {ids[beyond[0]]} at {which}, position {beyond[0]}: the model's ids go from 0 to"
+                f" {d_vocab - 1} (an id that stands for padding is given by pad_id)"
+            )

@@ -1,7 +1,8 @@
 """Files of JSON and parquet as corpora, row by row.
 
 A file holds one document in each row of its ``text`` column, or one row of ready token ids in each of its ``tokens``
-column, which goes first where there are both. Rows are noted by place and size, and read when they are drawn.
+column, which goes first where there are both; where prompts are not packed, a ``length`` column says how many of these are no
+padding. Rows are noted by place and size, and read when they are drawn.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from erasure_sweep.workers.errors import DataError
 from erasure_sweep.workers.storage.small_files import parse_json
 
 TOKENS, TEXT = "tokens", "text"
+LENGTHS = ("length", "lengths")
+"""Names of a column that says how many of a row's ready tokens are no padding."""
 Source = Path | BufferedIOBase
 """A file, or the unpacked content of one, to be read at any place."""
 
@@ -88,16 +91,20 @@ def row_documents(name: str, source: Source, held: Format) -> Iterator[Document]
         yield from _jsonl_documents(name, source)
 
 
-def token_rows(name: str, source: Source, held: Format) -> Iterator[TokenRow]:
-    """The rows of a tokens column."""
+def token_rows(name: str, source: Source, held: Format, lengths: bool) -> Iterator[TokenRow]:
+    """The rows of a tokens column.
+
+    Args:
+        lengths: whether a column of ``LENGTHS`` says how many of a row's tokens are no padding.
+    """
     if held.kind == PARQUET:
-        yield from _parquet_tokens(name, source)
+        yield from _parquet_tokens(name, source, lengths)
     elif held.kind == LIST:
         for where, row in _list_rows(name, source):
-            ids = ids_of(row, where)
+            ids = ids_of(row, where, lengths)
             yield TokenRow(where, len(ids), partial(list, ids))
     else:
-        yield from _jsonl_tokens(name, source)
+        yield from _jsonl_tokens(name, source, lengths)
 
 
 def read_range(source: Source, start: int, stop: int) -> bytes:
@@ -197,26 +204,37 @@ def text_of(row: dict[str, Any], where: str) -> bytes:
     return text.encode("utf-8", errors="replace")  # JSON can spell lone surrogates, which are not text
 
 
-def _jsonl_tokens(name: str, source: Source) -> Iterator[TokenRow]:
+def _jsonl_tokens(name: str, source: Source, lengths: bool) -> Iterator[TokenRow]:
     with _from_start(source) as stream:
         for where, place, row in _jsonl_rows(name, stream):
-            yield TokenRow(where, len(ids_of(row, where)), partial(_read_jsonl_ids, source, place, where))
+            ids = ids_of(row, where, lengths)
+            yield TokenRow(where, len(ids), partial(_read_jsonl_ids, source, place, where, lengths))
 
 
-def _read_jsonl_ids(source: Source, place: range, where: str) -> list[object]:
-    return ids_of(_read_row(source, place, where), where)
+def _read_jsonl_ids(source: Source, place: range, where: str, lengths: bool) -> list[object]:
+    return ids_of(_read_row(source, place, where), where, lengths)
 
 
-def ids_of(row: dict[str, Any], where: str) -> list[object]:
-    """A row's ready tokens, not yet known to be integers.
+def ids_of(row: dict[str, Any], where: str, lengths: bool = False) -> list[object]:
+    """A row's ready tokens, up to its length if that is asked for, not yet known to be integers.
 
     Raises:
-        DataError: it has no list of them; ``where`` is named.
+        DataError: it has no list of them, or a length that it cannot have; ``where`` is named.
     """
     ids = row.get(TOKENS)
     if not isinstance(ids, list):
         raise DataError(f"{where} has {ids!r:.40} for tokens, not a list of ids")
-    return ids
+    column = next((name for name in LENGTHS if lengths and name in row), None)
+    return ids if column is None else ids[: _length(row[column], len(ids), column, where)]
+
+
+def _length(value: object, n_ids: int, column: str, where: str) -> int:
+    if type(value) is not int or not 0 <= value <= n_ids:
+        raise DataError(
+            f"{where} has {value!r:.40} for {column}, of {n_ids} tokens: give how many of them are no padding, or call the "
+            "column otherwise"
+        )
+    return value
 
 
 def _open_parquet(name: str, source: Source) -> Any:
@@ -258,7 +276,7 @@ def _read_arrow_text(values: Any, row: int, start: int, stop: int) -> bytes:
     return text.encode()[start:stop]
 
 
-def _parquet_tokens(name: str, source: Source) -> Iterator[TokenRow]:
+def _parquet_tokens(name: str, source: Source, lengths: bool) -> Iterator[TokenRow]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -266,10 +284,16 @@ def _parquet_tokens(name: str, source: Source) -> Iterator[TokenRow]:
     is_list = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
     if not any(check(values.type) for check in is_list):
         raise DataError(f"{name}: its column tokens holds {values.type}, not lists of ids")
-    for row, size in enumerate(pc.list_value_length(values).to_pylist()):
-        yield TokenRow(f"{name}:{row}", size or 0, partial(_read_arrow_ids, values, row))
+    sizes = [size or 0 for size in pc.list_value_length(values).to_pylist()]
+    columns = _open_parquet(name, source).schema_arrow.names if lengths else []
+    column = next((each for each in LENGTHS if each in columns), None)
+    if column is not None:
+        given = enumerate(zip(_read_column(name, source, column).to_pylist(), sizes, strict=True))
+        sizes = [_length(length, size, column, f"{name}:{row}") for row, (length, size) in given]
+    for row, size in enumerate(sizes):
+        yield TokenRow(f"{name}:{row}", size, partial(_read_arrow_ids, values, row, size))
 
 
-def _read_arrow_ids(values: Any, row: int) -> list[object]:
+def _read_arrow_ids(values: Any, row: int, size: int) -> list[object]:
     ids: list[object] = values[row].as_py()
-    return ids
+    return ids[:size]

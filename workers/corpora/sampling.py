@@ -15,6 +15,9 @@ dropped. Prompts end where front and back meet. So prompt i begins with the same
 with fewer tokens takes more from the back, and only has fewer prompts in the end. (A passage in which a tokenizer finds no
 token at all leaves its prompt to those from the back.) And the first N prompts of a longer run are the same.
 
+Where prompts are not packed, each is BOS and the beginning of a document, as far as ``seq_len`` tokens go: prompts are then of
+different lengths.
+
 No text counts twice, for statistics take prompts as independent, and verify's as unseen: a prompt whose tokens came before,
 of text or of ready tokens, is passed over, and so is one of which more than half comes from passages whose text stands in
 prompts before it. The others are what they would be if none were.
@@ -24,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Int64, Integer, UInt64
@@ -37,7 +40,11 @@ from erasure_sweep.workers.positions import as_u64, mix_u64
 
 BYTES_PER_TOKEN = 5
 """Length of a passage beside that of a prompt: above what a token spells, so that most prompts need one passage."""
+MOST_BYTES_PER_TOKEN = 64
+"""So much of a document is read for each token of a prompt that is its beginning: far more than tokens spell."""
 _PASSAGES_PER_BATCH = 32
+_INSIDE = bytes(range(0x80, 0xC0))
+"""Bytes with which no character begins."""
 
 
 class CorpusRequest(NamedTuple):
@@ -52,11 +59,20 @@ class CorpusRequest(NamedTuple):
     seed: int
     least: int | None = None
     """How few are enough; ``None`` where all of them are needed."""
+    pack: bool = True
+    """Whether every prompt has ``seq_len`` tokens; else each document, or row of tokens, is one, of at most so many."""
+    pad_id: int | None = None
+    """Which id at the end of ready tokens is padding."""
 
     @property
     def needed(self) -> int:
         """How few prompts are enough."""
         return self.prompts if self.least is None else self.least
+
+    @property
+    def sizes(self) -> str:
+        """How long prompts are, in words."""
+        return f"{'' if self.pack else 'up to '}{self.seq_len} tokens"
 
 
 class Document(NamedTuple):
@@ -89,8 +105,8 @@ class Prompt(NamedTuple):
 class DrawnPrompts(NamedTuple):
     """Prompts drawn from a corpus, before they are checked against the vocabulary."""
 
-    tokens: Integer[np.ndarray, "prompt pos"]
-    """No two alike."""
+    prompts: Sequence[Integer[np.ndarray, " pos"]]
+    """The ids of each, no two alike."""
     description: str
     n_repeats: int = 0
     """How many were passed over because they repeat others."""
@@ -104,12 +120,20 @@ class Passages(NamedTuple):
 
 
 def draw_text(documents: Sequence[Document], request: CorpusRequest, tokenizer: Tokenizer) -> DrawnPrompts:
-    """Prompts packed from the passages of ``documents``.
+    """Prompts of the text of ``documents``: packed from their passages, or each document one.
 
     Raises:
-        UsageError: the documents hold fewer prompts than asked for.
-        DataError: a passage that is drawn is not text.
+        UsageError: the documents hold fewer prompts than asked for, or padding is named, which text has none of.
+        DataError: what is drawn is not text, or a document alone makes a prompt of one token.
     """
+    if request.pad_id is not None:
+        raise UsageError(
+            f"--pad-id {request.pad_id} is of ready tokens, and corpus {request.corpus} is text: leave it out"
+        )
+    return (_draw_packed if request.pack else _draw_whole)(documents, request, tokenizer)
+
+
+def _draw_packed(documents: Sequence[Document], request: CorpusRequest, tokenizer: Tokenizer) -> DrawnPrompts:
     width = BYTES_PER_TOKEN * request.seq_len
     order = order_passages(documents, width, request.seed)
 
@@ -126,27 +150,110 @@ def draw_text(documents: Sequence[Document], request: CorpusRequest, tokenizer: 
     )
 
 
-def _begin(tokenizer: Tokenizer) -> str:
+def _draw_whole(documents: Sequence[Document], request: CorpusRequest, tokenizer: Tokenizer) -> DrawnPrompts:
+    ordered = _in_order(documents, request.seed)
+    return take_distinct(
+        _whole_documents(ordered, tokenizer, request.seq_len),
+        request,
+        f"{len(documents)} documents; each prompt is {_begin(tokenizer, 'the beginning of a document')}, of at most"
+        f" {request.seq_len} tokens, in the order of seed {request.seed}",
+    )
+
+
+def _whole_documents(documents: Iterable[Document], tokenizer: Tokenizer, seq_len: int) -> Iterator[Prompt]:
+    """BOS, where there is one, and the first tokens of each document; those of nothing but white space are left out."""
+    start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    texts = ((document, _beginning(document, MOST_BYTES_PER_TOKEN * seq_len)) for document in documents)
+    written = ((document, text) for document, text in texts if text.strip())
+    while batch := list(islice(written, _PASSAGES_PER_BATCH)):
+        encoded = tokenizer.encode_batch([text for _, text in batch])
+        for (document, _), ids in zip(batch, encoded, strict=True):
+            yield Prompt(_long_enough(np.array([*start, *ids][:seq_len], dtype=np.int64), document.name))
+
+
+def _beginning(document: Document, n_bytes: int) -> str:
+    """So many bytes of a document, or all; where it is cut, without the last character, which may be cut as well."""
+    data = document.read(0, n_bytes)
+    return _decode(data if n_bytes >= document.n_bytes else data.rstrip(_INSIDE)[:-1], 0, document)
+
+
+def _long_enough(ids: Int64[np.ndarray, " pos"], where: str) -> Int64[np.ndarray, " pos"]:
+    """Refuse what is too short to be a prompt.
+
+    Raises:
+        DataError: it has one token or none; ``where`` is named.
+    """
+    if len(ids) < 2:
+        raise DataError(
+            f"{where} has {'one token' if len(ids) else 'no token'}, and a prompt needs two: at the first, which attends to "
+            "itself alone, nothing is predicted from a text: leave it out"
+        )
+    return ids
+
+
+ItemT = TypeVar("ItemT", Document, TokenRow)
+
+
+def _in_order(items: Sequence[ItemT], seed: int) -> Iterator[ItemT]:
+    """Documents or rows in the order of a hash of (seed, name)."""
+    keys = np.array([name_key(seed, item.name) for item in items], dtype=np.uint64)
+    return (items[i] for i in np.argsort(keys, kind="stable"))
+
+
+def _begin(tokenizer: Tokenizer, text: str = "a passage") -> str:
     """What prompts begin with, in words."""
     if tokenizer.bos_id is not None:
-        return "BOS and a passage"
-    return "a passage without BOS, which the tokenizer does not have"
+        return f"BOS and {text}"
+    return f"{text} without BOS, which the tokenizer does not have"
 
 
 def draw_rows(rows: Sequence[TokenRow], request: CorpusRequest) -> DrawnPrompts:
-    """The first ``seq_len`` ids of rows that are long enough, in the order of a hash of (seed, row name).
+    """The first ``seq_len`` ids of rows, in the order of a hash of (seed, row name); of those alone that have as many, where
+    prompts are of one length.
 
     Raises:
         UsageError: too few rows are long enough.
+        DataError: a row is no prompt.
     """
-    long_enough = [row for row in rows if row.n_ids >= request.seq_len]
-    keys = np.array([name_key(request.seed, row.name) for row in long_enough], dtype=np.uint64)
-    ordered = (long_enough[i] for i in np.argsort(keys, kind="stable"))
+    long_enough = [row for row in rows if row.n_ids >= request.seq_len or not request.pack]
+    enough = f", {len(long_enough)} long enough" if request.pack else f", cut to {request.sizes}"
+    found = (cut_row(row.read(), request, row.name) for row in _in_order(long_enough, request.seed))
     return take_distinct(
-        (Prompt(as_ids(row.read()[: request.seq_len], row.name)) for row in ordered),
+        (Prompt(ids) for ids in found if ids is not None),
         request,
-        f"{len(rows)} rows of {READY_TOKENS}, {len(long_enough)} long enough, in the order of seed {request.seed}",
+        f"{len(rows)} rows of {READY_TOKENS}{enough}, in the order of seed {request.seed}",
     )
+
+
+def cut_row(values: Sequence[object], request: CorpusRequest, where: str) -> Int64[np.ndarray, " pos"] | None:
+    """A row of ready tokens as a prompt; ``None`` where prompts are of one length and it is shorter.
+
+    Raises:
+        DataError: a value is no integer, the row begins with padding, or it has one token or none; ``where`` is named.
+    """
+    # where padding begins is known at the end alone
+    ids = as_ids(values if request.pad_id is not None else values[: request.seq_len], where)
+    ids = _without_padding(ids, request.pad_id, where)[: request.seq_len]
+    if not request.pack:
+        return _long_enough(ids, where)
+    return ids if len(ids) == request.seq_len else None
+
+
+def _without_padding(ids: Int64[np.ndarray, " pos"], pad_id: int | None, where: str) -> Int64[np.ndarray, " _"]:
+    """A row up to the padding at its end.
+
+    Raises:
+        DataError: the row begins with it, as rows do that are filled up on the left.
+    """
+    if pad_id is None:
+        return ids
+    kept = np.flatnonzero(ids != pad_id)
+    # One may be BOS, which in many vocabularies is what pads as well.
+    if len(kept) and kept[0] > 1:
+        raise DataError(
+            f"{where} begins with {kept[0]} times the pad_id {pad_id}: put padding behind the tokens, not before them"
+        )
+    return ids[: kept[-1] + 1 if len(kept) else 0]
 
 
 def take_distinct(prompts: Iterable[Prompt], request: CorpusRequest, description: str) -> DrawnPrompts:
@@ -169,7 +276,7 @@ def take_distinct(prompts: Iterable[Prompt], request: CorpusRequest, description
             break
     check_count(len(taken), request, n_repeats)
     repeats = f"; {n_repeats} that repeat others were left out" if n_repeats else ""
-    return DrawnPrompts(np.stack(taken), description + repeats, n_repeats)
+    return DrawnPrompts(taken, description + repeats, n_repeats)
 
 
 def check_count(available: int, request: CorpusRequest, n_repeats: int = 0) -> None:
@@ -184,10 +291,13 @@ def check_count(available: int, request: CorpusRequest, n_repeats: int = 0) -> N
     """
     if available and available + n_repeats >= request.needed:
         return
-    remedy = f"--prompts {available} or a shorter --seq-len" if available else "a shorter --seq-len or more text"
+    others = (
+        "more text" if not request.pack else "a shorter --seq-len" if available else "a shorter --seq-len or more text"
+    )
+    remedy = f"--prompts {available} or {others}" if available else others
     distinct = "distinct " if n_repeats else ""
     raise UsageError(
-        f"corpus {request.corpus} has {available} {distinct}prompts of {request.seq_len} tokens, {request.needed} were"
+        f"corpus {request.corpus} has {available} {distinct}prompts of {request.sizes}, {request.needed} were"
         f" asked for: give {remedy}"
     )
 

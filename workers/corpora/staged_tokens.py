@@ -24,6 +24,7 @@ from jaxtyping import Integer
 from erasure_sweep.workers.corpora.sampling import CorpusRequest, DrawnPrompts
 from erasure_sweep.workers.errors import DataError, one_line
 from erasure_sweep.workers.fingerprint import fingerprint
+from erasure_sweep.workers.positions import PADDING
 from erasure_sweep.workers.storage.small_files import parse_json
 from erasure_sweep.workers.storage.whole_file import whole_file
 
@@ -32,7 +33,7 @@ class ResolvedCorpus(NamedTuple):
     """A corpus as workers read it."""
 
     tokens: Path
-    """.npy, int32 [prompts, seq_len]."""
+    """.npy, int32 [prompts, seq_len], with ``PADDING`` behind the ends of shorter prompts."""
     fingerprint: str
     n_prompts: int
     seq_len: int
@@ -79,8 +80,9 @@ def find_tokens(folder: Path, key: str, request: CorpusRequest) -> ResolvedCorpu
         if staged and n_prompts == len(staged.tokens):
             return staged.corpus
         if staged and n_prompts:
-            shorter = DrawnPrompts(staged.tokens[:n_prompts], staged.corpus.description, staged.corpus.n_repeats)
-            return write_tokens(folder, key, request.prompts, shorter)
+            prompts = [row[row != PADDING] for row in staged.tokens[:n_prompts]]
+            shorter = DrawnPrompts(prompts, staged.corpus.description, staged.corpus.n_repeats)
+            return write_tokens(folder, key, request, shorter)
     return None
 
 
@@ -100,21 +102,23 @@ def _read(record: Path, seq_len: int) -> _StagedTokens | None:
     return _StagedTokens(corpus, tokens, asked)
 
 
-def write_tokens(folder: Path, key: str, asked: int, drawn: DrawnPrompts) -> ResolvedCorpus:
-    """Keep an array, and behind it the record by which it counts as finished.
+def write_tokens(folder: Path, key: str, request: CorpusRequest, drawn: DrawnPrompts) -> ResolvedCorpus:
+    """Keep an array, and behind it the record by which it counts as finished; prompts that are shorter are filled up.
 
     Raises:
         DataError: it cannot be written.
     """
-    tokens = np.ascontiguousarray(drawn.tokens, dtype=np.int32)
+    tokens = np.full((len(drawn.prompts), request.seq_len), PADDING, dtype=np.int32)
+    for row, ids in zip(tokens, drawn.prompts, strict=True):
+        row[: len(ids)] = ids
     fingerprint = fingerprint_tokens(tokens)
     record = {
         "fingerprint": fingerprint,
         "description": drawn.description,
-        "asked": asked,
+        "asked": request.prompts,
         "repeats": drawn.n_repeats,
     }
-    path = folder / f"{key}-{asked}.npy"
+    path = folder / f"{key}-{request.prompts}.npy"
     _write(path, lambda stream: np.save(stream, tokens, allow_pickle=False))
     _write(path.with_suffix(".json"), lambda stream: stream.write(json.dumps(record).encode()))
     return ResolvedCorpus(path, fingerprint, len(tokens), tokens.shape[1], drawn.description, drawn.n_repeats)

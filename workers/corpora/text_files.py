@@ -114,13 +114,15 @@ class FileCorpus(NamedTuple):
         with ExitStack() as stack:
             sources = [(file, stack.enter_context(opened(file.name, file.path))) for file in self.files]
             if tokenizer is None or not needs_tokenizer:
-                return draw_rows([row for file in sources for row in self._token_rows(*file)], request)
+                return draw_rows(
+                    [row for file in sources for row in self._token_rows(*file, not request.pack)], request
+                )
             return draw_text([document for file in sources for document in self._documents(*file)], request, tokenizer)
 
-    def _token_rows(self, file: CorpusFile, source: Source) -> Iterator[TokenRow]:
+    def _token_rows(self, file: CorpusFile, source: Source, lengths: bool) -> Iterator[TokenRow]:
         if file.column != TOKENS:
             raise _mixture(self.files[0], file)
-        return token_rows(file.name, source, file.held)
+        return token_rows(file.name, source, file.held, lengths)
 
     def _documents(self, file: CorpusFile, source: Source) -> Iterator[Document]:
         if file.column != TEXT:

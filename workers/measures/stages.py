@@ -17,16 +17,16 @@ from torch import Tensor
 from erasure_sweep.workers.errors import DataError
 from erasure_sweep.workers.measures.interventions.place_runs import place_runs
 from erasure_sweep.workers.measures.interventions.placebos import Placebos
-from erasure_sweep.workers.measures.interventions.prompt_view import first_source, lone_views, positions_of, views
+from erasure_sweep.workers.measures.interventions.prompt_view import lone_views, views
 from erasure_sweep.workers.measures.interventions.verified_prompt import by_writer
 from erasure_sweep.workers.measures.measure import Block
 from erasure_sweep.workers.measures.registry import measures
 from erasure_sweep.workers.measures.scan.paths import PathReader
 from erasure_sweep.workers.measures.scan.products import ProductReader
+from erasure_sweep.workers.measures.traced_prompts import first_source, traced_prompts
 from erasure_sweep.workers.measures.verify.null_shares import null_prompts
 from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.models.trace import Trace
-from erasure_sweep.workers.positions import count_positions
 from erasure_sweep.workers.records import (
     AdversarialWork,
     CovarianceWork,
@@ -110,13 +110,8 @@ def _traces(
     model: LeanModel, task: ShardTask, prompts: Int[Tensor, "prompt pos"], batch: int, keep_resid: bool = False
 ) -> Iterator[tuple[Trace, int, int]]:
     """Every prompt of a shard: the trace that holds it, its index there and in the corpus."""
-    chosen = positions_of(task, task.first_prompt, *prompts.shape)
-    for start in range(0, len(prompts), batch):
-        rows = prompts[start : start + batch].to(model.device)
-        positions = None if chosen is None else torch.from_numpy(chosen[start : start + batch]).to(rows.device)
-        trace = model.trace(rows, positions, keep_resid=keep_resid)
-        for prompt in range(len(rows)):
-            yield trace, prompt, task.first_prompt + start + prompt
+    for trace, row, corpus_prompt, _, _ in traced_prompts(model, task, prompts, batch, keep_resid):
+        yield trace, row, corpus_prompt
         del trace  # or it would stand beside the next one
 
 
@@ -154,11 +149,7 @@ def open_trust(model: LeanModel, task: ShardTask, tokens: Tokens, batch: int, st
     """The beginning of every prompt, with its partner; of one that is too short for so many positions, all."""
     assert isinstance(task.work, TrustWork)
     prompts = own_prompts(task, tokens)[:, : task.work.tokens]
-    every = count_positions(prompts.shape[1], None, task.first_position)
-    drawn = None if task.positions is None or task.positions >= every else task.positions
-    return OpenShard(
-        Block(model, task.work, staged.means), views(model, task._replace(positions=drawn), prompts, batch)
-    )
+    return OpenShard(Block(model, task.work, staged.means), views(model, task, prompts, batch))
 
 
 def open_adversarial(model: LeanModel, task: ShardTask, tokens: Tokens, batch: int, staged: Staged) -> OpenShard:

@@ -17,7 +17,7 @@ def model(n_prompts: int) -> Resolved:
     return Resolved(
         name="m", spec="m", hash="aa", weights="/w", weights_bytes=10, architecture=SHAPE, n_params=5,
         sketches=(20_000,) * 38, tokens="/t", corpus_fingerprint="cc", corpus_description="d", n_prompts=n_prompts,
-        seq_len=64, verify_prompts=(n_prompts, n_prompts + 32), verify_fingerprint="vv",
+        seq_len=64, lengths=((64, n_prompts),), verify_prompts=(n_prompts, n_prompts + 32), verify_fingerprint="vv",
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ def resolved(spec: object, name: str, base: str | None = None) -> Resolved:
     """A model as staging finds it; its hash is its spec."""
     return Resolved(
         name=name, spec=str(spec), hash=str(spec), weights="", weights_bytes=0, architecture={}, n_params=0, sketches=(),
-        tokens="", corpus_fingerprint="", corpus_description="", n_prompts=1, seq_len=2, base=base or name,
+        tokens="", corpus_fingerprint="", corpus_description="", n_prompts=1, seq_len=2, lengths=((2, 1),), base=base or name,
     )  # fmt: skip
 
 

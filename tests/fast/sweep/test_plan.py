@@ -51,6 +51,7 @@ SHAPE = random_config(4, 8, 64).to_json()
 MODEL = Resolved(
     name="m", spec="m", hash="aa", weights="/w", weights_bytes=10, architecture=SHAPE, n_params=5,
     sketches=(55,) * 38, tokens="/t", corpus_fingerprint="cc", corpus_description="d", n_prompts=30, seq_len=64,
+    lengths=((64, 30),),
     verify_prompts=(30, 62), verify_fingerprint="vv",
 )  # fmt: skip
 TARGETS = (Target("L0H2", ("L2H2", "L2H3"), "rule"), Target("MLP0", ("L1H0",), "rule"))
@@ -102,7 +103,7 @@ def test_counts_are_as_small_as_a_shards_tokens_allow() -> None:
 def test_the_sample_for_rank_correlations_is_bounded() -> None:
     few = scan_options(config(), MODEL)
     assert (few.sample, few.sample_below) == (1000, int((1.33 * 1000 + 20) / (30 * 63) * 2**64))
-    assert scan_options(config(), MODEL._replace(n_prompts=4)).sample_below == 2**64
+    assert scan_options(config(), MODEL._replace(n_prompts=4, lengths=((64, 4),))).sample_below == 2**64
     assert scan_options(config(), MODEL._replace(sketches=(3000,) * 1000)).sample == 20
 
 

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
 from erasure_sweep.workers.models.model_config import ModelConfig
-from tests.support.oracle.scan import Activations
+from tests.support.oracle.scan import Activations, Kept
 from tests.support.oracle.sublayers import centre
 
 LINE = ("r", "slope", "intercept", "spearman")
@@ -49,7 +50,7 @@ def top_two(logits: Sequence[float]) -> tuple[int, int]:
     return ranked[0], ranked[1]
 
 
-def readout(config: ModelConfig, runs: Sequence[Activations], kept: np.ndarray, unembedding: np.ndarray) -> Readout:
+def readout(config: ModelConfig, runs: Sequence[Activations], kept: Kept, unembedding: np.ndarray) -> Readout:
     """Final scales and logit directions at the measured positions ``kept`` [prompt, n] of every prompt."""
     scales, directions = [], []
     for run, positions in zip(runs, kept, strict=True):
@@ -110,7 +111,13 @@ def jackknife(without: Sequence[float]) -> float:
     """Half the width of a 95 % interval, from the values without each of n groups: t with n − 1 degrees of freedom."""
     n, mean = len(without), sum(without) / len(without)
     error = math.sqrt((n - 1) / n * sum((value - mean) ** 2 for value in without))
-    return float(stats.t(n - 1).ppf(0.975)) * error if error > ROUNDING * abs(mean) else math.nan
+    return t_quantile(n - 1) * error if error > ROUNDING * abs(mean) else math.nan
+
+
+@cache
+def t_quantile(freedom: int) -> float:
+    """How many standard errors a 95 % interval reaches to each side."""
+    return float(stats.t(freedom).ppf(0.975))
 
 
 def is_constant(values: np.ndarray) -> bool:

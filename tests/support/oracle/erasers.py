@@ -16,7 +16,7 @@ import pandas as pd
 from torch import Tensor
 
 from erasure_sweep.workers.models.model_config import ModelConfig
-from tests.support.oracle.scan import TAU, as_numpy, forward, layer_of_head, pooled_coefficient
+from tests.support.oracle.scan import TAU, Kept, as_numpy, forward, layer_of_head, pooled_coefficient
 from tests.support.oracle.v_composition import patched_output, resid_pre
 
 
@@ -24,7 +24,7 @@ def random_betas(
     config: ModelConfig,
     weights: Mapping[str, Tensor | np.ndarray],
     tokens: np.ndarray,
-    positions: np.ndarray,
+    positions: Kept,
     signs: np.ndarray,
     *,
     first_position: bool,
@@ -34,7 +34,7 @@ def random_betas(
     Args:
         config, weights: the processed model.
         tokens: ids [prompt, pos].
-        positions: the measured positions of each prompt [prompt, measured].
+        positions: the measured positions of each prompt.
         signs: of each direction at each measured token [direction, prompt, measured].
         first_position: whether the direction is written at position 0 too.
     """
@@ -49,11 +49,11 @@ def random_betas(
             for stream, of_prompt in zip(read, own_signs, strict=True):
                 for vector, sign in zip(stream, of_prompt, strict=True):
                     direction += sign * (vector - mean)
-            field = np.tile(direction, (tokens.shape[1], 1))
-            field[0] *= first_position
             for head in (f"L{layer}H{index}" for index in range(config.n_heads)):
                 gone, written = [], []
                 for run, kept in zip(runs, positions, strict=True):
+                    field = np.tile(direction, (len(run.logits), 1))
+                    field[0] *= first_position
                     patched = patched_output(config, w, run, field, head, "frozen")
                     gone.append((run.terms[head] - patched)[kept])
                     written.append(field[kept])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -18,10 +19,12 @@ from erasure_sweep.workers.measures.scan.paths import PathReader
 from erasure_sweep.workers.measures.scan.products import ProductReader
 from erasure_sweep.workers.measures.scan.projection import Projection, merge_term_means
 from erasure_sweep.workers.measures.states_to_tables import merge_states, stage_tables
+from erasure_sweep.workers.measures.traced_prompts import traced_prompts
 from erasure_sweep.workers.measures.verify.high_places import found_places
 from erasure_sweep.workers.measures.verify.null_shares import null_erasers
 from erasure_sweep.workers.measures.verify.stream_covariance import stream_covariance
 from erasure_sweep.workers.models.forward import LeanModel
+from erasure_sweep.workers.models.trace import Trace
 from erasure_sweep.workers.records import (
     AdversarialWork,
     CovarianceWork,
@@ -61,8 +64,6 @@ def measure_tables(
     Args:
         paths_centred: on how many prompts all families of paths are followed; whole blocks.
     """
-    if positions is None and not first_position:
-        positions = behind_the_first(tokens)
     first = 0 if first_position else 1
     n_writers = len(model.config.layout.writers)
     size = writers or n_writers
@@ -78,12 +79,12 @@ def measure_tables(
         states = merge_states("scan", merged_block, partial(states_of, shards))
         merged.append((merged_block, states))
     tables = stage_tables("scan", merged, Setting(tau))
-    means = measure_means(model, tokens, positions, block=block, batch=batch, writers=writers)
+    means = measure_means(model, tokens, positions, block=block, batch=batch, writers=writers, first=first)
     merged = []
     for span in spans:
         works = [(PathsWork(span, i < paths_centred), i) for i in range(0, len(tokens), block)]
         shards = [
-            measure_paths(model, work, tokens[i : i + block], _part(positions, i, block), batch, means, first)
+            measure_paths(model, work, tokens[i : i + block], _part(positions, i, block), batch, i, means, first)
             for work, i in works
         ]
         merged_block = Block(model, PathsWork(span, True))
@@ -98,26 +99,47 @@ def measure_paths(
     tokens: np.ndarray,
     positions: np.ndarray | None,
     batch: int,
+    first_prompt: int,
     means: np.ndarray,
     first: int = 1,
 ) -> dict[str, State]:
     """States of one shard of all attention paths, by measure."""
     reader = PathReader(model, work, torch.from_numpy(means).to(model.device, model.dtype), first)
     accumulators = {measure.name: measure.start(reader) for measure in measures("paths")}
-    for start in range(0, len(tokens), batch):
-        rows = torch.from_numpy(tokens[start : start + batch]).to(model.device)
-        chosen = None if positions is None else torch.from_numpy(positions[start : start + batch]).to(model.device)
-        trace = model.trace(rows, chosen)
-        for prompt in range(len(rows)):
-            products = reader.read(trace, prompt)
-            for accumulator in accumulators.values():
-                accumulator.update(products)
+    for trace, prompt, _ in traces(model, tokens, positions, batch, first_prompt, first):
+        products = reader.read(trace, prompt)
+        for accumulator in accumulators.values():
+            accumulator.update(products)
     return {name: accumulator.export() for name, accumulator in accumulators.items()}
 
 
-def behind_the_first(tokens: np.ndarray) -> np.ndarray:
-    """All positions of every prompt but the first."""
-    return np.tile(np.arange(1, tokens.shape[1]), (len(tokens), 1))
+def traces(
+    model: LeanModel,
+    tokens: np.ndarray,
+    positions: np.ndarray | None,
+    batch: int,
+    first_prompt: int,
+    first: int,
+    keep_resid: bool = False,
+) -> Iterator[tuple[Trace, int, int]]:
+    """Every prompt: the trace that holds it, its index there and in the corpus.
+
+    Args:
+        positions: those measured of each prompt; ``None`` for all from ``first`` on.
+    """
+    if positions is None:
+        task = ShardTask(
+            "id", "", "", "", "", first_prompt, len(tokens), None, 0, PathsWork(WriterBlock(0, 0), False), batch, "", ""
+        )
+        prompts = torch.from_numpy(tokens.astype(np.int64))
+        task = task._replace(first_position=first == 0)
+        yield from (traced[:3] for traced in traced_prompts(model, task, prompts, batch, keep_resid))
+        return
+    for start in range(0, len(tokens), batch):
+        rows = torch.from_numpy(tokens[start : start + batch]).to(model.device)
+        chosen = torch.from_numpy(positions[start : start + batch]).to(model.device)
+        trace = model.trace(rows, chosen, keep_resid=keep_resid)
+        yield from ((trace, prompt, first_prompt + start + prompt) for prompt in range(len(rows)))
 
 
 def measure_means(
@@ -128,12 +150,13 @@ def measure_means(
     block: int = 4,
     batch: int = 2,
     writers: int | None = None,
+    first: int = 0,
 ) -> np.ndarray:
     """Means of the model's terms over a scan, as the first block of ``writers`` writers holds them."""
     span = WriterBlock(0, writers or len(model.config.layout.writers))
     starts = range(0, len(tokens), block)
     shards = (
-        measure_shard(model, span, tokens[i : i + block], _part(positions, i, block), batch, i, ScanOptions())
+        measure_shard(model, span, tokens[i : i + block], _part(positions, i, block), batch, i, ScanOptions(), first)
         for i in starts
     )
     return merge_term_means(shard[Projection.name] for shard in shards)
@@ -152,14 +175,10 @@ def measure_shard(
     """States of one shard, by measure."""
     reader = ProductReader(model, span, options, first)
     accumulators = {measure.name: measure.start(reader) for measure in measures("scan")}
-    for start in range(0, len(tokens), batch):
-        rows = torch.from_numpy(tokens[start : start + batch]).to(model.device)
-        chosen = None if positions is None else torch.from_numpy(positions[start : start + batch]).to(model.device)
-        trace = model.trace(rows, chosen, keep_resid=options.ln == "recompute")
-        for prompt in range(len(rows)):
-            products = reader.read(trace, prompt, first_prompt + start + prompt)
-            for accumulator in accumulators.values():
-                accumulator.update(products)
+    for traced in traces(model, tokens, positions, batch, first_prompt, first, options.ln == "recompute"):
+        products = reader.read(*traced)
+        for accumulator in accumulators.values():
+            accumulator.update(products)
     return {name: accumulator.export() for name, accumulator in accumulators.items()}
 
 
@@ -204,7 +223,7 @@ def measure_verify(
         placebos: how many each writer has.
     """
     if means is None:
-        means = measure_means(model, tokens, None if first_position else behind_the_first(tokens))
+        means = measure_means(model, tokens, first=0 if first_position else 1)
     n_writers = len(model.config.layout.writers)
     size = writers or n_writers
     spans = [WriterBlock(start, min(start + size, n_writers)) for start in range(0, n_writers, size)]

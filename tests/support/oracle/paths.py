@@ -26,6 +26,7 @@ from tests.support.oracle.dla import Readout, attribute, correlate, fisher, jack
 from tests.support.oracle.scan import (
     CONSTANT,
     Activations,
+    Kept,
     Measured,
     as_numpy,
     forward,
@@ -137,10 +138,10 @@ def path_tables(
 
 
 def readout_by_prompt(
-    config: ModelConfig, runs: Sequence[Activations], kept: np.ndarray, unembedding: np.ndarray
+    config: ModelConfig, runs: Sequence[Activations], kept: Kept, unembedding: np.ndarray
 ) -> list[Readout]:
     """Each prompt's own."""
-    return [readout(config, [run], chosen[None], unembedding) for run, chosen in zip(runs, kept, strict=True)]
+    return [readout(config, [run], [chosen], unembedding) for run, chosen in zip(runs, kept, strict=True)]
 
 
 def _sources(

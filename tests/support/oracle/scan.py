@@ -26,6 +26,7 @@ import pandas as pd
 from torch import Tensor
 
 from erasure_sweep.workers.models.model_config import ModelConfig
+from erasure_sweep.workers.positions import PADDING
 from tests.support.oracle.sublayers import (
     biases,
     embeddings,
@@ -91,7 +92,7 @@ def forward(
             every other reader see it.
     """
     added, unseen = added or {}, unseen or {}
-    w, ids = as_numpy(weights), [int(token) for token in tokens]
+    w, ids = as_numpy(weights), [int(token) for token in tokens if token != PADDING]
     terms = embeddings(config, w, ids)
     states: dict[str, np.ndarray] = {}
     last_term: dict[str, str] = {}
@@ -192,11 +193,15 @@ def layer_of_head(label: str) -> int | None:
     return int(label[1:].split("H", maxsplit=1)[0]) if label.startswith("L") else None
 
 
+Kept = Sequence[np.ndarray]
+"""The measured positions of each prompt."""
+
+
 def measure(
     config: ModelConfig,
     weights: Mapping[str, Tensor | np.ndarray],
     tokens: np.ndarray | Tensor,
-    positions: np.ndarray | Tensor | None = None,
+    positions: np.ndarray | Tensor | Kept | None = None,
     first_position: bool = True,
 ) -> Measured:
     """Run every prompt by itself and keep every vector at the measured positions.
@@ -230,18 +235,19 @@ def measure(
     return Measured(terms, components, states, runs[0].last_term, scales)
 
 
-def kept_positions(ids: np.ndarray, positions: np.ndarray | Tensor | None, first_position: bool) -> np.ndarray:
-    """The measured positions of each prompt [prompt, n]: those that are given, else all, with or without position 0."""
+def kept_positions(ids: np.ndarray, positions: np.ndarray | Tensor | Kept | None, first_position: bool) -> Kept:
+    """The measured positions of each prompt: those that are given, else all of its tokens, with or without position 0."""
     if positions is not None:
-        return np.asarray(positions)
-    return np.array([[p for p in range(ids.shape[1]) if p > 0 or first_position] for _ in ids])
+        return [np.asarray(of_prompt) for of_prompt in positions]
+    lengths = [sum(token != PADDING for token in prompt) for prompt in ids]
+    return [np.array([p for p in range(length) if p > 0 or first_position]) for length in lengths]
 
 
 def scan_tables(
     config: ModelConfig,
     weights: Mapping[str, Tensor | np.ndarray],
     tokens: np.ndarray | Tensor,
-    positions: np.ndarray | Tensor | None = None,
+    positions: np.ndarray | Tensor | Kept | None = None,
     tau: float = TAU,
     first_position: bool = True,
 ) -> dict[str, pd.DataFrame]:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from scipy import special
 
 from erasure_sweep.workers.models.model_config import ModelConfig
 
@@ -201,7 +202,7 @@ def experts(config: ModelConfig, w: Weights, layer: int, x: np.ndarray) -> np.nd
 def activate(name: str, x: np.ndarray) -> np.ndarray:
     """The MLP's nonlinearity, from its formula."""
     if name == "gelu":
-        return 0.5 * x * (1.0 + np.vectorize(math.erf)(x / math.sqrt(2.0)))
+        return 0.5 * x * (1.0 + special.erf(x / math.sqrt(2.0)))
     if name == "gelu_new":
         return 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
     if name == "relu":

@@ -29,7 +29,17 @@ from scipy import stats
 from torch import Tensor
 
 from erasure_sweep.workers.models.model_config import ModelConfig
-from tests.support.oracle.dla import INTERVALS, LINE, OF_RANKS, Readout, attribute, correlate, intervals, readout
+from tests.support.oracle.dla import (
+    INTERVALS,
+    LINE,
+    OF_RANKS,
+    Readout,
+    attribute,
+    correlate,
+    intervals,
+    readout,
+    t_quantile,
+)
 from tests.support.oracle.paths import path_tables
 from tests.support.oracle.scan import (
     QUANTILES,
@@ -167,8 +177,8 @@ def read(
             if is_later_head(head, writer):
                 parts[writer, head] = gone(head, sources)
                 parts_first[writer, head] = gone(head, at_first) * (math.nan if first_position else 1.0)
-    tokens_of = np.arange(kept.size).reshape(kept.shape)
-    shards = [tokens_of[start : start + block].flatten() for start in range(0, len(ids), block)]
+    ends = np.cumsum([0, *map(len, kept)])
+    shards = [np.arange(ends[i], ends[min(i + block, len(ids))]) for i in range(0, len(ids), block)]
     return Reading(measured, parts, parts_first, readout(config, runs, kept, w["W_U"]), shards)
 
 
@@ -265,7 +275,7 @@ def beta_interval(beta: float, test: dict[str, float | int]) -> dict[str, float]
     """95 % interval of β by the t-distribution of the shards' β; NaN where there is no test."""
     if math.isnan(test["p"]):
         return {"beta_low": math.nan, "beta_high": math.nan}
-    reach = float(stats.t(test["shards"] - 1).ppf(0.975)) * test["shard_error"]
+    reach = t_quantile(test["shards"] - 1) * test["shard_error"]
     return {"beta_low": beta - reach, "beta_high": beta + reach}
 
 

@@ -134,10 +134,8 @@ def verify_tables(
     rows["adversarial"] = adversarial_rows(s, writers, places, given, donors, mean_of)
     rows["adversarial_tokens"] = list(token_rows(s, writers, places, given, mean_of))
     short = s.corpus[:, :trust_tokens]
-    every = short.shape[1] - (not first_position)
-    measured = None if positions is None or positions >= every else positions
     of_trust, few = (
-        arrange(config, weights, short[: first_prompt + n], measured, **drawn) if n else None
+        arrange(config, weights, short[: first_prompt + n], positions, **drawn) if n else None
         for n in (trusted, rotated_prompts)
     )
     assert of_trust is not None
@@ -264,9 +262,10 @@ def profile_rows(s: Setting, target: Target) -> Iterator[Row]:
     o = s.tokens(sum_of(s, target.erasers))
     left = o - s.tokens(s.v_composed(target.erasers, s.source(target.writer)))
     first, last = 0, 0
-    while first < s.seq_len:
+    longest = s.corpus.shape[1]
+    while first < longest:
         inside = (at >= first) & (at <= last)
-        row = key_of(target) | {"first_position": first, "last_position": min(last, s.seq_len - 1)}
+        row = key_of(target) | {"first_position": first, "last_position": min(last, longest - 1)}
         for prefix, vectors in (("clean_", o), ("patched_", left)):
             row |= quantiles(ratios(vectors, w, valid & inside), prefix)
         norm = math.sqrt((w[inside] ** 2).sum() / inside.sum()) if inside.any() else math.nan

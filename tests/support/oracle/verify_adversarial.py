@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from erasure_sweep.workers.positions import hash_u64
+from erasure_sweep.workers.positions import PADDING, hash_u64
 from erasure_sweep.workers.records import Place
 from tests.support.oracle.dla import top_two
 from tests.support.oracle.scan import Activations, as_numpy, forward, is_later_head, layer_of_head, quantile
@@ -139,9 +139,10 @@ def found_places(s: Setting, writer: str, n: int) -> list[Place]:
 
     On one half of the prompts, and then on the other where it is as high as at the lowest of these.
     """
-    best, start = [], min(CONTEXT, s.seq_len // 4)
+    best = []
     for row, (output, g) in enumerate(zip(s.term(writer), s.logit_directions(), strict=True)):
         attributed = dot(output, g)
+        start = min(CONTEXT, s.length(row) // 4)
         late = [position for position in s.kept[row] if position >= start and attributed[position] > 0.0]
         if late:
             position = max(late, key=lambda p: (attributed[p], -p))
@@ -176,9 +177,9 @@ def place_rows(
     """A place's rows: the writer and the other head, each under both replacements."""
     found = place.source == "found"
     here = cut(s, prompt_of(s, place, given))
-    others = [
-        cut(s, s.corpus[donor][: place.position + 1]) for donor in donors if not (found and donor == place.prompt)
-    ]
+    lending = [donor for donor in donors if not (found and donor == place.prompt)]
+    starts = [s.corpus[donor][: place.position + 1] for donor in lending]
+    others = [cut(s, ids) for ids in starts if PADDING not in ids]
     heads = [label for label in s.stream.terms if layer_of_head(label) is not None and label != place.writer]
     components = {"writer": place.writer, "other": max(heads, key=lambda h: here.attribution(here.run.terms[h]))}
     a, b = here.top

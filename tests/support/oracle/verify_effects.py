@@ -64,7 +64,7 @@ def effects(s: Setting, target: Target) -> tuple[list[Row], list[Row]]:
     key = {"writer": target.writer, "eraser": target.label}
     g, next_token = s.logit_directions(), next_directions(s)
     every, late = np.ones(len(sampled), dtype=bool), s.positions() >= FIRST_WITHOUT_PATTERN
-    late &= s.positions() < s.seq_len - 1
+    late &= s.positions() < np.array([s.length(row) - 1 for row in s.prompts()])
     whole = dla(s, added([s.term(head) for head in target.erasers]), g)
     size = math.sqrt(float(np.mean(whole**2)))
     for effect, written in effects_written(s, target).items():
@@ -270,7 +270,7 @@ def loss_increase(s: Setting, runs: Sequence[Activations]) -> Row:
 
 def losses_at(s: Setting, row: int) -> np.ndarray:
     """The measured positions of a prompt that have a next token and the lowest hashes."""
-    followed = s.kept[row][s.kept[row] < s.seq_len - 1]
+    followed = s.kept[row][s.kept[row] < s.length(row) - 1]
     return followed[np.argsort(s.hashes(row)[followed], kind="stable")[:LOSSES]]
 
 
@@ -287,7 +287,7 @@ def carries(s: Setting, target: Target) -> Iterator[Row]:
     """How the writer's variance divides, and that of what it takes from the first position and from all others."""
     whole = s.tokens(s.term(target.writer))
     every, once = np.arange(len(whole)), one_of_each(s)
-    cells = {"position_share": (s.positions(), every), "token_share": (s.tokens(list(s.ids)), once)}
+    cells = {"position_share": (s.positions(), every), "token_share": (s.tokens(s.ids), once)}
     for part, field in parts_of(s, target.writer).items():
         x, read = s.tokens(field), s.tokens(s.v_composed(target.erasers, field))
         row: Row = {"writer": target.writer, "eraser": target.label, "part": part, "power_share": beta(x, whole)}

@@ -25,7 +25,7 @@ import numpy as np
 from torch import Tensor
 
 from erasure_sweep.workers.models.model_config import ModelConfig
-from erasure_sweep.workers.positions import hash_u64, measured_positions
+from erasure_sweep.workers.positions import PADDING, hash_u64, measured_positions
 from tests.support.oracle.dla import jackknife, top_two
 from tests.support.oracle.scan import (
     NEGLIGIBLE,
@@ -54,8 +54,8 @@ class Setting(NamedTuple):
     w: dict[str, np.ndarray]
     corpus: np.ndarray
     """Token ids of all prompts [prompt, pos]; verify measures on those from ``first_prompt`` on."""
-    ids: np.ndarray
-    """Of those alone."""
+    ids: list[np.ndarray]
+    """Of those alone, each without what fills it up."""
     kept: list[np.ndarray]
     """The measured positions of each prompt."""
     blocks: list[list[int]]
@@ -69,9 +69,8 @@ class Setting(NamedTuple):
     def rows(self) -> range:
         return range(len(self.runs))
 
-    @property
-    def seq_len(self) -> int:
-        return self.ids.shape[1]
+    def length(self, row: int) -> int:
+        return len(self.ids[row])
 
     @property
     def stream(self) -> Measured:
@@ -95,7 +94,9 @@ class Setting(NamedTuple):
 
     def hashes(self, row: int, salt: int = 0) -> np.ndarray:
         """Hash of every position of a prompt."""
-        return hash_u64(self.seed, self.first_prompt + row, np.arange(self.seq_len, dtype=np.uint64) + np.uint64(salt))
+        return hash_u64(
+            self.seed, self.first_prompt + row, np.arange(self.length(row), dtype=np.uint64) + np.uint64(salt)
+        )
 
     def partner(self, row: int) -> int:
         block = next(block for block in self.blocks if row in block)
@@ -107,8 +108,18 @@ class Setting(NamedTuple):
 
     def from_partner(self, field: Field, permuted: bool) -> Field:
         """At each position what the partner has there, or where the prompt's permutation says."""
-        every = np.arange(self.seq_len)
-        return [field[self.partner(row)][self.permutation(row) if permuted else every] for row in self.rows]
+        taken = []
+        for row in self.rows:
+            places = self.permutation(row) if permuted else np.arange(self.length(row))
+            taken.append(np.stack([self.at_partner(field, row, place) for place in places]))
+        return taken
+
+    def at_partner(self, field: Field, row: int, place: int) -> np.ndarray:
+        """What a prompt's partner has at a position; in one that is shorter, its source positions again and again."""
+        other = field[self.partner(row)]
+        while place >= len(other):
+            place -= len(other) - self.first
+        return other[place]
 
     def v_composed_by_head(self, heads: Sequence[str], field: Field) -> dict[str, Field]:
         """What each head of a group writes because a field, with what earlier ones made of it, is in its values."""
@@ -178,8 +189,11 @@ def arrange(
 ) -> Setting:
     """Run every prompt; arguments as ``tests.support.oracle.verify.verify_tables`` takes them."""
     corpus, w = np.asarray(tokens), as_numpy(weights)
-    ids = corpus[first_prompt:]
-    kept = list(measured_positions(seed, first_prompt, len(ids), ids.shape[1], positions, first_position))
+    ids = [prompt[prompt != PADDING] for prompt in corpus[first_prompt:]]
+    kept = []
+    for row, prompt in enumerate(ids):
+        fewer = None if positions is None or positions >= len(prompt) - (not first_position) else positions
+        kept.append(measured_positions(seed, first_prompt + row, 1, len(prompt), fewer, first_position)[0])
     runs = [forward(config, w, prompt) for prompt in ids]
     return Setting(
         config, w, corpus, ids, kept, cut(len(ids), block), runs, seed, first_prompt, 0 if first_position else 1

@@ -76,7 +76,7 @@ def replaced(s: Setting, writer: str, mean: np.ndarray) -> Field:
     fields = []
     for output in s.term(writer):
         field = output.copy()
-        for position in range(s.first, s.seq_len):
+        for position in range(s.first, len(field)):
             field[position] = mean
         fields.append(field)
     return fields
@@ -86,17 +86,17 @@ def rotated(s: Setting, writer: str) -> Field:
     """A writer's output with its partner's at the source positions, which are turned by one offset."""
     fields, first = [], s.first
     for row, output in zip(s.rows, s.term(writer), strict=True):
-        other, field, n = s.term(writer)[s.partner(row)], output.copy(), s.seq_len - first
+        field, n = output.copy(), s.length(row) - first
         turn = offset(s, row)
         for place in range(n):
-            field[first + place] = other[first + (place + turn) % n]
+            field[first + place] = s.at_partner(s.term(writer), row, first + (place + turn) % n)
         fields.append(field)
     return fields
 
 
 def offset(s: Setting, row: int) -> int:
     """By how many positions a prompt's partner is turned: never by none, where there are two positions."""
-    n = s.seq_len - s.first
+    n = s.length(row) - s.first
     return 1 + int(hash_u64(s.seed, s.first_prompt + row, ROTATED)) % (n - 1) if n > 1 else 0
 
 

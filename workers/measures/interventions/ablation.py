@@ -29,7 +29,7 @@ class AblatedRun(NamedTuple):
 
 def ablate(view: PromptView, writer: str) -> AblatedRun:
     """Rerun the model without what a writer is the source of, and with its partner's."""
-    own, other = view.source(writer), view.partner.source(writer)
+    own, other = view.source(writer), view.partner.source(writer)[view.of_partner]
     edits = torch.stack([-own, other - own, view.resampled(writer) - own])
     resid = view.written_stream(writer) + edits
     removed_z = {}

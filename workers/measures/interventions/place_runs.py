@@ -18,6 +18,7 @@ from erasure_sweep.workers.measures.interventions.prompt_view import PromptView
 from erasure_sweep.workers.measures.interventions.rerun import run_on
 from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.models.trace import Trace
+from erasure_sweep.workers.positions import prompt_lengths
 from erasure_sweep.workers.records import AdversarialWork, Place
 
 
@@ -67,6 +68,8 @@ class DonorRun(NamedTuple):
     """Index of the first of them among the shard's donors."""
     donors: tuple[int, ...]
     """Indices in the corpus."""
+    lengths: tuple[int, ...]
+    """Tokens of each; nothing is lent at positions behind them."""
     trace: Trace
 
 
@@ -94,8 +97,10 @@ def place_runs(
     longest = max(place.position for place in work.places) + 1
     for start in range(0, len(work.donors), batch):
         donors = work.donors[start : start + batch]
-        ids = torch.from_numpy(np.ascontiguousarray(tokens[list(donors), :longest], dtype=np.int64)).to(model.device)
-        yield DonorRun(start, donors, model.trace(ids, torch.zeros_like(ids[:, :1]), keep_resid=True))
+        padded = np.ascontiguousarray(tokens[list(donors), :longest], dtype=np.int64)
+        ids = torch.from_numpy(padded).clamp(min=0).to(model.device)
+        trace = model.trace(ids, torch.zeros_like(ids[:, :1]), keep_resid=True)
+        yield DonorRun(start, donors, tuple(prompt_lengths(padded).tolist()), trace)
 
 
 def adversarial_work(size: ShardSize) -> AdversarialWork:

@@ -1,13 +1,14 @@
 """One prompt of a shard as the verify measures see it: every vector of the clean pass, its partner, and what is drawn.
 
-Prompts of a shard are paired, each with the next one, cyclically: what is put in a writer's place comes from the partner.
+Prompts of a shard are paired, each with the next one, cyclically: what is put in a writer's place comes from the partner, and
+where that is shorter, from its beginning again.
 Draws are hashes of (seed, the prompt's index in the corpus), so that they do not depend on how prompts are batched.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 
 import numpy as np
@@ -19,9 +20,10 @@ from erasure_sweep.workers.measures.cost import Cost, ShardSize, SharedProduct
 from erasure_sweep.workers.measures.interventions.rerun import Sublayer, own_sublayer, reader_behind
 from erasure_sweep.workers.measures.scan.composition import output, written_pattern
 from erasure_sweep.workers.measures.scan.products import NEGLIGIBLE
+from erasure_sweep.workers.measures.traced_prompts import TracedPrompt, first_source, traced_as_partner, traced_prompts
 from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.models.trace import Trace
-from erasure_sweep.workers.positions import hash_u64, measured_positions
+from erasure_sweep.workers.positions import hash_u64
 from erasure_sweep.workers.records import ShardTask
 
 LOSS_POSITIONS = 128
@@ -43,11 +45,14 @@ class PromptView:
         seed: int,
         tokens: Int[Tensor, "pos"],
         first: int = 1,
+        longest: int | None = None,
     ) -> None:
         self.model, self.trace, self.index = model, trace, index
         self.corpus_prompt, self.seed, self.tokens = corpus_prompt, seed, tokens
         self.first = first
         """The first position at which a writer's output is a source, and may be measured."""
+        self.longest = longest or len(tokens)
+        """The most tokens that a prompt may have."""
         self.partner = self
         self.positions: Int[Tensor, "token"] = trace.positions[index]
         self.logit_direction: Float[Tensor, "token d_model"] = trace.logit_direction[index]
@@ -133,9 +138,16 @@ class PromptView:
         order = np.concatenate([np.arange(self.first), self.first + (np.arange(n) + turn) % n])
         return torch.from_numpy(order).to(self.tokens.device)
 
+    @cached_property
+    def of_partner(self) -> Int[Tensor, "pos"]:
+        """Which position of the partner stands for each: the same, and in a shorter one from its beginning again."""
+        at = torch.arange(self.seq_len, device=self.tokens.device)
+        behind = (at - self.first) % max(1, self.partner.seq_len - self.first) + self.first
+        return torch.where(at < self.first, at, behind)
+
     def resampled(self, label: str) -> Float[Tensor, "pos d_model"]:
         """What the partner's writer is the source of, at shuffled positions."""
-        return self.partner.source(label)[self.shuffled]
+        return self.partner.source(label)[self.of_partner[self.shuffled]]
 
     @cached_property
     def loss_positions(self) -> Int[Tensor, "token"]:
@@ -160,20 +172,6 @@ class PromptView:
         return self.loss_of(self.final)
 
 
-def first_source(task: ShardTask) -> int:
-    """The first position at which a writer's output is a source, and may be measured."""
-    return 0 if task.first_position else 1
-
-
-def positions_of(
-    task: ShardTask, first_prompt: int, n_prompts: int, seq_len: int
-) -> Int[np.ndarray, "prompt measured"] | None:
-    """The measured positions of some prompts; ``None`` where that is every position."""
-    if task.positions is None and task.first_position:
-        return None
-    return measured_positions(task.seed, first_prompt, n_prompts, seq_len, task.positions, task.first_position)
-
-
 def views(model: LeanModel, task: ShardTask, prompts: Int[Tensor, "prompt pos"], batch: int) -> Iterator[PromptView]:
     """A shard's prompts one by one, each with its partner."""
     for view, partner in pairwise(_round(model, task, prompts, batch)):
@@ -185,31 +183,18 @@ def lone_views(
     model: LeanModel, task: ShardTask, prompts: Int[Tensor, "prompt pos"], batch: int
 ) -> Iterator[PromptView]:
     """A shard's prompts one by one, each its own partner."""
-    n_prompts, seq_len = prompts.shape
-    chosen = positions_of(task, task.first_prompt, n_prompts, seq_len)
-    for start in range(0, n_prompts, batch):
-        rows = range(start, min(start + batch, n_prompts))
-        positions = None if chosen is None else torch.from_numpy(chosen[rows.start : rows.stop]).to(model.device)
-        yield from _trace(model, task, prompts, rows, positions)
+    yield from map(partial(_view, model, task), traced_prompts(model, task, prompts, batch, keep_resid=True))
 
 
 def _round(model: LeanModel, task: ShardTask, prompts: Int[Tensor, "prompt pos"], batch: int) -> Iterator[PromptView]:
     """Views of all prompts and of the first one again."""
     yield from lone_views(model, task, prompts, batch)
-    # As a partner alone the first needs no logits, so it is measured at one position.
-    yield from _trace(model, task, prompts, range(1), torch.zeros(1, 1, dtype=torch.int64, device=model.device))
+    yield _view(model, task, traced_as_partner(model, task, prompts))
 
 
-def _trace(
-    model: LeanModel, task: ShardTask, prompts: Int[Tensor, "prompt pos"], rows: range, positions: Tensor | None
-) -> list[PromptView]:
-    """One forward pass over some of a shard's prompts."""
-    tokens = prompts[rows.start : rows.stop].to(model.device)
-    trace = model.trace(tokens, positions, keep_resid=True)
-    return [
-        PromptView(model, trace, i, task.first_prompt + row, task.seed, tokens[i], first_source(task))
-        for i, row in enumerate(rows)
-    ]
+def _view(model: LeanModel, task: ShardTask, traced: TracedPrompt) -> PromptView:
+    trace, index, corpus_prompt, tokens, longest = traced
+    return PromptView(model, trace, index, corpus_prompt, task.seed, tokens, first_source(task), longest)
 
 
 CLEAN_PASS = SharedProduct("clean pass", lambda size: Cost(passes=size.n_prompts))

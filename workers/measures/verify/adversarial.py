@@ -100,12 +100,17 @@ class AdversarialAccumulator:
         if isinstance(products, CleanRun):
             self._scenes.append(_scene(products, self._with_totals))
             return
-        first, donors, trace = products
+        first, donors, lengths, trace = products
         for row, scene in enumerate(self._scenes):
-            own = [scene.place.source == "found" and donor == scene.place.prompt for donor in donors]
+            place = scene.place
+            # neither the place's own prompt nor one that ends before it
+            left_out = [
+                (place.source == "found" and donor == place.prompt) or length <= place.position
+                for donor, length in zip(donors, lengths, strict=True)
+            ]
             for role, tested in enumerate(scene.tested):
                 values = _replaced(self._model, trace, scene, tested).cpu().numpy().astype(np.float64)
-                values[:, own] = np.nan
+                values[:, left_out] = np.nan
                 self._patched[row, role, :, first : first + len(donors)] = values
 
     def export(self) -> State:

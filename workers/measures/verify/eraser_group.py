@@ -116,7 +116,7 @@ class EraserGroupAccumulator:
 
 def _of_partner(view: PromptView, writer: str) -> dict[str, _Onto]:
     """The partner's output of the writer, at shuffled and at the same positions."""
-    output, valid = view.partner.output(writer), view.partner.valid(writer)
+    output, valid = (of[view.of_partner] for of in (view.partner.output(writer), view.partner.valid(writer)))
     at, shuffled = view.positions, view.shuffled[view.positions]
     return {"shuffled": _Onto(output[shuffled], valid[shuffled]), "position": _Onto(output[at], valid[at])}
 

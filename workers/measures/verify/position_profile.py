@@ -54,7 +54,7 @@ class PositionProfileAccumulator:
             reading = target.reading
             clean, read = reading.clean.sum(dim=0), reading.read.sum(dim=0)
             norm_sq, valid = reading.norm_sq, reading.valid
-            for first, last in bins(view.seq_len):
+            for first, last in bins(view.longest):
                 inside = (view.positions >= first) & (view.positions <= last)
                 for kind, product in (("clean", clean), ("patched", clean - read)):
                     self._ratios.add(BinRow(target.index, first, last, kind), product, norm_sq, valid, inside)

@@ -91,7 +91,7 @@ class TrustAccumulator:
     def _others(self, view: PromptView, labels: list[str]) -> Float[Tensor, "writer pos d_model"]:
         """What takes the place of some writers' outputs."""
         if self._block.work.rotated:
-            return written(view.partner, labels)[:, view.rotated]
+            return written(view.partner, labels)[:, view.of_partner[view.rotated]]
         index = self._block.layout.term_index
         assert self._block.means is not None, "the stage is handed the scan's means"
         return self._block.means[[index[label] for label in labels], None].expand(-1, view.seq_len, -1)

@@ -60,7 +60,7 @@ TABLES = (
             *quantiles("the component's DLA over donor prompts, with its input replaced", unit="logit"),
             number("change", "|`median` − `clean`| / |`clean`|"),
             count("rank", "1 for the place of this writer, source and half that changes least", "rank"),
-            count("n", "donor prompts", "prompts"),
+            count("n", "donor prompts, but for those that end before the place", "prompts"),
         ),
     ),
     Table(

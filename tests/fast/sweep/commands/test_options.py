@@ -12,13 +12,32 @@ from erasure_sweep.sweep.commands.run import run
 from erasure_sweep.sweep.config import SweepConfig, flags, load_config
 
 SPELLINGS = [
-    *("--model", "--corpus", "--prompts", "--seq-len", "--positions", "--writer", "--erasers", "--ln"),
+    *(
+        "--model",
+        "--corpus",
+        "--prompts",
+        "--seq-len",
+        "--pack",
+        "--pad-id",
+        "--positions",
+        "--writer",
+        "--erasers",
+        "--ln",
+    ),
     *("--seed", "--stage", "--top", "--batch", "--device", "--dtype", "--workers", "--max-workers"),
     *("--ray-address", "--out", "--store", "--staging", "--tracking-uri", "--experiment"),
 ]
 VALUES = {
     **dict.fromkeys(("--prompts", "--seq-len", "--seed", "--top", "--batch", "--workers", "--max-workers"), "7"),
-    **{"--positions": "all", "--ln": "recompute", "--stage": "scan", "--device": "cpu", "--dtype": "float64"},
+    **{
+        "--pack": "False",
+        "--pad-id": "-1",
+        "--positions": "all",
+        "--ln": "recompute",
+        "--stage": "scan",
+        "--device": "cpu",
+        "--dtype": "float64",
+    },
 }
 
 

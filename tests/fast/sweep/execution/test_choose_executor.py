@@ -31,6 +31,7 @@ def model(weights_gib: float, seq_len: int = 256, n_layers: int = 4, d_model: in
         "corpus",
         n_prompts=8,
         seq_len=seq_len,
+        lengths=((seq_len, 8),),
     )
 
 

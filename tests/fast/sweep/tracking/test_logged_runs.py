@@ -140,6 +140,7 @@ def log(runs: LoggedRuns) -> Callable[[str], None]:
 
     def log(model_hash: str) -> None:
         corpus = {"corpus": "c", "corpus_fingerprint": "f", "corpus_description": "d", "n_prompts": 4, "seq_len": 8}
+        corpus |= {"n_tokens": 30}
         model = SimpleNamespace(hash=model_hash, **corpus)
         entry = ManifestEntry(name=model_hash, folder=model_hash, state="FINISHED", stages=("scan",))
         runs.log_model(model, entry)  # type: ignore[arg-type]
@@ -432,7 +433,7 @@ class TestWhatIsSaidOfASweep:
         assert results.note.startswith(
             "Most erased: **L0H1**, of which later heads (L1H0) take out 0.50 (0.75 with means kept)"
         )
-        assert results.dataset == {"name": "c", "digest": "f", "source": "d", "prompts": 4, "seq_len": 8}
+        assert results.dataset == {"name": "c", "digest": "f", "source": "d", "prompts": 4, "seq_len": 8, "tokens": 30}
 
 
 class Still:

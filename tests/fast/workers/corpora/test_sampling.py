@@ -159,7 +159,7 @@ def test_passages_follow_the_length_of_prompts() -> None:
     )
     assert "passages of about 150 bytes" in short.description
     assert "passages of about 300 bytes" in long.description
-    assert short.tokens.tolist() != long.tokens[:, :30].tolist()
+    assert [*map(list, short.prompts)] != [list(ids[:30]) for ids in long.prompts]
 
 
 def test_only_what_is_used_is_read() -> None:
@@ -180,8 +180,8 @@ def test_what_repeats_is_passed_over_and_counted(lines: int) -> None:
     contents = [f"text {i % 6} of six\n".encode() * lines for i in range(120)]
     documents = [Document(str(i), 15 * lines, lambda a, b, c=c: c[a:b]) for i, c in enumerate(contents)]
     drawn = draw_text(documents, CorpusRequest("c", 32, 40, 0), Spelling(by_bytes))
-    texts = {tuple(prompt) for prompt in drawn.tokens.tolist()}
-    assert len(texts) == len(drawn.tokens) == (6 if lines == 4 else 3)
+    texts = {tuple(ids.tolist()) for ids in drawn.prompts}
+    assert len(texts) == len(drawn.prompts) == (6 if lines == 4 else 3)
     assert drawn.n_repeats == (120 if lines == 4 else 40) - len(texts)
     assert drawn.description.endswith(f"; {drawn.n_repeats} that repeat others were left out")
     with pytest.raises(UsageError, match=rf"has {len(texts)} distinct prompts of 40 tokens, 121 were asked for"):

@@ -182,5 +182,6 @@ def test_an_array_with_repeats_that_another_version_staged_is_drawn_again(tmp_pa
     np.save(tmp_path / "ready.npy", rows[[0, 0, 1, 2, 3]])
     staged = resolve(tmp_path / "ready.npy", tmp_path)
     key, _, asked = staged.tokens.stem.partition("-")
-    write_tokens(staged.tokens.parent, key, int(asked), DrawnPrompts(rows[[0, 0, 1, 2]], "as it was"))
+    request = CorpusRequest(str(tmp_path / "ready.npy"), int(asked), 16, 0)
+    write_tokens(staged.tokens.parent, key, request, DrawnPrompts(rows[[0, 0, 1, 2]], "as it was"))
     assert tokens_of(tmp_path / "ready.npy", tmp_path).tolist() == rows.tolist()

@@ -28,7 +28,14 @@ from tests.support.servers.cluster import free_port
 from tests.support.servers.services import MlflowServer
 from tests.support.waiting import sleeping_at_most, wait_until
 
-DATASET = {"name": "stdlib", "digest": "f" * 64, "source": "standard-library", "prompts": 8, "seq_len": 16}
+DATASET = {
+    "name": "stdlib",
+    "digest": "f" * 64,
+    "source": "standard-library",
+    "prompts": 8,
+    "seq_len": 16,
+    "tokens": 128,
+}
 CONFIG = ManifestConfig(corpus="stdlib", seq_len=16)
 MANIFEST = Manifest(name="trial", version="0.1.0", device_type="cpu", config=CONFIG, models=())
 METRICS = {"erasure/most_opposed": -0.9, "erasure/remaining_median": 0.25, "erasure/embed_remaining": float("nan")}

@@ -14,7 +14,7 @@ from erasure_sweep.workers.models.model_config import ModelConfig
 from erasure_sweep.workers.tables.facts.trust import WORDS
 from tests.support.models.attributions import READER, READINGS, WRITER, Attributed, plant_turning, plant_word
 from tests.support.models.planted import plant_several
-from tests.support.oracle.measuring import behind_the_first, measure_means, measure_verify
+from tests.support.oracle.measuring import measure_means, measure_verify
 from tests.support.tiers import seeds
 
 
@@ -23,7 +23,7 @@ def measure(config: ModelConfig, weights: dict[str, torch.Tensor], n_prompts: in
     tokens = np.random.default_rng(71).integers(0, config.d_vocab, (2 * n_prompts, config.n_ctx))
     model = LeanModel(config, weights)
     told: dict[str, Any] = {"block": 8, "batch": 8, "seed": 1, "first_position": False}
-    means = measure_means(model, tokens[:n_prompts], behind_the_first(tokens[:n_prompts]), block=8, batch=8)
+    means = measure_means(model, tokens[:n_prompts], first=1, block=8, batch=8)
     told |= {"means": means, "first_prompt": n_prompts, "rotated_prompts": 8}
     return measure_verify(model, tokens, (), **told)
 
