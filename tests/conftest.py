@@ -44,14 +44,21 @@ _own_folder = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 def pytest_configure(config: pytest.Config) -> None:
     """Set the environment before anything that reads it on import is imported."""
     config.stash[_own_folder] = folder = tempfile.TemporaryDirectory(prefix="erasure-sweep-tests-")
-    if (
-        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    ):  # of a job in a shell's background: what tests interrupt would inherit it
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    _heed_what_is_ignored()
     os.environ.update(QUIET)
     os.environ["HF_HOME"] = str(Path(folder.name, "huggingface"))
     for variable in ("RAY_ADDRESS", "HF_ENDPOINT", "HF_HUB_CACHE", "HF_DATASETS_CACHE"):
         os.environ.pop(variable, None)
+
+
+def _heed_what_is_ignored() -> None:
+    """What ignores a signal hands that on to the processes that it starts, and some tests send them these.
+
+    SIGINT is ignored by jobs in a shell's background, SIGHUP by what ``nohup`` starts: pytest itself goes on ignoring that.
+    """
+    for kind, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, lambda *_: None)):
+        if signal.getsignal(kind) is signal.SIG_IGN:
+            signal.signal(kind, handler)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -10,7 +10,6 @@ from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
-import jaxtyping
 import pytest
 
 from erasure_sweep.sweep.helper.process import HelperProcess
@@ -18,16 +17,26 @@ from tests.support.bad_input import Bench, Ran, assert_finished
 from tests.support.helper_process import lending
 from tests.support.servers.hub import Hub
 from tests.support.servers.s3 import S3Server
+from tests.support.shapes import shapes_unchecked
 
-__all__ = ["bench", "cache", "cleaned", "helper", "hub", "measured", "out", "s3", "s3_server", "shapes_unchecked"]
+__all__ = [
+    "_of_whole_runs",
+    "bench",
+    "cache",
+    "cleaned",
+    "helper",
+    "hub",
+    "measured",
+    "out",
+    "s3",
+    "s3_server",
+    "shapes_unchecked",
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def shapes_unchecked() -> Iterator[None]:
-    """Shapes are checked where measures stand beside the oracle; in whole runs checking would take longer than measuring."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+def _of_whole_runs(shapes_unchecked: None) -> None:
+    """They are of many kinds, and long."""
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
 }
 
 
-@pytest.mark.parametrize("name", DAMAGE)
+@pytest.mark.parametrize("name", [*list(DAMAGE)[:2], pytest.param("empty", marks=pytest.mark.nightly)])
 def test_a_damaged_shard_is_measured_again(bench: Bench, out: Path, measured: Ran, name: str):
     before = {path: path.stat().st_mtime_ns for path in bench.run(out).shards()}
     damaged = list(before)[1]
@@ -114,7 +114,11 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
         subprocess.run(["umount", "-l", folder], check=True)
 
 
-@pytest.mark.parametrize(("kib", "what"), [(12, ""), (32, ".state"), (600, ".parquet"), (4_700, "index.html")])
+@pytest.mark.parametrize(
+    ("kib", "what"),
+    [(12, ""), pytest.param(32, ".state", marks=pytest.mark.nightly), (600, ".parquet"),
+     pytest.param(4_700, "index.html", marks=pytest.mark.nightly)],
+)  # fmt: skip
 def test_a_full_disk(
     bench: Bench,
     small_disk: Callable[[int], Path],
@@ -160,7 +164,7 @@ def end(bench: Bench, out: Path, process: subprocess.Popen[str]) -> Ran:
     return bench.ran(process.returncode, stdout, stderr, out)
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("kind", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.nightly)])
 def test_interrupted_and_gone_on(bench: Bench, out: Path, tmp_path: Path, kind: signal.Signals):
     """Ctrl-C reaches the whole process group, SIGTERM the one process; meanwhile another run is kept out."""
     np.save(tmp_path / "long.npy", np.random.default_rng(2).integers(0, 97, (800, 16)))

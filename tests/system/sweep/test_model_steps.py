@@ -220,7 +220,14 @@ def test_given_prompts_are_tested(bench: Verifying, out: Path, tmp_path: Path) -
     assert set(table["source"]) == {"given"} and table["text"].unique().tolist() == ["the cat", "def f(x):\n\treturn"]
 
 
-@pytest.mark.parametrize("stage", ["covariance", "placebo", "group", "trust", "adversarial"])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        *(pytest.param(stage, marks=pytest.mark.nightly) for stage in ("covariance", "placebo", "trust")),
+        "group",
+        "adversarial",
+    ],
+)
 def test_interrupted_while_verifying_and_gone_on(
     bench: Verifying, out: Path, measured: Ran, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:

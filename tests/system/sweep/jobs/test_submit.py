@@ -87,6 +87,7 @@ def undisturbed(desk: Desk, name: str, out: Path, flags: Sequence[str], patch: p
     return ran.tables()
 
 
+@pytest.mark.nightly
 def test_two_who_submit_the_same_share_one_job(desk: Desk, out: Path, monkeypatch: pytest.MonkeyPatch):
     both = [end(process) for process in [desk.submit("twice", *SHORT), desk.submit("twice", *SHORT)]]
     for code, stdout, stderr in both:
@@ -102,6 +103,7 @@ def test_two_who_submit_the_same_share_one_job(desk: Desk, out: Path, monkeypatc
     assert (desk.cluster.home / "mlflow.db").stat().st_size > 0
 
 
+@pytest.mark.nightly
 def test_a_finished_one_goes_on_from_its_store(desk: Desk):
     """Nothing is measured anew, and nothing is shown of what the job before it printed."""
     again = end(desk.submit("twice", *SHORT))

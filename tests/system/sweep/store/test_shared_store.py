@@ -77,6 +77,7 @@ def test_the_same_from_s3_as_from_a_folder_of_its_own(
     assert not (out / ".store").exists() and not ran.shards()
 
 
+@pytest.mark.nightly
 def test_what_one_run_measured_another_needs_not(
     bench: Bench, s3: S3Server, out: Path, tmp_path: Path, store: str, undisturbed: Ran, measured_ids: list[str]
 ):
@@ -88,6 +89,7 @@ def test_what_one_run_measured_another_needs_not(
     assert elsewhere.tables() == undisturbed.tables()
 
 
+@pytest.mark.nightly
 def test_sweeps_share_a_store_and_are_told_apart(
     bench: Bench, out: Path, tmp_path: Path, undisturbed: Ran, measured_ids: list[str]
 ):

@@ -57,6 +57,7 @@ def undisturbed(trials: Trials) -> dict[str, pd.DataFrame]:
     return es.run(trials.place.config("undisturbed", workers=0, **LONGER))
 
 
+@pytest.mark.nightly
 def test_kills_at_random_moments_end_in_the_undisturbed_tables(
     trials: Trials, undisturbed: dict[str, pd.DataFrame]
 ) -> None:
@@ -66,6 +67,7 @@ def test_kills_at_random_moments_end_in_the_undisturbed_tables(
     assert_same(read(trials.place, "killed"), undisturbed)
 
 
+@pytest.mark.nightly
 def test_two_sweeps_at_once(trials: Trials) -> None:
     """Both on the same nodes and the same store; the second over fewer prompts, so another sweep."""
     sizes = {"first": 12, "second": 6}

@@ -203,6 +203,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+@pytest.mark.nightly
 def test_four_quarters_share_a_gpu_and_a_whole_one_has_it_alone(machines: Machines, start: Start, tokens: str) -> None:
     machines.add(num_cpus=8, num_gpus=1)
     trial = Trial(start(), [*tasks("sleep 0.5", 1_000, 0.25, tokens), *tasks("sleep 0.4", 2, 1.0, tokens)])
@@ -227,6 +228,7 @@ def test_a_node_that_joins_is_used_and_one_that_leaves_is_not_missed(
     assert {fate for _, fate, _ in trial.fates} == {ShardFate.LOST}
 
 
+@pytest.mark.nightly
 def test_as_many_as_at_most_are_asked_for_before_there_is_room(machines: Machines, start: Start, tokens: str) -> None:
     machines.add()
     trial = Trial(start(max_workers=3), tasks("sleep 0.1", 10_000, tokens=tokens)).until_measured(2)
