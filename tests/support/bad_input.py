@@ -23,6 +23,7 @@ from erasure_sweep.workers.manifest import Manifest
 from erasure_sweep.workers.measures.registry import table_names
 from tests.support.helper_process import lending
 from tests.support.models.random_models import write_tl_directory
+from tests.support.tracking_stores import place_store
 
 PROMPTS, SEQ_LEN, D_VOCAB = 16, 16, 97
 
@@ -58,16 +59,18 @@ class Bench:
 
     Args:
         root: a folder of its own.
+        background: a helper process that its runs in this process share with others; by default one of its own.
         pages: draw them in runs in this process; by default there are pages that hold nothing.
     """
 
-    def __init__(self, root: Path, pages: bool = False) -> None:
+    def __init__(self, root: Path, pages: bool = False, background: HelperProcess | None = None) -> None:
         self.root, self.pages = root, pages
         self.model = write_tl_directory(root / "good", 0, 2, 2, 16)
         self.tokens = root / "tokens.npy"
         np.save(self.tokens, np.random.default_rng(0).integers(0, D_VOCAB, (PROMPTS, SEQ_LEN)))
-        self.tracking_uri = f"sqlite:///{root}/mlflow.db"
-        self.background = HelperProcess()
+        self.tracking_uri = place_store(root / "mlflow.db")
+        self._own = HelperProcess() if background is None else None
+        self.background = self._own or background
 
     def flags(self, out: Path, **changes: object) -> list[str]:
         """Flags of a run that would go well; a change to None leaves a flag out."""
@@ -111,7 +114,8 @@ class Bench:
         return Ran(code, stdout, stderr, out, _states(out), self.runs(out.parent.name))
 
     def close(self) -> None:
-        self.background.close()
+        if self._own:
+            self._own.close()
 
     def runs(self, experiment: str) -> dict[str, str]:
         path = self.root / "mlflow.db"

@@ -5,6 +5,7 @@ The conftest of each folder that uses them imports all.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import timedelta
@@ -21,6 +22,7 @@ from tests.support.shapes import shapes_unchecked
 
 __all__ = [
     "_of_whole_runs",
+    "background",
     "bench",
     "cache",
     "cleaned",
@@ -70,19 +72,25 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
+@pytest.fixture(scope="session")
+def background() -> Iterator[HelperProcess]:
+    """One helper process for all modules; it is started here, where no test has changed the environment."""
+    with closing(HelperProcess()) as process:
+        process.submit(os.getpid).result()
+        yield process
+
+
 @pytest.fixture(scope="module")
-def helper() -> Iterator[None]:
-    """One helper process for all runs of a module that are in this process; their pages hold nothing."""
-    with closing(HelperProcess()) as background, lending(background, pages=False):
+def helper(background: HelperProcess) -> Iterator[None]:
+    """The helper process, for all runs of a module that are in this process; their pages hold nothing."""
+    with lending(background, pages=False):
         yield
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+def bench(tmp_path_factory: pytest.TempPathFactory, background: HelperProcess) -> Bench:
     """Small models and tokens, and the command line called on them in this process; one helper process for all runs."""
-    bench = Bench(tmp_path_factory.mktemp("bench"))
-    yield bench
-    bench.close()
+    return Bench(tmp_path_factory.mktemp("bench"), background=background)
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from erasure_sweep.workers.errors import SweepError
 from erasure_sweep.workers.measures.registry import table_names
 from tests.support.models.random_models import write_tl_directory
 from tests.support.models.transformers_models import write_llama_directory
+from tests.support.tracking_stores import place_store
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("helper")
@@ -37,6 +38,7 @@ class Place:
         write_tl_directory(root / "gelu", seed=1, n_layers=3)
         write_tl_directory(root / "attn", seed=2, n_heads=2, attn_only=True)
         write_llama_directory(root / "llama", seed=4)
+        place_store(root / "mlflow.db")
         np.save(root / "corpus.npy", np.random.default_rng(0).integers(0, 97, (48, 32)))
 
     def config(self, out: str, **changes: object) -> SweepConfig:

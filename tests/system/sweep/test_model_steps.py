@@ -6,7 +6,6 @@ import contextlib
 import json
 import signal
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import pandas as pd
 import pytest
 
 from erasure_sweep.sweep import model_steps
+from erasure_sweep.sweep.helper.process import HelperProcess
 from erasure_sweep.workers.measures.registry import table_names
 from erasure_sweep.workers.records import ShardResult, ShardTask
 from tests.support.bad_input import D_VOCAB, Bench, Ran, assert_finished, assert_refused
@@ -26,8 +26,8 @@ VERIFY_ONLY = set(table_names("group", "trust", "adversarial")) - set(table_name
 class Verifying(Bench):
     """Runs of which the corpus holds more prompts than are scanned."""
 
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
+    def __init__(self, root: Path, background: HelperProcess) -> None:
+        super().__init__(root, background=background)
         self.tokens = root / "longer.npy"
         np.save(self.tokens, np.random.default_rng(3).integers(0, D_VOCAB, (28, 16)))
         self.config = root / "small.yaml"
@@ -38,10 +38,8 @@ class Verifying(Bench):
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Verifying]:
-    bench = Verifying(tmp_path_factory.mktemp("stages"))
-    yield bench
-    bench.close()
+def bench(tmp_path_factory: pytest.TempPathFactory, background: HelperProcess) -> Verifying:
+    return Verifying(tmp_path_factory.mktemp("stages"), background)
 
 
 def names(ran: Ran) -> set[str]:

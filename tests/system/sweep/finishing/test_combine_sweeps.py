@@ -33,6 +33,7 @@ from erasure_sweep.workers.tables.sweep_folder import read_out
 from erasure_sweep.workers.version import VERSION
 from tests.support.models.random_models import write_tl_directory
 from tests.support.servers.services import MlflowServer
+from tests.support.tracking_stores import place_store
 
 
 def config(root: Path, name: str, models: list[str], **changes: object) -> SweepConfig:
@@ -57,6 +58,7 @@ def swept(tmp_path_factory, helper):
     """Two sweeps in one experiment: model ``b`` is in both, and they differ in their numbers of prompts."""
     root = tmp_path_factory.mktemp("swept")
     np.save(root / "tokens.npy", np.random.default_rng(0).integers(0, 97, (16, 32)))
+    place_store(root / "mlflow.db")
     write_tl_directory(root / "models" / "a", 0, 2, 2, 16)
     write_tl_directory(root / "models" / "b", 1, 2, 2, 16, attn_only=True)
     write_tl_directory(root / "models" / "c", 2, 1, 4, 32)

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from erasure_sweep.sweep.helper.process import HelperProcess
 from erasure_sweep.sweep.run_folder import RunFolder
 from erasure_sweep.sweep.store.driver_process import DriverProcess, this_driver
 from tests.support.bad_input import Bench, Ran, assert_finished, assert_refused, environment
@@ -32,11 +33,10 @@ ShardWorker.measure = lambda *given: time.sleep(0.5) or measure(*given)
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    bench = Bench(tmp_path_factory.mktemp("runs"))
+def bench(tmp_path_factory: pytest.TempPathFactory, background: HelperProcess) -> Bench:
+    bench = Bench(tmp_path_factory.mktemp("runs"), background=background)
     np.save(bench.root / "long.npy", np.random.default_rng(2).integers(0, 97, (SHARDS * 8, 16)))
-    yield bench
-    bench.close()
+    return bench
 
 
 @pytest.fixture
