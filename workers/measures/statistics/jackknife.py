@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy import stats
+from scipy import special
 
 LEVEL = 0.95
 ROUNDING = 1e-12
@@ -99,5 +99,7 @@ def interval(
         squares = np.where(part, without - mean, 0.0) ** 2
         error = np.sqrt((n - 1) / n * squares.sum(axis=0))
         # NaN where there are no degrees of freedom, or nothing to go by
-        width = stats.t.ppf((1 + LEVEL) / 2, n - 1) * np.where(error > ROUNDING * np.abs(centre), error, np.nan)
+        freedom = np.where(n > 1, n - 1.0, np.nan)
+        known = np.where(error > ROUNDING * np.abs(centre), error, np.nan)
+        width = special.stdtrit(freedom, (1 + LEVEL) / 2) * known
         return np.asarray(scale.back(centre - width)), np.asarray(scale.back(centre + width))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import stats
 
 from erasure_sweep.workers.measures.statistics.jackknife import FISHER, Estimate, interval
 
@@ -26,8 +25,18 @@ class GroupedRanks:
     def __init__(self, values: Float[np.ndarray, "token column"], group: Int[np.ndarray, "token"]) -> None:
         self._group = group
         self._order = np.argsort(values, axis=0, kind="stable")
-        self._less = stats.rankdata(values, method="min", axis=0).astype(np.int32) - 1
-        self._upto = stats.rankdata(values, method="max", axis=0).astype(np.int32)
+        ordered = np.take_along_axis(values, self._order, axis=0)
+        place = np.arange(len(ordered), dtype=np.int32)[:, None]
+        differs = np.vstack([np.ones((1, ordered.shape[1]), dtype=bool), ordered[1:] != ordered[:-1]])
+        less = np.maximum.accumulate(np.where(differs, place, 0), axis=0)
+        last = np.vstack([differs[1:], np.ones((1, ordered.shape[1]), dtype=bool)])
+        upto = np.minimum.accumulate(np.where(last, place + 1, len(ordered))[::-1], axis=0)[::-1]
+        self._less, self._upto = self._of_tokens(less), self._of_tokens(upto)
+
+    def _of_tokens(self, of_places: Int[np.ndarray, "place column"]) -> Int[np.ndarray, "token column"]:
+        found = np.empty(self._order.shape, dtype=np.int32)
+        np.put_along_axis(found, self._order, of_places.astype(np.int32), axis=0)
+        return found
 
     def centred(self, without: int | None = None) -> Float[np.ndarray, "_ column"]:
         """Ranks less their mean, equal values sharing theirs; of all tokens, or of those outside of a group."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ import torch
 from scipy import stats
 
 from erasure_sweep.workers.measures.measure import Block
-from erasure_sweep.workers.measures.scan.significance import ShardSpread, discoveries, half_width, p_below
+from erasure_sweep.workers.measures.scan.significance import LEVEL, ShardSpread, discoveries, half_width, p_below
 from erasure_sweep.workers.measures.scan.v_composition import VComposition
 from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.models.model_config import ModelConfig
@@ -286,3 +289,22 @@ def test_comparing_tables_sees_what_is_off(table: str, column: str, value: objec
     changed[table].loc[1, column] = not changed[table].loc[1, column] if value == "turned" else value
     with pytest.raises(AssertionError, match=message):
         assert_reading_agrees(changed, expected)
+
+
+@pytest.mark.parametrize("method", ["bh", "by"])
+@pytest.mark.parametrize("n", [1, 2, 9, 400])
+def test_rates_of_false_discoveries_are_scipys(n: int, method: Literal["bh", "by"]) -> None:
+    """Whose module of statistics is not imported for them; some p-values are equal."""
+    p = np.random.default_rng(n).uniform(size=n) ** 3
+    p[: n // 3] = p[: n // 3].round(2)
+    expected = stats.false_discovery_control(p, method=method) <= LEVEL
+    assert discoveries(p, np.ones(n, dtype=bool), method).tolist() == expected.tolist()
+
+
+def test_what_measures_import_is_not_scipys_module_of_statistics() -> None:
+    """It takes two seconds in every process."""
+    script = (
+        "import sys; from erasure_sweep.workers.measures.registry import measures; measures('scan'); measures('group')"
+    )
+    done = subprocess.run([sys.executable, "-c", f"{script}; sys.exit('scipy.stats' in sys.modules)"], check=False)
+    assert done.returncode == 0
