@@ -80,6 +80,7 @@ def launched(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Ran:
 
 
 class TestRayWorkers:
+    @pytest.mark.nightly
     def test_another_checkout_in_the_current_folder(self, launched: Ran, expected: dict[str, bytes]) -> None:
         """Another checkout's `workers/`, or one's own `workers.py`, in the folder of the run or of its script
 
@@ -196,6 +197,7 @@ class TestBareProcesses:
         ran = bench.ran(done.returncode, done.stdout, done.stderr, out)
         assert_refused(ran, 1, "this process may have 60 files open, and a run needs 256")
 
+    @pytest.mark.nightly
     def test_shared_memory_that_cannot_be_written(
         self, bench: Bench, out: Path, monkeypatch: pytest.MonkeyPatch, expected: dict[str, bytes]
     ) -> None:

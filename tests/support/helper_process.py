@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -29,10 +30,16 @@ class _Lent:
                 task.func
             ):
                 function = partial(stand_in, *task.args, **task.keywords)
-        return self._background.submit(function, *arguments)
+        # a process of the run's own would be started in the current folder
+        return self._background.submit(_in_folder, Path.cwd(), function, *arguments)
 
     def close(self) -> None:
         pass
+
+
+def _in_folder(folder: Path, function: Callable[..., Any], *arguments: Any) -> Any:
+    os.chdir(folder)
+    return function(*arguments)
 
 
 def _page_without_figures(request: PageRequest) -> None:

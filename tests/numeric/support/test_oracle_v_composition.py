@@ -32,7 +32,7 @@ from tests.support.oracle.v_composition import reading_tables
 from tests.support.tiers import seeds
 
 AGREEMENT = 1e-10
-READINGS = ["frozen", "recompute"]
+READINGS = ["frozen", pytest.param("recompute", marks=pytest.mark.nightly)]
 
 
 def draw(config: ModelConfig, n_prompts: int = 4, length: int | None = None, seed: int = 21) -> np.ndarray:

@@ -137,6 +137,7 @@ class TestModelPage:
         others = [line["name"] for step in embedded(page, "layers").values() for line in step["data"]]
         assert html.escape(NASTY, quote=False) in others
 
+    @pytest.mark.nightly
     def test_large_models_are_aggregated_and_stay_small(self, tmp_path: Path) -> None:
         large = fake_model("large", 16, 14, n_tokens=4, d_model=12, reading=True)
         page = model_page(large, tmp_path)
@@ -319,6 +320,7 @@ class TestComparison:
         assert "most erased: share (written → remaining)" not in [column.heading for column in parts["models"].columns]
         assert "This was not measured in any model" in comparison([small], tmp_path)
 
+    @pytest.mark.nightly
     def test_twelve_models_stay_below_ten_megabytes(self, tmp_path: Path) -> None:
         one = fake_model("gpt2", 12, 12, n_tokens=4, d_model=16, reading=True)
         models = [

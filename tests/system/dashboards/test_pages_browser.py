@@ -52,7 +52,10 @@ def opened(browser: Any, pages: Path) -> Iterator[Any]:
         context.close()
 
 
-@pytest.mark.parametrize("name", ["model", "odd", "compare", "deeper", "trained"])
+@pytest.mark.parametrize(
+    "name",
+    ["model", "compare", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("odd", "deeper", "trained"))],
+)
 def test_every_figure_draws_without_errors_or_requests(opened: Any, name: str) -> None:
     page = opened(name)
     assert page.complaints == []
@@ -159,7 +162,7 @@ def test_the_table_sorts_by_keyboard_and_filters(opened: Any) -> None:
     assert sorted(visible) == ["MLP0", "MLP1", "MLP2", "MLP3"]
 
 
-@pytest.mark.parametrize("name", ["model", "compare", "trained"])
+@pytest.mark.parametrize("name", ["model", "compare", pytest.param("trained", marks=pytest.mark.nightly)])
 def test_every_figure_and_table_can_be_saved(opened: Any, name: str) -> None:
     page = opened(name)
     numbers = re.compile(r"-?\d+(\.\d+)?(e[-+]\d+)?")

@@ -252,7 +252,7 @@ def test_interrupted_while_verifying_and_gone_on(
     assert again.tables() == measured.tables()
 
 
-@pytest.mark.parametrize("stage", ["group", "adversarial"])
+@pytest.mark.parametrize("stage", ["group", pytest.param("adversarial", marks=pytest.mark.nightly)])
 def test_a_shard_of_verify_that_fails_leaves_the_scan(
     bench: Verifying, out: Path, tmp_path: Path, measured: Ran, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
@@ -286,6 +286,7 @@ def test_a_shard_of_verify_that_fails_leaves_the_scan(
     assert of_good == measured.tables()
 
 
+@pytest.mark.nightly
 def test_fresh_measures_both_stages_anew(bench: Verifying, out: Path, measured: Ran) -> None:
     first = bench.run(out)
     shards = {path: path.stat().st_mtime_ns for path in first.shards()}

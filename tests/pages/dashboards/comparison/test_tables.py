@@ -106,7 +106,7 @@ def measured(name: str, **about: object) -> ModelTables:
 class TestProtocols:
     def test_a_model_says_it_itself_or_its_sweep_does(self) -> None:
         config = {"corpus": "stdlib", "prompts": 8, "seq_len": 1024, "positions": "all", "tau": 0.05, "stage": "all"}
-        config["first_position"] = False
+        config |= {"first_position": False, "pack": False}
         sweep = fake_sweep(version="1.2", git_commit="0123456789abcdef", device_type="cpu", config=config)
         one, two = protocols(
             [
@@ -118,6 +118,7 @@ class TestProtocols:
         assert one.values == {
             **{"corpus_name": "stdlib", "corpus_fingerprint": None, "n_prompts": "4", "seq_len": "1,024"},
             **{
+                "pack": "no",
                 "positions": "all",
                 "first_position": "left out",
                 "n_tokens": "4,096",

@@ -450,6 +450,7 @@ class TestExperiments:
         assert "name folders of finished sweeps" in capsys.readouterr().err
 
 
+@pytest.mark.nightly
 class TestServers:
     def test_names_numbers_and_runs_lead_to_the_server(self, swept, store, tmp_path):
         with MlflowServer(tmp_path, store.uri, str(tmp_path / "artifacts")) as server:

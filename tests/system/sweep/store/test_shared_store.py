@@ -103,6 +103,7 @@ def test_sweeps_share_a_store_and_are_told_apart(
     assert len(measured_ids) == 2 * n_shards
 
 
+@pytest.mark.nightly
 def test_a_damaged_object_is_measured_again(
     bench: Bench, s3: S3Server, out: Path, tmp_path: Path, store: str, undisturbed: Ran, measured_ids: list[str]
 ):
@@ -137,6 +138,7 @@ def test_workers_put_states_themselves(
     assert len(came) == len(undisturbed.shards()) and not any(came), "states went through the driver"
 
 
+@pytest.mark.nightly
 def test_killed_and_gone_on_from_elsewhere(
     bench: Bench, s3: S3Server, out: Path, tmp_path: Path, store: str, undisturbed: Ran, measured_ids: list[str]
 ):
@@ -202,6 +204,7 @@ def test_a_store_that_falls_silent_ends_the_run(
     assert again.tables() == undisturbed.tables()
 
 
+@pytest.mark.nightly
 def test_shards_that_vanish_are_said_to(
     bench: Bench, s3: S3Server, out: Path, store: str, undisturbed: Ran, monkeypatch: pytest.MonkeyPatch
 ):

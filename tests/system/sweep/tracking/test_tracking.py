@@ -352,6 +352,7 @@ class TestStoresThatFail:
         line = self.check_within(f"sqlite:///{tmp_path}/notes.db", 10)
         assert "file is not a database" in line
 
+    @pytest.mark.nightly
     def test_several_that_make_one_store_at_once(self, tmp_path):
         script = (
             "from erasure_sweep.sweep.tracking.tracker import Tracker\n"

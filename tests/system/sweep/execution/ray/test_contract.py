@@ -27,6 +27,7 @@ class TestRay(ExecutorContract):
         made.close()
 
 
+@pytest.mark.nightly
 def test_a_cpu_that_can_do_more_is_held_to_the_sweeps(task: ShardTask) -> None:
     """A sweep that was begun on a lesser CPU goes on here, in the same digits."""
     less = numerics_in_another_process(ATEN_CPU_CAPABILITY="default")

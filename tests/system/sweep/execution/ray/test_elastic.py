@@ -279,6 +279,7 @@ def test_a_machine_without_the_package_is_said_at_once(
         trial.until_measured(3)
 
 
+@pytest.mark.nightly
 def test_a_gpu_that_torch_does_not_find_is_said(
     machines: Machines, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,6 +294,7 @@ def test_a_gpu_that_torch_does_not_find_is_said(
         trial.until_measured(3)
 
 
+@pytest.mark.nightly
 def test_a_cluster_that_is_gone_ends_the_run_with_one_line(tmp_path: Path) -> None:
     """Ray itself would end the driver after a minute, with a page of its own."""
     out, bench = tmp_path / "out", Bench(tmp_path)
@@ -323,6 +325,7 @@ def test_a_cluster_that_is_gone_ends_the_run_with_one_line(tmp_path: Path) -> No
     assert f"good: 50 shards of scan, {n_measured} already measured" in again.stdout
 
 
+@pytest.mark.nightly
 def test_a_cluster_says_how_its_workers_compute(machines: Machines) -> None:
     """Before any shard has its id."""
     said: list[str] = []
