@@ -47,7 +47,7 @@ services: dev
 	@$(BIN) -m tests.support.servers.services $(ARGS)
 
 test: dev
-	@echo "running the tests (about 25 minutes on two cores)"
+	@echo "running the tests (about 25 minutes on two idle cores)"
 	@$(PYTEST) $(ARGS)
 
 test-fast: dev
