@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
@@ -41,12 +42,8 @@ def _positions(value: object) -> str:
     return "all" if value == "all" else amount(value)
 
 
-def _whether(value: object) -> str:
-    return {"True": "measured", "False": "left out"}.get(str(value), str(value))
-
-
-def _packed(value: object) -> str:
-    return {"True": "yes", "False": "no"}.get(str(value), str(value))
+def _whether(yes: str, no: str, value: object) -> str:
+    return {"True": yes, "False": no}.get(str(value), str(value))
 
 
 def _stages(value: object) -> str:
@@ -58,6 +55,8 @@ def _digits(value: object) -> str:
     return " / ".join(part[:_DIGITS] for part in str(value).split(" / "))
 
 
+_FIRST, _PACKED = partial(_whether, "measured", "left out"), partial(_whether, "yes", "no")
+
 FIELDS = (
     ProtocolField("corpus_name", "corpus", "the text that was read", of_sweep="corpus"),
     ProtocolField(
@@ -66,10 +65,10 @@ FIELDS = (
     ProtocolField("n_prompts", "prompts", "how many prompts", amount, "prompts"),
     ProtocolField("seq_len", "length", "tokens of a prompt", amount),
     ProtocolField(
-        "pack", "packed", "whether prompts are packed to that length; else each is a document, or shorter", _packed
+        "pack", "packed", "whether prompts are packed to that length; else each is a document, or shorter", _PACKED
     ),
     ProtocolField("positions", "positions", "how many positions of each prompt are measured", _positions),
-    ProtocolField("first_position", "position 0", "whether the first position of a prompt is measured", _whether),
+    ProtocolField("first_position", "position 0", "whether the first position of a prompt is measured", _FIRST),
     ProtocolField("n_tokens", "tokens measured", "measured positions of all prompts", amount),
     ProtocolField("seed", "seed", "what prompts and positions are drawn with"),
     ProtocolField("dtype", "precision", "of the numbers that the model computes with"),

@@ -105,9 +105,11 @@ def _processed(name: str, model: Any) -> InMemory:
         return InMemory(*read_bridge(model))  # it is processed, and its own modules alone hold what was made of them
     if config is not None:
         refuse_config(name, config)
-        if any("lora_" in key or ".base_layer." in key for key in inside.state_dict()):
+        state = inside.state_dict()
+        if any("lora_" in key or ".base_layer." in key for key in state):
             raise DataError(f"model {name} has adapters beside its weights: merge them (merge_and_unload) first")
-        state = inside.state_dict() if inside is model else _without_wrappers(name, config, inside.state_dict())
+        if inside is not model:
+            state = _without_wrappers(name, config, state)
         return find_architecture(config).process(name, config, state)
     if cfg is None:
         raise _no_model(model)
