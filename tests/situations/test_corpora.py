@@ -17,7 +17,13 @@ from tests.support.bad_input import D_VOCAB, SEQ_LEN, Bench, assert_finished, as
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'4d' * 32}\nsize 548118077\n"
 
 
-@pytest.mark.parametrize("name", ["corpus.txt", "corpus.jsonl", "corpus.parquet", "corpus.npy", "folder/corpus.txt"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("corpus.txt", "folder/corpus.txt"),
+        *(pytest.param(f"corpus.{form}", marks=pytest.mark.nightly) for form in ("jsonl", "parquet", "npy")),
+    ],
+)
 def test_a_corpus_that_git_lfs_left_as_a_pointer(bench: Bench, out: Path, tmp_path: Path, name: str):
     """A corpus that Git LFS left as a pointer
 

@@ -62,11 +62,11 @@ def interrupted_in(owner: Any, name: str, monkeypatch: pytest.MonkeyPatch, *kind
 @pytest.mark.parametrize(
     ("phase", "owner", "name"),
     [
-        ("resolving", ModelStaging, "finish"),
-        ("planning", model_steps, "plan_scan"),
+        pytest.param("resolving", ModelStaging, "finish", marks=pytest.mark.nightly),
+        pytest.param("planning", model_steps, "plan_scan", marks=pytest.mark.nightly),
         ("measuring", ShardWorker, "measure"),
         ("logging", LoggedRuns, "log_model"),
-        ("pages", SweepDriver, "_compare"),
+        pytest.param("pages", SweepDriver, "_compare", marks=pytest.mark.nightly),
     ],
 )
 def test_a_signal_in_every_phase(

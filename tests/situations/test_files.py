@@ -19,6 +19,7 @@ from erasure_sweep.workers.worker import ShardWorker
 from tests.support.bad_input import Bench, Ran, assert_finished, environment
 
 
+@pytest.mark.nightly
 def test_a_stored_shard_that_is_not_what_its_name_says(bench: Bench, copied: Path, measured: Ran):
     """Finished shards that were copied over another's, cut short or altered.
 
@@ -53,6 +54,7 @@ def test_a_stored_shard_that_is_sealed_and_holds_something_else(bench: Bench, co
     assert again.tables() == measured.tables()
 
 
+@pytest.mark.nightly
 def test_the_second_half_of_a_sweep_on_another_cpu(bench: Bench, copied: Path, measured: Ran):
     """Half of a sweep measured, the rest on a machine whose CPU computes other last digits.
 

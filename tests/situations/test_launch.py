@@ -89,6 +89,7 @@ class TestRayWorkers:
         assert launched.code == 0, launched.stderr
         assert launched.tables() == expected
 
+    @pytest.mark.nightly
     def test_uv_run_in_a_subfolder(self, launched: Ran, expected: dict[str, bytes]) -> None:
         """`uv run` in a subfolder of a project, or beside large files
 
@@ -122,6 +123,7 @@ class TestRayWorkers:
         assert launched.tables() == expected
 
 
+@pytest.mark.nightly
 def test_a_script_on_standard_input(bench: Bench, out: Path, expected: dict[str, bytes]) -> None:
     """The API from standard input: `python - < study.py`
 

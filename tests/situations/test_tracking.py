@@ -48,6 +48,7 @@ def project(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project
 
 
+@pytest.mark.nightly
 def test_an_empty_file(project: Path):
     """An empty file as the store
 

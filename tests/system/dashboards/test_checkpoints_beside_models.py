@@ -70,6 +70,7 @@ class TestComparingCheckpoints:
         assert "parameters, before any training." in model_page(checkpoints[0], tmp_path)
         assert "parameters, trained on 65,536 tokens in 16 steps." in model_page(checkpoints[1], tmp_path)
 
+    @pytest.mark.nightly
     @pytest.mark.parametrize("case", list(broken(fake_model("x", 1, 1, n_tokens=4))))
     def test_missing_tables_of_the_last_point(self, checkpoints: list[ModelTables], case: str, tmp_path: Path) -> None:
         last = model_tables(checkpoints[2].about, broken(checkpoints[2])[case])

@@ -178,6 +178,7 @@ class TestFiles:
         assert {"first", "second"} <= set(re.findall(r">([a-z]+)</text>", drawn))
         assert [line for line in proxy if re.search("plotly|mathjax|cdn|jax", line)] == []
 
+    @pytest.mark.nightly
     def test_choices_have_files_of_their_own(self, swept: Path, tmp_path: Path) -> None:
         arguments = ("--figure", "ledger", "--writer", "embed", "--to", tmp_path, "--model", "first")
         assert export(swept, *arguments) == 0
@@ -189,6 +190,7 @@ class TestFiles:
         assert files(tmp_path) == ["first/figures/ledger-embed-as_they_are.svg", "first/figures/ledger-embed.svg"]
         assert first != second
 
+    @pytest.mark.nightly
     def test_pixels_are_white_behind_and_as_many_as_asked(self, swept: Path, tmp_path: Path) -> None:
         arguments = ("--figure", "compare:opposed", "--format", "png", "--width", 400, "--to", tmp_path)
         assert export(swept, *arguments) == 0
@@ -204,6 +206,7 @@ class TestFiles:
         content = (tmp_path / "figures" / "opposed.pdf").read_bytes()
         assert content.startswith(b"%PDF") and b"%%EOF" in content[-32:]
 
+    @pytest.mark.nightly
     def test_names_from_data_are_text(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         of_two = [fake_model(name, 1, 2, n_tokens=12) for name in ("one", "two")]
         models = [model_tables({**m.about.to_json(), "name": f"{NASTY} {m.about.name}"}, m.tables) for m in of_two]

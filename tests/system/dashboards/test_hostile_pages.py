@@ -100,7 +100,9 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("page", ["compare", "0", "1", "6"])
+@pytest.mark.parametrize(
+    "page", ["compare", "0", *(pytest.param(page, marks=pytest.mark.nightly) for page in ("1", "6"))]
+)
 def test_nothing_hostile_is_run(visit: Callable[..., Visit], hostile: Path, page: str) -> None:
     opened = visit(hostile / f"{page}.html")
     opened.page.hover("#causal .plot >> nth=0")

@@ -186,6 +186,7 @@ class TestReadingOnAModelsPage:
         options = re.findall(r'<select data-control="patched"[^>]*>(.*?)</select>', page)[0]
         assert re.findall(r"<option[^>]*>(.*?)</option>", options) == ranked
 
+    @pytest.mark.nightly
     @pytest.mark.parametrize("case", list(less_reading(fake_model("x", 2, 1, n_tokens=4, reading=True))))
     def test_missing_parts_leave_the_rest(self, reading: ModelTables, case: str, tmp_path: Path) -> None:
         page = model_page(model_tables(reading.about, less_reading(reading)[case]), tmp_path)

@@ -100,6 +100,7 @@ def test_clean_beside_patched_of_a_chosen_writer(opened: Any) -> None:
     assert page.complaints == []
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("card", ["causal", "dla"])
 def test_maps_follow_all_their_controls(opened: Any, card: str) -> None:
     page = opened("model")
@@ -200,6 +201,7 @@ def test_one_writer_for_a_whole_model(browser: Any, pages: Path) -> None:
     page.context.close()
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", ["model", "compare"])
 def test_colours_follow_the_scheme(opened: Any, name: str) -> None:
     page = opened(name, color_scheme="light")
@@ -210,6 +212,7 @@ def test_colours_follow_the_scheme(opened: Any, name: str) -> None:
     assert (light, page.page.evaluate(ink)) == ("rgb(27, 31, 36)", "rgb(230, 232, 235)")
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", ["model", "odd", "compare", "deeper"])
 def test_a_phone_scrolls_in_one_direction(opened: Any, name: str) -> None:
     page = opened(name, viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
@@ -225,6 +228,7 @@ def test_odd_names_are_shown_as_they_are(opened: Any) -> None:
     assert ticks == ["gelu-4l", odd]
 
 
+@pytest.mark.nightly
 def test_the_comparison_leads_to_a_models_page(opened: Any) -> None:
     page = opened("compare")
     page.page.click("#models a")

@@ -206,6 +206,7 @@ def test_a_second_run_measures_nothing_and_changes_nothing(place: Place, undistu
     assert {path: path.stat().st_mtime_ns for path in store.rglob("*.state")} != before
 
 
+@pytest.mark.nightly
 def test_fewer_models_first_then_all(place: Place, undisturbed: dict[str, pd.DataFrame]) -> None:
     es.run(place.config("extended", workers=0, models=[str(place.root / "attn")]))
     tables = es.run(place.config("extended", workers=0, models=[str(place.root / name) for name in ("gelu", "attn")]))
@@ -261,6 +262,7 @@ def test_kill_9_of_workers_then_of_everything_then_resume(
     assert_same(read(place, out), of_model(undisturbed, "llama"))
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("kind", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=NIGHTLY)])
 def test_interrupted_then_resumed(place: Place, undisturbed: dict[str, pd.DataFrame], kind: signal.Signals) -> None:
     out = f"interrupted-{kind.name}"
@@ -278,6 +280,7 @@ def test_interrupted_then_resumed(place: Place, undisturbed: dict[str, pd.DataFr
     assert_same(resumed, of_model(undisturbed, "gelu"))
 
 
+@pytest.mark.nightly
 def test_a_poisoned_shard_is_set_aside_and_the_rest_finishes(
     place: Place, undisturbed: dict[str, pd.DataFrame], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,6 +309,7 @@ def test_a_poisoned_shard_is_set_aside_and_the_rest_finishes(
     es.run(place.config("poisoned", workers=0))
 
 
+@pytest.mark.nightly
 def test_a_named_group_is_measured_in_the_same_pass(place: Place, undisturbed: dict[str, pd.DataFrame]) -> None:
     gelu = [str(place.root / "gelu")]
     tables = es.run(place.config("group", workers=0, models=gelu, writers=["L0H1"], erasers="L1H2+L2H0"))
@@ -336,6 +340,7 @@ def test_two_models_that_cannot_be_told_apart_are_refused(place: Place) -> None:
     assert not list((place.root / "twins").rglob("*.parquet"))
 
 
+@pytest.mark.nightly
 def test_other_weights_of_the_same_name_do_not_replace_results(place: Place) -> None:
     write_tl_directory(place.root / "other" / "gelu", seed=10)
     first, second = ([str(place.root / name)] for name in ("gelu", "other/gelu"))

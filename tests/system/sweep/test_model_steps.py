@@ -89,6 +89,7 @@ def test_what_is_verified_is_logged(bench: Verifying, measured: Ran) -> None:
     assert sum(verdict_counts) > 0  # type: ignore[arg-type]
 
 
+@pytest.mark.nightly
 def test_a_scan_alone_and_then_the_rest(bench: Verifying, out: Path, measured: Ran) -> None:
     first = bench.run(out, stage="scan")
     assert first.code == 0 and names(first) == SCAN_ONLY | {"dla_correlation"}
@@ -134,6 +135,7 @@ def test_named_writers_and_erasers_need_the_scan_as_well(bench: Verifying, out: 
     assert named_target in entry(whole)["targets"]  # type: ignore[operator]
 
 
+@pytest.mark.nightly
 def test_the_means_of_the_scan_are_staged_and_damaged_ones_are_made_anew(bench: Verifying, out: Path) -> None:
     staging = out.parent / "staging"
     first = bench.run(out, staging=staging)
@@ -183,6 +185,7 @@ def test_named_writers_are_verified_with_what_the_rule_finds(bench: Verifying, o
     assert len({target["writer"] for target in entry(more)["targets"]}) == 1  # type: ignore[attr-defined]
 
 
+@pytest.mark.nightly
 def test_a_corpus_without_further_prompts_is_said_not_to_be_held_out(bench: Verifying, out: Path) -> None:
     ran = bench.run(out, prompts=28)
     assert_finished(ran, "good")

@@ -193,6 +193,7 @@ class TestTokenizers:
 
 
 class TestProcesses:
+    @pytest.mark.nightly
     def test_two_stage_one_model_once(self, hub, cache, staging, tmp_path):
         code = RESOLVE.replace(
             "try:",

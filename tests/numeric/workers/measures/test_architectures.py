@@ -58,6 +58,9 @@ def test_the_forward_pass_is_the_oracles(kind: str) -> None:
                 np.testing.assert_allclose(outputs[:, head].numpy(), run.terms[f"L{layer}H{head}"], atol=1e-12)
 
 
+IN_EVERY_RUN = [
+    pytest.param(kind, marks=[pytest.mark.nightly] * (kind not in ("Llama", "Gemma", "GPT-NeoX"))) for kind in KINDS
+]
 ALSO_OTHERWISE = ("Gemma", "GPT-NeoX")
 """Kinds on which every run measures in float32 and with recomputed scales too; others do nightly."""
 
@@ -81,7 +84,7 @@ def test_every_row_of_the_scan_agrees(kind: str, ln: Any, dtype: torch.dtype) ->
     assert_tables_agree(fast, scan_tables(config, weights, tokens, first_position=False))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", IN_EVERY_RUN)
 def test_every_row_of_all_paths_agrees(kind: str) -> None:
     config, weights, model = model_of(kind)
     tokens = draw(config, (4, 13))
@@ -90,7 +93,7 @@ def test_every_row_of_all_paths_agrees(kind: str) -> None:
         _assert_close(fast[name][rows.columns.tolist()], rows)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", IN_EVERY_RUN)
 def test_every_row_of_broad_erasers_agrees(kind: str) -> None:
     config, weights, model = model_of(kind)
     tokens = draw(config, (3, 12))
@@ -101,12 +104,7 @@ def test_every_row_of_broad_erasers_agrees(kind: str) -> None:
     _assert_close(measure_tables(model, tokens, kept, first_position=False)["erasers"], eraser_rows(pairs, random))
 
 
-VERIFIED_IN_EVERY_RUN = ("Llama", "Gemma", "GPT-NeoX")
-
-
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[pytest.mark.nightly] * (kind not in VERIFIED_IN_EVERY_RUN)) for kind in KINDS]
-)
+@pytest.mark.parametrize("kind", IN_EVERY_RUN)
 def test_every_row_of_verify_agrees(kind: str) -> None:
     config, weights, model = model_of(kind)
     tokens, last = draw(config, (5, 15)), config.n_layers - 1

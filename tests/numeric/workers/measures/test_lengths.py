@@ -73,7 +73,10 @@ def test_every_row_of_paths_and_broad_erasers_agrees(kind: str) -> None:
     assert_close(fast["erasers"], eraser_rows(pairs, random))
 
 
-@pytest.mark.parametrize(("kind", "positions"), [("GPT-2's kind", None), ("Llama", 4), ("Gemma", None)])
+@pytest.mark.parametrize(
+    ("kind", "positions"),
+    [pytest.param("GPT-2's kind", None, marks=pytest.mark.nightly), ("Llama", 4), ("Gemma", None)],
+)
 def test_every_row_of_verify_agrees(kind: str, positions: int | None) -> None:
     config, weights, model = model_of(kind)
     tokens, last = draw(config), config.n_layers - 1

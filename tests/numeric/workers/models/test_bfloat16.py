@@ -57,7 +57,9 @@ def test_states_are_those_of_the_oracle_but_for_rounding(kind: str) -> None:
     assert 0 < np.sqrt(np.mean(off**2)) < 4 * ROUNDING * np.std(final)  # experts differ where rounding chooses
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.nightly] * (kind not in ("Llama", "Gemma"))) for kind in KINDS]
+)
 def test_tables_are_those_of_float32_but_for_rounding(kind: str) -> None:
     model, kept = model_of(kind)
     tokens = np.random.default_rng(3).integers(0, model.config.d_vocab, (6, 19))

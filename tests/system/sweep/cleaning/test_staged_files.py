@@ -57,6 +57,7 @@ class TestStaged:
         records = {path for path in (staging / "corpora").glob("*.json") if f"/{name}" in path.read_text()}
         return records | {path.with_suffix(".npy") for path in records}
 
+    @pytest.mark.nightly
     def test_by_name(self, cleaned, staging: Path, bench: Bench):
         before = self.files(staging)
         assert len(before) == 8

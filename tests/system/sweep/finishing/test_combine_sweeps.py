@@ -283,6 +283,7 @@ class TestFolders:
 
 
 class TestExperiments:
+    @pytest.mark.nightly
     def test_the_page_shows_the_same_as_the_folders(self, swept, tmp_path, capsys):
         uri = ("--tracking-uri", swept.uri)
         assert compare("--experiment", "small", *uri, "--to", tmp_path / "logged.html") == 0
@@ -301,6 +302,7 @@ class TestExperiments:
             assert local(found).read_bytes() == (swept.two / logged).read_bytes()
         assert "run in MLflow" not in (tmp_path / "page.html").read_text()
 
+    @pytest.mark.nightly
     def test_artifacts_that_are_gone_from_this_disk_have_no_links(self, swept, store, tmp_path):
         run = store.runs["model", "c", sweep_id(swept.two)]
         page = local(f"{run.info.artifact_uri}/index.html")
@@ -312,6 +314,7 @@ class TestExperiments:
         compare_folders(folders, tmp_path / "page.html")
         assert list(links_of(tmp_path / "page.html")) == ["a", "b · one", "b · two"]
 
+    @pytest.mark.nightly
     def test_folders_and_experiments_together(self, swept, tmp_path, capsys):
         assert (
             compare(swept.one, "--experiment", "small", "--tracking-uri", swept.uri, "--to", tmp_path / "p.html") == 0

@@ -112,6 +112,7 @@ def test_a_finished_one_goes_on_from_its_store(desk: Desk):
     assert ", 0 already measured" not in again[1] and again[1].count("preparing good") == 1
 
 
+@pytest.mark.nightly
 def test_what_a_job_ends_with_is_what_submit_ends_with(desk: Desk):
     code, _, stderr = end(desk.submit("beyond", *SHORT[:-1], "17"))
     assert code == 2, stderr

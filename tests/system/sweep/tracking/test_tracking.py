@@ -381,6 +381,7 @@ class TestStoresThatFail:
         with pytest.raises(UsageError, match="is a folder, which MLflow no longer writes"):
             Tracker(uri, "demo").check()
 
+    @pytest.mark.nightly
     def test_a_server_that_stops_midway(self, tmp_path, results, capfd):
         with mlflow_server(tmp_path) as server:
             tracker = Tracker(server.uri, "demo")

@@ -118,6 +118,7 @@ def test_ready_tokens_are_streamed_and_staged(hub: Hub, tmp_path: Path) -> None:
     assert resolve(hub, tmp_path / "elsewhere", (name, 40, None), streams=False) == [long]
 
 
+@pytest.mark.nightly
 def test_two_processes_draw_once(hub: Hub, tmp_path: Path) -> None:
     hub.add_token_dataset("owner/name", [[i] * 16 for i in range(50)]).files["README.md"] = b"text"
     with ThreadPoolExecutor(2) as threads:
@@ -149,6 +150,7 @@ def test_texts_with_a_tokenizer_of_the_hub(hub: Hub, tmp_path: Path) -> None:
     assert short["tokens"] == long["tokens"][:3]
 
 
+@pytest.mark.nightly
 def test_a_tokenizer_that_only_transformers_reads(hub: Hub, tmp_path: Path) -> None:
     """GPT-2's older files: a vocabulary and merges, no tokenizer.json."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -210,6 +212,7 @@ configs:
     assert "train" in no_split["error"]
 
 
+@pytest.mark.nightly
 def test_a_set_that_is_a_script(hub: Hub, tmp_path: Path) -> None:
     """As stas/openwebtext-10k: ``datasets`` runs no scripts, and the hub keeps their rows as parquet in a branch."""
     hub.add("models", "owner/tokenizer", tokenizer_files())
@@ -226,12 +229,14 @@ def test_a_set_that_is_a_script(hub: Hub, tmp_path: Path) -> None:
     assert "(it has the configurations a, b: write hf:owner/two:CONFIG)" in either["error"]
 
 
+@pytest.mark.nightly
 def test_no_such_column(hub: Hub, tmp_path: Path) -> None:
     hub.add("datasets", "owner/other", {"data/train-0.parquet": parquet("body", ["text"])})
     (column,) = resolve(hub, tmp_path, ("hf:owner/other", 1, None))
     assert "its columns: body" in column["error"]
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(("faults", "row_timeout_s"), [(("cut", "short"), 600), (("stall",), 8)])
 def test_a_torn_transfer(faults: tuple[Any, ...], row_timeout_s: float, hub: Hub, tmp_path: Path) -> None:
     for fault in faults:
@@ -244,6 +249,7 @@ def test_a_torn_transfer(faults: tuple[Any, ...], row_timeout_s: float, hub: Hub
     assert nothing_staged(tmp_path)
 
 
+@pytest.mark.nightly
 def test_a_slow_line_and_one_that_broke_once(hub: Hub, tmp_path: Path) -> None:
     hub.drip_s = 0.05
     for name, fault in (("owner/slow", "slow"), ("owner/broke", "drop-once")):

@@ -31,6 +31,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "wide heads": {"n_layers": 3, "n_heads": 2, "d_model": 18, "d_head": 11},
     "solu": {"n_layers": 3, "n_heads": 2, "d_model": 24, "act_fn": "solu_ln"},
 }
+IN_EVERY_RUN = ("gelu", "attention only")
 GIVEN = ((3, 1, 4, 1, 5, 9, 2), (11,), tuple(range(20)))
 
 
@@ -61,7 +62,7 @@ def some_targets(config: ModelConfig) -> tuple[Target, ...]:
 @pytest.mark.parametrize(
     ("kind", "first_position"),
     [
-        *((kind, False) for kind in SHAPES),
+        *(pytest.param(kind, False, marks=[pytest.mark.nightly] * (kind not in IN_EVERY_RUN)) for kind in SHAPES),
         ("gelu", True),
         *(pytest.param(kind, True, marks=pytest.mark.nightly) for kind in SHAPES if kind != "gelu"),
     ],

@@ -84,7 +84,7 @@ class TestCards:
         assert len(said) == len({target for target in verified_groups(model.tables) if target.writer != "L0H1"})
 
     @pytest.mark.parametrize("case", LESS)
-    @pytest.mark.parametrize("first", [0, 1])
+    @pytest.mark.parametrize("first", [0, pytest.param(1, marks=pytest.mark.nightly)])
     @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
     def test_less_of_half_the_tables_leaves_the_rest(self, block: ModelTables, case: str, first: int) -> None:
         changed = [*VERIFY_TABLES, "dla_correlation"][first::2]

@@ -240,6 +240,7 @@ def test_as_many_as_at_most_are_asked_for_before_there_is_room(machines: Machine
     assert len(trial.pids()) == 3
 
 
+@pytest.mark.nightly
 def test_a_worker_that_hangs_is_replaced_and_its_shard_is_charged(
     machines: Machines, start: Start, tokens: str
 ) -> None:
@@ -256,6 +257,7 @@ def test_a_worker_that_hangs_is_replaced_and_its_shard_is_charged(
     assert {reason for *_, reason in trial.fates} == {"not measured within 4 s (shard_deadline_s)"}
 
 
+@pytest.mark.nightly
 def test_a_shard_that_kills_workers_is_set_aside_after_three(machines: Machines, start: Start, tokens: str) -> None:
     machines.add(num_cpus=2)
     trial = Trial(start(), [*tasks("die 0", 1, tokens=tokens), *tasks("sleep 0.2", 8, tokens=tokens)])
@@ -267,6 +269,7 @@ def test_a_shard_that_kills_workers_is_set_aside_after_three(machines: Machines,
     assert all("died measuring it" in reason for _, fate, reason in trial.fates if fate is ShardFate.CRASHED)
 
 
+@pytest.mark.nightly
 def test_a_machine_without_the_package_is_said_at_once(
     machines: Machines, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
