@@ -1,6 +1,7 @@
 """Which components of a language model erase what earlier ones wrote, and which logit attributions survive it.
 
-``erasure_sweep.run("demo")`` measures a sweep and returns its tables. The names here are imported when they are first used:
+``erasure_sweep.run("demo")`` measures a sweep and returns its tables; ``erasure_sweep.audit(model, prompts)`` says which bars
+of a direct logit attribution survive. The names here are imported when they are first used:
 ``import erasure_sweep`` takes neither torch nor pandas. Inside the package no module imports this one.
 """
 
@@ -10,13 +11,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from erasure_sweep.sweep.audit import Audit, audit
     from erasure_sweep.sweep.config import SweepConfig, load_config
     from erasure_sweep.sweep.results import run
     from erasure_sweep.workers.errors import SweepError, UsageError
+    from erasure_sweep.workers.models.model_in_memory import hold
 
-__all__ = ["SweepConfig", "SweepError", "UsageError", "load_config", "run"]
+__all__ = ["Audit", "SweepConfig", "SweepError", "UsageError", "audit", "hold", "load_config", "run"]
 
 _HOMES = {
+    "Audit": "erasure_sweep.sweep.audit",
+    "audit": "erasure_sweep.sweep.audit",
+    "hold": "erasure_sweep.workers.models.model_in_memory",
     "SweepConfig": "erasure_sweep.sweep.config",
     "load_config": "erasure_sweep.sweep.config",
     "run": "erasure_sweep.sweep.results",

@@ -61,7 +61,20 @@ def write_document(
     ``intro`` is text or ``Markup`` between the heading and the first part; ``homes`` says by a model's name where its
     tables and run are; ``up`` is the href and words of a link above the title.
     """
-    document = render(
+    document = render_document(title, intro, parts, homes, up)
+    with whole_file(path) as temporary:
+        temporary.write_text(document, encoding="utf-8")
+
+
+def render_document(
+    title: str,
+    intro: str,
+    parts: Sequence[Part],
+    homes: Mapping[str, Home] | None = None,
+    up: tuple[str, str] | None = None,
+) -> Markup:
+    """The page that ``write_document`` writes."""
+    return render(
         "page.html.j2",
         title=title,
         intro=intro,
@@ -74,8 +87,6 @@ def write_document(
         plotly=Markup(get_plotlyjs()),
         scripts=_SCRIPTS,
     )
-    with whole_file(path) as temporary:
-        temporary.write_text(document, encoding="utf-8")
 
 
 def _offered_by_several(parts: Sequence[Part]) -> list[str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import click
 
+from erasure_sweep.sweep.commands.audit import audit
 from erasure_sweep.sweep.commands.check import check
 from erasure_sweep.sweep.commands.clean import clean
 from erasure_sweep.sweep.commands.compare import compare
@@ -33,7 +34,7 @@ from erasure_sweep.sweep.terminal import ending
 from erasure_sweep.workers.errors import ERROR_LINE_LENGTH, SweepError, UsageError
 from erasure_sweep.workers.version import VERSION
 
-COMMANDS = (run, models, fetch, compare, export, replicate, submit, status, stop, clean, check, ui, config)
+COMMANDS = (run, audit, models, fetch, compare, export, replicate, submit, status, stop, clean, check, ui, config)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, no_args_is_help=False)

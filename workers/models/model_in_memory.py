@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +27,7 @@ from erasure_sweep.workers.models.processing.logits_check import CHECK_TOLERANCE
 from erasure_sweep.workers.models.processing.refusals import LOAD_ERRORS, check_finite, refuse_config
 from erasure_sweep.workers.models.processing.saved_state import GPT2, NATIVE
 from erasure_sweep.workers.models.processing.stored_transformer import transformers_config, without_weights
+from erasure_sweep.workers.models.resolve_model import load_model, resolve_model
 
 HALF_TOLERANCE = 0.05
 """Largest difference of logits, relative to the largest, from a model that computes in 16 bits."""
@@ -43,7 +45,7 @@ class HeldModel(NamedTuple):
     hash: str
     """Of config and processed weights."""
     tokenizer: Any | None
-    """The one that came with the model, where one did."""
+    """The one that came with the model, where one did: transformers', or where it lies."""
 
 
 def hold(model: Any, dtype: torch.dtype | None = None) -> HeldModel:
@@ -81,6 +83,23 @@ def hold(model: Any, dtype: torch.dtype | None = None) -> HeldModel:
         if dtype not in (None, precise):
             lean = LeanModel(config, weights, lean.device, dtype)
     return HeldModel(name, config, lean, content_hash(config, weights), getattr(model, "tokenizer", None))
+
+
+def hold_named(spec: str, staging: Path) -> HeldModel:
+    """A model that has a name, a folder or a file, on the accelerator where there is one.
+
+    Args:
+        spec: as ``resolve_model`` takes it.
+        staging: the folder that keeps processed weights between runs.
+
+    Raises:
+        UsageError: nothing has this name.
+        DataError: its files cannot be fetched or used, or the model cannot be measured.
+    """
+    resolved = resolve_model(spec, staging)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    config, lean = load_model(resolved.weights, device)
+    return HeldModel(resolved.name, config, lean, resolved.hash, resolved.tokenizer)
 
 
 def _refuse_hooks(name: str, model: nn.Module) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from erasure_sweep.workers.errors import DataError, UsageError, one_line
 from erasure_sweep.workers.fingerprint import fingerprint
@@ -312,6 +312,20 @@ def _from_transformers(source: str, folder: Path, gguf_file: str | None = None) 
             f"there is no tokenizer that can be read in {source} ({_first_line(error)}): save it as tokenizer.json, or name "
             "its class in tokenizer_config.json"
         ) from error
+    return tokenizer_of(loaded, source)
+
+
+def tokenizer_of(loaded: Any, source: str = "in memory") -> _FastTokenizer:
+    """A tokenizer of transformers as this project asks it; the given one stays as it is.
+
+    Args:
+        source: what it is called in errors.
+
+    Raises:
+        DataError: it has no fast form, or no vocabulary.
+    """
+    if isinstance(loaded, _FastTokenizer):
+        return loaded
     backend = getattr(loaded, "backend_tokenizer", None)
     if backend is None:
         raise DataError(f"tokenizer {source} has no fast form (tokenizer.json): convert it")
@@ -323,7 +337,9 @@ def _from_transformers(source: str, folder: Path, gguf_file: str | None = None) 
             f"tokenizer {source} has no vocabulary: put tokenizer.json, or vocab.json and merges.txt, beside it"
         )
     named = {name: getattr(loaded, name, None) for name in ("bos_token", "eos_token")}
-    return _FastTokenizer(backend, {name: str(token) for name, token in named.items() if token}, source)
+    return _FastTokenizer(
+        type(backend).from_str(backend.to_str()), {name: str(token) for name, token in named.items() if token}, source
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -13,7 +13,7 @@ A head's m_c needs no output: its change of z goes along W_O g, which is folded 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -39,7 +39,7 @@ class Replacement(NamedTuple):
     direct: Float[Tensor, "writer token"]
     effect: Float[Tensor, "writer token"]
     mediated: Float[Tensor, "writer mediator"]
-    """Σ d·m over the measured tokens, float64; in the order of ``mediators``."""
+    """Σ d·m over the measured tokens, or Σ m; float64, in the order of ``mediators``."""
 
 
 def mediators(layout: Layout) -> tuple[str, ...]:
@@ -82,24 +82,25 @@ class Replacer:
         own: Float[Tensor, "writer pos d_model"],
         other: Float[Tensor, "writer pos d_model"],
         *,
-        mediated: bool,
+        weigh: Callable[[Tensor], Tensor] | None,
     ) -> Replacement:
         """Put other outputs in the place of writers' own where these are a source.
 
         Args:
             writers: in the order of the stream, each with a run of its own; later ones join where they write.
             own, other: of each writer.
-            mediated: whether to work out who changes the effect; else that is all zero.
+            weigh: from d, at each token, what m counts in the sums of who changes the effect; without it these are all zero.
         """
         view, g = self.view, self.view.logit_direction
         edits = other - own
         edits[:, : view.first] = 0.0
         direct = -_along(edits[:, self._at], g)
         sums = torch.zeros(len(own), len(mediators(self.model.config.layout)), dtype=torch.float64, device=own.device)
-        resid = self._rerun(writers, edits, direct.double(), sums if mediated else None)
+        weights = direct.double() if weigh is None else weigh(direct.double())
+        resid = self._rerun(writers, edits, weights, None if weigh is None else sums)
         left = _along(resid, g)
         by_norm = left * (1.0 - view.final_scale / self.model.scale(resid))
-        sums[:, -1] = (direct.double() * by_norm.double()).sum(dim=-1)
+        sums[:, -1] = (weights * by_norm.double()).sum(dim=-1)
         effect = _along(view.final[self._at] - resid, g) + by_norm
         return Replacement(_along(own[:, self._at], g), direct, effect, sums)
 
@@ -107,10 +108,10 @@ class Replacer:
         self,
         writers: Sequence[str],
         edits: Float[Tensor, "writer pos d_model"],
-        direct: Float[Tensor, "writer token"],
+        weights: Float[Tensor, "writer token"],
         sums: Float[Tensor, "writer mediator"] | None,
     ) -> Float[Tensor, "writer token d_model"]:
-        """The final state at the measured positions; adds Σ d·m of every sublayer on the way."""
+        """The final state at the measured positions; adds the weighted Σ m of every sublayer on the way."""
         layout, at = self.model.config.layout, self._at
         last, end = Sublayer(layout.n_layers - 1, layout.has_middle), Sublayer(layout.n_layers, False)
         streams = self._edited(writers, edits)
@@ -119,12 +120,12 @@ class Replacer:
         for step in run_on(self.model, resid, start, stop=last if last.mlp else None, joining=streams):
             resid = step.resid
             if sums is not None:
-                self._mediate(step.sublayer, step.output[:, at], direct, sums)
+                self._mediate(step.sublayer, step.output[:, at], weights, sums)
         if last.mlp and start <= last:  # it reads every position by itself: it is needed at the measured ones alone
             resid = torch.cat([resid, streams.pop(last)]) if last in streams else resid
             written = self.model.mlp(last.layer, resid[:, at])
             if sums is not None:
-                self._mediate(last, written, direct, sums)
+                self._mediate(last, written, weights, sums)
             resid = resid[:, at] + written
         else:
             resid = resid[:, at]
@@ -137,17 +138,19 @@ class Replacer:
         parts = zip(sizes, torch.split(edits, list(sizes.values())), strict=True)
         return {start: self.view.input_of(start) + part for start, part in parts}
 
-    def _mediate(self, sublayer: Sublayer, output: Tensor, direct: Float[Tensor, "writer token"], sums: Tensor) -> None:
-        """Add Σ d·m of what a sublayer writes: z of an attention layer, or the output of an MLP; of the first writers."""
+    def _mediate(
+        self, sublayer: Sublayer, output: Tensor, weights: Float[Tensor, "writer token"], sums: Tensor
+    ) -> None:
+        """Add the weighted Σ m of what a sublayer writes, z of an attention layer or an MLP's output, for the first writers."""
         config, trace, (layer, is_mlp) = self.model.config, self.view.trace, sublayer
-        direct, sums = direct[: len(output)], sums[: len(output)]
+        weights, sums = weights[: len(output)], sums[: len(output)]
         first = layer * (config.n_heads + (not config.attn_only))
         if is_mlp:
             change = _along(trace.mlp_out[layer, self.view.index, self._at] - output, self.view.logit_direction)
-            sums[:, first + config.n_heads] += (direct * change.double()).sum(dim=-1)
+            sums[:, first + config.n_heads] += (weights * change.double()).sum(dim=-1)
             return
         change = ((trace.z[layer, self.view.index, self._at] - output) * self._folded(layer)).sum(dim=-1)
-        sums[:, first : first + config.n_heads] += torch.einsum("nt,nth->nh", direct, change.double())
+        sums[:, first : first + config.n_heads] += torch.einsum("nt,nth->nh", weights, change.double())
 
     def _folded(self, layer: int) -> Float[Tensor, "token head d_head"]:
         """W_O g of every head of a layer."""

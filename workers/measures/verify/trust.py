@@ -9,8 +9,7 @@ another word, the word is not settled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -29,40 +28,12 @@ from erasure_sweep.workers.measures.interventions.replaced_writer import (
     written,
 )
 from erasure_sweep.workers.measures.measure import Block, Measure, Row, Setting, columns_of, stack
-from erasure_sweep.workers.measures.statistics.jackknife import (
-    FISHER,
-    LOG,
-    PLAIN,
-    Estimate,
-    Scale,
-    Statistic,
-    jackknife,
-)
-from erasure_sweep.workers.measures.statistics.moments import CONSTANT
+from erasure_sweep.workers.measures.statistics.effect_sums import STATISTICS, TokenSums, judge, numbers_of
+from erasure_sweep.workers.measures.statistics.jackknife import jackknife
 from erasure_sweep.workers.measures.statistics.prompt_sums import STORED_BYTES_PER_SUM, deal
 from erasure_sweep.workers.records import State, TrustWork
 from erasure_sweep.workers.tables.columns import Columns
-from erasure_sweep.workers.tables.facts.trust import TrustEnds, TrustNumbers, is_settled, trust_word
-
-
-class TokenSums(NamedTuple):
-    """Sums over tokens: of a writer, at the measured tokens of a prompt, or of many."""
-
-    n: Any
-    """How many tokens."""
-    dla_sq: Any
-    """Σ DLA²."""
-    direct_sq: Any
-    """Σ d²."""
-    effect_sq: Any
-    """Σ e²."""
-    product: Any
-    """Σ d·e."""
-    dla_abs: Any
-    """Σ |DLA|."""
-    effect_abs: Any
-    """Σ |e|."""
-
+from erasure_sweep.workers.tables.facts.trust import trust_word
 
 MEAN, ROTATED, MEDIATED = "mean", "rotated", "mediated"
 """What a state holds: ``TokenSums`` where writers are replaced by means, or by rotated outputs, and Σ d·m of each mediator."""
@@ -83,7 +54,7 @@ class TrustAccumulator:
         for labels in together(products, self._writers):
             own = written(products, labels)
             other = self._others(products, labels)
-            found.append(replacer.replace(labels, own, other, mediated=not self._block.work.rotated))
+            found.append(replacer.replace(labels, own, other, weigh=None if self._block.work.rotated else by_direct))
         self._sums.append(torch.cat([_sums(one) for one in found], dim=1))
         if not self._block.work.rotated:
             self._mediated.append(torch.cat([one.mediated for one in found]))
@@ -102,6 +73,11 @@ class TrustAccumulator:
         if self._block.work.rotated:
             return {ROTATED: sums}
         return {MEAN: sums, MEDIATED: torch.stack(self._mediated).cpu().numpy()}
+
+
+def by_direct(direct: Float[Tensor, "writer token"]) -> Float[Tensor, "writer token"]:
+    """Mediators are summed as Σ d·m, so that a writer's shares are of Σ d²."""
+    return direct
 
 
 def _sums(found: Replacement) -> Float[Tensor, "sum writer"]:
@@ -178,19 +154,13 @@ def _mediation(
 def _row(
     writer: str, sums: Float[np.ndarray, "prompt sum"], rotated: Float[np.ndarray, "sum"], setting: Setting
 ) -> Row:
-    found = {name: Estimate(*map(float, jackknife(sums, *of))) for name, of in STATISTICS.items()}
-    ends = TrustEnds(*((found[name].low, found[name].high) for name in TrustEnds._fields))
-    numbers, turned = TrustNumbers(*(found[name].value for name in TrustNumbers._fields)), _numbers(rotated)
-    word, other = trust_word(numbers, setting.trust), trust_word(turned, setting.trust)
-    varying, of = found.pop("varying"), TokenSums(*sums.sum(axis=0))
-    if varying.value <= CONSTANT:  # it varies by rounding alone, whatever rounding's logarithm does
-        ends = ends._replace(varying=(0.0, CONSTANT))
-    settled = is_settled(ends, setting.trust) if other in (None, word) else False
-    found["constant"] = Estimate(1.0 - varying.value, 1.0 - varying.high, 1.0 - varying.low)
+    found, word, settled = judge(sums, setting.trust)
+    of, turned = TokenSums(*sums.sum(axis=0)), numbers_of(rotated)
+    other = trust_word(turned, setting.trust)
     return {
         "writer": writer,
         "trust": word,
-        "settled": None if word is None else settled,
+        "settled": settled if word is None or other in (None, word) else False,
         **{column: value for name, estimate in found.items() for column, value in estimate.columns(name).items()},
         "dla_mean_abs": of.dla_abs / of.n,
         "effect_mean_abs": of.effect_abs / of.n,
@@ -201,27 +171,3 @@ def _row(
         "rotated_trust": other,
         "n_rotated": int(TokenSums(*rotated).n),
     }
-
-
-def _numbers(sums: Float[np.ndarray, "sum"]) -> TrustNumbers:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return TrustNumbers(*(float(STATISTICS[name][0](sums)) for name in TrustNumbers._fields))
-
-
-def _varying(sums: Float[np.ndarray, "sum *batch"]) -> Float[np.ndarray, "*batch"]:
-    of = TokenSums(*sums)
-    return np.asarray(of.direct_sq / of.dla_sq)
-
-
-def _of_varying(statistic: Callable[[TokenSums], Any]) -> Statistic:
-    """A number that there is where more of the DLA varies than rounding."""
-    return lambda sums: np.where(_varying(sums) > CONSTANT, statistic(TokenSums(*sums)), np.nan)
-
-
-STATISTICS: Mapping[str, tuple[Statistic, Scale]] = {
-    "varying": (_varying, LOG),
-    "share": (_of_varying(lambda of: of.product / of.direct_sq), PLAIN),
-    "r": (_of_varying(lambda of: of.product / np.sqrt(of.direct_sq * of.effect_sq)), FISHER),
-    "size": (_of_varying(lambda of: np.sqrt(of.effect_sq / of.direct_sq)), LOG),
-    "concordance": (_of_varying(lambda of: 2.0 * of.product / (of.direct_sq + of.effect_sq)), PLAIN),
-}
