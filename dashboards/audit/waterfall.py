@@ -62,7 +62,7 @@ def waterfall_sentence(view: AuditView, component: str, parts: dict[str, float])
         name = max(against, key=lambda one: abs(against[one]))
         said += f". What answers it most is the {_NAMES[name]}" if name in _NAMES else f". {name} answers it most"
         said += f" ({number(against[name])})"
-    return f"{said}. {known}" if known else f"{said}."
+    return f"{said}. {known}." if known else f"{said}."
 
 
 @card(AUDIT, "waterfall", order=20)

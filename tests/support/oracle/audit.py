@@ -19,6 +19,7 @@ import numpy as np
 
 from erasure_sweep.workers.labels import Layout
 from erasure_sweep.workers.models.model_config import ModelConfig
+from tests.support.oracle.dla import STRONGEST
 from tests.support.oracle.paths import rerun_without
 from tests.support.oracle.scan import Activations, as_numpy, forward
 from tests.support.oracle.sublayers import Weights, centre
@@ -170,6 +171,8 @@ def component_row(found: Sequence[Found], label: str) -> dict[str, object]:
     sums = np.stack(squares, axis=1)
     numbers = {name: statistic(sums.sum(axis=0)) for name, statistic in STATISTICS.items()}
     ends = {name: interval_of(sums, name) for name in STATISTICS}
+    if abs(numbers["r"]) >= STRONGEST:
+        ends["r"] = (numbers["r"], numbers["r"])
     said = word(numbers, LIMITS)
     row: dict[str, object] = {"component": label, "word": said}
     row |= mean_row("dla", x) | mean_row("direct", d) | mean_row("effect", e)
@@ -177,5 +180,6 @@ def component_row(found: Sequence[Found], label: str) -> dict[str, object]:
     sure = numbers["varying"] <= NOTHING or settled(ends, LIMITS) is True
     row["settled"] = None if said is None else sure
     for name in ("share", "r", "size"):
-        row |= {name: numbers[name], f"{name}_low": ends[name][0], f"{name}_high": ends[name][1]}
+        low, high = interval_of(sums, name)
+        row |= {name: numbers[name], f"{name}_low": low, f"{name}_high": high}
     return row

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from erasure_sweep.workers.positions import hash_u64
-from tests.support.oracle.dla import SAME, fisher, jackknife
+from tests.support.oracle.dla import SAME, STRONGEST, fisher, jackknife
 from tests.support.oracle.scan import forward
 from tests.support.oracle.sublayers import centre
 from tests.support.oracle.verify_setting import Field, Setting, dot
@@ -125,6 +125,7 @@ def trust_row(
     sums = per_prompt(s, x, run)
     numbers = {name: statistic(sums.sum(axis=0)) for name, statistic in STATISTICS.items()}
     ends = {name: interval_of(sums, name) for name in STATISTICS}
+    certain = ends | ({"r": (numbers["r"], numbers["r"])} if abs(numbers["r"]) >= STRONGEST else {})
     said = word(numbers, limits)
     row: Row = {"writer": writer, "trust": said, "settled": None}
     for name in ("share", "r", "size", "concordance"):
@@ -143,7 +144,7 @@ def trust_row(
         "rotated_trust": word(other, limits),
         "n_rotated": 0 if turned is None else len(turned[0].positions()),
     }
-    sure = numbers["varying"] <= NOTHING or settled(ends, limits)
+    sure = numbers["varying"] <= NOTHING or settled(certain, limits)
     differs = row["rotated_trust"] not in (None, said)
     row["settled"] = None if said is None else False if differs else sure
     return row

@@ -7,6 +7,7 @@ refused with the tokens that it is made of: the logit of its first one is anothe
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from operator import index
 from typing import Any, NamedTuple
 
 from erasure_sweep.workers.errors import UsageError
@@ -139,16 +140,26 @@ class Reader:
         raise UsageError(f"{name} {given!r} of {where} is {len(ids)} tokens ({parts}): {meant}")
 
     def _id(self, where: str, value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int):
+        if not _is_whole(value):
             raise UsageError(f"{where} holds {value!r}: give texts or token ids")
-        if not 0 <= value < self._d_vocab:
-            raise UsageError(f"{where} holds token {value}, and the model has tokens from 0 to {self._d_vocab - 1}")
-        return value
+        token = index(value)
+        if not 0 <= token < self._d_vocab:
+            raise UsageError(f"{where} holds token {token}, and the model has tokens from 0 to {self._d_vocab - 1}")
+        return token
 
     def _needed(self, where: str) -> Tokenizer:
         if self._tokenizer is None:
             raise UsageError(f"{where} is a text, and the model came without a tokenizer: give it, or token ids")
         return self._tokenizer
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether it is a whole number, of numpy or torch as well."""
+    try:
+        index(value)
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    return not isinstance(value, bool)
 
 
 def _plain(values: Any) -> list[Any]:
@@ -168,7 +179,7 @@ def _is_lone(prompts: Any) -> bool:
     if not _is_several(prompts):
         return True
     ids = _plain(prompts)
-    return bool(ids) and all(isinstance(value, int) for value in ids)
+    return bool(ids) and all(_is_whole(value) for value in ids)
 
 
 def _several(prompts: Any) -> list[Any]:

@@ -16,6 +16,7 @@ from erasure_sweep.workers.measures.statistics.jackknife import (
     FISHER,
     LOG,
     PLAIN,
+    STRONGEST,
     Estimate,
     Scale,
     Statistic,
@@ -61,7 +62,11 @@ def judge(sums: Float[np.ndarray, "prompt sum"], limits: TrustThresholds) -> Jud
     found = {name: Estimate(*map(float, jackknife(sums, *of))) for name, of in STATISTICS.items()}
     ends = TrustEnds(*((found[name].low, found[name].high) for name in TrustEnds._fields))
     word = trust_word(TrustNumbers(*(found[name].value for name in TrustNumbers._fields)), limits)
-    varying = found.pop("varying")
+    r, varying = found["r"], found.pop("varying")
+    if (
+        abs(r.value) >= STRONGEST
+    ):  # Fisher's z of it is infinite; whether anything varies at all, the share's interval says
+        ends = ends._replace(r=(r.value, r.value))
     if varying.value <= CONSTANT:  # it varies by rounding alone, whatever rounding's logarithm does
         ends = ends._replace(varying=(0.0, CONSTANT))
     found["constant"] = Estimate(1.0 - varying.value, 1.0 - varying.high, 1.0 - varying.low)
