@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from tests.benchmarks.audit import measure_audit
 from tests.benchmarks.large import measure_large
 from tests.benchmarks.literal import measure_literal
 from tests.benchmarks.memory import measure_memory
@@ -33,6 +34,7 @@ SUBJECTS: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "paths": measure_paths,
     "literal": measure_literal,
     "verify": measure_verify,
+    "audit": measure_audit,
     "memory": measure_memory,
     "overhead": measure_overhead,
     "shards": measure_shards,

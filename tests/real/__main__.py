@@ -1,6 +1,7 @@
 """Measure SmolLM2-135M on code and on English, as a user would, and hold numbers against literal reruns.
 
-    make real                     scan and verify, pages, ten pairs and ten trust values for each text, speed
+    make real                     scan and verify, pages, ten pairs and ten trust values for each text, an audit of ten IOI
+                                  prompts, speed
     make real ARGS=--short        two prompts of 32 tokens, the scan alone, two pairs
 
 Where the package that carries the model cannot be had this is said, and nothing is measured.
@@ -54,6 +55,8 @@ def main() -> int:
         out = measure(folder, model, name, corpus, short)
         say(f"{name}: measured in {time.monotonic() - start:,.0f} s, pages in {out}")
         compared += rerun(hooked, out, folder / "staging", short)
+    if not short:
+        audit_ioi(folder, model)
     for line in report(compared):
         say(line)
     return int(any(each.off > TOLERANCE for each in compared))
@@ -77,6 +80,15 @@ def measure(folder: Path, model: Path, name: str, corpus: str, short: bool) -> P
     command += ["--staging", str(folder / "staging"), "--tracking-uri", f"sqlite:///{folder}/mlflow.db"]
     subprocess.run(command, check=True)
     return out
+
+
+def audit_ioi(folder: Path, model: Path) -> None:
+    """``erasure-sweep audit`` on ten prompts of indirect objects, by means and beside corrupted prompts."""
+    for baseline in ("mean", "corrupted"):
+        start, page = time.monotonic(), folder / f"ioi-{baseline}.html"
+        command = [str(Path(sys.executable).with_name("erasure-sweep")), "audit", str(model), "--prompts", "ioi:10"]
+        subprocess.run([*command, "--baseline", baseline, "--html", str(page)], check=True)
+        say(f"ioi: audited in {time.monotonic() - start:,.0f} s, page {page}")
 
 
 def rerun(hooked: Hooked, out: Path, staging: Path, short: bool) -> Iterator[Compared]:
