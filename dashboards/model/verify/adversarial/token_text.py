@@ -25,6 +25,7 @@ from erasure_sweep.dashboards.model.verify.prompt_words import (
 )
 from erasure_sweep.dashboards.model.view import MODEL, VERIFIED, ModelView, is_verified
 from erasure_sweep.dashboards.wording import listed, number, percent
+from erasure_sweep.workers.printed_commands import command
 from erasure_sweep.workers.tables.facts.adversarial import from_source
 from erasure_sweep.workers.tables.sweep_folder import ModelTables
 from erasure_sweep.workers.tables.values import Floats, numeric, rows_where, strings, table_of
@@ -57,6 +58,8 @@ class TokenPrompt(NamedTuple):
     second: str
     logit_diff: float
     change: float
+    text: str
+    """Behind position 0, as it stands in the corpus; empty where the model has no tokenizer, or its text is none for people."""
 
 
 def token_prompts(model: ModelTables, writer: str, source: str) -> list[TokenPrompt]:
@@ -96,7 +99,15 @@ def _prompt(rows: pd.DataFrame, tested: Mapping[tuple[int, int], pd.DataFrame]) 
         row = tested[place]
         words = (_next(row, "top"), _next(row, "second"))
         measured = (float(numeric(row, "logit_diff")[0]), float(numeric(row, "change")[0]))
-    return TokenPrompt(*place, numeric(rows, "position"), tokens, values, *words, *measured)
+    return TokenPrompt(*place, numeric(rows, "position"), tokens, values, *words, *measured, _text(rows))
+
+
+def _text(rows: pd.DataFrame) -> str:
+    """The text of a prompt's tokens; position 0, a BOS in most models, is left out."""
+    parts = [token for token, at in zip(strings(rows, "token"), numeric(rows, "position"), strict=True) if at > 0]
+    text = "".join(part for part in parts if part is not None)
+    is_readable = all(letter.isprintable() or letter in "\n\t" for letter in text) and "\ufffd" not in text
+    return text if is_readable and None not in parts else ""
 
 
 def _token_words(token: str | None, token_id: float) -> str:
@@ -142,7 +153,10 @@ def token_text(model: ModelTables, writers: Sequence[str]) -> Prose:
         limit = token_colour_limit([one for source in sources for one in prompts[writer][source]])
         for column, source in enumerate(sources):
             for at, reading in enumerate(READINGS):
-                bodies[f"{row}.{column}.{at}"] = _body(writer, prompts[writer][source], reading, limit, most)
+                shown_prompts = [
+                    _shown_prompt(model, writer, prompt, reading, limit) for prompt in prompts[writer][source][:most]
+                ]
+                bodies[f"{row}.{column}.{at}"] = _body(writer, prompts[writer][source], shown_prompts, limit, most)
     # what stands there first is something
     at_first = first_head(shown)
     first = next((at for at, source in enumerate(sources) if prompts[shown[at_first]][source]), 0)
@@ -172,11 +186,13 @@ def _most_prompts(n_writers: int) -> int:
     return int(np.clip(ALL_TOKENS // (max(1, n_writers) * len(READINGS) * _LONGEST), 2, MOST_PROMPTS))
 
 
-def _body(writer: str, prompts: Sequence[TokenPrompt], reading: str, limit: float, most: int) -> Markup:
+def _body(
+    writer: str, prompts: Sequence[TokenPrompt], shown: Sequence[_ShownPrompt], limit: float, most: int
+) -> Markup:
     return render(
         "token_text.html.j2",
         writer=writer,
-        prompts=[_shown_prompt(writer, prompt, reading, limit) for prompt in prompts[:most]],
+        prompts=shown,
         sentence=_sentence(writer, prompts, most) if prompts else "",
         limit=limit,
     )
@@ -217,9 +233,11 @@ class _ShownPrompt(NamedTuple):
     tokens: list[_Token]
     following: tuple[Markup, Markup, str] | None
     strongest: str
+    audit: str
+    """The command that says which bars of a DLA figure to believe there; empty where the prompt has no text."""
 
 
-def _shown_prompt(writer: str, shown: TokenPrompt, reading: str, limit: float) -> _ShownPrompt:
+def _shown_prompt(model: ModelTables, writer: str, shown: TokenPrompt, reading: str, limit: float) -> _ShownPrompt:
     values = shown.values[reading]
     marks = {at: _SUPERSCRIPTS[rank] for rank, at in enumerate(strongest_tokens(values))}
     return _ShownPrompt(
@@ -232,6 +250,7 @@ def _shown_prompt(writer: str, shown: TokenPrompt, reading: str, limit: float) -
         ],
         (code(shown.top), code(shown.second), number(shown.logit_diff)) if shown.top else None,
         _listed(shown, values, marks),
+        command("audit", model.about.spec or model.about.name, "--prompt", shown.text) if shown.text else "",
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import re
+import shlex
 from html.parser import HTMLParser
 from typing import Any
 
@@ -134,14 +136,14 @@ class TestPrompts:
     ],
 )
 def test_colours_end_at_a_round_number(values: list[float], expected: float) -> None:
-    prompt = TokenPrompt(0, 0, np.arange(1.0), [], dict.fromkeys(READINGS, np.array(values)), "", "", 0.0, 0.0)
+    prompt = TokenPrompt(0, 0, np.arange(1.0), [], dict.fromkeys(READINGS, np.array(values)), "", "", 0.0, 0.0, "")
     assert token_colour_limit([prompt]) == pytest.approx(expected)
     assert token_colour_limit([]) == 1.0
 
 
 def test_wild_values_do_not_stretch_the_colours() -> None:
     values = np.append(np.full(99, 0.9), 60.0)
-    prompt = TokenPrompt(0, 0, np.arange(1.0), [], {"dla": values, "net_dla": values}, "", "", 0.0, 0.0)
+    prompt = TokenPrompt(0, 0, np.arange(1.0), [], {"dla": values, "net_dla": values}, "", "", 0.0, 0.0, "")
     assert token_colour_limit([prompt]) == 1.0
 
 
@@ -263,3 +265,16 @@ class TestText:
             assert "not measured at position 21" in part.bodies["0.0.0"]
         else:
             assert not part.bodies and not part.controls
+
+
+class TestAudit:
+    def test_a_prompt_has_the_command_that_audits_it(self) -> None:
+        model = one_prompt([1.0, 0.5], [0.0, 0.0], tokens=[" it's", "\n a"], position=[0, 1])
+        assert "--prompt" in said(only_body(model)) and "it&#39;s" not in said(only_body(model)).split("--prompt")[1]
+        both = one_prompt([1.0, 0.5], [0.0, 0.0], tokens=[" it's", "\n a"])
+        command = html.unescape(said(only_body(both))).split("erasure-sweep audit ")[1].partition("</")[0]
+        assert shlex.split(command)[1:3] == ["--prompt", " it's\n a"]
+
+    @pytest.mark.parametrize("token", [None, "\x1b[31m", "\ufffd"])
+    def test_text_that_cannot_be_typed_has_none(self, token: str | None) -> None:
+        assert "--prompt" not in said(only_body(one_prompt([1.0], [0.0], tokens=[token])))
