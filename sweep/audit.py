@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,7 @@ def audit(
     tokenizer: Any = None,
     prepend_bos: bool = True,
     sweep: str | Path | None = None,
+    rerun_bytes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Audit:
     """Audit direct logit attribution on a model's prompts: what each component's bar says, and what really arrives.
@@ -61,7 +63,8 @@ def audit(
         tokenizer: of transformers, where the model came without one.
         prepend_bos: whether texts begin with the tokenizer's BOS.
         sweep: folder of a finished sweep of this model: what it says of a component stands beside its bar.
-        progress: told how many of how many prompts are done.
+        rerun_bytes: bound on the widest activations of reruns that go together, by default 256 MiB; memory is a few times that.
+        progress: told how many of how many prompts are done; by default a notebook shows it.
 
     Raises:
         UsageError: prompts, answers or model do not fit each other; one clear line.
@@ -72,6 +75,7 @@ def audit(
     from erasure_sweep.workers.measures.audit.questions import Reader
     from erasure_sweep.workers.measures.audit.session import Session
     from erasure_sweep.workers.measures.audit.tasks import make_task
+    from erasure_sweep.workers.measures.interventions.replaced_writer import RERUN_BYTES
 
     reference, baseline = _reference(reference, baseline)
     held = _held(model)
@@ -87,8 +91,9 @@ def audit(
     elif tokens_by is not None:
         ids = tokens_by.encode_batch([text])[0][:REFERENCE_TOKENS]
         source = Reference(tuple(ids), tokens_by.bos_id if prepend_bos else None)
-    session = Session(held.lean, questions, Baseline(held.lean, baseline, source, donors))
-    found = session.effects(lambda done: progress(done, len(questions)) if progress else None)
+    session = Session(held.lean, questions, Baseline(held.lean, baseline, source, donors), rerun_bytes or RERUN_BYTES)
+    show = progress or _notebook_progress()
+    found = session.effects(lambda done: show(done, len(questions)))
     return Audit(held.name, session, found, tokens_by, _known(sweep, held))
 
 
@@ -335,6 +340,20 @@ def _reference(given: Any, baseline: str) -> tuple[Any, str]:
         return read_small_file(path).decode("utf-8"), "mean"
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is no text that can be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _notebook_progress() -> Callable[[int, int], None]:
+    """A line that counts, where somebody sees it and there is something to count."""
+    shell = sys.modules.get("IPython")
+    if shell is None or shell.get_ipython() is None:
+        return lambda done, total: None
+
+    def show(done: int, total: int) -> None:
+        if total > 1:
+            sys.stderr.write(f"\r{done}/{total} prompts" + "\n" * (done == total))
+            sys.stderr.flush()
+
+    return show
 
 
 def _held(model: Any) -> HeldModel:

@@ -98,6 +98,7 @@ class TestRayWorkers:
         assert launched.code == 0, launched.stderr
         assert "pyproject.toml" not in launched.stderr and launched.tables() == expected
 
+    @pytest.mark.nightly
     def test_variables_of_another_cluster(self, launched: Ran, expected: dict[str, bytes]) -> None:
         """`RAY_…` variables of a cluster, a job or a dashboard in the environment
 

@@ -42,6 +42,8 @@ def test_each_stands_in_one_place():
         ("tests/fast/sweep/clusters/test_clusters.py", "ray.autoscaler._private.util"),
         ("tests/situations/test_tracking.py", "mlflow.tracking._tracking_service.utils"),
         ("workers/models/architectures/opt.py", "_remove_final_layer_norm"),  # of its config
+        ("workers/models/model_in_memory.py", "_name_or_path"),
+        ("workers/models/model_in_memory.py", "_orig_mod"),
         ("workers/storage/remote.py", "_pipe_file"),
     }
 
@@ -96,3 +98,13 @@ def test_what_keeps_rays_local_clusters_to_themselves():
 
     assert {"ENABLE_RAY_CLUSTER", "RAY_ENABLE_UV_RUN_RUNTIME_ENV"} <= set(vars(ray_constants))
     assert callable(Config.initialize) and callable(AuthenticationTokenLoader.instance().reset_cache)
+
+
+def test_names_of_models_in_memory():
+    """Without these a model is called by its class, and one that was compiled is refused."""
+    import torch
+    from transformers import LlamaConfig
+
+    plain = torch.nn.Linear(1, 1)
+    assert torch.compile(plain)._orig_mod is plain
+    assert isinstance(LlamaConfig()._name_or_path, str)

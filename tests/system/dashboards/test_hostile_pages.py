@@ -161,8 +161,8 @@ def emptied(model: ModelTables, how: str) -> ModelTables:
     ("how", "scheme"),
     [
         ("no tables", "light"),
-        ("no writers", "dark"),
-        ("no rows", "light"),
+        pytest.param("no writers", "dark", marks=pytest.mark.nightly),
+        pytest.param("no rows", "light", marks=pytest.mark.nightly),
         ("nulls", "dark"),
         ("nothing erased", "light"),
     ],

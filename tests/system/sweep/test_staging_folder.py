@@ -78,7 +78,9 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, list[str], str]:
 class TestAlone:
     """The staging folder without a hub and without anything in the Hugging Face cache."""
 
-    @pytest.mark.parametrize("offline", [True, False], ids=["HF_HUB_OFFLINE", "dead hub"])
+    @pytest.mark.parametrize(
+        "offline", [True, pytest.param(False, marks=pytest.mark.nightly)], ids=["HF_HUB_OFFLINE", "dead hub"]
+    )
     def test_a_copied_folder_is_enough(self, offline, hub, cache, staging, tmp_path):
         expected = stage(staging)
         elsewhere = shutil.copytree(staging, tmp_path / "another machine" / "folder")

@@ -10,8 +10,10 @@ prompt.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Literal, NamedTuple, get_args
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
@@ -49,6 +51,13 @@ class Reference(NamedTuple):
         return torch.tensor(rows)
 
 
+Others = Callable[[Sequence[str]], Float[Tensor, "writer pos d_model"]]
+"""What takes the place of some writers' outputs: all writers' together would be as large as so many streams."""
+
+_MEANS: WeakKeyDictionary[LeanModel, dict[Reference, Tensor]] = WeakKeyDictionary()
+"""Of the models that are still in use."""
+
+
 class Baseline:
     """Outputs that take the place of a model's own.
 
@@ -70,7 +79,6 @@ class Baseline:
             raise UsageError(f"an interval needs two donors or more: {donors} were asked for")
         self.kind, self._model, self._reference = kind, model, reference
         self._donors = donors
-        self._means: Tensor | None = None
 
     @property
     def first(self) -> int:
@@ -85,29 +93,36 @@ class Baseline:
             if question.corrupted is None:
                 raise UsageError(f"prompt {row + 1} has no corrupted prompt, which this baseline is of")
 
-    def replacements(self, view: PromptView, question: Question) -> Iterator[Float[Tensor, "writer pos d_model"]]:
-        """What takes the place of every writer's output, once for each donor."""
-        layout = self._model.config.layout
+    def replacements(self, view: PromptView, question: Question) -> Iterator[Others]:
+        """What takes the place of writers' outputs, once for each donor."""
+        index = self._model.config.layout.writers.index
         if self.kind == "mean":
-            yield self.means()[:, None].expand(-1, view.seq_len, -1)
+            means = self.means()
+            yield lambda labels: means[[index(label) for label in labels], None].expand(-1, view.seq_len, -1)
         elif self.kind == "zero":
-            yield view.final.new_zeros(len(layout.writers), *view.final.shape)
+            yield lambda labels: view.final.new_zeros(len(labels), *view.final.shape)
         elif self.kind == "corrupted":
             assert question.corrupted is not None, "checked"
-            yield written(view_of(self._model, torch.tensor(question.corrupted)), layout.writers)
+            yield partial(written, view_of(self._model, torch.tensor(question.corrupted)))
         else:
             assert self._reference is not None, "checked"
             for donor, tokens in enumerate(self._reference.windows(view.seq_len, self._donors)):
-                other = written(view_of(self._model, tokens), layout.writers)
-                yield torch.cat([other[:, :1], other[:, 1:].roll(-STRIDE * donor, dims=1)], dim=1)
+                yield partial(_turned, view_of(self._model, tokens), STRIDE * donor)
 
     def means(self) -> Float[Tensor, "writer d_model"]:
-        """Every writer's mean over the reference text, position 0 of each part left out; computed once."""
-        if self._means is None:
-            assert self._reference is not None, "checked"
+        """Every writer's mean over the reference text, position 0 of each part left out; once a model and text."""
+        assert self._reference is not None, "checked"
+        kept = _MEANS.setdefault(self._model, {})
+        if self._reference not in kept:
             n_ctx = self._model.config.n_ctx or WINDOW
-            self._means = mean_outputs(self._model, self._reference.windows(min(WINDOW, n_ctx)))
-        return self._means
+            kept[self._reference] = mean_outputs(self._model, self._reference.windows(min(WINDOW, n_ctx)))
+        return kept[self._reference]
+
+
+def _turned(view: PromptView, turn: int, labels: Sequence[str]) -> Float[Tensor, "writer pos d_model"]:
+    """Outputs of a donor, turned along the positions behind the first."""
+    other = written(view, labels)
+    return torch.cat([other[:, :1], other[:, 1:].roll(-turn, dims=1)], dim=1)
 
 
 def mean_outputs(model: LeanModel, windows: Int[Tensor, "window pos"]) -> Float[Tensor, "writer d_model"]:

@@ -24,7 +24,12 @@ from erasure_sweep.workers.measures.audit.baselines import Baseline, view_of
 from erasure_sweep.workers.measures.audit.questions import Question
 from erasure_sweep.workers.measures.interventions.attention_paths import propagate
 from erasure_sweep.workers.measures.interventions.prompt_view import PromptView
-from erasure_sweep.workers.measures.interventions.replaced_writer import Replacer, together, written
+from erasure_sweep.workers.measures.interventions.replaced_writer import (
+    RERUN_BYTES,
+    Replacer,
+    together,
+    written,
+)
 from erasure_sweep.workers.measures.scan.composition import output
 from erasure_sweep.workers.models.forward import LeanModel, top_two
 
@@ -75,17 +80,21 @@ def ask(model: LeanModel, question: Question, first: int) -> Asked:
 
 
 @torch.inference_mode()
-def measure(model: LeanModel, asked: Asked, baseline: Baseline) -> Effects:
-    """All numbers of one prompt: a rerun of every writer for each donor."""
+def measure(model: LeanModel, asked: Asked, baseline: Baseline, n_bytes: int = RERUN_BYTES) -> Effects:
+    """All numbers of one prompt: a rerun of every writer for each donor.
+
+    Args:
+        n_bytes: bound on the widest activations of the reruns that go together.
+    """
     question, view = asked.question, asked.view
     replacer, writers = Replacer(view), model.config.layout.writers
     runs: list[tuple[Tensor, ...]] = []
     for other in baseline.replacements(view, question):
         parts = []
-        for labels, chunk in zip(groups := list(together(view, writers)), _split(other, groups), strict=True):
-            own = written(view, labels)
-            found = replacer.replace(labels, own, chunk, weigh=torch.ones_like)
-            net = net_over_attention(view, labels, own - chunk)
+        for labels in together(view, writers, n_bytes):
+            own, replaced = written(view, labels), other(labels)
+            found = replacer.replace(labels, own, replaced, weigh=torch.ones_like)
+            net = net_over_attention(view, labels, own - replaced)
             parts.append((found.direct[:, 0], found.effect[:, 0], found.mediated, net))
         runs.append(tuple(torch.cat(values).double() for values in zip(*parts, strict=True)))
     direct, effect, mediated, net = (torch.stack(values) for values in zip(*runs, strict=True))
@@ -137,7 +146,3 @@ def _chosen(logits: Float[Tensor, "1 d_vocab"], question: Question) -> tuple[tup
     first, second = top_two(free)[0].tolist()
     answers = question.answers or (first,)
     return answers, question.against or ((first,) if question.answers else (second,))
-
-
-def _split(values: Float[Tensor, "writer pos d_model"], groups: Sequence[Sequence[str]]) -> tuple[Tensor, ...]:
-    return torch.split(values, [len(group) for group in groups])

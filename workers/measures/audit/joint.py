@@ -37,9 +37,8 @@ def ablate_together(model: LeanModel, asked: Asked, baseline: Baseline, members:
     Args:
         members: writers, in any order.
     """
-    rows = [model.config.layout.writers.index(label) for label in members]
     runs = [
-        _run(model, asked, dict(zip(members, other[rows], strict=True)))
+        _run(model, asked, dict(zip(members, other(members), strict=True)))
         for other in baseline.replacements(asked.view, asked.question)
     ]
     return Joint(*(torch.stack(values) for values in zip(*runs, strict=True)))

@@ -15,6 +15,7 @@ from erasure_sweep.workers.measures.audit.effects import Asked, Effects, ask, me
 from erasure_sweep.workers.measures.audit.joint import Joint, ablate_together
 from erasure_sweep.workers.measures.audit.lens import Lens, head_pattern, read_states
 from erasure_sweep.workers.measures.audit.questions import Question
+from erasure_sweep.workers.measures.interventions.replaced_writer import RERUN_BYTES
 from erasure_sweep.workers.models.forward import LeanModel
 
 
@@ -25,6 +26,8 @@ class Session:
     model: LeanModel
     questions: Sequence[Question]
     baseline: Baseline
+    rerun_bytes: int = RERUN_BYTES
+    """Bound on the widest activations of the reruns that go together."""
     _asked: dict[int, Asked] = field(default_factory=dict)
     """The one prompt whose clean pass is kept: those of all would be as large as the model where prompts are many."""
 
@@ -39,7 +42,7 @@ class Session:
         """
         found = []
         for index in range(len(self.questions)):
-            found.append(measure(self.model, self.asked(index), self.baseline))
+            found.append(measure(self.model, self.asked(index), self.baseline, self.rerun_bytes))
             progress(index + 1)
         return found
 

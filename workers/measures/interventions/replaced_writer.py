@@ -53,11 +53,15 @@ def mediators_of(layout: Layout, writer: str) -> tuple[str, ...]:
     return (*later, FINAL_NORM)
 
 
-def together(view: PromptView, writers: Sequence[str]) -> Iterator[list[str]]:
-    """Writers in the order of the stream, as many at once as memory allows."""
+def together(view: PromptView, writers: Sequence[str], n_bytes: int = RERUN_BYTES) -> Iterator[list[str]]:
+    """Writers in the order of the stream, as many at once as memory allows.
+
+    Args:
+        n_bytes: bound on the widest activations of the reruns that go together.
+    """
     config = view.model.config
     width = max(config.d_mlp, 3 * config.n_heads * config.d_head)
-    most = max(1, RERUN_BYTES // (4 * view.seq_len * width))
+    most = max(1, n_bytes // (4 * view.seq_len * width))
     for first in range(0, len(writers), most):
         yield list(writers[first : first + most])
 

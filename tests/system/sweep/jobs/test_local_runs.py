@@ -196,6 +196,7 @@ class TestWhoIsStopped:
 
 
 class TestTwoRuns:
+    @pytest.mark.nightly
     def test_of_one_sweep_in_one_store(self, bench: Bench, out: Path, tmp_path: Path):
         """The second is refused while the first lives, and goes on at once where that was killed."""
         store = tmp_path / "store"

@@ -165,6 +165,7 @@ def test_opens_in_the_users_browser_on_the_models(shown: Shown, environment: dic
     assert page.get_by_text("Erasure in language models").first.is_visible()
 
 
+@pytest.mark.nightly
 def test_charts_are_drawn(shown: Shown, page: Any) -> None:
     page.goto(f"{shown.page}&compareRunsMode=CHART")
     area = page.locator(CHARTS)
@@ -176,6 +177,7 @@ def test_charts_are_drawn(shown: Shown, page: Any) -> None:
     assert area.locator(".js-plotly-plot").first.locator(".scatterlayer .points path").count() == len(MODELS)
 
 
+@pytest.mark.nightly
 def test_a_model_opens_with_its_result(shown: Shown, page: Any) -> None:
     page.goto(shown.run("toy-gelu-2l"))
     page.get_by_text(re.compile("Most erased|Nothing is erased")).first.wait_for()
@@ -187,6 +189,7 @@ def test_a_model_opens_with_its_result(shown: Shown, page: Any) -> None:
     opened.value.get_by_role("heading", name="toy-attn-2l").wait_for()
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(("path", "card"), [("index.html", "presence"), ("figures/presence.html", "presence")])
 def test_figures_are_drawn_in_the_viewer(shown: Shown, page: Any, path: str, card: str) -> None:
     frame = viewer(page, f"{shown.run('toy-gelu-2l')}/artifacts/{path}")
@@ -194,6 +197,7 @@ def test_figures_are_drawn_in_the_viewer(shown: Shown, page: Any, path: str, car
     assert draws(frame, card) > 0
 
 
+@pytest.mark.nightly
 def test_links_do_not_lead_astray_in_the_viewer(shown: Shown, page: Any) -> None:
     frame = viewer(page, f"{shown.run('toy-gelu-2l')}/artifacts/index.html")
     hrefs = frame.eval_on_selector_all("a[href]", "links => links.map((link) => link.getAttribute('href'))")
@@ -201,6 +205,7 @@ def test_links_do_not_lead_astray_in_the_viewer(shown: Shown, page: Any) -> None
     frame.get_by_text("Numbers:").first.wait_for(state="attached")
 
 
+@pytest.mark.nightly
 def test_the_machine_was_watched(shown: Shown, page: Any) -> None:
     page.goto(f"{shown.run('pages (2 models)')}/system-metrics")
     page.get_by_text("cpu_utilization_percentage").first.wait_for()

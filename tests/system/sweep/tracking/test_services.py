@@ -102,6 +102,7 @@ def test_a_sweep_is_logged_with_its_artifacts_in_s3(run, services: Services, out
     assert "View run" not in ran.stdout
 
 
+@pytest.mark.nightly
 def test_a_server_that_is_killed_and_restarted_meanwhile(
     run, services: Services, out: Path, other: Path, measured: Ran, monkeypatch: pytest.MonkeyPatch
 ):
@@ -132,6 +133,7 @@ def test_a_server_that_is_killed_and_restarted_meanwhile(
     assert said[1].startswith("MLflow answers again, after ")
 
 
+@pytest.mark.nightly
 def test_a_database_that_is_down_at_the_end(
     run, services: Services, out: Path, measured: Ran, monkeypatch: pytest.MonkeyPatch
 ):
