@@ -34,7 +34,7 @@ def measure_audit(settings: Settings) -> Iterator[Row]:
 
 
 def _measure_shape(settings: Settings, shape: str, config: ModelConfig) -> Iterator[Row]:
-    model, prompt = LeanModel(config, random_weights(config)), random_prompts(config, 1, TOKENS)
+    model, prompt = LeanModel(config, random_weights(config)), random_prompts(config, 1, min(TOKENS, settings.seq_len))
     ids = random_prompts(config, 1, REFERENCE_TOKENS)[0]
     reference = Reference(tuple(ids.tolist()), None)
     baseline = Baseline(model, "mean", reference, 0)
@@ -46,6 +46,6 @@ def _measure_shape(settings: Settings, shape: str, config: ModelConfig) -> Itera
         "means": lambda: Baseline(model, "mean", reference, 0).means(),
     }
     timings = interleave(cases, settings.rounds)
-    bare, n = (f"{BARE} of {TOKENS} tokens", timings[BARE]), len(config.layout.writers)
+    bare, n = (f"{BARE} of {prompt.shape[1]} tokens", timings[BARE]), len(config.layout.writers)
     yield ratio_row(SUBJECT, shape, (f"one prompt, {n} components", timings["audit"]), bare, TARGETS.get(shape))
     yield ratio_row(SUBJECT, shape, (f"means over {REFERENCE_TOKENS} tokens, once a model", timings["means"]), bare)

@@ -122,7 +122,11 @@ def _read(descriptor: int) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("sent", "said"), [(signal.SIGKILL, "was ended by SIGKILL"), (signal.SIGSTOP, "was stopped from outside")]
+    ("sent", "said"),
+    [
+        (signal.SIGKILL, "was ended by SIGKILL"),
+        pytest.param(signal.SIGSTOP, "was stopped from outside", marks=pytest.mark.nightly),
+    ],
 )
 def test_a_helper_process_that_is_lost(
     bench: Bench, out: Path, measured: Ran, monkeypatch: pytest.MonkeyPatch, sent: signal.Signals, said: str
@@ -151,6 +155,7 @@ def test_a_helper_process_that_is_lost(
     assert ran.tables() == measured.tables()
 
 
+@pytest.mark.nightly
 def test_a_run_that_is_killed_hard(bench: Bench, out: Path, tmp_path: Path) -> None:
     """A run that was killed with kill -9
 

@@ -39,6 +39,7 @@ def test_a_stored_shard_that_is_not_what_its_name_says(bench: Bench, copied: Pat
     assert [path.read_bytes() for path in others] == contents
 
 
+@pytest.mark.nightly
 def test_a_stored_shard_that_is_sealed_and_holds_something_else(bench: Bench, copied: Path, measured: Ran):
     """A finished shard with a right checksum around arrays of another kind, as a changed copy of the code may leave.
 

@@ -23,6 +23,7 @@ from erasure_sweep.workers.measures.verify.patched_residual import LOSS, Written
 from erasure_sweep.workers.models.forward import LeanModel
 from tests.benchmarks import __main__ as command
 from tests.benchmarks import probe, timing
+from tests.benchmarks.audit import measure_audit
 from tests.benchmarks.literal import (
     Clean,
     bridge_with,
@@ -182,6 +183,14 @@ def test_following_every_writer_is_set_beside_the_bare_forward(settings: Setting
         )
     ]
     assert [row.target for row in rows] == [2.0, None, None] * 2 and {row.beside for row in rows} == {BARE}
+
+
+def test_an_audit_is_set_beside_the_bare_forward(settings: Settings) -> None:
+    rows = list(measure_audit(settings))
+    assert [row.measured.partition(",")[0] for row in rows] == ["one prompt", "means over 1024 tokens"] * len(
+        settings.shapes
+    )
+    assert {row.beside for row in rows} == {f"{BARE} of {min(32, settings.seq_len)} tokens"}
 
 
 def test_composition_matrices_are_those_that_a_scan_needs(settings: Settings) -> None:

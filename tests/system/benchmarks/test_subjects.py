@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.benchmarks.large import measure_large
 from tests.benchmarks.noop import noop_config, probe_noop
 from tests.benchmarks.pages import measure_pages
@@ -18,6 +20,7 @@ def test_shards_that_measure_nothing_go_all_the_way_through_a_sweep(tmp_path: Pa
     assert Path(str(config.out), "noop", "index.html").exists()
 
 
+@pytest.mark.nightly
 def test_pages_are_sized_and_opened_beside_a_page_of_one_figure() -> None:
     rows = list(measure_pages(quick_settings(threads=1, rounds=1)))
     sizes = {row.measured.partition(" page")[0]: row.spread.median for row in rows if row.unit == "MB"}
@@ -28,6 +31,7 @@ def test_pages_are_sized_and_opened_beside_a_page_of_one_figure() -> None:
     assert all(row.spread.low > 0 and row.cpu is None for row in opened)
 
 
+@pytest.mark.nightly
 def test_a_whole_run_stands_beside_bare_forward_passes() -> None:
     ratio, *others = measure_large(quick_settings(threads=1, rounds=1))
     assert ratio.spread.median == ratio.details["cpu_s"] / ratio.details["bare_cpu_s"] > 1

@@ -132,6 +132,7 @@ class TestCheckpointsBesideModels:
         ]
         assert sum(len(trace.x) for trace in medians) == 5
 
+    @pytest.mark.nightly
     def test_training_stands_behind_size_where_most_are_models(self, models: list[ModelTables]) -> None:
         others = [fake_model(f"other-{at}", 2, 2, seed=at, n_tokens=16, d_model=16, reading=True) for at in range(4)]
         keys = [part.key for part in COMPARISON.parts(ComparisonView.of([*models[:3], *others], {}, None))]

@@ -271,6 +271,7 @@ class TestVerifyOnAModelsPage:
         texts = [trace["text"] for trace in embedded(page, "adversarial")["0.0.0"]["data"] if "text" in trace]
         assert texts and all(text[0].startswith("&lt;img") for text in texts)
 
+    @pytest.mark.nightly
     def test_many_points_stay_below_ten_megabytes(self, verified: ModelTables, tmp_path: Path) -> None:
         points = verified.tables["dla_points"]
         many = points.loc[np.repeat(points.index, 40)]

@@ -22,6 +22,7 @@ SMALL: dict[str, Any] = {
 }
 
 
+@pytest.mark.nightly
 def test_erasure_arises_in_training(tmp_path: Path) -> None:
     named = ["toy-gelu-4l@log:3", "toy-gelu-4l", "toy-gelu-4l@65536"]  # the last two are among the first
     config = es.load_config("training", {**SMALL, "models": named, "out": str(tmp_path / "out")})

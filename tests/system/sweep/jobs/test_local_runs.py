@@ -124,6 +124,7 @@ class TestStatusAndStop:
         assert said(bench, "stop", out) == (0, f"no run is working in {out}\n")
         assert not (out / ".driver.json").exists()
 
+    @pytest.mark.nightly
     def test_one_that_was_killed_hard(self, bench: Bench, out: Path):
         with working(bench, out) as process:
             process.kill()

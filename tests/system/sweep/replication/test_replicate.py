@@ -81,6 +81,7 @@ def check_group(table: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> None:
     assert float(found.item()) == lines["slope"].item()
 
 
+@pytest.mark.nightly
 def test_the_prompts_are_measured_with_a_tokenizer(place: Path, capsys: pytest.CaptureFixture[str]):
     assert replicate(place, "worded") == 0
     assert "Adversarial prompts: the two likeliest tokens" in capsys.readouterr().out
@@ -94,6 +95,7 @@ def test_the_prompts_are_measured_with_a_tokenizer(place: Path, capsys: pytest.C
     assert rows["other head with the highest DLA"] == given["component"].item()
 
 
+@pytest.mark.nightly
 def test_a_second_time_measures_nothing_and_says_the_same(place: Path, capsys: pytest.CaptureFixture[str]):
     table = place / "out-like-4l" / "replication.csv"
     assert replicate(place, "like-4l") == 0

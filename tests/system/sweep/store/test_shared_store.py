@@ -120,6 +120,7 @@ def test_a_damaged_object_is_measured_again(
     assert shards_in(s3, store).keys() == before.keys()
 
 
+@pytest.mark.nightly
 def test_workers_put_states_themselves(
     bench: Bench, s3: S3Server, out: Path, store: str, undisturbed: Ran, monkeypatch: pytest.MonkeyPatch
 ):
@@ -155,6 +156,7 @@ def test_killed_and_gone_on_from_elsewhere(
     assert 0 < len(measured_ids) <= len(undisturbed.shards()) - done
 
 
+@pytest.mark.nightly
 def test_a_store_that_fails_ends_the_run_and_the_next_one_goes_on(
     bench: Bench, s3: S3Server, out: Path, store: str, undisturbed: Ran, monkeypatch: pytest.MonkeyPatch
 ):
@@ -179,6 +181,7 @@ def test_a_store_that_fails_ends_the_run_and_the_next_one_goes_on(
     assert again.tables() == undisturbed.tables()
 
 
+@pytest.mark.nightly
 def test_a_store_that_falls_silent_ends_the_run(
     bench: Bench, s3: S3Server, out: Path, store: str, undisturbed: Ran, monkeypatch: pytest.MonkeyPatch
 ):

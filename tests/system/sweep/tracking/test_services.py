@@ -206,6 +206,7 @@ class TestAServerThatHangs:
         assert ran.line == "erasure-sweep: interrupted; the same command goes on from here"
         return ran
 
+    @pytest.mark.nightly
     def test_neither_holds_up_measuring_nor_an_interrupt(self, bench: Bench, out: Path, services: Services):
         process = self.start(bench, out, services)
         wait_until(lambda: len(list(out.rglob("*.state"))) >= 3, process)
