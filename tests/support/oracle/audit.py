@@ -154,6 +154,17 @@ def mean_row(name: str, values: np.ndarray) -> dict[str, float]:
     return {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
 
 
+def share_of_means(d: np.ndarray, e: np.ndarray) -> tuple[float, tuple[float, float]]:
+    """What arrives of a mean bar, and its interval."""
+    both = np.stack([d, e], axis=1)
+
+    def ratio(rows: np.ndarray) -> float:
+        direct, effect = rows.sum(axis=0)
+        return float(effect / direct) if direct != 0.0 else float("nan")
+
+    return ratio(both), leave_one_out(both, ratio)
+
+
 def component_row(found: Sequence[Found], label: str) -> dict[str, object]:
     """What the table says of a writer."""
     n = len(found[0].direct[label])
@@ -173,6 +184,7 @@ def component_row(found: Sequence[Found], label: str) -> dict[str, object]:
     ends = {name: interval_of(sums, name) for name in STATISTICS}
     if abs(numbers["r"]) >= STRONGEST:
         ends["r"] = (numbers["r"], numbers["r"])
+    numbers["share"], ends["share"] = share_of_means(d, e)
     said = word(numbers, LIMITS)
     row: dict[str, object] = {"component": label, "word": said}
     row |= mean_row("dla", x) | mean_row("direct", d) | mean_row("effect", e)
@@ -180,6 +192,6 @@ def component_row(found: Sequence[Found], label: str) -> dict[str, object]:
     sure = numbers["varying"] <= NOTHING or settled(ends, LIMITS) is True
     row["settled"] = None if said is None else sure
     for name in ("share", "r", "size"):
-        low, high = interval_of(sums, name)
+        low, high = ends["share"] if name == "share" else interval_of(sums, name)
         row |= {name: numbers[name], f"{name}_low": low, f"{name}_high": high}
     return row

@@ -1,8 +1,10 @@
 """What all prompts say together: a row for each component, and one for each that takes of its bar, or adds to it.
 
-Bars are means over prompts, so that they add up: DLA = kept + direct, effect = direct + Σ mediated. The word of a bar follows
-from sums of squares over prompts, by the rule of trust (``statistics.effect_sums``), so that prompts on which a component errs
-in opposite directions do not make it right. Intervals are over prompts; of a single prompt over its donors, where it has any.
+Bars are means over prompts, so that they add up: DLA = kept + direct, effect = direct + Σ mediated. The word of a bar is given
+by the rule of trust (``statistics.effect_sums``): its size and fit are of squares over prompts, so that prompts on which a
+component errs in opposite directions do not make it right, and the share that arrives is of the means, effect / direct: by
+squares a bar of +0.6 of which −0.4 arrive would hold where the effect is what the bar says of each prompt less a constant.
+Intervals are over prompts; of a single prompt over its donors, where it has any.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ class Samples(NamedTuple):
     effect: Float[np.ndarray, "sample writer"]
     net: Float[np.ndarray, "sample writer"]
     squares: Float[np.ndarray, "sample sum writer"]
-    """As ``TokenSums``."""
+    """As ``TokenSums``; behind them Σ d and Σ e."""
     mediated: Float[np.ndarray, "sample writer mediator"]
 
 
@@ -108,11 +110,17 @@ def _of_prompt(effects: Effects, at: Sequence[int]) -> Samples:
     dla = np.broadcast_to(effects.attribution.cpu().numpy()[list(at)], direct.shape)
     ones = np.ones_like(direct)
     sums = TokenSums(ones, dla * dla, direct * direct, effect * effect, direct * effect, np.abs(dla), np.abs(effect))
-    return Samples(dla, direct, effect, net, np.stack(sums, axis=1), mediated)
+    return Samples(dla, direct, effect, net, np.stack([*sums, direct, effect], axis=1), mediated)
+
+
+def _share_of_means(sums: Float[np.ndarray, "sum *batch"]) -> Float[np.ndarray, "*batch"]:
+    """Of the mean bar what arrives on average; NaN where no part of a bar is taken."""
+    direct, effect = sums[-2:]
+    return np.where(np.abs(direct) > 0.0, effect / direct, np.nan)
 
 
 def _row(layout: Layout, samples: Samples, index: int, label: str, limits: TrustThresholds) -> dict[str, object]:
-    judged = judge(samples.squares[:, :, index], limits)
+    judged = judge(samples.squares[:, :, index], limits, _share_of_means)
     dla, direct, effect, net = (
         _mean(values[:, index]) for values in (samples.dla, samples.direct, samples.effect, samples.net)
     )

@@ -57,9 +57,15 @@ class Judged(NamedTuple):
     """Whether the word is the same all over the intervals; ``None`` where one is missing that could decide it."""
 
 
-def judge(sums: Float[np.ndarray, "prompt sum"], limits: TrustThresholds) -> Judged:
-    """The word that a writer's sums give, and how sure it is."""
-    found = {name: Estimate(*map(float, jackknife(sums, *of))) for name, of in STATISTICS.items()}
+def judge(sums: Float[np.ndarray, "prompt sum"], limits: TrustThresholds, share: Statistic | None = None) -> Judged:
+    """The word that a writer's sums give, and how sure it is.
+
+    Args:
+        sums: as ``TokenSums``, and behind them what ``share`` needs.
+        share: the share that arrives, by another definition.
+    """
+    statistics = {**STATISTICS, **({} if share is None else {"share": (share, PLAIN)})}
+    found = {name: Estimate(*map(float, jackknife(sums, *of))) for name, of in statistics.items()}
     ends = TrustEnds(*((found[name].low, found[name].high) for name in TrustEnds._fields))
     word = trust_word(TrustNumbers(*(found[name].value for name in TrustNumbers._fields)), limits)
     r, varying = found["r"], found.pop("varying")
@@ -80,13 +86,17 @@ def numbers_of(sums: Float[np.ndarray, "sum"]) -> TrustNumbers:
 
 
 def _varying(sums: Float[np.ndarray, "sum *batch"]) -> Float[np.ndarray, "*batch"]:
-    of = TokenSums(*sums)
+    of = _named(sums)
     return np.asarray(of.direct_sq / of.dla_sq)
 
 
 def _of_varying(statistic: Callable[[TokenSums], Any]) -> Statistic:
     """A number that there is where more of the DLA varies than rounding."""
-    return lambda sums: np.where(_varying(sums) > CONSTANT, statistic(TokenSums(*sums)), np.nan)
+    return lambda sums: np.where(_varying(sums) > CONSTANT, statistic(_named(sums)), np.nan)
+
+
+def _named(sums: Float[np.ndarray, "sum *batch"]) -> TokenSums:
+    return TokenSums(*sums[: len(TokenSums._fields)])
 
 
 STATISTICS: Mapping[str, tuple[Statistic, Scale]] = {
