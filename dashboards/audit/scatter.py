@@ -17,7 +17,7 @@ MOST_NAMED = 12
 def scatter_figure(view: AuditView) -> go.Figure:
     """A point for each component; on the diagonal its bar can be believed."""
     rows = {name: row for name, row in view.rows.items() if row.word}
-    named = [name for name in view.by_size if name in rows][:MOST_NAMED]
+    named = sorted(rows, key=lambda name: -max(abs(rows[name].direct), abs(rows[name].effect)))[:MOST_NAMED]
     values = np.array([[row.direct, row.effect] for row in rows.values()]).reshape(-1, 2)
     low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
     line = go.Scatter(

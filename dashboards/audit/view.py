@@ -17,9 +17,12 @@ from erasure_sweep.workers.labels import is_head
 from erasure_sweep.workers.tables.facts.trust import HOLDS
 from erasure_sweep.workers.tables.values import numeric, strings
 
-LEAST_SHARE = 0.02
-"""Of the largest bar: components whose DLA and effect are both smaller are folded into one."""
+LEAST_SHARE = 0.05
+"""Of the largest bar: shorter ones are folded into one, but for those with the largest effects."""
 MOST_BARS = 25
+MOST_INDIRECT = 10
+INDIRECT = "through others"
+"""What is said of a component with next to no bar and a large effect: others read it, and DLA cannot show that."""
 MOST_OFFERED = 24
 """Of how many components the page has a figure each."""
 MOST_PATTERNS = 8
@@ -69,12 +72,27 @@ class AuditView:
         return sorted(self.rows, key=lambda name: -abs(self.rows[name].dla))
 
     @cached_property
+    def long_bars(self) -> list[str]:
+        """Components with bars to believe or not, the longest first."""
+        longest = max((abs(row.dla) for row in self.rows.values()), default=0.0)
+        return [name for name in self.by_size if abs(self.rows[name].dla) > LEAST_SHARE * longest][:MOST_BARS]
+
+    @cached_property
+    def indirect(self) -> list[str]:
+        """Components with next to no bar and an effect as large as a bar that is shown, the largest effect first."""
+        longest = max((abs(row.dla) for row in self.rows.values()), default=0.0)
+        effects = {name: abs(row.effect) for name, row in self.rows.items() if name not in self.long_bars}
+        large = [
+            name
+            for name, effect in effects.items()
+            if effect > max(LEAST_SHARE * longest, 3 * abs(self.rows[name].dla))
+        ]
+        return sorted(large, key=lambda name: -effects[name])[:MOST_INDIRECT]
+
+    @property
     def shown(self) -> list[str]:
-        """Components with a bar of their own: those whose bar or effect is the largest, the longest bar first."""
-        sizes = {name: float(np.fmax(abs(row.dla), abs(row.effect))) for name, row in self.rows.items()}
-        least = LEAST_SHARE * max(sizes.values(), default=0.0)
-        largest = sorted((name for name in sizes if sizes[name] > least), key=lambda name: -sizes[name])[:MOST_BARS]
-        return [name for name in self.by_size if name in largest]
+        """Components with a row of their own."""
+        return [*self.long_bars, *self.indirect]
 
     @cached_property
     def rows(self) -> dict[str, Row]:
@@ -99,11 +117,13 @@ class AuditView:
     @property
     def doubtful(self) -> list[str]:
         """Components whose bar is not what arrives, the longest first."""
-        return [name for name in self.shown if self.rows[name].word not in (None, HOLDS)]
+        return [name for name in self.long_bars if self.rows[name].word not in (None, HOLDS)]
 
     def named(self, component: str) -> str:
         """A component with the word of its bar; a question mark where that is not settled."""
         row = self.rows[component]
+        if component in self.indirect:
+            return f"{component} · {INDIRECT}"
         return component if row.word is None else f"{component} · {row.word}{'' if row.settled else '?'}"
 
 

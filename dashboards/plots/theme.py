@@ -18,6 +18,8 @@ from erasure_sweep.workers.tables.values import Floats
 
 BLUE, VERMILLION, GREEN = "#0072B2", "#D55E00", "#009E73"
 ORANGE, PURPLE, SKY, GREY = "#E69F00", "#CC79A7", "#56B4E9", "#8a8f98"
+INK = "#111417"
+"""Of what stands on coloured bars."""
 CYCLE = (VERMILLION, BLUE, GREEN, ORANGE, PURPLE, SKY)
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
@@ -56,6 +58,7 @@ BLANK = "#dcdcdc"
 ON_DARK = {
     **{BLUE: "#3f9bf0", VERMILLION: "#f5793a", GREEN: "#35c48f", ORANGE: "#f5bd3d"},
     **{PURPLE: "#e5a0c8", SKY: "#a9dcff", GREY: "#a7aeb9", BLANK: "#3f4145"},
+    INK: "#f4f6f8",
 }
 """What ``assets/looks.js`` draws instead of these colours on a dark page: the same hues, light enough to be seen."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"

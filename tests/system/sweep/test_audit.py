@@ -88,7 +88,7 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     page, numbers = tmp_path / "a.html", tmp_path / "a.json"
     assert call([*asked, "--html", str(page), "--json", str(numbers)]) == 0
     said = capsys.readouterr().out
-    assert "logit of ' name' − ' self'" in said and "components shown" in said
+    assert "logit of ' name' − ' self'" in said and "arrive as they are" in said
     assert "L0H0 + L0H1 ablated together" in said
     assert "Which bars to believe" in page.read_text()
     assert json.loads(numbers.read_text())["baseline"] == "mean"

@@ -75,14 +75,15 @@ def view_of(**changes: object) -> AuditView:
 def test_bars_stand_by_length_and_small_ones_together() -> None:
     figure = bars_figure(view_of())
     assert list(figure.data[0].y) == [
-        *("L0H0 · cancelled", "L0H1 · holds", "MLP0 · amplified?", "b_O0", "embed · unrelated", "1 others"),
+        *("L0H0 · cancelled", "L0H1 · holds", "MLP0 · amplified?", "b_O0", "1 others, summed"),
+        *("<i>short bars, large effects:</i>", "embed · through others"),
     ]
-    assert list(figure.data[0].x) == pytest.approx([2.0, -1.0, 0.5, 0.3, 0.1, 0.001])
+    assert list(figure.data[0].x) == pytest.approx([2.0, -1.0, 0.5, 0.3, 0.001, np.nan, 0.1], nan_ok=True)
 
 
 def test_the_part_that_is_taken_is_hatched_where_it_does_not_arrive() -> None:
     wide, holds, doubtful, dots = bars_figure(view_of()).data
-    assert holds.marker.pattern.shape == "" and doubtful.marker.pattern.shape == "/"
+    assert holds.marker.pattern.shape is None and doubtful.marker.pattern.shape == "/"
     taken = dict(zip(holds.y, holds.x, strict=True)), dict(zip(doubtful.y, doubtful.x, strict=True))
     assert taken[0]["L0H1 · holds"] == -0.9 and taken[1]["L0H1 · holds"] is None
     assert taken[1]["L0H0 · cancelled"] == 1.8 and taken[0]["L0H0 · cancelled"] is None
@@ -93,8 +94,8 @@ def test_the_part_that_is_taken_is_hatched_where_it_does_not_arrive() -> None:
 
 def test_the_sentence_names_who_holds() -> None:
     said = bars_sentence(view_of())
-    assert said.startswith("Of the 4 components shown, 1 hold")
-    assert "cancelled: L0H0" in said and "1 of these words are not settled" in said
+    assert said.startswith("Of 3 bars 1 arrive as they are")
+    assert "cancelled: L0H0" in said and "embed act through others" in said and "not settled (1 of 3)" in said
 
 
 def test_the_waterfall_adds_up() -> None:
