@@ -90,7 +90,7 @@ class TestPublished:
         packaged = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
         patterns = packaged["erasure_sweep.sweep.replication"]
         files = [path.name for path in PUBLISHED.iterdir()]
-        assert len(files) == 2
+        assert len(files) == 3
         assert all(any(fnmatch(f"published/{name}", pattern) for pattern in patterns) for name in files)
 
 
