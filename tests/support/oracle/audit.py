@@ -165,6 +165,12 @@ def share_of_means(d: np.ndarray, e: np.ndarray) -> tuple[float, tuple[float, fl
     return ratio(both), leave_one_out(both, ratio)
 
 
+def bar_word(numbers: Mapping[str, float], limits: Mapping[str, float] = LIMITS) -> str | None:
+    """Of a mean bar that tells what happens, the share is its size too."""
+    related = numbers["r"] ** 2 >= limits["related"]
+    return word({**numbers, **({"size": abs(numbers["share"])} if related else {})}, limits)
+
+
 def component_row(found: Sequence[Found], label: str) -> dict[str, object]:
     """What the table says of a writer."""
     n = len(found[0].direct[label])
@@ -185,11 +191,11 @@ def component_row(found: Sequence[Found], label: str) -> dict[str, object]:
     if abs(numbers["r"]) >= STRONGEST:
         ends["r"] = (numbers["r"], numbers["r"])
     numbers["share"], ends["share"] = share_of_means(d, e)
-    said = word(numbers, LIMITS)
+    said = bar_word(numbers)
     row: dict[str, object] = {"component": label, "word": said}
     row |= mean_row("dla", x) | mean_row("direct", d) | mean_row("effect", e)
     row |= {"kept": float(x.mean() - d.mean()), "net": float(samples(found, lambda one: one.net[label]).mean())}
-    sure = numbers["varying"] <= NOTHING or settled(ends, LIMITS) is True
+    sure = numbers["varying"] <= NOTHING or settled(ends, LIMITS, bar_word) is True
     row["settled"] = None if said is None else sure
     for name in ("share", "r", "size"):
         low, high = ends["share"] if name == "share" else interval_of(sums, name)

@@ -258,18 +258,23 @@ def word(numbers: Mapping[str, float], limits: Mapping[str, float] = LIMITS) -> 
     return said
 
 
-def settled(ends: dict[str, tuple[float, float]], limits: Mapping[str, float] = LIMITS) -> bool | None:
+def settled(
+    ends: dict[str, tuple[float, float]],
+    limits: Mapping[str, float] = LIMITS,
+    rule: Callable[[Mapping[str, float], Mapping[str, float]], str | None] = word,
+) -> bool | None:
     """Whether no combination of values from the intervals has another word; a missing interval holds every value."""
     grids = {}
     for name, widest in (("varying", (0.0, 1e9)), ("share", (-1e9, 1e9)), ("r", (-1.0, 1.0)), ("size", (0.0, 1e9))):
         low, high = widest if math.isnan(ends[name][0]) else ends[name]
         borders = {"varying": [limits["constant"]], "size": [limits["cancelled"], limits["faint"]]}
         borders |= {"share": [0.0, limits["holds"], limits["amplified"]]}
+        borders["share"] += [sign * limits["cancelled"] for sign in (-1.0, 1.0)] if rule is not word else []
         borders["r"] = [-math.sqrt(limits["related"]), 0.0, math.sqrt(limits["related"])]
         inside = [border + side for border in borders[name] for side in (-1e-9, 1e-9)]
         grids[name] = [low, high, *(value for value in inside if low < value < high)]
     words = {
-        word({"varying": v, "share": s, "r": r, "size": a}, limits)
+        rule({"varying": v, "share": s, "r": r, "size": a}, limits)
         for v in grids["varying"]
         for s in grids["share"]
         for r in grids["r"]

@@ -24,6 +24,7 @@ from erasure_sweep.workers.measures.statistics.effect_sums import TokenSums, jud
 from erasure_sweep.workers.measures.statistics.jackknife import Estimate, jackknife
 from erasure_sweep.workers.records import TrustThresholds
 from erasure_sweep.workers.tables.columns import Columns
+from erasure_sweep.workers.tables.facts.trust import bar_word
 
 TEXTS = ("component", "kind", "layer", "word", "settled")
 """Columns of components that hold no numbers, or whole ones that may be missing."""
@@ -120,7 +121,7 @@ def _share_of_means(sums: Float[np.ndarray, "sum *batch"]) -> Float[np.ndarray, 
 
 
 def _row(layout: Layout, samples: Samples, index: int, label: str, limits: TrustThresholds) -> dict[str, object]:
-    judged = judge(samples.squares[:, :, index], limits, _share_of_means)
+    judged = judge(samples.squares[:, :, index], limits, _share_of_means, bar_word)
     dla, direct, effect, net = (
         _mean(values[:, index]) for values in (samples.dla, samples.direct, samples.effect, samples.net)
     )

@@ -24,7 +24,7 @@ from erasure_sweep.workers.measures.statistics.jackknife import (
 )
 from erasure_sweep.workers.measures.statistics.moments import CONSTANT
 from erasure_sweep.workers.records import TrustThresholds
-from erasure_sweep.workers.tables.facts.trust import TrustEnds, TrustNumbers, is_settled, trust_word
+from erasure_sweep.workers.tables.facts.trust import Rule, TrustEnds, TrustNumbers, is_settled, trust_word
 
 
 class TokenSums(NamedTuple):
@@ -57,17 +57,23 @@ class Judged(NamedTuple):
     """Whether the word is the same all over the intervals; ``None`` where one is missing that could decide it."""
 
 
-def judge(sums: Float[np.ndarray, "prompt sum"], limits: TrustThresholds, share: Statistic | None = None) -> Judged:
+def judge(
+    sums: Float[np.ndarray, "prompt sum"],
+    limits: TrustThresholds,
+    share: Statistic | None = None,
+    rule: Rule = trust_word,
+) -> Judged:
     """The word that a writer's sums give, and how sure it is.
 
     Args:
         sums: as ``TokenSums``, and behind them what ``share`` needs.
         share: the share that arrives, by another definition.
+        rule: from numbers to the word.
     """
     statistics = {**STATISTICS, **({} if share is None else {"share": (share, PLAIN)})}
     found = {name: Estimate(*map(float, jackknife(sums, *of))) for name, of in statistics.items()}
     ends = TrustEnds(*((found[name].low, found[name].high) for name in TrustEnds._fields))
-    word = trust_word(TrustNumbers(*(found[name].value for name in TrustNumbers._fields)), limits)
+    word = rule(TrustNumbers(*(found[name].value for name in TrustNumbers._fields)), limits)
     r, varying = found["r"], found.pop("varying")
     if (
         abs(r.value) >= STRONGEST
@@ -76,7 +82,7 @@ def judge(sums: Float[np.ndarray, "prompt sum"], limits: TrustThresholds, share:
     if varying.value <= CONSTANT:  # it varies by rounding alone, whatever rounding's logarithm does
         ends = ends._replace(varying=(0.0, CONSTANT))
     found["constant"] = Estimate(1.0 - varying.value, 1.0 - varying.high, 1.0 - varying.low)
-    return Judged(found, word, None if word is None else is_settled(ends, limits))
+    return Judged(found, word, None if word is None else is_settled(ends, limits, rule))
 
 
 def numbers_of(sums: Float[np.ndarray, "sum"]) -> TrustNumbers:

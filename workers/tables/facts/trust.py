@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Callable
 from itertools import product
 from typing import NamedTuple
 
@@ -71,7 +72,17 @@ def trust_word(numbers: TrustNumbers, limits: TrustThresholds = DEFAULT) -> str 
     return next((word for matches, word in rules if matches), AMPLIFIED)
 
 
-def is_settled(ends: TrustEnds, limits: TrustThresholds = DEFAULT) -> bool | None:
+def bar_word(numbers: TrustNumbers, limits: TrustThresholds = DEFAULT) -> str | None:
+    """The word of a mean bar, whose ``share`` is of means: where the bar tells what happens, that is its size as well."""
+    is_related = numbers.r * numbers.r >= limits.related
+    return trust_word(numbers._replace(size=abs(numbers.share)) if is_related else numbers, limits)
+
+
+Rule = Callable[[TrustNumbers, TrustThresholds], str | None]
+"""From numbers to a word."""
+
+
+def is_settled(ends: TrustEnds, limits: TrustThresholds = DEFAULT, rule: Rule = trust_word) -> bool | None:
     """Whether the word is the same all over the intervals; ``None`` where one is missing that could decide it."""
     missing = [any(map(math.isnan, pair)) for pair in ends]
     widest = TrustEnds((0.0, math.inf), (-math.inf, math.inf), (-1.0, 1.0), (0.0, math.inf))
@@ -79,7 +90,7 @@ def is_settled(ends: TrustEnds, limits: TrustThresholds = DEFAULT) -> bool | Non
     low, high = bounds.r
     weakest = 0.0 if low <= 0.0 <= high else min(abs(low), abs(high))
     corners = product(bounds.varying, bounds.share, (weakest, max(abs(low), abs(high))), bounds.size)
-    if len({trust_word(TrustNumbers(*corner), limits) for corner in corners}) == 1:
+    if len({rule(TrustNumbers(*corner), limits) for corner in corners}) == 1:
         return True
     return None if any(missing) else False
 

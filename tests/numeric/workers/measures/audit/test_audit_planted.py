@@ -81,19 +81,20 @@ def test_a_positional_writer_arrives_or_is_erased(fraction: float, n_prompts: in
     assert rows.loc[WRITER, "size"] == pytest.approx(1.0 - fraction, abs=0.15)
 
 
-def test_a_mean_bar_that_a_constant_turns_round_does_not_hold() -> None:
+@pytest.mark.parametrize(("constant", "word"), [(0.0, "holds"), (0.6, "cancelled"), (1.0, "reversed")])
+def test_a_mean_bar_that_a_constant_turns_round_does_not_hold(constant: float, word: str) -> None:
     """Prompt by prompt the effect is what the bar says, less the same amount everywhere: squares alone would let it hold."""
     layout = Layout(1, 1, attn_only=True, pos_embed=False, attn_bias=False)
     direct = 0.6 + 3.0 * np.random.default_rng(2).standard_normal(40)
     found = []
     for value in direct - direct.mean() + 0.6:
         of_head, zero = torch.tensor([[0.0, value]], dtype=torch.float64), torch.zeros(1, 2, 2, dtype=torch.float64)
-        effect = of_head - torch.tensor([0.0, 1.0])
+        effect = of_head - torch.tensor([0.0, constant], dtype=torch.float64)
         found.append(Effects((0,), (1,), value, of_head[0], 0.0, of_head, effect, zero, of_head))
     row = pd.DataFrame(component_rows(layout, found, TrustThresholds())).set_index("component").loc["L0H0"]
-    assert row["r"] ** 2 > 0.5 and 0.75 < (direct * (direct - 1.0)).sum() / (direct**2).sum() < 1.33
-    assert row["effect"] == pytest.approx(-0.4) and row["share"] == pytest.approx(-0.4 / 0.6)
-    assert row["word"] == "reversed"
+    assert row["r"] ** 2 > 0.5 and 0.75 < (direct * (direct - constant)).sum() / (direct**2).sum() < 1.33
+    assert row["effect"] == pytest.approx(0.6 - constant) and row["share"] == pytest.approx(1.0 - constant / 0.6)
+    assert row["word"] == word
 
 
 def test_a_backup_answers_when_the_mover_goes_and_shows_when_both_go() -> None:
