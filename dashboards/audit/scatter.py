@@ -9,6 +9,7 @@ from erasure_sweep.dashboards.audit.view import AUDIT, AuditView
 from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.html.parts import Card
 from erasure_sweep.dashboards.plots.theme import GREY, KIND_COLOURS, KIND_NAMES, KIND_SYMBOLS, figure, text
+from erasure_sweep.dashboards.wording import listed
 from erasure_sweep.workers.labels import kind_of
 
 MOST_NAMED = 12
@@ -54,14 +55,11 @@ def scatter_figure(view: AuditView) -> go.Figure:
 
 
 def _sentence(view: AuditView) -> str:
-    hidden = [
-        name
-        for name in view.shown
-        if view.rows[name].word and abs(view.rows[name].effect) > 3 * abs(view.rows[name].dla)
-    ]
-    if not hidden:
-        return "No component acts more than three times as strongly as its bar is long."
-    return f"{len(hidden)} act more than three times as strongly as their bars are long: {', '.join(hidden[:6])}."
+    if not view.indirect:
+        return "No component without a bar has a large effect."
+    n = len(view.indirect)
+    who = f"{n} components act" if n > 1 else "1 component acts"
+    return f"{who} through others, with next to no bar: {listed(view.indirect)}."
 
 
 @card(AUDIT, "scatter", order=30)

@@ -119,7 +119,10 @@ def test_points_have_their_names_and_a_diagonal() -> None:
     line, *points = scatter_figure(view_of()).data
     assert line.x == line.y
     assert {text for trace in points for text in trace.text if text} == {"embed", "L0H0", "L0H1", "MLP0", "L1H0"}
-    assert "1 act more than three times" in scatter_figure(view_of()).layout.meta["sentence"]
+    assert (
+        scatter_figure(view_of()).layout.meta["sentence"]
+        == "1 component acts through others, with next to no bar: embed."
+    )
 
 
 def test_curves() -> None:
