@@ -101,10 +101,14 @@ class Reader:
             raise UsageError(
                 f"{where} has {len(tokens)} tokens and its corrupted prompt {len(corrupted)}: they must have as many"
             )
+        answers = self._chosen(where, "answer", rest["answer"])
+        against = self._chosen(where, "against", rest["against"])
+        if both := set(answers) & set(against):
+            raise UsageError(f"{where} has token {min(both)} as an answer and against it: its logit would cancel")
         return Question(
             tokens[: place + 1],
-            self._chosen(where, "answer", rest["answer"], prompt),
-            self._chosen(where, "against", rest["against"], prompt),
+            answers,
+            against,
             None if corrupted is None else corrupted[: place + 1],
         )
 
@@ -121,14 +125,14 @@ class Reader:
             raise UsageError(f"{where} has {len(ids)} tokens, and the model takes {self._n_ctx}")
         return tuple(ids)
 
-    def _chosen(self, where: str, name: str, given: Any, prompt: Any) -> tuple[int, ...]:
+    def _chosen(self, where: str, name: str, given: Any) -> tuple[int, ...]:
         """Ids of the answers of one prompt."""
         if given is None:
             return ()
         several = [given] if isinstance(given, str) or not _is_several(given) else _plain(given)
-        return tuple(self._one_token(where, name, value, prompt) for value in several)
+        return tuple(self._one_token(where, name, value) for value in several)
 
-    def _one_token(self, where: str, name: str, given: Any, prompt: Any) -> int:
+    def _one_token(self, where: str, name: str, given: Any) -> int:
         if not isinstance(given, str):
             return self._id(f"{name} of {where}", given)
         tokenizer = self._needed(f"{name} of {where}")

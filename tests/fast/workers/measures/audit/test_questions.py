@@ -90,6 +90,7 @@ def test_a_row_of_a_set_with_everything(reader: Reader, tokenizer: WordTokenizer
         ({"prompts": [TEXT, TEXT], "answers": MARY}, "there are 2 prompts: give a list"),
         ({"prompts": [TEXT, TEXT], "answers": [MARY]}, "there are 2 prompts and 1 of answer"),
         ({"prompts": TEXT, "answers": " Frankenstein"}, "is 2 tokens (' Frank', 'enstein'): give one of them"),
+        ({"prompts": TEXT, "answers": [7, 8], "against": 8}, "has token 8 as an answer and against it"),
         ({"prompts": TEXT, "answers": 500}, "token 500, and the model has tokens from 0 to 499"),
         ({"prompts": TEXT, "answers": 0.5}, "answer of prompt 1 holds 0.5"),
         ({"prompts": [[1, "a"]]}, "prompt 1 holds 'a'"),
