@@ -122,9 +122,10 @@ def plot_sizes(
 ) -> go.Figure:
     """Small: heads. Filled: the median over them. Hollow: the largest of as many heads as all models of a line have."""
     shown = against(models, choice)
-    axis = axis_for(choice.title, [choice.place(one) or 0 for one in shown], whole=choice in (LAYERS, WIDTH))
     most = most_points(len(shown))
     found = strands_of(shown, choice, families)
+    axis = axis_for(choice.title, [choice.place(one) or 0 for one in shown], whole=choice in (LAYERS, WIDTH))
+    axis = axis.widened(max((abs(strand.shift) + strand.width / 2 for strand in found), default=0.0))
     data = [_heads(strand, axis, choice, centred, most) for strand in found]
     for strand in found:
         data += [_quartiles(strand, axis, choice, centred), _largest(strand, axis, choice, centred)]

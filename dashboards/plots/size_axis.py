@@ -30,6 +30,12 @@ class Axis(NamedTuple):
     shapes: list[dict[str, Any]]
     zero: float | None = None
 
+    def widened(self, share: float) -> Axis:
+        """With room on either side, as a share of the whole, for what stands beside the outermost values."""
+        low, high = self.layout["range"]
+        room = share * (high - low) / (1.0 - 2.0 * share)
+        return self._replace(layout=self.layout | {"range": [low - room, high + room]})
+
     def places(self, values: Iterable[float]) -> list[float]:
         """Where values stand: as they are but for 0."""
         return [self.zero if value == 0 and self.zero is not None else float(value) for value in values]

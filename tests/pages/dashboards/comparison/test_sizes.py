@@ -59,6 +59,16 @@ class TestFigure:
         # numbers are of all
         assert series(figure, "median over heads")[0].y[0] == pytest.approx(0)
 
+    @pytest.mark.parametrize("layers", [(2, 3, 4), (2, 48)])
+    def test_of_many_families_all_stand_inside_the_axis(self, layers: tuple[int, ...]) -> None:
+        families = [f"f{letter}" for letter in "abcdefg"]
+        models = sized([heads_model(f"{name}-{n}l", [0.1] * 9, n) for name in families for n in layers])
+        figure = plot_sizes(models, LAYERS, families)
+        low, high = figure.layout.xaxis.range
+        inside = [float(x) for trace in figure.data for x in (() if trace.x is None else trace.x) if x is not None]
+        places = np.log10(inside) if figure.layout.xaxis.type == "log" else np.array(inside)
+        assert low < places.min() and places.max() < high
+
     def test_on_a_logarithmic_axis_points_spread_alike(self) -> None:
         models = sized([heads_model("m-2l", [0.1] * 9, 2), heads_model("m-48l", [0.1] * 9, 48)])
         figure = plot_sizes(models, LAYERS, ["m"])
