@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 
 from rich.markup import escape
@@ -22,6 +23,7 @@ from erasure_sweep.workers.tables.facts.trust import trust_counts
 from erasure_sweep.workers.tables.facts.verified import LATER, Interval, Verdict, verdicts
 from erasure_sweep.workers.tables.files import read_tables
 
+_MOST_HEADS = 12
 _SHOWN_TABLES = ("writers", "erasers", "eraser_group", "patched_residual_projection", "dla_correlation", "dla_trust")
 """The tables that the final lines are drawn from; all of a large sweep's would take much memory."""
 _PROMPTS = {True: "other prompts", False: "scanned prompts"}
@@ -77,7 +79,7 @@ def _writers_table(models: dict[str, list[ErasedWriter]]) -> Table:
         for index, one in enumerate(writers):
             values = (one.kept, one.diluted, one.written, one.remaining)
             numbers_of = (_with_interval(one.share), *map(_number, values))
-            table.add_row(escape(model) if index == 0 else "", one.writer, *numbers_of, " ".join(one.erasers) or "–")
+            table.add_row(escape(model) if index == 0 else "", one.writer, *numbers_of, _heads(one.erasers))
         table.add_section()
     table.caption = (
         "Shares of the writer's output, means removed where that was measured. Erased: what later heads take out because "
@@ -112,10 +114,16 @@ def _verified_table(models: dict[str, list[Verdict]]) -> Table:
                 _number(verdict.dla_slope),
                 f"{_number(presence.clean)} → {_number(presence.patched)}",
                 verdict.word or "–",
-                "all later heads" if verdict.group.label == LATER else verdict.group.label.replace("+", " "),
+                "all later heads" if verdict.group.label == LATER else _heads(verdict.group.label.split("+")),
             )
         table.add_section()
     return table
+
+
+def _heads(erasers: Sequence[str]) -> str:
+    """Heads for reading; of dozens the first, the rest are in the tables."""
+    more = len(erasers) - _MOST_HEADS
+    return " ".join(erasers[:_MOST_HEADS]) + (f" and {more} more" if more > 0 else "") or "–"
 
 
 def _with_interval(value: Interval) -> str:
