@@ -11,18 +11,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from erasure_sweep.sweep.audit import Audit, audit
+    from erasure_sweep.sweep.audit import Audit, audit, hold
     from erasure_sweep.sweep.config import SweepConfig, load_config
     from erasure_sweep.sweep.results import run
     from erasure_sweep.workers.errors import SweepError, UsageError
-    from erasure_sweep.workers.models.model_in_memory import hold
 
 __all__ = ["Audit", "SweepConfig", "SweepError", "UsageError", "audit", "hold", "load_config", "run"]
 
 _HOMES = {
     "Audit": "erasure_sweep.sweep.audit",
     "audit": "erasure_sweep.sweep.audit",
-    "hold": "erasure_sweep.workers.models.model_in_memory",
+    "hold": "erasure_sweep.sweep.audit",
     "SweepConfig": "erasure_sweep.sweep.config",
     "load_config": "erasure_sweep.sweep.config",
     "run": "erasure_sweep.sweep.results",

@@ -17,6 +17,7 @@ from erasure_sweep.workers.errors import DataError, UsageError
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+    import torch
 
     from erasure_sweep.dashboards.audit.view import AuditView, Pattern
     from erasure_sweep.workers.measures.audit.session import Session
@@ -78,7 +79,9 @@ def audit(
     from erasure_sweep.workers.measures.interventions.replaced_writer import RERUN_BYTES
 
     reference, baseline = _reference(reference, baseline)
-    held = _held(model)
+    if corrupted is not None and baseline != "corrupted":
+        raise UsageError(f"corrupted prompts are of baseline 'corrupted', and {baseline!r} was asked for")
+    held = hold(model)
     config, tokens_by = held.config, _tokenizer(held, tokenizer)
     reader = Reader(tokens_by, config.d_vocab, config.n_ctx, prepend_bos)
     if isinstance(prompts, str) and (made := make_task(prompts, tokens_by)) is not None:
@@ -309,7 +312,8 @@ class JointAblation:
         return joint_figure(self.members, self.table, (self.effect, self.effect_low, self.effect_high), self.alone)
 
     def __repr__(self) -> str:
-        return f"<{' + '.join(self.members)} ablated together: {self.effect:.2f} logits, each alone {self.alone:.2f}>"
+        together = " + ".join(self.members)
+        return f"<{together} ablated at once: {self.effect:.2f} logits; the sum of each alone: {self.alone:.2f}>"
 
     def _repr_html_(self) -> str:
         return str(self.figure().to_html(full_html=False, include_plotlyjs=True))
@@ -342,6 +346,20 @@ def _reference(given: Any, baseline: str) -> tuple[Any, str]:
         raise DataError(f"{path} is no text that can be read: {getattr(error, 'strerror', None) or error}") from error
 
 
+def check_components(held: HeldModel, components: Sequence[str]) -> None:
+    """See that a model has some components.
+
+    Raises:
+        UsageError: it has not; names the nearest.
+    """
+    from erasure_sweep.workers.errors import nearest
+
+    known = held.config.layout.writers
+    for component in components:
+        if component not in known:
+            raise UsageError(f"{held.name} has no component {component!r}: {nearest(component, known)}")
+
+
 def _notebook_progress() -> Callable[[int, int], None]:
     """A line that counts, where somebody sees it and there is something to count."""
     shell = sys.modules.get("IPython")
@@ -356,16 +374,26 @@ def _notebook_progress() -> Callable[[int, int], None]:
     return show
 
 
-def _held(model: Any) -> HeldModel:
-    """The model as measures take it."""
+def hold(model: Any, dtype: torch.dtype | None = None) -> HeldModel:
+    """A model as audits take it, read and checked once for as many as there are.
+
+    Args:
+        model: as ``audit`` takes it.
+        dtype: of the forward, by default float64 for a model of transformers in float64, else float32.
+
+    Raises:
+        UsageError: there is no such model.
+        DataError: it cannot be measured, or its files not be read.
+    """
     from erasure_sweep.sweep.run import staging_folder
-    from erasure_sweep.workers.models.model_in_memory import HeldModel, hold, hold_named
+    from erasure_sweep.workers.models.model_in_memory import HeldModel, hold_named
+    from erasure_sweep.workers.models.model_in_memory import hold as hold_in_memory
 
     if isinstance(model, HeldModel):
         return model
     if isinstance(model, str | Path):
-        return hold_named(str(model), staging_folder(None))
-    return hold(model)
+        return hold_named(str(model), staging_folder(None), dtype)
+    return hold_in_memory(model, dtype)
 
 
 def _tokenizer(held: HeldModel, given: Any) -> Tokenizer | None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import shlex
 
+_SPELLED = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
+_ESCAPED = {"\\": "\\\\", "'": "\\'"}
+
 
 def command(*words: object) -> str:
     """A command of this package."""
@@ -24,4 +27,11 @@ def quoted(*words: object) -> str:
             joined[-1] += f"={word}"
         else:
             joined.append(word)
-    return shlex.join(joined)
+    return " ".join(map(_quoted, joined))
+
+
+def _quoted(word: str) -> str:
+    """A word as a shell reads it; line ends and tabs, which a terminal may not show as they are, are spelled out."""
+    if not set(word) & set(_SPELLED):
+        return shlex.quote(word)
+    return "$'" + "".join(_SPELLED.get(letter, _ESCAPED.get(letter, letter)) for letter in word) + "'"

@@ -80,9 +80,14 @@ def bars_sentence(view: AuditView) -> str:
             words.setdefault(row.word, []).append(name)
     n = sum(map(len, words.values()))
     parts = [f"{word}: {listed(names, _MOST_NAMED)}" for word, names in words.items()]
-    said = f"Of {n} bars {len(words.get(HOLDS, []))} arrive as they are. {'; '.join(parts)}."
+    if not n:
+        return "No component has a bar here that ablating changes."
+    said = f"Of {n} bars, what ablating takes arrives as DLA says in {len(words.get(HOLDS, []))}. {'; '.join(parts)}."
     if view.indirect:
         said += f" With next to no bar, {listed(view.indirect, _MOST_NAMED)} act through others."
+    partial = [name for name in view.long_bars if view.rows[name].word and view.rows[name].is_partial]
+    if partial:
+        said += f" Of {listed(partial, _MOST_NAMED)} the ablation leaves a third of the bar or more: the word is of the rest."
     unsure = sum(not view.rows[name].settled for name in view.long_bars if view.rows[name].word)
     return f"{said} Words with ? are not settled ({unsure} of {n})." if unsure else said
 
@@ -138,7 +143,8 @@ def bars_card(view: AuditView) -> Card:
         "difference really falls then. Where the dot stands at the end of the narrow bar, the bar can be believed (blue). "
         "Where it does not, later components answer: it is hatched. Below stand components with next to no bar and a large "
         "effect: others read what they write, which DLA cannot show. Bars add up to the logit difference; dots do not, since "
-        f"what one component does another may undo. {_of_interval(view)} Words: holds where 0.75 to 1.33 of it arrives; "
+        f"what one component does another may undo. {_of_interval(view)} Words are of the narrow bar, "
+        "with (part) where a third of the wide one or more is left: holds where 0.75 to 1.33 of it arrives; "
         "amplified, partly cancelled, cancelled (below a quarter), reversed; unrelated where the bar does not tell prompt by "
         "prompt what happens; constant where no prompt changes it.",
         figures,

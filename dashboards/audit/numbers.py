@@ -31,7 +31,7 @@ def components_table(view: AuditView) -> HtmlTable:
         "taken part when later heads have read it, patterns and MLPs as they were. In logits.",
         [
             HtmlColumn("component"),
-            HtmlColumn("its bar", "whether to believe it", width="narrow"),
+            HtmlColumn("what is taken", "whether it arrives", width="narrow"),
             HtmlColumn("DLA", "the bar that everyone draws", True),
             HtmlColumn("left", "by the ablation", True),
             HtmlColumn("taken", "by the ablation: what DLA says of it", True),

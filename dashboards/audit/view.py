@@ -19,6 +19,9 @@ from erasure_sweep.workers.tables.values import numeric, strings
 
 LEAST_SHARE = 0.05
 """Of the largest bar: shorter ones are folded into one, but for those with the largest effects."""
+PARTIAL = 1 / 3
+"""Of a bar: where the ablation leaves more, or turns the rest round, the word is not of the bar as it is drawn."""
+OF_PART = " (part)"
 MOST_BARS = 25
 MOST_INDIRECT = 10
 INDIRECT = "through others"
@@ -124,7 +127,9 @@ class AuditView:
         row = self.rows[component]
         if component in self.indirect:
             return f"{component} · {INDIRECT}"
-        return component if row.word is None else f"{component} · {row.word}{'' if row.settled else '?'}"
+        if row.word is None:
+            return component
+        return f"{component} · {row.word}{'' if row.settled else '?'}{OF_PART if row.is_partial else ''}"
 
 
 class Row(NamedTuple):
@@ -139,6 +144,11 @@ class Row(NamedTuple):
     net: float
     word: str | None
     settled: bool
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether much of the bar is left by the ablation: the word is of the rest."""
+        return abs(self.kept) > PARTIAL * abs(self.dla)
 
 
 def logits(value: float) -> str:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 _BAR = 12
 """Letters that the longest bar takes."""
-_MOST_ROWS = 25
+_WIDE = 110
+"""Columns of a terminal from which on intervals and who answers are shown."""
 
 
 @click.command()
@@ -58,8 +59,6 @@ _MOST_ROWS = 25
 @click.option(
     "--donors",
     type=click.IntRange(2, 1000),
-    default=8,
-    show_default=True,
     metavar="N",
     help="Texts that baseline resample draws from.",
 )
@@ -90,6 +89,7 @@ def audit(
     against: tuple[str, ...],
     pos: int,
     baseline: str,
+    donors: int | None,
     together: str | None,
     html: Path | None,
     json_file: Path | None,
@@ -104,21 +104,30 @@ def audit(
 
     if bool(prompts) == (prompt_set is not None):
         raise UsageError("give --prompt TEXT, or --prompts FILE or TASK:N")
+    if donors is not None and baseline != "resample":
+        raise UsageError(f"--donors is of --baseline resample, and that is {baseline}")
+    for path in (html, json_file):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise UsageError(f"there is no folder {path.absolute().parent} to write {path.name} into")
+    held = auditing.hold(model)
+    members = together.split("+") if together else []
+    auditing.check_components(held, members)
     found = auditing.audit(
-        model,
+        held,
         list(prompts) if prompt_set is None else auditing.prompt_set(prompt_set),
         _of_each(answers, "--answer", len(prompts)),
         _of_each(against, "--against", len(prompts)),
         pos,
         baseline,
         prepend_bos=rest.pop("bos"),
+        donors=donors or auditing.DONORS,
         progress=_progress if sys.stderr.isatty() else None,
         **rest,
     )
-    console.print(_table(found))
+    console.print(_table(found, wide=console.width >= _WIDE))
     print_line(found.sentence)
-    if together:
-        print_line(str(found.ablate(*together.split("+"))).strip("<>"))
+    if members:
+        print_line(str(found.ablate(*members)).strip("<>"))
     for path, write in ((html, found.to_html), (json_file, found.to_json)):
         if path is not None:
             write(path)
@@ -145,8 +154,8 @@ def _progress(done: int, total: int) -> None:
         echo(f"\r{done}/{total} prompts{chr(10) if done == total else ''}", to_stderr=True, end=False)
 
 
-def _table(found: Audit) -> Table:
-    """The longest bars first, each with what arrives and who answers."""
+def _table(found: Audit, wide: bool) -> Table:
+    """The longest bars first, each with what arrives and who answers; on a narrow terminal without the latter."""
     from erasure_sweep.dashboards.audit.numbers import strongest_answer
     from erasure_sweep.dashboards.wording import interval, number
     from erasure_sweep.sweep.terminal.printed_table import printed_table
@@ -159,20 +168,30 @@ def _table(found: Audit) -> Table:
         "taken": "number",
         "arrives": "number",
     }
-    columns |= {"95 %": "name", "its bar": "name", "answered most by": "text"}
+    if wide:
+        columns["95 %"] = "name"
+    columns["word"] = "name"
+    if wide:
+        columns["answered most by"] = "name"
     title = (
         f"{view.question}: {number(found.logit_difference)} logits, {view.n_prompts} prompt{'s' * (view.n_prompts > 1)}"
     )
     table = printed_table(title, columns)
-    longest = max((abs(view.rows[name].dla) for name in view.shown), default=1.0)
-    for name in view.shown[:_MOST_ROWS]:
+    longest = max((abs(view.rows[name].dla) for name in view.shown), default=1.0) or 1.0
+    for name in view.shown:
         row = view.rows[name]
-        word = "" if row.word is None else f"{row.word}{'' if row.settled else '?'}"
-        table.add_row(
-            *(name, number(row.dla), bar(row.dla / longest, row.effect / longest)),
-            *("" if row.word is None else number(value) for value in (row.direct, row.effect)),
-            *(interval(row.effect_low, row.effect_high), word, strongest_answer(view, name) or ""),
-        )
+        cells = [name, number(row.dla), bar(row.dla / longest, row.effect / longest)]
+        cells += ["" if row.word is None else number(value) for value in (row.direct, row.effect)]
+        cells += [interval(row.effect_low, row.effect_high)] if wide else []
+        cells += [view.named(name).partition(" · ")[2]]
+        cells += [strongest_answer(view, name) or ""] if wide else []
+        table.add_row(*cells)
+    rest = len(view.rows) - len(view.shown)
+    table.caption = (
+        "█ DLA, ● what arrives: how much the difference falls when the component is ablated. taken: the part of the bar that "
+        f"goes then, which the word is of; ?: not settled. {f'{rest} more have small bars (--html, --json).' if rest else ''}"
+    )
+    table.caption_justify = "left"
     return table
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 from rich.table import Table
 
 Kind = Literal["name", "text", "number"]
-"""Of a column: on one line, on as many as it takes, or a number."""
+"""Of a column: on one line, on as many as it takes, or a number, on one line too."""
 
 
 def printed_table(title: str, columns: Mapping[str, Kind]) -> Table:
@@ -24,6 +24,6 @@ def printed_table(title: str, columns: Mapping[str, Kind]) -> Table:
             heading,
             justify="right" if kind == "number" else "left",
             overflow="fold",
-            no_wrap=kind == "name",
+            no_wrap=kind != "text",
         )
     return table

@@ -85,12 +85,13 @@ def hold(model: Any, dtype: torch.dtype | None = None) -> HeldModel:
     return HeldModel(name, config, lean, content_hash(config, weights), getattr(model, "tokenizer", None))
 
 
-def hold_named(spec: str, staging: Path) -> HeldModel:
+def hold_named(spec: str, staging: Path, dtype: torch.dtype | None = None) -> HeldModel:
     """A model that has a name, a folder or a file, on the accelerator where there is one.
 
     Args:
         spec: as ``resolve_model`` takes it.
         staging: the folder that keeps processed weights between runs.
+        dtype: of the forward, as ``LeanModel`` takes it; by default float32.
 
     Raises:
         UsageError: nothing has this name.
@@ -98,7 +99,7 @@ def hold_named(spec: str, staging: Path) -> HeldModel:
     """
     resolved = resolve_model(spec, staging)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    config, lean = load_model(resolved.weights, device)
+    config, lean = load_model(resolved.weights, device, dtype or torch.float32)
     return HeldModel(resolved.name, config, lean, resolved.hash, resolved.tokenizer)
 
 

@@ -1,6 +1,7 @@
 """Commands that can be pasted."""
 
 import shlex
+import subprocess
 
 import pytest
 
@@ -16,3 +17,11 @@ def test_a_shell_reads_the_words_back(word: str):
 
 def test_a_word_that_looks_like_a_flag():
     assert quoted("--experiment", "-x", "--to", 3) == "--experiment=-x --to 3"
+
+
+@pytest.mark.parametrize("word", ["a\nb", "it's\n\ta\\b", "\r"])
+def test_line_ends_are_spelled_out_and_read_back(word: str):
+    line = quoted("printf", "%s", word)
+    assert line.isprintable()
+    done = subprocess.run(["bash", "-c", line], capture_output=True, check=True)
+    assert done.stdout.decode() == word

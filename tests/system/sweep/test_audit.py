@@ -43,6 +43,25 @@ def test_in_a_notebook(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "audit.json").read_text()) == json.loads(found.to_json() or "")
 
 
+def test_a_narrow_terminal_keeps_its_numbers_whole() -> None:
+    from erasure_sweep.sweep.commands.audit import _table
+    from erasure_sweep.sweep.terminal.printing import PrintableConsole
+
+    console = PrintableConsole(width=80)
+    with console.capture() as captured:
+        console.print(_table(audit("toy-gelu-2l", CODE), wide=False))
+    lines = captured.get().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum(line.startswith("│ L") for line in lines) >= 7
+    assert all(line.count("│") >= 7 for line in lines if line.startswith("│"))
+
+
+def test_a_name_can_be_held() -> None:
+    held = erasure_sweep.hold("toy-gelu-2l")
+    again = audit(held, [[5, 6, 7]], 3, 4).table["effect"].to_numpy(float)
+    np.testing.assert_array_equal(again, audit("toy-gelu-2l", [5, 6, 7], [3], [4]).table["effect"].to_numpy(float))
+
+
 def test_what_is_not_there_is_named() -> None:
     found = audit("toy-gelu-2l", CODE)
     for asked, said in (
@@ -64,6 +83,7 @@ def test_what_is_not_there_is_named() -> None:
 
 
 def test_it_imports_neither_ray_nor_mlflow() -> None:
+    erasure_sweep.hold("toy-gelu-2l")  # what converts weights, once, needs more
     code = (
         "import sys, erasure_sweep; erasure_sweep.audit('toy-gelu-2l', 'a b c').to_html();"
         "print([name for name in ('ray', 'mlflow', 'transformers', 'transformer_lens') if name in sys.modules])"
@@ -88,8 +108,8 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     page, numbers = tmp_path / "a.html", tmp_path / "a.json"
     assert call([*asked, "--html", str(page), "--json", str(numbers)]) == 0
     said = capsys.readouterr().out
-    assert "logit of ' name' − ' self'" in said and "arrive as they are" in said
-    assert "L0H0 + L0H1 ablated together" in said
+    assert "logit of ' name' − ' self'" in said and "what ablating takes arrives" in said
+    assert "L0H0 + L0H1 ablated at once" in said
     assert "Which bars to believe" in page.read_text()
     assert json.loads(numbers.read_text())["baseline"] == "mean"
 
@@ -116,6 +136,11 @@ def test_sets_and_references_from_files(tmp_path: Path, capsys: pytest.CaptureFi
         (["--prompts", "ioi:4"], "single tokens"),
         (["--prompt", "a b", "--baseline", "mode"], "there is no baseline 'mode'"),
         (["--prompt", "a b", "--pos", "0"], "position 0 sees no other token"),
+        (["--prompt", ""], "prompt 1 is empty"),
+        (["--prompt", "a b", "--donors", "4"], "--donors is of --baseline resample"),
+        (["--prompt", "a b", "--html", "no/such/page.html"], "there is no folder"),
+        (["--prompt", "a b", "--together", "L0H0+L9H9"], "has no component 'L9H9'"),
+        (["--prompt", "a b", "--baseline", "corrupted"], "has no corrupted prompt, which this baseline is of: give"),
     ],
 )
 def test_what_cannot_be_is_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -74,7 +74,10 @@ class Baseline:
         if kind not in KINDS:
             raise UsageError(f"there is no baseline {kind!r}: {nearest(kind, KINDS)}")
         if kind in ("mean", "resample") and reference is None:
-            raise UsageError(f"baseline {kind} needs a reference text: give the model's tokenizer, or token ids")
+            raise UsageError(
+                f"baseline {kind} needs a reference text, and there is no tokenizer to read one: give tokenizer=…, "
+                "reference=[token ids], or baseline='zero'"
+            )
         if kind == "resample" and donors < 2:
             raise UsageError(f"an interval needs two donors or more: {donors} were asked for")
         self.kind, self._model, self._reference = kind, model, reference
@@ -91,7 +94,10 @@ class Baseline:
             return
         for row, question in enumerate(questions):
             if question.corrupted is None:
-                raise UsageError(f"prompt {row + 1} has no corrupted prompt, which this baseline is of")
+                raise UsageError(
+                    f"prompt {row + 1} has no corrupted prompt, which this baseline is of: give corrupted=…, a set of prompts "
+                    "with 'corrupted', or a task such as ioi:N"
+                )
 
     def replacements(self, view: PromptView, question: Question) -> Iterator[Others]:
         """What takes the place of writers' outputs, once for each donor."""

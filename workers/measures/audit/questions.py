@@ -69,8 +69,8 @@ class Reader:
             raise UsageError("there is no prompt: give a text, its token ids, or several")
         n = len(given)
         columns = {
-            "answer": _each("answer_tokens", answers, n, lone=_is_lone(prompts)),
-            "against": _each("incorrect_tokens", against, n, lone=_is_lone(prompts)),
+            "answer": _each("answer_tokens", answers, n),
+            "against": _each("incorrect_tokens", against, n),
             "corrupted": [None] * n if corrupted is None else _several(corrupted),
             "pos": [pos] * n if isinstance(pos, int) else [int(place) for place in _plain(pos)],
         }
@@ -117,6 +117,8 @@ class Reader:
             tokenizer = self._needed(where)
             start = [tokenizer.bos_id] if self._bos and tokenizer.bos_id is not None else []
             ids = [*start, *tokenizer.encode_batch([prompt])[0]]
+            if len(ids) == len(start):
+                raise UsageError(f"{where} is empty: give a text")
         else:
             ids = [self._id(where, value) for value in _plain(prompt)]
         if len(ids) < 2:
@@ -191,11 +193,11 @@ def _several(prompts: Any) -> list[Any]:
     return [prompts] if _is_lone(prompts) else _plain(prompts)
 
 
-def _each(name: str, values: Any, n: int, lone: bool) -> list[Any]:
-    """What belongs to each prompt: a lone prompt takes all."""
+def _each(name: str, values: Any, n: int) -> list[Any]:
+    """What belongs to each prompt: one prompt takes all."""
     if values is None:
         return [None] * n
-    if lone:
+    if n == 1:
         return [next(_unwrapped(values))]
     if not _is_several(values):
         raise UsageError(f"{name} is {values!r}, and there are {n} prompts: give a list with one, or several, for each")

@@ -94,8 +94,17 @@ def test_the_part_that_is_taken_is_hatched_where_it_does_not_arrive() -> None:
 
 def test_the_sentence_names_who_holds() -> None:
     said = bars_sentence(view_of())
-    assert said.startswith("Of 3 bars 1 arrive as they are")
+    assert said.startswith("Of 3 bars, what ablating takes arrives as DLA says in 1")
     assert "cancelled: L0H0" in said and "embed act through others" in said and "not settled (1 of 3)" in said
+
+
+def test_where_much_of_a_bar_is_left_the_word_is_of_the_rest() -> None:
+    rows = [component("L0H0", 0.84, 0.3, 0.29, "holds"), component("MLP0", 0.13, -0.64, -0.71, "holds")]
+    view = view_of(components=pd.DataFrame(rows))
+    assert [view.named(name) for name in view.shown] == ["L0H0 · holds (part)", "MLP0 · holds (part)"]
+    assert "Of L0H0 and MLP0 the ablation leaves a third of the bar or more" in bars_sentence(view)
+    nothing = view_of(components=pd.DataFrame([component("embed", 0.0, 0.0, 0.0, None)]))
+    assert bars_sentence(nothing) == "No component has a bar here that ablating changes."
 
 
 def test_the_waterfall_adds_up() -> None:

@@ -81,7 +81,7 @@ def test_a_row_of_a_set_with_everything(reader: Reader, tokenizer: WordTokenizer
     ("asked", "said"),
     [
         ({"prompts": []}, "there is no prompt"),
-        ({"prompts": ""}, "prompt 1 has 1 tokens: it takes two"),
+        ({"prompts": ""}, "prompt 1 is empty: give a text"),
         ({"prompts": [3]}, "prompt 1 has 1 tokens"),
         ({"prompts": TEXT, "pos": 0}, "position 0 of 6 tokens: give one from 1 to 5"),
         ({"prompts": TEXT, "pos": 6}, "position 6 of 6 tokens"),
