@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 
-from erasure_sweep.workers.measures.audit.baselines import REFERENCE_TOKENS, Baseline, Reference
+from erasure_sweep.workers.measures.audit.baselines import REFERENCE_TOKENS, WINDOW, Baseline, Reference, mean_outputs
 from erasure_sweep.workers.measures.audit.questions import Question
 from erasure_sweep.workers.measures.audit.session import Session
 from erasure_sweep.workers.models.forward import LeanModel
@@ -39,11 +39,11 @@ def _measure_shape(settings: Settings, shape: str, config: ModelConfig) -> Itera
     reference = Reference(tuple(ids.tolist()), None)
     baseline = Baseline(model, "mean", reference, 0)
     baseline.means()
-    session = Session(model, [Question(tuple(prompt[0].tolist()))], baseline)
+    question = Question(tuple(prompt[0].tolist()))
     cases = {
         BARE: partial(model.logits, prompt),
-        "audit": session.effects,
-        "means": lambda: Baseline(model, "mean", reference, 0).means(),
+        "audit": lambda: Session(model, [question], baseline).effects(),
+        "means": partial(mean_outputs, model, reference.windows(min(WINDOW, config.n_ctx))),
     }
     timings = interleave(cases, settings.rounds)
     bare, n = (f"{BARE} of {prompt.shape[1]} tokens", timings[BARE]), len(config.layout.writers)
