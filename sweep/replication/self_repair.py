@@ -134,24 +134,21 @@ def _line(rows: pd.DataFrame, column: str) -> tuple[str, ...]:
 
 
 def _measure(request: Request, progress: Callable[[str, int, int], None]) -> tuple[pd.DataFrame, str]:
-    import torch
-
     from erasure_sweep.workers.corpora.resolve_corpus import CorpusRequest, load_tokens
     from erasure_sweep.workers.measures.audit.self_repair import measure_self_repair
-    from erasure_sweep.workers.models.resolve_model import load_model
+    from erasure_sweep.workers.models.model_in_memory import hold_named
     from erasure_sweep.workers.resolve import resolve
 
     if request.prompts < 2:
         raise UsageError("self-repair replaces a head's output by another prompt's: give two prompts or more")
     corpus = CorpusRequest(request.corpus, request.prompts, SEQ_LEN, seed=0, least=2)
     resolved = resolve(request.model, corpus, str(staging_folder(request.staging)))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    config, lean = load_model(Path(resolved.weights), device)
-    tokens = torch.from_numpy(np.array(load_tokens(Path(resolved.tokens))[: resolved.n_prompts], dtype=np.int64))
+    held = hold_named(request.model, staging_folder(request.staging))
+    tokens = load_tokens(Path(resolved.tokens))[: resolved.n_prompts]
     frames = []
     for name, share in SHARES.items():
-        found = measure_self_repair(lean, tokens, share, lambda done, name=name: progress(name, done, len(tokens)))
-        frames.append(pd.DataFrame({"tokens": name, "head": config.layout.heads, **found._asdict()}))
+        found = measure_self_repair(held.lean, tokens, share, lambda done, name=name: progress(name, done, len(tokens)))
+        frames.append(pd.DataFrame({"tokens": name, "head": held.config.layout.heads, **found._asdict()}))
     about = f"{resolved.name} on {len(tokens)} prompts of {SEQ_LEN} tokens of {request.corpus}."
     return pd.concat(frames, ignore_index=True), about
 

@@ -42,17 +42,18 @@ class SelfRepair(NamedTuple):
 @torch.inference_mode()
 def measure_self_repair(
     model: LeanModel,
-    tokens: Int[Tensor, "prompt pos"],
+    prompts: Int[np.ndarray, "prompt pos"],
     share: float,
     progress: Callable[[int], None] = lambda done: None,
 ) -> SelfRepair:
     """Self-repair of every head.
 
     Args:
-        tokens: two prompts or more.
+        prompts: token ids; two prompts or more.
         share: of all tokens, those with the largest direct effect of each head; 1 takes all.
         progress: told after each prompt how many are done.
     """
+    tokens = torch.from_numpy(np.array(prompts, dtype=np.int64))
     heads, places = model.config.layout.heads, mediators(model.config.layout)
     effects = torch.stack([_direct(_view(model, row)) for row in tokens])
     chosen = _largest(effects, share)

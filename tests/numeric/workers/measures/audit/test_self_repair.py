@@ -19,7 +19,7 @@ def test_every_head_is_the_oracles(kind: str, share: float) -> None:
     config = random_config(**{"n_layers": 2, "n_heads": 2, "d_model": 24} | KINDS.get(kind, {}))
     weights = random_processed_weights(config, 3)
     tokens = np.random.default_rng(1).integers(0, config.d_vocab, (3, 7))
-    found = measure_self_repair(LeanModel(config, weights, dtype=torch.float64), torch.from_numpy(tokens), share)
+    found = measure_self_repair(LeanModel(config, weights, dtype=torch.float64), tokens, share)
     w, layout = as_numpy(weights), config.layout
     runs = [forward(config, w, row) for row in tokens]
     final = layout.states[-1]
