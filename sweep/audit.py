@@ -9,6 +9,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,8 @@ def audit(
     tokenizer: Any = None,
     prepend_bos: bool = True,
     sweep: str | Path | None = None,
+    experiment: str | None = None,
+    tracking_uri: str | None = None,
     rerun_bytes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Audit:
@@ -64,6 +67,7 @@ def audit(
         tokenizer: of transformers, where the model came without one.
         prepend_bos: whether texts begin with the tokenizer's BOS.
         sweep: folder of a finished sweep of this model: what it says of a component stands beside its bar.
+        experiment: the same from an MLflow experiment, in the store that ``tracking_uri`` or the environment names.
         rerun_bytes: bound on the widest activations of reruns that go together, by default 256 MiB; memory is a few times that.
         progress: told how many of how many prompts are done; by default a notebook shows it.
 
@@ -95,9 +99,10 @@ def audit(
         ids = tokens_by.encode_batch([text])[0][:REFERENCE_TOKENS]
         source = Reference(tuple(ids), tokens_by.bos_id if prepend_bos else None)
     session = Session(held.lean, questions, Baseline(held.lean, baseline, source, donors), rerun_bytes or RERUN_BYTES)
+    known = _known(sweep, experiment, tracking_uri, held)
     show = progress or _notebook_progress()
     found = session.effects(lambda done: show(done, len(questions)))
-    return Audit(held.name, session, found, tokens_by, _known(sweep, held))
+    return Audit(held.name, session, found, tokens_by, known)
 
 
 class Audit:
@@ -120,9 +125,12 @@ class Audit:
         self._session, self._found, self._tokenizer, self._known = session, found, tokenizer, dict(known)
         layout = session.model.config.layout
         self.table: pd.DataFrame = pd.DataFrame(component_rows(layout, found, TrustThresholds()))
-        """A row for each component, in the order of the stream, in logits; ``docs/audit.md`` explains the columns."""
+        """A row for each component, in the order of the stream; ``docs/audit.md`` explains the columns, ``attrs["units"]`` has
+        their units."""
+        self.table.attrs["units"] = units_of(self.table)
         self.mediation: pd.DataFrame = pd.DataFrame(mediation_rows(layout, found))
         """A row for each component and everything behind it: what that adds to its bar, or takes from it."""
+        self.mediation.attrs["units"] = units_of(self.mediation)
         import numpy as np
 
         difference = mean_of(np.array([one.logit_difference for one in found]))
@@ -374,6 +382,13 @@ def _notebook_progress() -> Callable[[int, int], None]:
     return show
 
 
+def units_of(table: pd.DataFrame) -> dict[str, str]:
+    """The unit of each column of numbers."""
+    ratios = {"share", "r", "size"}
+    numbers = table.select_dtypes("number").columns
+    return {name: "ratio" if name.removesuffix("_low").removesuffix("_high") in ratios else "logit" for name in numbers}
+
+
 def hold(model: Any, dtype: torch.dtype | None = None) -> HeldModel:
     """A model as audits take it, read and checked once for as many as there are.
 
@@ -405,25 +420,40 @@ def _tokenizer(held: HeldModel, given: Any) -> Tokenizer | None:
     return load_tokenizer(str(chosen)) if isinstance(chosen, str | Path) else tokenizer_of(chosen)
 
 
-def _known(sweep: str | Path | None, held: HeldModel) -> dict[str, str]:
-    """What a sweep's folder says of the model's components."""
-    if sweep is None:
+def _known(
+    sweep: str | Path | None, experiment: str | None, tracking_uri: str | None, held: HeldModel
+) -> dict[str, str]:
+    """What a sweep, of a folder or an experiment, says of the model's components."""
+    if sweep is None and experiment is None:
         return {}
+    from erasure_sweep.workers.storage.temporary_folder import TemporaryFolder
     from erasure_sweep.workers.tables.facts.erased_writers import erased_writers_of
     from erasure_sweep.workers.tables.sweep_folder import read_out
 
-    models = [model for model in read_out(Path(sweep)) if model.about.hash == held.hash]
+    with closing(TemporaryFolder()) as temporary:
+        folders = [] if sweep is None else [Path(sweep)]
+        folders += [] if experiment is None else _downloaded(experiment, tracking_uri, temporary.path)
+        found = [model for folder in folders for model in read_out(folder) if model.about.hash == held.hash]
+        models = [(model, erased_writers_of(model.tables)) for model in found]
     if not models:
         raise UsageError(
-            f"{sweep} has no model with these weights: an audit beside a sweep must be of one of its models"
+            f"{sweep or experiment} has no model with these weights: an audit beside a sweep must be of one of its models"
         )
-    found = {}
-    for one in erased_writers_of(models[0].tables):
-        by = f", most of it by {', '.join(one.erasers[:3])}" if one.erasers else ""
-        found[one.writer] = (
-            f"On {models[0].about.corpus_name or 'its corpus'} {one.share.value:.0%} of it is erased{by}"
-        )
-    return found
+    known = {}
+    for model, writers in models:
+        for one in writers:
+            by = f", most of it by {', '.join(one.erasers[:3])}" if one.erasers else ""
+            known[one.writer] = (
+                f"On {model.about.corpus_name or 'its corpus'} {one.share.value:.0%} of it is erased{by}"
+            )
+    return known
+
+
+def _downloaded(experiment: str, tracking_uri: str | None, to: Path) -> list[Path]:
+    from erasure_sweep.sweep.tracking.downloads import download_experiment
+    from erasure_sweep.sweep.tracking.store_address import store_uri
+
+    return download_experiment(store_uri(tracking_uri), experiment, to / "experiment")
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

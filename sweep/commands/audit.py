@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from erasure_sweep.sweep.commands.options import debug_option
+from erasure_sweep.sweep.commands.options import debug_option, tracking_option
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -70,6 +70,8 @@ _WIDE = 110
     metavar="OUT",
     help="A finished sweep of this model, to be named beside the bars.",
 )
+@click.option("--experiment", metavar="E", help="The same from an MLflow experiment.")
+@tracking_option
 @click.option(
     "--html", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write a page with the figures."
 )

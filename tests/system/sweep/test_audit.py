@@ -22,6 +22,7 @@ CODE = "def add(self, name):\n        self.name ="
 def test_in_a_notebook(tmp_path: Path) -> None:
     found = erasure_sweep.audit("toy-gelu-2l", CODE, " name", " self")
     table = found.table.set_index("component")
+    assert found.table.attrs["units"]["dla"] == "logit" and found.table.attrs["units"]["share_low"] == "ratio"
     assert table["dla"].sum() == pytest.approx(found.logit_difference, abs=1e-4)
     assert found.view.question == "logit of ' name' − ' self'"
     sums = found.mediation.groupby("component")["mediated"].sum()
@@ -154,6 +155,9 @@ def test_beside_a_sweep_of_the_model(bench: Bench, measured: Ran, tmp_path: Path
     tokens = np.random.default_rng(0).integers(0, D_VOCAB, 8).tolist()
     found = audit(str(bench.model), tokens, baseline="zero", sweep=out)
     assert all(value.startswith("On ") for value in found.view.known.values())
+    name = measured.out.parent.name
+    logged = audit(bench.model, tokens, baseline="zero", experiment=name, tracking_uri=bench.tracking_uri)
+    assert logged.view.known == found.view.known
     with pytest.raises(UsageError, match="has no model with these weights"):
         audit("toy-gelu-2l", CODE, sweep=out)
     with pytest.raises(DataError, match="is not the folder of a finished sweep"):
