@@ -87,10 +87,10 @@ class Newcomer(Measure[object, object, object]):
 
 
 def test_a_measure_is_added_by_its_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = ShardSize(TrustWork(WriterBlock(2, 5), 32), SHAPE, 8, 32, 16)
+    before = shard_cost("trust", size).passes  # before the file is there, whether or not measures were asked for yet
     (tmp_path / "newcomer.py").write_text(NEW_FILE)
     monkeypatch.setattr(verify, "__path__", [*verify.__path__, str(tmp_path)])
-    size = ShardSize(TrustWork(WriterBlock(2, 5), 32), SHAPE, 8, 32, 16)
-    before = shard_cost("trust", size).passes
     measures.cache_clear()
     try:
         assert [measure.name for measure in measures("trust")] == ["newcomer", "trust"]
