@@ -354,20 +354,6 @@ def _reference(given: Any, baseline: str) -> tuple[Any, str]:
         raise DataError(f"{path} is no text that can be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def check_components(held: HeldModel, components: Sequence[str]) -> None:
-    """See that a model has some components.
-
-    Raises:
-        UsageError: it has not; names the nearest.
-    """
-    from erasure_sweep.workers.errors import nearest
-
-    known = held.config.layout.writers
-    for component in components:
-        if component not in known:
-            raise UsageError(f"{held.name} has no component {component!r}: {nearest(component, known)}")
-
-
 def _notebook_progress() -> Callable[[int, int], None]:
     """A line that counts, where somebody sees it and there is something to count."""
     shell = sys.modules.get("IPython")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import plotly.graph_objects as go
 
@@ -17,20 +19,32 @@ MOST_MEDIATORS = 8
 _NAMES = {FINAL_NORM: "final norm"}
 
 
+Step = tuple[str, float, str]
+"""What a bar is called, how far it goes, and plotly's ``measure`` of it."""
+
+
 def waterfall_figure(view: AuditView, component: str) -> go.Figure:
     """DLA, less what the ablation leaves, plus each mediator's part, is the total effect."""
     row = view.rows[component]
     rows = view.mediation[view.mediation["component"] == component]
     parts = dict(zip(rows["mediator"].astype(str), numeric(rows, "mediated").tolist(), strict=True))
-    strongest = sorted(parts, key=lambda name: -abs(parts[name]))[:MOST_MEDIATORS]
-    named = sorted(strongest, key=list(parts).index)
-    others = sum(value for name, value in parts.items() if name not in named)
-    steps = [("DLA", row.dla, "absolute")]
+    steps: list[Step] = [("DLA", row.dla, "absolute")]
     steps += [("left by the ablation", -row.kept, "relative")] if abs(row.kept) > 0 else []
-    steps += [(_NAMES.get(name, name), parts[name], "relative") for name in named]
-    steps += [(f"{len(parts) - len(named)} others", others, "relative")] if len(parts) > len(named) else []
-    steps += [("what arrives", row.effect, "total")]
-    names, values, measures = zip(*steps, strict=True)
+    return steps_figure([*steps, *answers(parts)], row.effect, waterfall_sentence(view, component, parts))
+
+
+def answers(parts: Mapping[str, float]) -> list[Step]:
+    """The strongest mediators in the order of the layers, and the others summed."""
+    strongest = sorted(parts, key=lambda name: -abs(parts[name]))[:MOST_MEDIATORS]
+    named = [name for name in parts if name in strongest]
+    steps: list[Step] = [(_NAMES.get(name, name), parts[name], "relative") for name in named]
+    rest = sum(value for name, value in parts.items() if name not in named)
+    return [*steps, (f"{len(parts) - len(named)} others", rest, "relative")] if len(parts) > len(named) else steps
+
+
+def steps_figure(steps: Sequence[Step], effect: float, sentence: str) -> go.Figure:
+    """Steps that lead to what arrives."""
+    names, values, measures = zip(*steps, ("what arrives", effect, "total"), strict=True)
     trace = go.Waterfall(
         x=[text(name) for name in names],
         y=values,
@@ -43,14 +57,7 @@ def waterfall_figure(view: AuditView, component: str) -> go.Figure:
         hovertemplate="%{x}: %{y:.3f} logits<extra></extra>",
         cliponaxis=False,
     )
-    return figure(
-        [trace],
-        x_title="",
-        y_title="logits",
-        height=420,
-        sentence=waterfall_sentence(view, component, parts),
-        showlegend=False,
-    )
+    return figure([trace], x_title="", y_title="logits", height=420, sentence=sentence, showlegend=False)
 
 
 def waterfall_sentence(view: AuditView, component: str, parts: dict[str, float]) -> str:

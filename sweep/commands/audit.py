@@ -111,9 +111,11 @@ def audit(
     for path in (html, json_file):
         if path is not None and not path.absolute().parent.is_dir():
             raise UsageError(f"there is no folder {path.absolute().parent} to write {path.name} into")
+    from erasure_sweep.workers.measures.audit.session import check_components  # it takes torch: behind what is refused
+
     held = auditing.hold(model)
     members = together.split("+") if together else []
-    auditing.check_components(held, members)
+    check_components(held.config.layout, members)
     found = auditing.audit(
         held,
         list(prompts) if prompt_set is None else auditing.prompt_set(prompt_set),

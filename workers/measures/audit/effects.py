@@ -111,9 +111,13 @@ def attributions(model: LeanModel, asked: Asked) -> tuple[Float[Tensor, "term"],
         for term in layout.terms
     ]
     found = torch.stack(last).double() @ asked.direction.double()
+    return found, unembedding_bias(model, asked.question)
+
+
+def unembedding_bias(model: LeanModel, question: Question) -> float:
+    """What the unembedding's biases add to the logit difference."""
     bias = model.weights["b_U"].double()
-    question = asked.question
-    return found, float(bias[list(question.answers)].mean() - bias[list(question.against)].mean())
+    return float(bias[list(question.answers)].mean() - bias[list(question.against)].mean())
 
 
 def direction_of(model: LeanModel, answers: Sequence[int], against: Sequence[int]) -> Float[Tensor, "d_model"]:

@@ -14,8 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from erasure_sweep.workers.labels import layer_of
-from erasure_sweep.workers.measures.audit.effects import Asked, attributions, direction_of
+from erasure_sweep.workers.measures.audit.effects import Asked, direction_of, unembedding_bias
 from erasure_sweep.workers.measures.interventions.rerun import Sublayer
+from erasure_sweep.workers.measures.scan.composition import head_of
 from erasure_sweep.workers.models.forward import LeanModel, top_two
 
 
@@ -37,7 +38,7 @@ def read_states(model: LeanModel, asked: Asked) -> Lens:
         places += [Sublayer(layer, True)] if layout.has_middle else []
         places.append(Sublayer(layer + 1, False))
     states = torch.stack([view.input_of(place)[-1] for place in places])
-    _, bias = attributions(model, asked)
+    bias = unembedding_bias(model, question)
     normalized = model.normalize(states)
     along = direction_of(model, question.answers, question.against)
     predicted = top_two(model.unembed(normalized))[:, 0]
@@ -47,7 +48,7 @@ def read_states(model: LeanModel, asked: Asked) -> Lens:
 @torch.inference_mode()
 def head_pattern(model: LeanModel, asked: Asked, head: str) -> Float[Tensor, "query key"]:
     """A head's attention over the tokens of a prompt."""
-    layer, index, trace = layer_of(head), int(head.partition("H")[2]), asked.view.trace
+    layer, index, trace = layer_of(head), head_of(head), asked.view.trace
     positions = torch.arange(asked.view.seq_len, device=model.device)
     query, key = trace.q[layer, 0, :, [index]], trace.k[layer, 0, :, [index]]
     return model.pattern(layer, query, key, positions, [index])[0]

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from erasure_sweep.workers.errors import UsageError, nearest
-from erasure_sweep.workers.labels import is_head
+from erasure_sweep.workers.labels import Layout, is_head
 from erasure_sweep.workers.measures.audit.baselines import Baseline
 from erasure_sweep.workers.measures.audit.effects import Asked, Effects, ask, measure
 from erasure_sweep.workers.measures.audit.joint import Joint, ablate_together
@@ -17,6 +17,17 @@ from erasure_sweep.workers.measures.audit.lens import Lens, head_pattern, read_s
 from erasure_sweep.workers.measures.audit.questions import Question
 from erasure_sweep.workers.measures.interventions.replaced_writer import RERUN_BYTES
 from erasure_sweep.workers.models.forward import LeanModel
+
+
+def check_components(layout: Layout, components: Sequence[str]) -> None:
+    """See that a model has some components.
+
+    Raises:
+        UsageError: it has not; names the nearest.
+    """
+    for label in components:
+        if label not in layout.writers:
+            raise UsageError(f"the model has no component {label!r}: {nearest(label, layout.writers)}")
 
 
 @dataclass(frozen=True)
@@ -52,12 +63,9 @@ class Session:
         Raises:
             UsageError: the model has no such component, or none is named.
         """
-        known = self.model.config.layout.writers
         if not members:
             raise UsageError("no component is named: give some, such as L0H1")
-        for label in members:
-            if label not in known:
-                raise UsageError(f"the model has no component {label!r}: {nearest(label, known)}")
+        check_components(self.model.config.layout, members)
         return [ablate_together(self.model, self.asked(index), self.baseline, members) for index in self._all()]
 
     def lens(self) -> list[Lens]:

@@ -19,7 +19,7 @@ from erasure_sweep.workers.labels import Layout, kind_of, layer_of
 from erasure_sweep.workers.measures.audit.effects import Effects
 from erasure_sweep.workers.measures.audit.joint import Joint
 from erasure_sweep.workers.measures.audit.lens import Lens
-from erasure_sweep.workers.measures.interventions.replaced_writer import mediators
+from erasure_sweep.workers.measures.interventions.replaced_writer import mediators, mediators_of
 from erasure_sweep.workers.measures.statistics.effect_sums import TokenSums, judge
 from erasure_sweep.workers.measures.statistics.jackknife import Estimate, jackknife
 from erasure_sweep.workers.records import TrustThresholds
@@ -69,11 +69,10 @@ def component_rows(layout: Layout, found: Sequence[Effects], limits: TrustThresh
 def mediation_rows(layout: Layout, found: Sequence[Effects]) -> Columns:
     """A row for each component and everything behind it: what that adds to its bar, or takes from it, on average."""
     samples, names = samples_of(layout, found), mediators(layout)
-    behind = {writer: _behind(layout, writer) for writer in layout.writers}
-    pairs = [(writer, name) for writer in layout.writers for name in names if name in behind[writer]]
+    pairs = [(writer, name) for writer in layout.writers for name in mediators_of(layout, writer)]
     rows = [layout.writers.index(writer) for writer, _ in pairs]
     columns = [names.index(name) for _, name in pairs]
-    estimate = _mean(samples.mediated[:, rows, columns])
+    estimate = mean_of(samples.mediated[:, rows, columns])
     squares = samples.squares[:, list(TokenSums._fields).index("direct_sq")].sum(axis=0)[rows]
     product = (samples.direct[:, rows] * samples.mediated[:, rows, columns]).sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -95,13 +94,8 @@ def joint_rows(layout: Layout, members: Sequence[str], found: Sequence[Joint]) -
     return {
         "component": np.array(names, dtype=object),
         "is_member": np.array([name in members for name in names]),
-        **_mean(samples).columns("part"),
+        **mean_of(samples).columns("part"),
     }
-
-
-def mean_of(values: Float[np.ndarray, "sample *row"]) -> Estimate:
-    """The mean over samples, with its 95 % interval."""
-    return _mean(values)
 
 
 def _of_prompt(effects: Effects, at: Sequence[int]) -> Samples:
@@ -123,7 +117,7 @@ def _share_of_means(sums: Float[np.ndarray, "sum *batch"]) -> Float[np.ndarray, 
 def _row(layout: Layout, samples: Samples, index: int, label: str, limits: TrustThresholds) -> dict[str, object]:
     judged = judge(samples.squares[:, :, index], limits, _share_of_means, bar_word)
     dla, direct, effect, net = (
-        _mean(values[:, index]) for values in (samples.dla, samples.direct, samples.effect, samples.net)
+        mean_of(values[:, index]) for values in (samples.dla, samples.direct, samples.effect, samples.net)
     )
     return {
         "component": label,
@@ -146,7 +140,7 @@ def _row(layout: Layout, samples: Samples, index: int, label: str, limits: Trust
 
 def _bias_row(label: str, dla: Float[np.ndarray, "prompt"]) -> dict[str, object]:
     layer = None if label == UNEMBEDDING else layer_of(label)
-    estimate = _mean(dla)
+    estimate = mean_of(dla)
     return {
         "component": label,
         "kind": "bias",
@@ -162,16 +156,12 @@ def _column(name: str, values: list[object]) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
 
-def _behind(layout: Layout, writer: str) -> set[str]:
-    later = (layout.terms[index] for index in layout.later_terms(writer))
-    return {*(term for term in later if not term.startswith("b_O")), mediators(layout)[-1]}
-
-
 def _floats(estimate: Estimate, name: str) -> dict[str, float]:
     return {key: float(value) for key, value in estimate.columns(name).items()}
 
 
-def _mean(values: Float[np.ndarray, "sample *row"]) -> Estimate:
+def mean_of(values: Float[np.ndarray, "sample *row"]) -> Estimate:
+    """The mean over samples, with its 95 % interval."""
     sums = np.stack([np.ones_like(values), values], axis=1)
     return jackknife(sums, lambda both: both[1] / both[0])
 
@@ -179,7 +169,7 @@ def _mean(values: Float[np.ndarray, "sample *row"]) -> Estimate:
 def joint_effect(found: Sequence[Joint]) -> tuple[float, float, float]:
     """How much the logit difference falls where all members are ablated, with its interval."""
     runs = [one.effect.cpu().numpy() for one in found]
-    estimate = _mean(runs[0] if len(runs) == 1 else np.array([run.mean() for run in runs]))
+    estimate = mean_of(runs[0] if len(runs) == 1 else np.array([run.mean() for run in runs]))
     return float(estimate.value), float(estimate.low), float(estimate.high)
 
 
@@ -188,7 +178,7 @@ def state_rows(layout: Layout, found: Sequence[Lens], predicted: Sequence[str] |
     columns: Columns = {"state": np.array(layout.states, dtype=object)}
     for name in ("accumulated", "lens"):
         values = np.stack([getattr(one, name).cpu().numpy() for one in found])
-        columns |= _mean(values).columns(name)
+        columns |= mean_of(values).columns(name)
     return columns | {
         "predicted": np.array([None] * len(layout.states) if predicted is None else predicted, dtype=object)
     }

@@ -16,7 +16,7 @@ from erasure_sweep.workers.models.model_in_memory import hold
 from erasure_sweep.workers.models.processing.bridge import quiet
 from erasure_sweep.workers.models.processing.logits_check import check_tokens
 from erasure_sweep.workers.models.sources import find_model_files
-from tests.support.models.bridges import boot_bridge
+from tests.support.models.bridges import boot_bridge, bridge_to
 from tests.support.models.families import MODELS, files_of, float64_weights
 from tests.support.models.random_models import random_config, tl_config_json, tl_state_dict, write_tl_directory
 from tests.support.models.transformers_models import random_transformer
@@ -28,15 +28,6 @@ def model_of(kind: str) -> Any:
     """A model of transformers that TransformerLens takes; it reads a number of key-value heads where it is of no meaning."""
     _, model_type, settings = MODELS[kind]
     return random_transformer(model_type, 1, **settings, **({"num_key_value_heads": 4} if kind == "pythia" else {}))
-
-
-def bridge_to(model: Any) -> Any:
-    from transformer_lens.model_bridge.sources import build_bridge_from_module
-
-    with quiet():
-        return build_bridge_from_module(
-            model, type(model).__name__, hf_config=model.config, device="cpu", model_name="held"
-        ).eval()
 
 
 @pytest.mark.parametrize("kind", MODELS)

@@ -12,6 +12,7 @@ import torch
 from erasure_sweep.sweep.audit import Audit, audit
 from erasure_sweep.workers.models.model_in_memory import hold
 from erasure_sweep.workers.models.processing.bridge import quiet
+from tests.support.models.bridges import bridge_to
 from tests.support.models.families import MODELS
 from tests.support.models.hooked import Hooked
 from tests.support.models.transformers_models import random_transformer
@@ -23,15 +24,6 @@ ANSWER, AGAINST = 7, 12
 def transformer(kind: str) -> Any:
     _, model_type, settings = MODELS[kind]
     return random_transformer(model_type, 1, **settings)
-
-
-def bridge_to(model: Any) -> Any:
-    from transformer_lens.model_bridge.sources import build_bridge_from_module
-
-    with quiet():
-        return build_bridge_from_module(
-            model, type(model).__name__, hf_config=model.config, device="cpu", model_name="held"
-        ).eval()
 
 
 def audited(model: Any, **options: Any) -> Audit:
