@@ -7,6 +7,7 @@ and what is allowed. The reference of keys (``erasure-sweep config --reference``
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -52,6 +53,9 @@ _PLAINLY = {
     "too_short": "names none",
 }
 """What pydantic would say in terms of its own, by kind of error."""
+_BRIEFLY = reprlib.Repr()
+"""How values are shown that cannot be used; they may be pages long."""
+_BRIEFLY.maxstring = _BRIEFLY.maxother = _BRIEFLY.maxlong = 200
 _HEAD = re.compile(r"L(\d+)H(\d+)")
 PROTOCOL_TEXTS = ("corpus", "dtype", "ln", "groups")
 """What of a sweep's protocol is text."""
@@ -348,7 +352,7 @@ def _one_line(error: ValidationError) -> str:
         return str(first["ctx"]["error"])
     key = str(first["loc"][0])
     allowed = dict.fromkeys(_allowed(key, e["type"], e["msg"]) for e in error.errors() if e["loc"][0] == key)
-    given = "" if first["type"] == "missing" else f" = {first['input']!r}"
+    given = "" if first["type"] == "missing" else f" = {_BRIEFLY.repr(first['input'])}"
     either = " or ".join(allowed).replace(" or should be ", " or ")
     return f"{key}{given}: {either}"
 

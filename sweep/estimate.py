@@ -89,7 +89,7 @@ def work_of(model: Resolved, tasks: list[ShardTask]) -> list[tuple[str, ShardSiz
 def _estimate(config: SweepConfig, scan: StagePlan, tasks: list[ShardTask], cost: Cost, flops_per_s: float) -> Estimate:
     model = scan.model
     scanned = sum(task.stage in SCAN_STAGES for task in tasks)
-    flops = cost.flops + cost.passes * _forward_flops(model)
+    flops = cost.flops + cost.passes * forward_flops(model)
     return Estimate(
         model=model.name,
         shards=scanned,
@@ -112,7 +112,7 @@ def worker_memory(
 
     Args:
         sketches: how many each writer needs.
-        weights_bytes: of the staged file, which is float32.
+        weights_bytes: what they take in float32.
         shape: the model's architecture.
     """
     widest = max(sum(sketches[start:stop]) for start, stop in writer_blocks(sketches, sketch_bytes(config)))
@@ -123,10 +123,18 @@ def worker_memory(
     return 2**29 + 2 * (weights_bytes * item_bytes // 4) + sketch_bytes(config) * widest + activations
 
 
-def _forward_flops(model: Resolved) -> float:
+def forward_flops(model: Resolved) -> float:
     """Operations of a forward pass of one prompt."""
     shape, length = model.architecture, mean_length(model)
-    return float(length * (2 * model.n_params + 4 * shape["n_layers"] * length * shape["d_model"]))
+    return float(
+        length * (2 * (model.n_params - _idle_params(shape)) + 4 * shape["n_layers"] * length * shape["d_model"])
+    )
+
+
+def _idle_params(shape: Mapping[str, Any]) -> int:
+    """Weights of the experts that a token does not go through."""
+    n_idle = int(shape.get("n_experts", 0)) - int(shape.get("experts_per_token", 0))
+    return int(shape["n_layers"]) * n_idle * 3 * int(shape["d_model"]) * int(shape.get("d_mlp") or 0)
 
 
 def mean_length(model: Resolved) -> int:

@@ -101,6 +101,7 @@ class ModelStaging:
             config.verify,
             own,
             self._refresh,
+            halved=config.dtype == "bfloat16",
         )
         return self._background.submit(resolve_model, request)
 

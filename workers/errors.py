@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 from erasure_sweep.workers.credentials import masked
 
 ERROR_LINE_LENGTH = 200
+_ENDLESS = re.compile(r"(\S{80})\S{300,}(\S{40})")
+"""A word too long to be read, or a path; longer ones are given whole nowhere."""
 
 
 class SweepError(Exception):
@@ -16,7 +19,7 @@ class SweepError(Exception):
     exit_code = 1
 
     def __init__(self, message: str) -> None:
-        super().__init__(masked(message))
+        super().__init__(shortened(masked(message)))
 
 
 class UsageError(SweepError):
@@ -27,6 +30,11 @@ class UsageError(SweepError):
 
 class DataError(SweepError):
     """What was found cannot be used: damaged or missing files, weights that hold NaN, tokens beyond the vocabulary."""
+
+
+def shortened(message: str) -> str:
+    """A message whose words of more than 420 characters have lost their middle: a value that nobody meant to read."""
+    return _ENDLESS.sub(r"\1…\2", message)
 
 
 def nearest(name: str, known: Iterable[str], n: int = 3) -> str:

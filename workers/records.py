@@ -252,6 +252,7 @@ class Resolved(NamedTuple):
     weights: str
     """Path of the processed weights."""
     weights_bytes: int
+    """What they take in float32."""
     architecture: dict[str, Any]
     """``workers.models.forward.ModelConfig`` as a dict."""
     n_params: int

@@ -28,6 +28,7 @@ from erasure_sweep.workers.errors import DataError, SweepError, UsageError
 from erasure_sweep.workers.measures.registry import count_sketches
 from erasure_sweep.workers.measures.scan.composition import check_groups
 from erasure_sweep.workers.models.files.staged_weights import read_staged
+from erasure_sweep.workers.models.model_config import weights_bytes
 from erasure_sweep.workers.models.resolve_model import ResolvedModel, resolve_model
 from erasure_sweep.workers.positions import prompt_lengths
 from erasure_sweep.workers.records import Group, Resolved, ScanOptions, VerifyRequest
@@ -43,6 +44,7 @@ def resolve(
     verify: VerifyRequest | None = None,
     own_corpora: Mapping[str, str] | None = None,
     refresh: bool = False,
+    halved: bool = False,
 ) -> Resolved:
     """Stage one model and its corpus, and see that the named writers and groups of heads are there.
 
@@ -52,13 +54,14 @@ def resolve(
         verify: what verify needs beside; ``None`` where nothing is verified.
         own_corpora: what models read by name, beside the training mixes that are known, where the corpus is ``own``.
         refresh: ask the hub for what is staged as well.
+        halved: stage matrices in bfloat16.
 
     Raises:
         SweepError: the model or the corpus cannot be had or does not fit; one clear line.
     """
     folder = Path(staging)
     mark_staging(folder)
-    model = resolve_model(spec, folder, refresh)
+    model = resolve_model(spec, folder, refresh, halved)
     if request.corpus == OWN:
         request = request._replace(corpus=own_corpus(model.name, model.base, spec, own_corpora or {}))
     config = model.config
@@ -73,7 +76,7 @@ def resolve(
         spec=model.spec,
         hash=model.hash,
         weights=str(model.weights),
-        weights_bytes=model.weights.stat().st_size,
+        weights_bytes=weights_bytes(config),
         architecture=config.to_json(),
         n_params=config.n_params,
         sketches=count_sketches(config.layout, options),

@@ -31,7 +31,7 @@ from erasure_sweep.sweep.commands.stop import stop
 from erasure_sweep.sweep.commands.submit import submit
 from erasure_sweep.sweep.commands.ui import ui
 from erasure_sweep.sweep.terminal import ending
-from erasure_sweep.workers.errors import ERROR_LINE_LENGTH, SweepError, UsageError
+from erasure_sweep.workers.errors import ERROR_LINE_LENGTH, SweepError, UsageError, shortened
 from erasure_sweep.workers.version import VERSION
 
 COMMANDS = (run, audit, models, fetch, compare, export, replicate, submit, status, stop, clean, check, ui, config)
@@ -105,7 +105,7 @@ _LOOP = re.compile(r"Symlink loop from '(.*)'", re.DOTALL)
 def _end_failed(error: Exception) -> int:
     if isinstance(error, click.ClickException):
         command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "erasure-sweep"
-        _print_line(f"{error.format_message().rstrip('.')} (see `{command} --help`)")
+        _print_line(f"{shortened(error.format_message().rstrip('.'))} (see `{command} --help`)")
         return UsageError.exit_code
     if isinstance(error, SweepError):
         _print_line(str(error))

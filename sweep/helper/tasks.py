@@ -43,6 +43,7 @@ class ModelRequest(NamedTuple):
     verify: VerifyRequest | None
     own_corpora: Mapping[str, str]
     refresh: bool
+    halved: bool
 
 
 def resolve_model(request: ModelRequest) -> Resolved:
@@ -58,6 +59,7 @@ def resolve_model(request: ModelRequest) -> Resolved:
         request.verify,
         request.own_corpora,
         request.refresh,
+        request.halved,
     )
 
 

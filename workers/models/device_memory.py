@@ -6,20 +6,19 @@ import psutil
 import torch
 
 from erasure_sweep.workers.errors import DataError
-from erasure_sweep.workers.models.files.weights_file import ITEM_BYTES
 
 
-def refuse_larger_than(device: torch.device, n_stored_bytes: int, dtype: torch.dtype) -> None:
+def refuse_larger_than(device: torch.device, n_weights: int, dtype: torch.dtype) -> None:
     """Refuse weights for which a device has too little memory, all of it counted; a model runs on one device.
 
     Args:
-        n_stored_bytes: of the staged file.
+        n_weights: how many numbers they are.
         dtype: of the weights on the device.
 
     Raises:
         DataError: they are larger.
     """
-    needed, room = n_stored_bytes // ITEM_BYTES * dtype.itemsize, device_memory(device)
+    needed, room = n_weights * dtype.itemsize, device_memory(device)
     if needed > room:
         has = "its GPU" if device.type == "cuda" else "the machine"
         half = "" if dtype == torch.bfloat16 else "; --dtype bfloat16 takes less"

@@ -74,9 +74,15 @@ def processing() -> str:
     return f"{PROCESSING_VERSION} {version('transformer_lens')}"
 
 
-def staged_path(staging: Path, fingerprint: str) -> Path:
-    """Where the processed weights of a source lie."""
-    return staging / "models" / f"{fingerprint}.safetensors"
+def staged_path(staging: Path, source: str, halved: bool = False) -> Path:
+    """Where the processed weights of a source lie.
+
+    Args:
+        source: its fingerprint.
+        halved: those with matrices of bfloat16; they have a file of their own.
+    """
+    stem = fingerprint(f"{source} bfloat16") if halved else source
+    return staging / "models" / f"{stem}.safetensors"
 
 
 def is_staged(spec: str, staging: Path) -> bool:
@@ -88,7 +94,7 @@ def is_staged(spec: str, staging: Path) -> bool:
     if entry is not None and entry.kind == "bundled":
         return True
     found = recall_model(spec, staging) or (recall_model(entry.name, staging) if entry else None)
-    if found is None or not staged_path(staging, found.fingerprint).is_file():
+    if found is None or not any(staged_path(staging, found.fingerprint, each).is_file() for each in (False, True)):
         return False
     return found.tokenizer is None or recall_tokenizer(found.tokenizer, staging) is not None
 

@@ -97,7 +97,7 @@ def hold_named(spec: str, staging: Path, dtype: torch.dtype | None = None) -> He
         UsageError: nothing has this name.
         DataError: its files cannot be fetched or used, or the model cannot be measured.
     """
-    resolved = resolve_model(spec, staging)
+    resolved = resolve_model(spec, staging, halved=dtype == torch.bfloat16)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config, lean = load_model(resolved.weights, device, dtype or torch.float32)
     return HeldModel(resolved.name, config, lean, resolved.hash, resolved.tokenizer)

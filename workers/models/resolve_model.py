@@ -8,6 +8,7 @@ TransformerLens.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,14 @@ from erasure_sweep.workers.errors import DataError, SweepError
 from erasure_sweep.workers.models.catalog import find_entry, locate
 from erasure_sweep.workers.models.checkpoints import SEPARATOR, find_checkpoint, split_point
 from erasure_sweep.workers.models.device_memory import refuse_larger_than
-from erasure_sweep.workers.models.files.staged_weights import StagedHeader, find_staged, locked, read_staged
+from erasure_sweep.workers.models.files.staged_weights import (
+    StagedHeader,
+    count_stored,
+    find_staged,
+    locked,
+    read_staged,
+    write_halved,
+)
 from erasure_sweep.workers.models.forward import LeanModel
 from erasure_sweep.workers.models.known_names import (
     KnownModel,
@@ -31,6 +39,7 @@ from erasure_sweep.workers.models.model_config import ModelConfig
 from erasure_sweep.workers.models.processing.conversion import convert, refuse_by_config
 from erasure_sweep.workers.models.sources import ModelFiles, find_model_files
 from erasure_sweep.workers.models.tokenizer import stage_tokenizer
+from erasure_sweep.workers.storage.whole_file import temporary_beside
 
 
 class ResolvedModel(NamedTuple):
@@ -57,7 +66,7 @@ class ResolvedModel(NamedTuple):
     """What the user should hear of where it was found."""
 
 
-def resolve_model(spec: str, staging: Path, refresh: bool = False) -> ResolvedModel:
+def resolve_model(spec: str, staging: Path, refresh: bool = False, halved: bool = False) -> ResolvedModel:
     """Find a model, convert it unless that was done before, and say where its processed weights lie.
 
     A name of the hub whose weights are staged is taken from the staging folder; neither the hub nor its cache is asked.
@@ -67,28 +76,29 @@ def resolve_model(spec: str, staging: Path, refresh: bool = False) -> ResolvedMo
             or a revision.
         staging: the folder that keeps processed weights, tokenizers and names between runs.
         refresh: ask the hub for what is staged as well.
+        halved: stage matrices in bfloat16, which is enough where the forward is.
 
     Raises:
         UsageError: nothing has this name, or there is no such checkpoint.
         DataError: the model's files cannot be fetched or used, or the model cannot be measured.
     """
     known = None if refresh else _find_known(spec, staging)
-    header = find_staged(staged_path(staging, known.fingerprint)) if known else None
-    if known is not None and header is not None:
-        return _resolved(spec, known, header, staging)
+    found = _find_weights(known, staging, halved) if known else None
+    if known is not None and found is not None:
+        return _resolved(spec, known, found, staging)
     try:
         source = find_model_files(spec, staging, refresh, refuse_by_config)
-        header = _stage_weights(source, staged_path(staging, source.fingerprint))
+        weights = _stage_weights(source, staging, halved)
     except DataError as error:
         if known is None:
             raise
-        path = staged_path(staging, known.fingerprint)
+        path = staged_path(staging, known.fingerprint, halved)
         raise DataError(f"staged weights {path} are missing or damaged and cannot be made anew: {error}") from error
-    found = _described(spec, source)
-    resolved = _resolved(spec, found, header, staging, refresh)
+    described = _described(spec, source)
+    resolved = _resolved(spec, described, weights, staging, refresh)
     if source.remote:
         for name in {spec, _canonical(spec, staging) or spec}:
-            remember_model(found._replace(spec=name), staging)
+            remember_model(described._replace(spec=name), staging)
     if source.passed_over:
         line = f"the weights are those of {source.weights[0].name}: passed over is {', '.join(source.passed_over)}"
         return resolved._replace(notes=(line,))
@@ -107,9 +117,7 @@ def load_model(
     Raises:
         DataError: the file is missing or damaged, or its weights are larger than the device's memory.
     """
-    with suppress(OSError):  # a file that is missing is refused where it is read
-        n_bytes = weights.stat().st_size if isinstance(weights, Path) else len(weights)
-        refuse_larger_than(torch.device(device), n_bytes, dtype)
+    refuse_larger_than(torch.device(device), count_stored(weights), dtype)
     staged = read_staged(weights)
     return staged.config, LeanModel(staged.config, staged.weights, device, dtype)
 
@@ -140,18 +148,51 @@ def _canonical(spec: str, staging: Path) -> str | None:
     return f"{location.spec}{SEPARATOR}{point}"
 
 
-def _stage_weights(source: ModelFiles, path: Path) -> StagedHeader:
+class _Staged(NamedTuple):
+    """A staged file, and what it is."""
+
+    path: Path
+    header: StagedHeader
+
+
+def _find_weights(known: KnownModel, staging: Path, halved: bool) -> _Staged | None:
+    """The processed weights of a known model; halved ones are made of whole ones where those are staged."""
+    path, whole = (staged_path(staging, known.fingerprint, each) for each in (halved, False))
+    header = find_staged(path)
+    if header is None and halved and find_staged(whole) is not None:
+        header = _made_once(path, known.name, lambda: write_halved(whole, path, known.name))
+    return _Staged(path, header) if header else None
+
+
+def _stage_weights(source: ModelFiles, staging: Path, halved: bool) -> _Staged:
     """The processed weights of a source, made unless they are there; other processes wait meanwhile."""
+    path, whole = (staged_path(staging, source.fingerprint, each) for each in (halved, False))
+
+    def make() -> StagedHeader:
+        if not halved:
+            staged = convert(source, path)
+            return StagedHeader(staged.config, staged.hash)
+        if find_staged(whole) is not None:
+            return write_halved(whole, path, source.name)
+        # Whole first, since the forward is held against another before anything is rounded.
+        with temporary_beside(path) as first:
+            convert(source, first)
+            return write_halved(first, path, source.name)
+
+    return _Staged(path, _made_once(path, source.name, make))
+
+
+def _made_once(path: Path, name: str, make: Callable[[], StagedHeader]) -> StagedHeader:
+    """What a staged file is, made under its lock unless it is there."""
     header = find_staged(path)
     if header is not None:
         return header
-    with locked(path, source.name):
+    with locked(path, name):
         header = find_staged(path)
         if header is None:
-            for left in path.parent.glob(f".{path.name}.*.tmp"):  # by a process that was killed: this one has the lock
+            for left in path.parent.glob(f".*{path.name}.*.tmp"):  # by a process that was killed: this one has the lock
                 left.unlink(missing_ok=True)
-            staged = convert(source, path)
-            header = StagedHeader(staged.config, staged.hash)
+            header = make()
     return header
 
 
@@ -168,9 +209,7 @@ def _described(spec: str, source: ModelFiles) -> KnownModel:
     )
 
 
-def _resolved(
-    spec: str, found: KnownModel, header: StagedHeader, staging: Path, refresh: bool = False
-) -> ResolvedModel:
+def _resolved(spec: str, found: KnownModel, staged: _Staged, staging: Path, refresh: bool = False) -> ResolvedModel:
     tokenizer = found.tokenizer
     if tokenizer is not None:
         with suppress(SweepError):  # ready tokens need none; whoever does is told when it is loaded
@@ -178,9 +217,9 @@ def _resolved(
     return ResolvedModel(
         name=found.name,
         spec=spec,
-        weights=staged_path(staging, found.fingerprint),
-        hash=header.hash,
-        config=header.config,
+        weights=staged.path,
+        hash=staged.header.hash,
+        config=staged.header.config,
         tokenizer=tokenizer,
         base=found.base,
         training_tokens=found.training_tokens,

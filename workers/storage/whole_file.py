@@ -31,7 +31,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder cannot be made, or the file not synced or renamed.
     """
-    with _temporary(path) as temporary:
+    with temporary_beside(path) as temporary:
         temporary.touch(exist_ok=False)
         mode = temporary.stat().st_mode
         yield temporary
@@ -50,7 +50,7 @@ def create_whole(path: Path, content: bytes) -> bool:
     Raises:
         OSError: it cannot be written.
     """
-    with _temporary(path) as temporary:
+    with temporary_beside(path) as temporary:
         temporary.write_bytes(content)
         _sync(temporary)
         try:
@@ -99,7 +99,7 @@ def write_error(path: Path, error: OSError) -> SweepError:
 
 
 @contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
+def temporary_beside(path: Path) -> Iterator[Path]:
     """A name beside ``path``, its folder made; nothing of that name stays."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:

@@ -292,3 +292,16 @@ def test_a_sweep_without_a_name_is_called_after_what_was_asked(source: str, flag
 def test_a_config_file_gives_its_name_whatever_is_replaced(tmp_path: Path):
     (tmp_path / "my study.yaml").write_text("models: [toy-gelu-1l]")
     assert load_config(str(tmp_path / "my study.yaml"), {"models": ["other"]}).name == "my_study"
+
+
+@pytest.mark.parametrize(
+    "key, value", [("name", "x" * 5000), ("corpus", "x " * 3000 + "\0"), ("groups", ["L0H0"] * 999)]
+)
+def test_a_value_of_pages_is_not_repeated(key: str, value: object) -> None:
+    with pytest.raises(UsageError) as caught:
+        build_config({"models": ["a"], key: value}, "mine.yaml")
+    assert len(str(caught.value)) < 500 and "mine.yaml" in str(caught.value)
+
+
+def test_a_word_of_pages_is_not_repeated_in_any_error() -> None:
+    assert str(UsageError(f"no model {'x' * 5000}: name another")) == f"no model {'x' * 80}…{'x' * 39}: name another"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from erasure_sweep.sweep.config import build_config
-from erasure_sweep.sweep.estimate import work_of, worker_memory
+from erasure_sweep.sweep.estimate import forward_flops, work_of, worker_memory
 from erasure_sweep.sweep.helper.tasks import total_costs
 from erasure_sweep.sweep.plan import expected_stages
 from erasure_sweep.workers.records import Numerics, Resolved
@@ -13,9 +15,9 @@ CPU = Numerics("cpu", "AVX2", "2.9.0", "MKL", "highest", "00000000")
 SHAPE = random_config(4, 8, 64).to_json()
 
 
-def model(n_prompts: int) -> Resolved:
+def model(n_prompts: int, shape: dict[str, Any] = SHAPE, n_params: int = 5) -> Resolved:
     return Resolved(
-        name="m", spec="m", hash="aa", weights="/w", weights_bytes=10, architecture=SHAPE, n_params=5,
+        name="m", spec="m", hash="aa", weights="/w", weights_bytes=10, architecture=shape, n_params=n_params,
         sketches=(20_000,) * 38, tokens="/t", corpus_fingerprint="cc", corpus_description="d", n_prompts=n_prompts,
         seq_len=64, lengths=((64, n_prompts),), verify_prompts=(n_prompts, n_prompts + 32), verify_fingerprint="vv",
     )  # fmt: skip
@@ -34,6 +36,15 @@ def test_shards_that_differ_in_their_prompts_alone_are_worked_out_once() -> None
     assert total_costs([few])[0].passes < total_costs([many])[0].passes / 20
     one_by_one = [(stage, size, 1) for stage, size, n in few for _ in range(n)]
     assert total_costs([few]) == total_costs([one_by_one])
+
+
+def test_a_forward_pass_goes_through_the_experts_of_a_token_alone() -> None:
+    mixed, dense = (
+        random_config(4, 8, 64, d_mlp=width, gated_mlp=True, **rest)
+        for width, rest in ((32, {"n_experts": 8, "experts_per_token": 2}), (64, {}))
+    )
+    sparse, whole = (forward_flops(model(8, each.to_json(), each.n_params)) for each in (mixed, dense))
+    assert sparse == whole
 
 
 def test_memory_of_a_model_of_eight_billion_weights() -> None:

@@ -6,10 +6,12 @@ The metadata of the file holds the architecture, the hash of both, and where the
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from io import BufferedIOBase, BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,10 +20,15 @@ from torch import Tensor
 
 from erasure_sweep.workers.errors import DataError, one_line
 from erasure_sweep.workers.fingerprint import digest
-from erasure_sweep.workers.models.model_config import ModelConfig
+from erasure_sweep.workers.models.files.weights_file import WeightsFile
+from erasure_sweep.workers.models.forward import MATRICES
+from erasure_sweep.workers.models.model_config import ModelConfig, weight_shapes
 from erasure_sweep.workers.models.sources import ModelFiles
 from erasure_sweep.workers.storage.small_files import parse_json
 from erasure_sweep.workers.storage.whole_file import whole_file
+
+MAX_HEADER_BYTES = 100_000_000
+"""Of JSON in a file of safetensors, which reads no more either."""
 
 
 class StagedHeader(NamedTuple):
@@ -55,6 +62,15 @@ def read_staged(weights: Path | bytes) -> StagedModel:
     if found != metadata.get("hash"):
         raise DataError(f"{where} are damaged (their content hash differs): run again, they are made anew")
     return StagedModel(config, found, tensors)
+
+
+def count_stored(weights: Path | bytes) -> int:
+    """How many numbers a staged file holds; 0 where it cannot be read, which is refused where it is."""
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        with weights.open("rb") if isinstance(weights, Path) else BytesIO(weights) as file:
+            entries = _read_header(file)
+        return sum(math.prod(entry["shape"]) for name, entry in entries.items() if name != "__metadata__")
+    return 0
 
 
 def content_hash(config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
@@ -141,6 +157,33 @@ def write_staged(staged: StagedModel, source: ModelFiles, path: Path) -> None:
         save_file(staged.weights, temporary, metadata)
 
 
+def write_halved(whole: Path, path: Path, name: str) -> StagedHeader:
+    """Stage a float32 file's weights anew with matrices of bfloat16, rounded as ``LeanModel`` rounds them.
+
+    Args:
+        whole: the float32 file.
+        path: of the staged file.
+        name: of the model, for errors.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    with staged_file(path, name) as temporary, safe_open(whole, framework="pt") as source:
+        metadata = source.metadata()
+        config = ModelConfig(**parse_json(metadata["config"]))
+        metadata["hash"] = "0" * len(metadata["hash"])
+        with closing(WeightsFile(temporary, weight_shapes(config), metadata, halved=MATRICES)) as file:
+            for key in weight_shapes(config):
+                rows = source.get_slice(key)
+                for row in range(rows.get_shape()[0]):
+                    file.write(key, row, rows[row].to(torch.bfloat16 if key in MATRICES else torch.float32))
+            file.sync()
+            metadata["hash"] = content_hash(config, load_file(temporary))
+            file.replace_metadata(metadata)
+            file.sync()
+    return StagedHeader(config, metadata["hash"])
+
+
 @contextmanager
 def staged_file(path: Path, name: str) -> Iterator[Path]:
     """A path beside the staged file's, whose name it takes in the end.
@@ -166,7 +209,10 @@ def _read_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def _read_bytes(content: bytes) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """The metadata is in the JSON header that follows its own length, eight bytes little-endian."""
-    length = int.from_bytes(content[:8], "little")
-    metadata = parse_json(content[8 : 8 + length]).get("__metadata__", {})
-    return metadata, load(content)
+    return _read_header(BytesIO(content)).get("__metadata__", {}), load(content)
+
+
+def _read_header(file: BufferedIOBase) -> dict[str, Any]:
+    """The JSON that follows its own length, eight bytes little-endian."""
+    length = int.from_bytes(file.read(8), "little")
+    return dict(parse_json(file.read(min(length, MAX_HEADER_BYTES))))

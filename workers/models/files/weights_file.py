@@ -1,4 +1,4 @@
-"""A safetensors file of float32 weights that is written piece by piece, so that no more than a piece is in memory.
+"""A safetensors file of weights that is written piece by piece, so that no more than a piece is in memory.
 
 The format: eight bytes of length, a JSON header of names, shapes and places, then the values without gaps. Here values
 begin where torch would put them (``ALIGNMENT``), and tensors that would push later ones off such places come last: what
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from erasure_sweep.workers.models.forward import ALIGNMENT
 
-ITEM_BYTES = 4
+_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16"}
 
 
 class WeightsFile:
@@ -28,13 +28,21 @@ class WeightsFile:
         path: of the file.
         shapes: of the tensors, by name.
         metadata: of the header; its values can be replaced by others of the same length.
+        halved: names of the tensors that are bfloat16; the others are float32.
     """
 
-    def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) -> None:
-        self._shapes = {name: shapes[name] for name in sorted(shapes, key=lambda name: (_odd(shapes[name]), name))}
+    def __init__(
+        self,
+        path: Path,
+        shapes: Mapping[str, tuple[int, ...]],
+        metadata: Mapping[str, str],
+        halved: frozenset[str] = frozenset(),
+    ) -> None:
+        self._shapes, self._halved = dict(shapes), halved
+        self._shapes = {name: shapes[name] for name in sorted(shapes, key=lambda name: (self._is_odd(name), name))}
         self._offsets, end = {}, 0
         for name, shape in self._shapes.items():
-            self._offsets[name], end = end, end + _bytes(shape)
+            self._offsets[name], end = end, end + self._bytes(name, shape)
         self._file = path.open("w+b")
         self._start = self._write_header(metadata)
         self._file.truncate(self._start + end)
@@ -50,10 +58,11 @@ class WeightsFile:
             ValueError: the values are of another shape or kind.
         """
         shape = self._shapes[name] if layer is None else self._shapes[name][1:]
-        if tuple(values.shape) != shape or values.dtype != torch.float32:
-            raise ValueError(f"{name} takes float32 of {shape}, not {values.dtype} of {tuple(values.shape)}")
-        self._file.seek(self._start + self._offsets[name] + (layer or 0) * _bytes(shape))
-        self._file.write(values.contiguous().numpy().data)
+        if tuple(values.shape) != shape or values.dtype != self._dtype(name):
+            dtype = str(self._dtype(name)).removeprefix("torch.")
+            raise ValueError(f"{name} takes {dtype} of {shape}, not {values.dtype} of {tuple(values.shape)}")
+        self._file.seek(self._start + self._offsets[name] + (layer or 0) * self._bytes(name, shape))
+        self._file.write(values.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
     def replace_metadata(self, metadata: Mapping[str, str]) -> None:
         """Write the header again.
@@ -79,16 +88,18 @@ class WeightsFile:
     def _header(self, metadata: Mapping[str, str]) -> bytes:
         entries: dict[str, object] = {"__metadata__": dict(metadata)}
         for name, shape in self._shapes.items():
-            start = self._offsets[name]
-            entries[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, start + _bytes(shape)]}
+            start, dtype = self._offsets[name], _NAMES[self._dtype(name)]
+            end = start + self._bytes(name, shape)
+            entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
         text = json.dumps(entries).encode()
         text += b" " * (-(8 + len(text)) % ALIGNMENT)
         return len(text).to_bytes(8, "little") + text
 
+    def _dtype(self, name: str) -> torch.dtype:
+        return torch.bfloat16 if name in self._halved else torch.float32
 
-def _bytes(shape: tuple[int, ...]) -> int:
-    return ITEM_BYTES * math.prod(shape)
+    def _bytes(self, name: str, shape: tuple[int, ...]) -> int:
+        return self._dtype(name).itemsize * math.prod(shape)
 
-
-def _odd(shape: tuple[int, ...]) -> bool:
-    return _bytes(shape) % ALIGNMENT != 0
+    def _is_odd(self, name: str) -> bool:
+        return self._bytes(name, self._shapes[name]) % ALIGNMENT != 0

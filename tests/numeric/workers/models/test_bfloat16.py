@@ -10,9 +10,11 @@ import torch
 
 from erasure_sweep.workers.errors import DataError
 from erasure_sweep.workers.models import device_memory
+from erasure_sweep.workers.models.files.weights_file import WeightsFile
 from erasure_sweep.workers.models.forward import MATRICES, LeanModel
-from erasure_sweep.workers.models.resolve_model import load_model
-from tests.support.models.random_models import KINDS, random_config, random_processed_weights
+from erasure_sweep.workers.models.resolve_model import load_model, resolve_model
+from tests.support.models.random_models import KINDS, random_config, random_processed_weights, write_tl_directory
+from tests.support.models.transformers_models import write_llama_directory
 from tests.support.oracle.measuring import measure_tables
 from tests.support.oracle.scan import forward
 
@@ -71,12 +73,49 @@ def test_tables_are_those_of_float32_but_for_rounding(kind: str) -> None:
     assert rounded["v_composition"]["eraser"].tolist() == exact["v_composition"]["eraser"].tolist()
 
 
+class TestStaged:
+    """Matrices staged in bfloat16, for a forward that is."""
+
+    @pytest.mark.parametrize("form", ["native", "Llama"])
+    def test_half_the_file_and_the_same_model(self, form: str, tmp_path: Path) -> None:
+        model = write_tl_directory(tmp_path / "m", 1, n_layers=2, n_heads=2, d_model=24, d_vocab=300)
+        if form == "Llama":
+            model = write_llama_directory(tmp_path / "llama")
+        whole = resolve_model(str(model), tmp_path / "whole")
+        halved = resolve_model(str(model), tmp_path / "halved", halved=True)
+        again = resolve_model(str(model), tmp_path / "whole", halved=True)  # of the whole ones that are there
+        assert halved.hash == again.hash != whole.hash
+        assert halved.weights.read_bytes() == again.weights.read_bytes()
+        assert halved.weights.stat().st_size < 0.6 * whole.weights.stat().st_size
+        assert [path.name for path in (tmp_path / "halved" / "models").iterdir()] == [halved.weights.name]
+        rounded, staged = (load_model(each.weights, dtype=torch.bfloat16)[1] for each in (whole, halved))
+        assert rounded.weights.keys() == staged.weights.keys()
+        assert all(torch.equal(values, staged.weights[name]) for name, values in rounded.weights.items())
+        ids = torch.randint(whole.config.d_vocab, (2, 9), generator=torch.Generator().manual_seed(1))
+        assert torch.equal(rounded.logits(ids), staged.logits(ids))
+
+    def test_is_not_made_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        model, staging = str(write_tl_directory(tmp_path / "m", 1)), tmp_path / "staging"
+        first = resolve_model(model, staging, halved=True)
+        for name in ("convert", "write_halved"):
+            monkeypatch.setattr(f"erasure_sweep.workers.models.resolve_model.{name}", None)
+        assert resolve_model(model, staging, halved=True) == first
+
+    def test_a_model_that_would_compute_something_else_is_refused_before_rounding(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = str(write_tl_directory(tmp_path / "m", 1))
+        monkeypatch.setattr(LeanModel, "logits", lambda self, ids: torch.zeros(*ids.shape, self.config.d_vocab))
+        with pytest.raises(DataError, match="cannot be measured: the trace's logits differ"):
+            resolve_model(model, tmp_path / "staging", halved=True)
+        assert not list((tmp_path / "staging" / "models").iterdir())
+
+
 def test_a_model_larger_than_the_device_is_refused_before_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "m.safetensors"
-    with path.open("wb") as file:
-        file.truncate(3 * 2**30)  # nothing in it: reading it would be another error
+    WeightsFile(path, {"W_E": (3, 2**28)}, {}).close()  # of no model: reading it would be another error
     monkeypatch.setattr(device_memory, "device_memory", lambda _: 2**30)
     said = "the weights take 3.0 GiB in float32, and the machine has 1.0 GiB of memory: .*--dtype bfloat16 takes less"
     with pytest.raises(DataError, match=said):
