@@ -23,7 +23,7 @@ from erasure_sweep.sweep.execution.shard_queue import ShardQueue
 from erasure_sweep.sweep.helper.process import HelperProcess
 from erasure_sweep.sweep.helper.tasks import compare_models, discard_damaged_tables
 from erasure_sweep.sweep.manifest_writer import ManifestKeeper
-from erasure_sweep.sweep.model_steps import ModelStages, Step
+from erasure_sweep.sweep.model_steps import Ahead, AllMeasured, ModelStages, Step
 from erasure_sweep.sweep.plan import SCAN_STAGES, StagePlan
 from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.run_folder import RunFolder
@@ -70,6 +70,8 @@ class _Model:
     """Ids of its shards that are not in the store yet."""
     failed: dict[str, str] = field(default_factory=dict)
     """Reason by id, of those missing that were set aside."""
+    waits: bool = False
+    """Whether it goes on only once these are measured."""
     call: futures.Future[Any] | None = None
     """What is worked out before the next stage."""
     ended: bool = False
@@ -225,11 +227,11 @@ class SweepDriver:
 
     def _advance(self, model: _Model) -> None:
         """Take a model from one step to the next, as far as it is ready."""
-        while not model.ended and len(model.missing) == len(model.failed):
-            if model.failed:
-                self._end_failed(model)
-            elif model.call is None or model.call.done():
+        while not model.ended and (model.call is None or model.call.done()):
+            if not model.waits or not model.missing:
                 self._go_on(model)
+            elif len(model.missing) == len(model.failed):
+                self._end_failed(model)
             else:
                 return
 
@@ -242,9 +244,12 @@ class SweepDriver:
         except StopIteration:
             self._end_finished(model)
             return
+        model.waits = isinstance(step, StagePlan | AllMeasured)
         if isinstance(step, StagePlan):
             self._begin(model, step)
-        else:
+        elif isinstance(step, Ahead):
+            self._begin(model, step.plan)
+        elif not isinstance(step, AllMeasured):
             model.call = self._background.submit(step)
 
     def _begin(self, model: _Model, plan: StagePlan) -> None:

@@ -1,8 +1,8 @@
 """The stages of one model, in their order: which shards come next, and what has to be worked out between them.
 
 A model is scanned; from the merged scan follow the targets that are verified, and what stands in their writers' places as
-nulls, which is found on the scan's prompts as well; verify measures their groups and how far
-attributions can be trusted; from what it found follow the places that are tested with other prompts' inputs. What happens
+nulls, which is found on the scan's prompts as well; verify measures their groups; from what it found follow the places that
+are tested with other prompts' inputs. How far attributions can be trusted is measured while the scan is merged. What happens
 between stages, merging above all, happens in the background process, while other models are measured.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from erasure_sweep.sweep.helper.tasks import (
     MeansMerge,
@@ -36,10 +36,11 @@ from erasure_sweep.sweep.plan import (
     layout_of,
     plan_adversarial,
     plan_covariance,
+    plan_group,
     plan_paths,
     plan_placebo,
     plan_scan,
-    plan_verify,
+    plan_trust,
     scan_options,
 )
 from erasure_sweep.sweep.run import Run
@@ -50,7 +51,18 @@ from erasure_sweep.workers.records import ChosenTargets, Nulls, Numerics, Resolv
 Task = Callable[[], Any]
 """A call for the helper process, whose result the stages go on with."""
 
-Step = StagePlan | Task
+
+class Ahead(NamedTuple):
+    """Shards that can be measured while what comes next is worked out; ``AllMeasured`` waits for them."""
+
+    plan: StagePlan
+
+
+class AllMeasured(NamedTuple):
+    """All shards that were begun are to be measured before what comes next."""
+
+
+Step = StagePlan | Ahead | AllMeasured | Task
 
 _Request = TypeVar("_Request")
 _Result = TypeVar("_Result")
@@ -99,13 +111,20 @@ class ModelStages:
     def steps(self) -> Generator[Step, Any, None]:
         """The stages to measure, and the calls between them, whose results are sent back."""
         config = self._run.config
-        means, chosen = yield from self._scan()
+        means, scan = yield from self._scan()
+        trust = None
         if config.verify is not None:
-            yield from self._verify(means, chosen)
+            trust = plan_trust(config, self.model, self._numerics, means)
+            yield Ahead(trust)
+        chosen = yield from in_helper(finish_scan, scan)
+        self._manifest.note_stage(self.model.name, "scan")
+        if trust is not None:
+            yield from self._verify(means, chosen, trust)
         manifest = self._manifest.manifest.with_entry(self.model.name, state="FINISHED")
         yield from in_helper(write_page, PageRequest(self.model.name, manifest, self._run.folder.out))
 
-    def _scan(self) -> Generator[Step, Any, tuple[StagedArray, ChosenTargets]]:
+    def _scan(self) -> Generator[Step, Any, tuple[StagedArray, ScanMerge]]:
+        """Measure the scan; the means that the stages behind it need, and what is to be merged."""
         config, model = self._run.config, self.model
         plan = plan_scan(config, model, self._numerics)
         yield plan
@@ -114,7 +133,7 @@ class ModelStages:
         means = yield from in_helper(stage_means, first)
         paths = plan_paths(config, model, self._numerics, means)
         yield paths
-        merge = ScanMerge(
+        return means, ScanMerge(
             model,
             self._store.location,
             blocks,
@@ -124,19 +143,19 @@ class ModelStages:
             NamedTargets(tuple(config.writers), config.groups, config.top),
             self._tables,
         )
-        chosen = yield from in_helper(finish_scan, merge)
-        self._manifest.note_stage(model.name, "scan")
-        return means, chosen
 
-    def _verify(self, means: StagedArray, chosen: ChosenTargets) -> Generator[Step, Any, None]:
+    def _verify(self, means: StagedArray, chosen: ChosenTargets, trust: StagePlan) -> Generator[Step, Any, None]:
         config, model, store = self._run.config, self.model, self._store.location
         first, end = model.verify_prompts
         targets = chosen.targets
         self._manifest.note_targets(model.name, chosen, n_verify_prompts=end - first, held_out=model.held_out)
-        nulls = (yield from self._nulls(targets)) if targets else None
-        plan = plan_verify(config, model, self._numerics, means, targets, nulls)
-        yield plan
-        group, places = keys_of(plan.of("group")), given_places(targets, model.given)
+        yield AllMeasured()
+        nulls, group, places = None, [], given_places(targets, model.given)
+        if targets:
+            nulls = yield from self._nulls(targets)
+            plan = plan_group(config, model, self._numerics, means, targets, nulls)
+            yield plan
+            group = keys_of(plan.tasks)
         if group and config.places:
             search = PlaceSearch(store, group, targets, config.places, config.seed)
             found = yield from in_helper(find_places, search)
@@ -144,7 +163,7 @@ class ModelStages:
         tested = plan_adversarial(config, model, self._numerics, means, places)
         if tested.tasks:
             yield tested
-        shards = VerifyKeys(group, block_keys(plan.of("trust")), keys_of(tested.tasks))
+        shards = VerifyKeys(group, block_keys(trust.tasks), keys_of(tested.tasks))
         merge = VerifyMerge(model, store, shards, targets, nulls, places, config.tau, config.trust_limits, self._tables)
         yield from in_helper(finish_verify, merge)
         self._manifest.note_stage(model.name, "verify")

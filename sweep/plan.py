@@ -73,8 +73,7 @@ class StagePlan(NamedTuple):
 
     model: Resolved
     name: str
-    """``scan``, ``paths``, ``covariance``, ``placebo``, ``verify`` (the substages ``group`` and ``trust``) or
-    ``adversarial``."""
+    """``scan``, ``paths``, ``trust``, ``covariance``, ``placebo``, ``group`` or ``adversarial``."""
     tasks: tuple[ShardTask, ...]
     n_prompts: int
     """How many prompts are read."""
@@ -86,10 +85,6 @@ class StagePlan(NamedTuple):
         return tuple(
             dict.fromkeys(work.writers for work in works if isinstance(work, ScanWork | PathsWork | TrustWork))
         )
-
-    def of(self, stage: str) -> tuple[ShardTask, ...]:
-        """The shards of one substage."""
-        return tuple(task for task in self.tasks if task.stage == stage)
 
 
 class _Shards:
@@ -194,33 +189,33 @@ def _on_scanned(
     return StagePlan(model, stage, tuple(tasks), n_prompts)
 
 
-def plan_verify(
-    config: SweepConfig,
-    model: Resolved,
-    numerics: Numerics,
-    means: StagedArray,
-    targets: tuple[Target, ...],
-    nulls: Nulls | None,
-) -> StagePlan:
-    """Shards of verify's first substages: ``group`` for the targets, where there are any, and ``trust`` for every writer.
-
-    Args:
-        nulls: of the targets; ``None`` where there are none.
-    """
+def plan_trust(config: SweepConfig, model: Resolved, numerics: Numerics, means: StagedArray) -> StagePlan:
+    """Shards on how far each writer's attribution can be trusted; they ask for nothing that the scan finds but means."""
     shards, (first, end) = _Shards(config, model, numerics), model.verify_prompts
-    group = []
-    if nulls is not None:
-        work = GroupWork(targets, config.places, config.placebos, nulls.erasers)
-        spans = paired_blocks(first, end, config.block_prompts)
-        group = [shards.make("group", prompts, work, means, nulls.covariance) for prompts in spans]
     trusted, rotated = (min(first + n, end) for n in (config.trust_prompts, config.rotated_prompts))
-    trust = [
+    tasks = [
         shards.make("trust", prompts, TrustWork(WriterBlock(i.start, i.stop), config.trust_tokens, is_rotated), means)
         for i in blocks(len(model.sketches), TRUSTED_WRITERS)
         for is_rotated, stop in ((False, trusted), (True, min(rotated, trusted)))
         for prompts in paired_blocks(first, stop, config.block_prompts)
     ]
-    return StagePlan(model, "verify", (*group, *trust), end - first if targets else trusted - first)
+    return StagePlan(model, "trust", tuple(tasks), trusted - first)
+
+
+def plan_group(
+    config: SweepConfig,
+    model: Resolved,
+    numerics: Numerics,
+    means: StagedArray,
+    targets: tuple[Target, ...],
+    nulls: Nulls,
+) -> StagePlan:
+    """Shards of what the verified targets' groups do on prompts that were not scanned."""
+    shards, (first, end) = _Shards(config, model, numerics), model.verify_prompts
+    work = GroupWork(targets, config.places, config.placebos, nulls.erasers)
+    spans = paired_blocks(first, end, config.block_prompts)
+    tasks = [shards.make("group", prompts, work, means, nulls.covariance) for prompts in spans]
+    return StagePlan(model, "group", tuple(tasks), end - first)
 
 
 def plan_adversarial(
@@ -250,10 +245,11 @@ def expected_stages(config: SweepConfig, model: Resolved, numerics: Numerics) ->
     targets = most_targets(config, layout_of(model))
     found = [Place(t.writer, "found", 0, model.seq_len - 1) for t in targets for _ in range(config.places)]
     places = (*found, *given_places(targets, model.given))
-    verify = plan_verify(config, model, numerics, means, targets, Nulls(means, ()) if targets else None)
-    before = [plan_covariance(config, model, numerics, targets), plan_placebo(config, model, numerics, targets, means)]
-    behind = [verify, plan_adversarial(config, model, numerics, means, places)]
-    return [scan, paths, *(before if targets else ()), *behind]
+    trust, tested = plan_trust(config, model, numerics, means), plan_adversarial(config, model, numerics, means, places)
+    if not targets:
+        return [scan, paths, trust, tested]
+    nulls = [plan_covariance(config, model, numerics, targets), plan_placebo(config, model, numerics, targets, means)]
+    return [scan, paths, trust, *nulls, plan_group(config, model, numerics, means, targets, Nulls(means, ())), tested]
 
 
 def most_targets(config: SweepConfig, layout: Layout) -> tuple[Target, ...]:

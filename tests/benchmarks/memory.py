@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from erasure_sweep.sweep.config import SweepConfig, build_config
-from erasure_sweep.sweep.plan import layout_of, plan_scan, plan_verify
+from erasure_sweep.sweep.plan import layout_of, plan_group, plan_scan, plan_trust
 from erasure_sweep.workers.measures.interventions.placebos import states_holding
 from erasure_sweep.workers.measures.registry import count_sketches
 from erasure_sweep.workers.measures.verify.null_shares import nulls_of
@@ -122,9 +122,10 @@ def shard_tasks(model: Resolved, whole: bool) -> dict[str, ShardTask]:
     layout = layout_of(model)
     targets = verified_targets(layout) if whole else verified_targets(layout)[:1]
     means = write_array(Path(model.weights), np.zeros((len(layout.terms), model.architecture["d_model"])))
-    plan = plan_verify(_config(model, SHARD_PROMPTS), model, Numerics("cpu"), means, targets, _nulls(model, targets))
-    tasks = {"scan": scan_task(model, SHARD_PROMPTS), f"verify, groups of {len(targets)}": plan.of("group")[0]}
-    return tasks | ({"verify, trust": plan.of("trust")[0]} if whole else {})
+    common = _config(model, SHARD_PROMPTS), model, Numerics("cpu"), means
+    group = plan_group(*common, targets, _nulls(model, targets)).tasks[0]
+    tasks = {"scan": scan_task(model, SHARD_PROMPTS), f"verify, groups of {len(targets)}": group}
+    return tasks | ({"verify, trust": plan_trust(*common).tasks[0]} if whole else {})
 
 
 def _nulls(model: Resolved, targets: tuple[Target, ...]) -> Nulls:

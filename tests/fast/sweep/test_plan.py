@@ -17,10 +17,11 @@ from erasure_sweep.sweep.plan import (
     paired_blocks,
     plan_adversarial,
     plan_covariance,
+    plan_group,
     plan_paths,
     plan_placebo,
     plan_scan,
-    plan_verify,
+    plan_trust,
     scan_options,
     sketch_bytes,
     sweep_id,
@@ -165,8 +166,8 @@ def paths(model: Resolved = MODEL, **changes: Any) -> StagePlan:
 
 
 def test_paths_are_followed_on_the_first_of_the_scans_prompts() -> None:
-    assert spans(paths(), "paths") == [(0, 8), (8, 16), (16, 24), (24, 30)]
-    assert spans(paths(paths_prompts=20, paths_centred_prompts=5), "paths") == [(0, 5), (5, 13), (13, 20)]
+    assert spans(paths()) == [(0, 8), (8, 16), (16, 24), (24, 30)]
+    assert spans(paths(paths_prompts=20, paths_centred_prompts=5)) == [(0, 5), (5, 13), (13, 20)]
     works = [task.work for task in paths(paths_prompts=20, paths_centred_prompts=5).tasks]
     assert works == [PathsWork(WriterBlock(0, 38), of_all) for of_all in (True, False, False)]
     assert not any(task.work.every_family for task in paths(paths_centred_prompts=0).tasks)  # type: ignore[union-attr]
@@ -181,35 +182,42 @@ def test_ids_of_paths_follow_from_the_means_and_what_is_scanned() -> None:
     assert not ids & {task.id for task in other.tasks}
 
 
-def verify(model: Resolved = MODEL, targets: tuple[Target, ...] = TARGETS, **changes: Any) -> StagePlan:
-    return plan_verify(config(**changes), model, CPU, MEANS, targets, NULLS if targets else None)
+def group(model: Resolved = MODEL, targets: tuple[Target, ...] = TARGETS, **changes: Any) -> StagePlan:
+    return plan_group(config(**changes), model, CPU, MEANS, targets, NULLS)
 
 
-def spans(plan: StagePlan, stage: str) -> list[tuple[int, int]]:
-    return [(task.first_prompt, task.first_prompt + task.n_prompts) for task in plan.of(stage)]
+def trust(model: Resolved = MODEL, **changes: Any) -> StagePlan:
+    return plan_trust(config(**changes), model, CPU, MEANS)
+
+
+def ids_of(plan: StagePlan) -> set[str]:
+    return {task.id for task in plan.tasks}
+
+
+def spans(plan: StagePlan) -> list[tuple[int, int]]:
+    return [(task.first_prompt, task.first_prompt + task.n_prompts) for task in plan.tasks]
 
 
 def test_verify_reads_the_prompts_behind_the_scan() -> None:
-    plan = verify()
-    assert spans(plan, "group") == [(30, 38), (38, 46), (46, 54), (54, 62)]
-    assert spans(plan, "trust") == [(30, 38), (38, 46), (46, 54), (54, 62), (30, 38)]
-    assert {task.work for task in plan.of("group")} == {GroupWork(TARGETS, 8, 20, NULLS.erasers)}
-    assert [task.work for task in plan.of("trust")] == [
+    assert spans(group()) == [(30, 38), (38, 46), (46, 54), (54, 62)]
+    assert spans(trust()) == [(30, 38), (38, 46), (46, 54), (54, 62), (30, 38)]
+    assert {task.work for task in group().tasks} == {GroupWork(TARGETS, 8, 20, NULLS.erasers)}
+    assert [task.work for task in trust().tasks] == [
         TrustWork(WriterBlock(0, 38), 128, last) for last in (*4 * [False], True)
     ]
-    assert len(plan.of("group")) + len(plan.of("trust")) == len(plan.tasks) == len({task.id for task in plan.tasks})
-    assert plan.n_prompts == 32
+    assert len(ids_of(group()) | ids_of(trust())) == 9
+    assert group().n_prompts == trust().n_prompts == 32
 
 
 def test_trust_has_blocks_of_writers_however_large_sketches_are() -> None:
-    plan = verify(MODEL._replace(sketches=(20_000,) * 150))
+    plan = trust(MODEL._replace(sketches=(20_000,) * 150))
     assert plan.writer_blocks == (WriterBlock(0, 64), WriterBlock(64, 128), WriterBlock(128, 150))
-    assert len(plan.of("trust")) == 5 * 3
+    assert len(plan.tasks) == 5 * 3
 
 
 def test_rotated_outputs_are_tried_on_as_many_prompts_as_asked_for() -> None:
     for rotated, expected in ((0, []), (3, [(30, 33)]), (12, [(30, 38), (38, 42)]), (99, [(30, 38), (38, 42)])):
-        shards = verify(trust_prompts=12, rotated_prompts=rotated).of("trust")
+        shards = trust(trust_prompts=12, rotated_prompts=rotated).tasks
         found = [shard for shard in shards if isinstance(shard.work, TrustWork) and shard.work.rotated]
         assert [(shard.first_prompt, shard.first_prompt + shard.n_prompts) for shard in found] == expected
 
@@ -229,18 +237,12 @@ def test_no_prompt_is_alone_in_a_block(start: int, end: int, size: int, expected
     assert paired_blocks(start, end, size) == expected
 
 
-def test_without_targets_trust_alone_is_measured() -> None:
-    plan = verify(targets=())
-    assert {task.stage for task in plan.tasks} == {"trust"}
-    assert plan.n_prompts == 32
-
-
 def test_ids_of_verify_follow_from_targets_and_not_from_where_they_came() -> None:
-    group = {task.id for task in verify().of("group")}
+    usual = ids_of(group())
     for targets in (TARGETS[:1], TARGETS[::-1], (TARGETS[0]._replace(chosen="named"), TARGETS[1])):
-        assert not group & {task.id for task in verify(targets=targets).of("group")}
+        assert not usual & ids_of(group(targets=targets))
     for changes in ({"seed": 1}, {"places": 3}, {"positions": 5}, {"dtype": "float64"}, {"batch": 1}):
-        assert not group & {task.id for task in verify(**changes).of("group")}, changes
+        assert not usual & ids_of(group(**changes)), changes
     for changes in (
         {"top": 9},
         {"stage": "verify"},
@@ -248,17 +250,17 @@ def test_ids_of_verify_follow_from_targets_and_not_from_where_they_came() -> Non
         {"tau": 0.2},
         {"donors": 7},
     ):
-        assert group == {task.id for task in verify(**changes).of("group")}, changes
-    assert not group & {task.id for task in verify(MODEL._replace(verify_fingerprint="ww")).of("group")}
-    trust = {task.id for task in verify().of("trust")}
-    assert trust == {task.id for task in verify(targets=()).of("trust")}
+        assert usual == ids_of(group(**changes)), changes
+    assert not usual & ids_of(group(MODEL._replace(verify_fingerprint="ww")))
 
 
 def test_ids_behind_the_scan_follow_from_the_content_of_its_means_and_not_from_their_path() -> None:
-    tasks = verify().tasks
+    tasks = (*group().tasks, *trust().tasks)
     assert {task.means for task in tasks} == {MEANS.path} and all(MEANS.path in task.files for task in tasks)
-    moved = plan_verify(config(), MODEL, CPU, MEANS._replace(path="/elsewhere.npy"), TARGETS, NULLS).tasks
-    other = plan_verify(config(), MODEL, CPU, MEANS._replace(fingerprint="ff"), TARGETS, NULLS).tasks
+    moved, other = (
+        (*plan_group(config(), MODEL, CPU, means, TARGETS, NULLS).tasks, *plan_trust(config(), MODEL, CPU, means).tasks)
+        for means in (MEANS._replace(path="/elsewhere.npy"), MEANS._replace(fingerprint="ff"))
+    )
     assert [task.id for task in moved] == [task.id for task in tasks]
     assert not {task.id for task in other} & {task.id for task in tasks}
     assert {task.means for task in plan_scan(config(), MODEL, CPU).tasks} == {None}
@@ -272,7 +274,7 @@ def test_nulls_are_found_on_the_scans_first_prompts() -> None:
     writers = ("L0H2", "MLP0")
     assert {task.work for task in covariance.tasks} == {CovarianceWork(writers)}
     assert {task.work for task in placebo.tasks} == {PlaceboWork(writers, 20)}
-    assert spans(covariance, "covariance") == spans(placebo, "placebo") == [(0, 8), (8, 16)]
+    assert spans(covariance) == spans(placebo) == [(0, 8), (8, 16)]
     assert {task.covariance for task in covariance.tasks} == {None} and {task.covariance for task in placebo.tasks} == {
         MEANS.path
     }
@@ -282,14 +284,11 @@ def test_nulls_are_found_on_the_scans_first_prompts() -> None:
 
 
 def test_ids_of_groups_follow_from_their_nulls() -> None:
-    group = {task.id for task in verify().of("group")}
     for nulls in (
         NULLS._replace(erasers=NULLS.erasers[:1]),
         NULLS._replace(covariance=MEANS._replace(fingerprint="ff")),
     ):
-        plan = plan_verify(config(), MODEL, CPU, MEANS, TARGETS, nulls)
-        assert not group & {task.id for task in plan.of("group")}
-        assert {task.id for task in plan.of("trust")} == {task.id for task in verify().of("trust")}
+        assert not ids_of(group()) & ids_of(plan_group(config(), MODEL, CPU, MEANS, TARGETS, nulls))
 
 
 def test_donors_are_drawn_from_all_prompts_by_the_seed() -> None:
@@ -325,8 +324,8 @@ def test_what_is_expected_has_as_many_shards_as_there_will_be() -> None:
     counts = [len(plan.tasks) for plan in expected_stages(config(), MODEL, CPU)]
     nulls = (plan_covariance(config(), MODEL, CPU, TARGETS), plan_placebo(config(), MODEL, CPU, TARGETS, MEANS))
     adversarial = plan_adversarial(config(), MODEL, CPU, MEANS, PLACES)
-    real = (plan_scan(config(), MODEL, CPU), paths(), *nulls, verify(), adversarial)
-    assert counts == [len(plan.tasks) for plan in real] == [4, 4, 2, 2, 9, 1]
+    real = (plan_scan(config(), MODEL, CPU), paths(), trust(), *nulls, group(), adversarial)
+    assert counts == [len(plan.tasks) for plan in real] == [4, 4, 5, 2, 2, 4, 1]
     assert [plan.name for plan in expected_stages(config(stage="scan"), MODEL, CPU)] == ["scan", "paths"]
     given = config(writers=["L0H2"], places=0)
-    assert [len(plan.tasks) for plan in expected_stages(given, MODEL, CPU)] == [4, 4, 2, 2, 9, 0]
+    assert [len(plan.tasks) for plan in expected_stages(given, MODEL, CPU)] == [4, 4, 5, 2, 2, 4, 0]
