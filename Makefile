@@ -31,7 +31,7 @@ help:
 	@echo "make services PostgreSQL, S3 and MLflow's server with basic auth, on loopback until Ctrl-C, for runs to log to"
 	@echo "make check    linters, type checker, tests with coverage"
 	@echo "make lint     linters and type checker alone"
-	@echo "make docs     docs/tables.md anew, from the declarations of the tables, and docs/situations.md, from its tests"
+	@echo "make docs     the documentation as a site in build/site; docs/tables.md and docs/situations.md are made anew for it"
 	@echo "make bench    speed and memory beside plain forward passes, printed and saved as JSON (ARGS=--quick: in minutes)"
 	@echo "make real     SmolLM2-135M, which a Python package carries, measured, and held against literal reruns (ARGS=--short)"
 	@echo "make soak     the nightly tests: long trials, and further seeds of other tests"
@@ -67,6 +67,7 @@ check: lint
 docs: dev
 	@mkdir -p build && $(BIN) -m erasure_sweep.workers.tables.reference > build/tables.md && mv build/tables.md docs/tables.md
 	@$(BIN) -m tests.support.situations_page > build/situations.md && mv build/situations.md docs/situations.md
+	@NO_MKDOCS_2_WARNING=1 $(BIN) -m mkdocs build -q -f .ci/mkdocs.yml && echo "build/site/index.html"
 
 bench: dev
 	@$(BIN) -m tests.benchmarks $(ARGS)
