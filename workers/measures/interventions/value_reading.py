@@ -23,12 +23,14 @@ from erasure_sweep.workers.measures.cost import ShardSize
 from erasure_sweep.workers.measures.interventions.attention_paths import propagate
 from erasure_sweep.workers.measures.interventions.prompt_view import PromptView
 from erasure_sweep.workers.measures.interventions.rerun import Sublayer
-from erasure_sweep.workers.measures.scan.composition import head_of, head_output
+from erasure_sweep.workers.measures.scan.composition import head_of
 from erasure_sweep.workers.records import Target
 
 GroupHeads = Sequence[str]
 """Labels of some later heads."""
 Products = Float[Tensor, "field head token"]
+MOST_TOGETHER = 2**25
+"""Numbers that the values of one product may be: 128 MB of float32."""
 
 
 class _Layer(NamedTuple):
@@ -95,23 +97,23 @@ class GroupReader:
         return total
 
 
-class HeadReading(NamedTuple):
-    """What one head does to the fields that it reads."""
+class LayerReading(NamedTuple):
+    """What heads of one layer do to the fields that they read."""
 
-    head: str
     fields: list[int]
     clean: Float[Tensor, "field token"]
-    """Products of its clean output with each field."""
+    """Products of the heads' clean outputs with each field, those that read it added up."""
     read: Float[Tensor, "field token"]
-    """The same of what it writes because the field is in its value input."""
+    """The same of what they write because the field is in their value input."""
 
 
 def read_by_groups(
     view: PromptView, fields: Float[Tensor, "field pos d_model"], groups: Sequence[GroupHeads]
-) -> Iterator[HeadReading]:
-    """What each head of each field's own group writes along that field, layer by layer.
+) -> Iterator[LayerReading]:
+    """What the heads of each field's own group write along that field, layer by layer.
 
-    A head mixes all fields that it reads in one product: this loops over the heads of the groups.
+    A head mixes all fields that it reads in one product. Heads go through it one by one, but all together where most of them
+    read most of the fields, as those of broad erasers do.
     """
     model, at, trace = view.model, view.positions, view.trace
     readers: dict[int, dict[str, list[int]]] = {}
@@ -120,23 +122,43 @@ def read_by_groups(
             readers.setdefault(layer_of(head), {}).setdefault(head, []).append(field)
     own, left, last = fields[:, at], fields, max(readers, default=-1)
     for layer in sorted(readers):
-        heads = list(readers[layer])
-        index = [head_of(head) for head in heads]
+        names = list(readers[layer])
+        numbers = [head_of(name) for name in names]
         # Behind the last layer nothing reads what is written elsewhere.
-        patterns = view.patterns(layer, index, at if layer == last else None)
+        patterns = view.patterns(layer, numbers, at if layer == last else None)
         seen = left / trace.ln1_scale[layer, view.index, :, None]
-        written, w_v = torch.zeros_like(left) if layer != last else None, model.w_v(layer)
-        for head, number, pattern in zip(heads, index, patterns, strict=True):
-            rows, w_o = readers[layer][head], head_output(model, head)
-            values = torch.einsum("npd,de->pne", seen[rows], w_v[:, number])
-            mixed = (pattern @ values.flatten(1)).view(len(pattern), *values.shape[1:]).transpose(0, 1)
-            along = own[rows] @ w_o.T
-            clean = (trace.z[layer, view.index, at, number] * along).sum(dim=-1)
-            measured = mixed if written is None else mixed[:, at]
-            yield HeadReading(head, rows, clean, (measured * along).sum(dim=-1))
+        written = torch.zeros_like(left) if layer != last else None
+        for heads, rows in _together(
+            [readers[layer][name] for name in names], left[0, :, 0].numel() * model.config.d_head
+        ):
+            index = [numbers[head] for head in heads]
+            reads = left.new_tensor([[row in readers[layer][names[head]] for row in rows] for head in heads])
+            w_o = model.w_o(layer)[index]
+            values = torch.einsum("npd,dhe->hpne", seen[rows], model.w_v(layer)[:, index])
+            mixed = (patterns[heads] @ values.flatten(2)).view(len(heads), -1, *values.shape[2:]).transpose(1, 2)
+            mixed = mixed * reads[:, :, None, None]
+            along = torch.einsum("ntd,hed->hnte", own[rows], w_o)
+            clean = (trace.z[layer, view.index, at][:, index].transpose(0, 1)[:, None] * along).sum(dim=-1)
+            measured = mixed if written is None else mixed[:, :, at]
+            yield LayerReading(rows, (clean * reads[:, :, None]).sum(dim=0), (measured * along).sum(dim=-1).sum(dim=0))
             if written is not None:
-                written[rows] += mixed @ w_o
+                written[rows] += torch.einsum("hnpe,hed->npd", mixed, w_o)
         left = left if written is None else left + written
+
+
+def _together(reads: Sequence[list[int]], n_values: int) -> Iterator[tuple[list[int], list[int]]]:
+    """Heads that go through a product together, and the fields that it holds: all, or each head with its own.
+
+    Args:
+        reads: the fields that each head reads.
+        n_values: numbers that one head makes of one field.
+    """
+    fields = sorted({field for rows in reads for field in rows})
+    n_together = len(reads) * len(fields)
+    if 2 * sum(len(rows) for rows in reads) >= n_together and n_together * n_values <= MOST_TOGETHER:
+        yield list(range(len(reads))), fields
+    else:
+        yield from (([head], rows) for head, rows in enumerate(reads))
 
 
 def head_reading_flops(size: ShardSize) -> float:
