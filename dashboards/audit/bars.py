@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from erasure_sweep.dashboards.audit.view import AUDIT, BASELINES, AuditView, Row, logits
 from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.html.parts import Card
-from erasure_sweep.dashboards.plots.theme import BLUE, GREY, INK, VERMILLION, figure, shade, text
+from erasure_sweep.dashboards.plots.theme import BLUE, GREY, INK, VERMILLION, lone_figure, shade, text
 from erasure_sweep.dashboards.wording import interval, listed
 from erasure_sweep.workers.tables.facts.trust import CONSTANT, HOLDS
 
@@ -43,7 +43,7 @@ def bars_figure(view: AuditView) -> go.Figure:
             for row in rows
         ]
         narrow.append(go.Bar(x=taken, width=0.42, marker=marker, name=name, **shared))
-    return figure(
+    return lone_figure(
         [wide, *narrow, _dots(labels, rows, hover, view)],
         x_title=f"{text(view.question)}: contribution (logits)",
         y_title="",

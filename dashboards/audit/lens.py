@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from erasure_sweep.dashboards.audit.view import AUDIT, AuditView
 from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.html.parts import Card
-from erasure_sweep.dashboards.plots.theme import BLUE, VERMILLION, error_bars, figure, text
+from erasure_sweep.dashboards.plots.theme import BLUE, VERMILLION, error_bars, lone_figure, text
 from erasure_sweep.dashboards.wording import number
 from erasure_sweep.workers.tables.values import numeric, strings
 
@@ -37,7 +37,7 @@ def lens_figure(view: AuditView) -> go.Figure:
                 hovertemplate="%{x}: %{y:.3f} logits<br>would predict %{customdata}<extra></extra>",
             )
         )
-    return figure(
+    return lone_figure(
         data,
         x_title="state of the residual stream",
         y_title=f"{text(view.question)} (logits)",

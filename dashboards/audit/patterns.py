@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from erasure_sweep.dashboards.audit.view import AUDIT, AuditView, Pattern
 from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.html.parts import Card, Control
-from erasure_sweep.dashboards.plots.theme import figure, single, text
+from erasure_sweep.dashboards.plots.theme import lone_figure, single, text
 
 MOST_PROMPTS = 4
 MOST_TOKENS = 200
@@ -37,7 +37,7 @@ def pattern_figure(pattern: Pattern, head: str) -> go.Figure:
     if n > 40:
         axis = {"showgrid": False}
     at = int(np.argmax(pattern.weights[-1]))
-    return figure(
+    return lone_figure(
         [trace],
         x_title="token that is looked at",
         y_title="token that looks",

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from erasure_sweep.dashboards.audit.view import AUDIT, AuditView
 from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.html.parts import Card
-from erasure_sweep.dashboards.plots.theme import GREY, KIND_COLOURS, KIND_NAMES, KIND_SYMBOLS, figure, text
+from erasure_sweep.dashboards.plots.theme import GREY, KIND_COLOURS, KIND_NAMES, KIND_SYMBOLS, lone_figure, text
 from erasure_sweep.dashboards.wording import listed
 from erasure_sweep.workers.labels import kind_of
 
@@ -45,7 +45,7 @@ def scatter_figure(view: AuditView) -> go.Figure:
                 name=KIND_NAMES[kind],
             )
         )
-    return figure(
+    return lone_figure(
         data,
         x_title="what DLA says of ablating it (logits)",
         y_title="what ablating it takes (logits)",

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from erasure_sweep.dashboards.audit.view import AUDIT, AuditView
 from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.html.parts import Card, Control
-from erasure_sweep.dashboards.plots.theme import BLUE, GREY, VERMILLION, figure, text
+from erasure_sweep.dashboards.plots.theme import BLUE, GREY, VERMILLION, lone_figure, text
 from erasure_sweep.dashboards.wording import number
 from erasure_sweep.workers.tables.facts.trust import FINAL_NORM
 from erasure_sweep.workers.tables.values import numeric
@@ -57,7 +57,7 @@ def steps_figure(steps: Sequence[Step], effect: float, sentence: str) -> go.Figu
         hovertemplate="%{x}: %{y:.3f} logits<extra></extra>",
         cliponaxis=False,
     )
-    return figure([trace], x_title="", y_title="logits", height=420, sentence=sentence, showlegend=False)
+    return lone_figure([trace], x_title="", y_title="logits", height=420, sentence=sentence, showlegend=False)
 
 
 def waterfall_sentence(view: AuditView, component: str, parts: dict[str, float]) -> str:

@@ -80,20 +80,20 @@ def shares_by_layer(model: ModelTables, side: Side, centred: bool = False) -> pd
     suffix = "_centred" if centred else ""
     if side == "writers":
         table = table_of(model.tables, "writers")
-        at = [place_of(str(writer)) for writer in table["writer"]]
+        codes, labels = pd.factorize(table["writer"])
+        places = [place_of(str(label)) for label in labels]
         share = numeric(table, f"erased{suffix}")
     else:
         table = table_of(model.tables, "erasure_shares")
-        erasers = table["eraser"].astype(str) if "eraser" in table else pd.Series("", index=table.index)
+        codes, labels = pd.factorize(table["eraser"] if "eraser" in table else pd.Series("", index=table.index))
         # single heads are left out: a layer's sum holds them
-        known = {eraser: place_of(eraser) if kind_of(eraser) == "attention" else None for eraser in erasers.unique()}
-        at = [known[eraser] for eraser in erasers]
+        places = [place_of(str(label)) if kind_of(str(label)) == "attention" else None for label in labels]
         share = numeric(table, f"share{suffix}")
-    layer = np.array([np.nan if place is None else place.layer for place in at], dtype=np.float64)
-    rows = pd.DataFrame({"layer": layer, "writer": table["writer"].astype(str).to_numpy(), "share": share})
-    rows = rows[np.isfinite(rows["layer"]) & np.isfinite(rows["share"])]
-    measured: pd.DataFrame = rows.assign(layer=rows["layer"].astype(int)).reset_index(drop=True)
-    return measured
+    # one more, at the end, for what is null
+    layer = np.array([np.nan if place is None else place.layer for place in (*places, None)], dtype=np.float64)[codes]
+    kept = np.isfinite(layer) & np.isfinite(share)
+    writers = table["writer"].to_numpy()[kept].astype(str).astype(object)
+    return pd.DataFrame({"layer": layer[kept].astype(int), "writer": writers, "share": share[kept]})
 
 
 def layer_lines(models: Sequence[ModelTables], side: Side, centred: bool = False) -> list[LayerLine]:

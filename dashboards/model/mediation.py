@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from erasure_sweep.dashboards.cards import card
 from erasure_sweep.dashboards.html.parts import HtmlColumn, HtmlTable
@@ -38,17 +38,20 @@ def mediations(model: ModelTables) -> list[Mediation]:
     """Of every component with something behind it, those first of which least arrives."""
     table, arriving = table_of(model.tables, "dla_mediation"), arriving_of(model.tables)
     nothing = (np.nan,) * 3
+    parts: dict[str, list[tuple[str, float]]] = {}
+    rows = zip(strings(table, "writer"), strings(table, "mediator"), numeric(table, "share").tolist(), strict=True)
+    for writer, mediator, share in rows:
+        parts.setdefault(str(writer), []).append((mediator or "", share))
     found = [
-        _mediation(str(writer), arriving.get(str(writer), nothing)[0], rows)
-        for writer, rows in table.groupby("writer", sort=False)
-        if np.isfinite(numeric(rows, "share")).any()
+        _mediation(writer, arriving.get(writer, nothing)[0], shares)
+        for writer, shares in parts.items()
+        if any(math.isfinite(share) for _, share in shares)
     ]
     return sorted(found, key=lambda one: np.nan_to_num(one.arrives, nan=np.inf))
 
 
-def _mediation(writer: str, arrives: float, rows: pd.DataFrame) -> Mediation:
-    shares = list(zip((label or "" for label in strings(rows, "mediator")), numeric(rows, "share"), strict=True))
-    ordered = sorted(((label, float(share)) for label, share in shares), key=lambda pair: pair[1])
+def _mediation(writer: str, arrives: float, shares: Sequence[tuple[str, float]]) -> Mediation:
+    ordered = sorted(shares, key=lambda pair: pair[1])
     norm = sum(share for label, share in shares if label == FINAL_NORM)
     heads = sum(share for label, share in shares if is_head(label))
     mlps = sum(share for label, share in shares if label.startswith("MLP"))

@@ -109,18 +109,27 @@ def template(scheme: str) -> go.layout.Template:
 
 
 LIGHT = template("light")
+_NONE = go.layout.Template()
 
 
 def figure(
     data: list[Any], *, x_title: str, y_title: str, height: int = 420, sentence: str = "", **layout: Any
 ) -> go.Figure:
-    """A figure in this project's look; ``sentence`` says in words what this one shows and goes under it in a page."""
-    base: dict[str, Any] = {"template": LIGHT, "height": height, "meta": {"sentence": sentence}}
+    """A figure for a page; ``sentence`` says in words what this one shows and goes under it.
+
+    It has no template: a page and an image bring theirs, and plotly would take a third of its time to check a copy.
+    """
+    base: dict[str, Any] = {"template": _NONE, "height": height, "meta": {"sentence": sentence}}
     if any(isinstance(trace, go.Heatmap) for trace in data):
         base["plot_bgcolor"] = BLANK
     x_axis = {"title": {"text": x_title}, **layout.pop("xaxis", {})}
     y_axis = {"title": {"text": y_title}, **layout.pop("yaxis", {})}
     return go.Figure(data=data, layout={**base, "xaxis": x_axis, "yaxis": y_axis, **layout})
+
+
+def lone_figure(data: list[Any], **rest: Any) -> go.Figure:
+    """A figure that is also shown by itself, in a notebook; as ``figure``, with the light template."""
+    return figure(data, **rest).update_layout(template=LIGHT)
 
 
 def look_of(at: int) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from erasure_sweep.workers.measures.interventions.prompt_view import PromptView,
 from erasure_sweep.workers.measures.interventions.value_reading import read_by_groups
 from erasure_sweep.workers.measures.scan.composition import head_of
 from erasure_sweep.workers.records import ShardTask, TrustWork, WriterBlock
-from tests.support.models.random_models import KINDS, random_config, random_lean
+from tests.support.models.random_models import KINDS, random_lean
 
 N_TOKENS, N_FIELDS = 11, 5
 
