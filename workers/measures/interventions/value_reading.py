@@ -112,8 +112,8 @@ def read_by_groups(
 ) -> Iterator[LayerReading]:
     """What the heads of each field's own group write along that field, layer by layer.
 
-    A head mixes all fields that it reads in one product. Heads go through it one by one, but all together where most of them
-    read most of the fields, as those of broad erasers do.
+    A head mixes all fields that it reads in one product. Heads go through it one by one, but all together where many of them
+    read many of the fields, as those of broad erasers do.
     """
     model, at, trace = view.model, view.positions, view.trace
     readers: dict[int, dict[str, list[int]]] = {}
@@ -128,11 +128,8 @@ def read_by_groups(
         patterns = view.patterns(layer, numbers, at if layer == last else None)
         seen = left / trace.ln1_scale[layer, view.index, :, None]
         written = torch.zeros_like(left) if layer != last else None
-        for heads, rows in _together(
-            [readers[layer][name] for name in names], left[0, :, 0].numel() * model.config.d_head
-        ):
-            index = [numbers[head] for head in heads]
-            reads = left.new_tensor([[row in readers[layer][names[head]] for row in rows] for head in heads])
+        for heads, rows, shares in _together(list(readers[layer].values()), left.shape[1] * model.config.d_head):
+            index, reads = [numbers[head] for head in heads], left.new_tensor(shares)
             w_o = model.w_o(layer)[index]
             values = torch.einsum("npd,dhe->hpne", seen[rows], model.w_v(layer)[:, index])
             mixed = (patterns[heads] @ values.flatten(2)).view(len(heads), -1, *values.shape[2:]).transpose(1, 2)
@@ -146,19 +143,28 @@ def read_by_groups(
         left = left if written is None else left + written
 
 
-def _together(reads: Sequence[list[int]], n_values: int) -> Iterator[tuple[list[int], list[int]]]:
-    """Heads that go through a product together, and the fields that it holds: all, or each head with its own.
+class _Product(NamedTuple):
+    """Heads of a layer that go through one product, the fields that it holds, and 1 where a head reads a field, else 0."""
+
+    heads: list[int]
+    fields: list[int]
+    reads: list[list[float]]
+
+
+def _together(readers: Sequence[list[int]], n_values: int) -> Iterator[_Product]:
+    """All heads of a layer, or each with its own fields.
 
     Args:
-        reads: the fields that each head reads.
+        readers: the fields that each head reads.
         n_values: numbers that one head makes of one field.
     """
-    fields = sorted({field for rows in reads for field in rows})
-    n_together = len(reads) * len(fields)
-    if 2 * sum(len(rows) for rows in reads) >= n_together and n_together * n_values <= MOST_TOGETHER:
-        yield list(range(len(reads))), fields
+    fields = sorted({field for own in readers for field in own})
+    n_together = len(readers) * len(fields)
+    if 3 * sum(map(len, readers)) >= n_together and n_together * n_values <= MOST_TOGETHER:
+        reads = [[float(field in own) for field in fields] for own in map(set, readers)]
+        yield _Product(list(range(len(readers))), fields, reads)
     else:
-        yield from (([head], rows) for head, rows in enumerate(reads))
+        yield from (_Product([head], own, [[1.0] * len(own)]) for head, own in enumerate(readers))
 
 
 def head_reading_flops(size: ShardSize) -> float:
