@@ -21,9 +21,9 @@ from erasure_sweep.sweep.execution.choose_executor import MeasuringPlace, find_r
 from erasure_sweep.sweep.execution.executor import Executor, LateExecutor, ShardFate, ShardReport
 from erasure_sweep.sweep.execution.shard_queue import ShardQueue
 from erasure_sweep.sweep.helper.process import HelperProcess
-from erasure_sweep.sweep.helper.tasks import compare_models, discard_damaged_tables
+from erasure_sweep.sweep.helper.tasks import ComparisonRequest, compare_models, discard_damaged_tables
 from erasure_sweep.sweep.manifest_writer import ManifestKeeper
-from erasure_sweep.sweep.model_steps import Ahead, AllMeasured, ModelStages, Step
+from erasure_sweep.sweep.model_steps import Ahead, AllMeasured, Draw, ModelStages, Step
 from erasure_sweep.sweep.plan import SCAN_STAGES, StagePlan
 from erasure_sweep.sweep.run import Run
 from erasure_sweep.sweep.run_folder import RunFolder
@@ -74,6 +74,8 @@ class _Model:
     """Whether it goes on only once these are measured."""
     call: futures.Future[Any] | None = None
     """What is worked out before the next stage."""
+    is_drawn: bool = False
+    """Whether that is its page, the last that there is to do."""
     ended: bool = False
 
 
@@ -97,6 +99,7 @@ class SweepDriver:
         self._noted = 0.0
         """When progress was last noted, by the monotonic clock."""
         self._problems: list[str] = []
+        self._comparing: futures.Future[list[str]] | None = None
 
     def measure(self) -> SweepOutcome:
         """Measure what is not measured yet, finish and log every model.
@@ -110,6 +113,7 @@ class SweepDriver:
             run.folder.held_by(run.driver),
             closing(DriverClaim(run, self._reporter.say)) as self._presence,
             closing(HelperProcess(say=self._reporter.say)) as self._background,
+            closing(HelperProcess(say=self._reporter.say)) as self._drawing,
             closing(LoggedRuns(run, self._reporter)) as self._logged,
             ExitStack() as endings,
         ):
@@ -224,6 +228,8 @@ class SweepDriver:
             model = self._unbegun.popleft()
             self._begun.append(model)
             self._advance(model)
+        if self._begun and not self._unbegun and all(model.is_drawn for model in self._begun):
+            self._begin_comparing()
 
     def _advance(self, model: _Model) -> None:
         """Take a model from one step to the next, as far as it is ready."""
@@ -249,6 +255,8 @@ class SweepDriver:
             self._begin(model, step)
         elif isinstance(step, Ahead):
             self._begin(model, step.plan)
+        elif isinstance(step, Draw):
+            model.call, model.is_drawn = self._drawing.submit(step.task), True
         elif not isinstance(step, AllMeasured):
             model.call = self._background.submit(step)
 
@@ -286,9 +294,19 @@ class SweepDriver:
         self._logged.end_model(model.resolved.hash, "FAILED", line)
         model.ended, model.plan = True, None
 
+    def _begin_comparing(self) -> None:
+        """Write the page that puts the models side by side, beside the last pages of models."""
+        if self._comparing is None:
+            manifest = self._manifest.manifest
+            for model in self._begun:
+                manifest = manifest.with_entry(model.resolved.name, state="FINISHED")
+            self._comparing = self._background.submit(compare_models, ComparisonRequest(manifest, self._run.folder.out))
+
     def _compare(self) -> None:
-        """Write the page that puts the models side by side, and end the sweep."""
-        for line in self._background.submit(compare_models, self._run.folder.out).result():
+        """See that the models stand side by side, and end the sweep."""
+        self._begin_comparing()
+        assert self._comparing is not None
+        for line in self._comparing.result():
             self._problems.append(line)
             self._reporter.say(line)
         self._logged.end_sweep("FAILED" if self._problems else "FINISHED")

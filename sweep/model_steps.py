@@ -62,7 +62,13 @@ class AllMeasured(NamedTuple):
     """All shards that were begun are to be measured before what comes next."""
 
 
-Step = StagePlan | Ahead | AllMeasured | Task
+class Draw(NamedTuple):
+    """The model is measured and its tables are written: what is left is to draw its page, which holds nobody up."""
+
+    task: Task
+
+
+Step = StagePlan | Ahead | AllMeasured | Draw | Task
 
 _Request = TypeVar("_Request")
 _Result = TypeVar("_Result")
@@ -121,7 +127,7 @@ class ModelStages:
         if trust is not None:
             yield from self._verify(means, chosen, trust)
         manifest = self._manifest.manifest.with_entry(self.model.name, state="FINISHED")
-        yield from in_helper(write_page, PageRequest(self.model.name, manifest, self._run.folder.out))
+        yield Draw(partial(write_page, PageRequest(self.model.name, manifest, self._run.folder.out)))
 
     def _scan(self) -> Generator[Step, Any, tuple[StagedArray, ScanMerge]]:
         """Measure the scan; the means that the stages behind it need, and what is to be merged."""

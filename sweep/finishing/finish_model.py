@@ -17,6 +17,7 @@ import pandas as pd
 from erasure_sweep.dashboards.pages import model_parts, write_comparison, write_figures, write_model_page
 from erasure_sweep.sweep.finishing.combine_sweeps import home_of
 from erasure_sweep.sweep.helper.tasks import (
+    ComparisonRequest,
     MeansMerge,
     NullMerge,
     PageRequest,
@@ -57,7 +58,7 @@ from erasure_sweep.workers.tables.columns import Columns
 from erasure_sweep.workers.tables.facts.trust import THRESHOLDS
 from erasure_sweep.workers.tables.files import read_table, read_tables, write_tables
 from erasure_sweep.workers.tables.registry import TABLES
-from erasure_sweep.workers.tables.sweep_folder import ModelTables, read_manifest, read_model
+from erasure_sweep.workers.tables.sweep_folder import ModelTables, read_model
 
 
 def stage_means(request: MeansMerge) -> StagedArray:
@@ -193,10 +194,10 @@ def discard_damaged_tables(folders: Sequence[Path], stages: Sequence[str]) -> li
     return said
 
 
-def compare_models(out: Path) -> list[str]:
+def compare_models(request: ComparisonRequest) -> list[str]:
     """Write the page that puts all finished models of an OUT side by side; returns a line on each that is left out."""
-    folder = RunFolder(out)
-    page, sweep = folder.comparison, read_manifest(folder.manifest)
+    out, sweep = request.out, request.manifest
+    page = RunFolder(out).comparison
     models, left_out = [], []
     for entry in sweep.models:
         try:

@@ -264,8 +264,15 @@ def discard_damaged_tables(folders: Sequence[Path], stages: Sequence[str]) -> li
     return finish_model.discard_damaged_tables(folders, stages)
 
 
-def compare_models(out: Path) -> list[str]:
+class ComparisonRequest(NamedTuple):
+    """A sweep whose models have their tables."""
+
+    manifest: Manifest
+    out: Path
+
+
+def compare_models(request: ComparisonRequest) -> list[str]:
     """Write the page that puts all finished models of an OUT side by side; returns a line on each that is left out."""
     from erasure_sweep.sweep.finishing import finish_model
 
-    return finish_model.compare_models(out)
+    return finish_model.compare_models(request)

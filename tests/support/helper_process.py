@@ -13,7 +13,7 @@ import pytest
 
 from erasure_sweep.sweep import driver, estimate
 from erasure_sweep.sweep.helper.process import HelperProcess
-from erasure_sweep.sweep.helper.tasks import PageRequest, compare_models, write_page
+from erasure_sweep.sweep.helper.tasks import ComparisonRequest, PageRequest, compare_models, write_page
 from erasure_sweep.sweep.run_folder import RunFolder
 
 
@@ -49,8 +49,8 @@ def _page_without_figures(request: PageRequest) -> None:
     folder.model_page(entry.folder).write_text("<h1>no figures</h1>", encoding="utf-8")
 
 
-def _comparison_without_figures(out: Path) -> list[str]:
-    RunFolder(out).comparison.write_text("<h1>no figures</h1>", encoding="utf-8")
+def _comparison_without_figures(request: ComparisonRequest) -> list[str]:
+    RunFolder(request.out).comparison.write_text("<h1>no figures</h1>", encoding="utf-8")
     return []
 
 
