@@ -19,7 +19,7 @@ sorted by the columns that say what a row is about, labels in the order in which
 measured is null, never zero. Unit and meaning of a column stand in the metadata of its field too, and `schema_version` in
 that of the file: it is now {SCHEMA_VERSION}, and is raised when a column changes.
 
-The words are explained in the README: PR is the projection ratio, β the pooled coefficient, DLA the direct logit
+The words are explained in [method.md](method.md): PR is the projection ratio, β the pooled coefficient, DLA the direct logit
 attribution. Every table begins with `model`, the model's name, unique in the sweep.
 """
 
