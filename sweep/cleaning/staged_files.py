@@ -20,7 +20,7 @@ from erasure_sweep.sweep.store.driver_process import InUseError
 from erasure_sweep.sweep.store.staged_use import STALE_S, UseRecord, read_uses
 from erasure_sweep.workers.errors import DataError
 from erasure_sweep.workers.storage.own_staging import NAMES, is_marked
-from erasure_sweep.workers.storage.small_files import parse_json
+from erasure_sweep.workers.storage.small_files import parse_json, safetensors_header
 from erasure_sweep.workers.storage.staged_arrays import load_array
 from erasure_sweep.workers.storage.whole_file import TEMPORARY
 
@@ -203,7 +203,6 @@ def _origin_of(path: Path) -> tuple[str, set[str]]:
 def _header_of(path: Path) -> Mapping[str, Any]:
     """What staged weights note of themselves; empty where they do not."""
     with suppress(OSError, ValueError, KeyError, TypeError), path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        noted = parse_json(file.read(min(length, path.stat().st_size)))["__metadata__"]
+        noted = safetensors_header(file)["__metadata__"]
         return noted if isinstance(noted, dict) else {}
     return {}

@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import stat
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
 SMALL_BYTES = 64 * 2**20
 """More than any index or record of a model has."""
+MAX_HEADER_BYTES = 100_000_000
+"""Of JSON in a file of safetensors, which reads no more either."""
 
 _KINDS = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
 
@@ -57,3 +60,13 @@ def read_small_json(path: Path, most_bytes: int = SMALL_BYTES) -> Any:
         ValueError: as ``parse_json`` does.
     """
     return parse_json(read_small_file(path, most_bytes))
+
+
+def safetensors_header(file: BufferedIOBase) -> dict[str, Any]:
+    """What a file of safetensors says of itself before its values: JSON behind its own length, eight bytes little-endian.
+
+    Raises:
+        ValueError, TypeError: it is none.
+    """
+    length = int.from_bytes(file.read(8), "little")
+    return dict(parse_json(file.read(min(length, MAX_HEADER_BYTES))))

@@ -9,9 +9,9 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from io import BufferedIOBase, BytesIO
+from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,11 +24,8 @@ from erasure_sweep.workers.models.files.weights_file import WeightsFile
 from erasure_sweep.workers.models.forward import MATRICES
 from erasure_sweep.workers.models.model_config import ModelConfig, weight_shapes
 from erasure_sweep.workers.models.sources import ModelFiles
-from erasure_sweep.workers.storage.small_files import parse_json
+from erasure_sweep.workers.storage.small_files import parse_json, safetensors_header
 from erasure_sweep.workers.storage.whole_file import whole_file
-
-MAX_HEADER_BYTES = 100_000_000
-"""Of JSON in a file of safetensors, which reads no more either."""
 
 
 class StagedHeader(NamedTuple):
@@ -68,7 +65,7 @@ def count_stored(weights: Path | bytes) -> int:
     """How many numbers a staged file holds; 0 where it cannot be read, which is refused where it is."""
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         with weights.open("rb") if isinstance(weights, Path) else BytesIO(weights) as file:
-            entries = _read_header(file)
+            entries = safetensors_header(file)
         return sum(math.prod(entry["shape"]) for name, entry in entries.items() if name != "__metadata__")
     return 0
 
@@ -169,7 +166,7 @@ def write_halved(whole: Path, path: Path, name: str) -> StagedHeader:
         DataError: it cannot be written.
     """
     with staged_file(path, name) as temporary, safe_open(whole, framework="pt") as source:
-        metadata = source.metadata()
+        metadata = dict(sorted(source.metadata().items()))  # they come in any order
         config = ModelConfig(**parse_json(metadata["config"]))
         metadata["hash"] = "0" * len(metadata["hash"])
         with closing(WeightsFile(temporary, weight_shapes(config), metadata, halved=MATRICES)) as file:
@@ -209,10 +206,4 @@ def _read_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def _read_bytes(content: bytes) -> tuple[dict[str, str], dict[str, Tensor]]:
-    return _read_header(BytesIO(content)).get("__metadata__", {}), load(content)
-
-
-def _read_header(file: BufferedIOBase) -> dict[str, Any]:
-    """The JSON that follows its own length, eight bytes little-endian."""
-    length = int.from_bytes(file.read(8), "little")
-    return dict(parse_json(file.read(min(length, MAX_HEADER_BYTES))))
+    return safetensors_header(BytesIO(content)).get("__metadata__", {}), load(content)
